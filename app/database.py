@@ -1,0 +1,305 @@
+"""The engine, `read()` and `write()` sessions, the base of all models, and the schema gate."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from asyncpg import PostgresError
+from sqlalchemy import URL, MetaData, event, text
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from app import logs
+
+log = logs.get(__name__)
+
+MIGRATIONS = Path(__file__).parent.parent / "alembic"
+
+# Seconds. A request that cannot have its connection or its answer in this time is better refused:
+# behind a router that spreads requests over instances, waiting only moves the queue in here.
+POOL_TIMEOUT = 2.0
+CONNECT_TIMEOUT = 2.0
+STATEMENT_TIMEOUT = 8
+LOCK_TIMEOUT = 4
+# How long an answer of the gate is good for while it is closed.
+GATE_INTERVAL = 0.25
+
+# https://www.postgresql.org/docs/18/errcodes-appendix.html
+UNDEFINED_TABLE = "42P01"
+UNDEFINED = {UNDEFINED_TABLE, "42703", "3F000"}  # table, column, schema
+# Connections, resources, operator intervention (time-outs and shutdown among it), and locks.
+TRANSIENT_CLASSES = ("08", "53", "57", "58", "40")
+LOCK_NOT_AVAILABLE = "55P03"
+
+
+class Base(DeclarativeBase):
+    """The base of all models. Constraint names are part of the schema, so they are ruled here."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Unavailable(Exception):
+    """The database does not answer in time; a later attempt may succeed."""
+
+
+class SchemaBehind(Unavailable):
+    """The database's schema is older than this code needs.
+
+    Attributes:
+        found: the revision the database is at; None when it was never migrated.
+        needed: the revision this code was written for.
+    """
+
+    def __init__(self, found: str | None, needed: str) -> None:
+        super().__init__(f"the schema is at revision {found or 'none'}, this code needs {needed}")
+        self.found = found
+        self.needed = needed
+
+
+class Database:
+    """One process's way to PostgreSQL.
+
+    Opens no connection before it is asked for one, so the application boots without a database.
+    """
+
+    def __init__(self, url: URL, *, pool_size: int) -> None:
+        self.engine = _engine(url, pool_size)
+        # AUTOCOMMIT: a query is one round trip instead of three (BEGIN, query, ROLLBACK).
+        self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.gate = SchemaGate(self)
+
+    def read(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """Give a session for queries: each is its own transaction.
+
+        Raises:
+            Unavailable: no connection to be had in time, or the schema is not there yet.
+        """
+        return self._session(self._reading)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """Give a session in a transaction that commits at the end, or rolls back as a whole.
+
+        Raises:
+            Unavailable: as `read()`; nothing was written then.
+        """
+        async with self._session(self.engine) as session, session.begin():
+            yield session
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+    @asynccontextmanager
+    async def _session(
+        self, engine: AsyncEngine, *, gated: bool = True
+    ) -> AsyncIterator[AsyncSession]:
+        if gated and not self.gate.is_open:
+            await self.gate.check()
+        async with AsyncSession(engine, expire_on_commit=False, autoflush=False) as session:
+            try:
+                # Connecting first keeps a database that is away apart from what the body does.
+                await session.connection()
+            except PoolTimeout as error:
+                raise Unavailable("all connections are busy") from error
+            except (OSError, PostgresError, DBAPIError) as error:
+                # From here on the gate asks, once for all who wait, until the database is back.
+                self.gate.close()
+                raise Unavailable("no connection to the database") from error
+            try:
+                yield session
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    self.gate.close()
+                if _is_transient(error):
+                    raise Unavailable("the database gave up on a statement") from error
+                if gated and _sqlstate(error.orig) in UNDEFINED:
+                    # A restore or a data sync may have replaced the schema under our feet.
+                    self.gate.close()
+                    await self.gate.check()
+                raise
+
+
+class SchemaGate:
+    """Lets requests through to the database once its schema serves this code.
+
+    A release starts before its deploy hook has migrated, so "behind" is a normal state at boot.
+    A revision this code does not know comes from a newer release: migrations are written so that
+    the release before can live with them, and it is served.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.needed, self._known = _revisions(MIGRATIONS)
+        self.is_open = False
+        self._lock = asyncio.Lock()
+        self._checked = float("-inf")
+        self._verdict: Unavailable | None = None
+        self._logged: str | None = None
+
+    def close(self) -> None:
+        """Ask the database again before the next session."""
+        self.is_open = False
+        self._checked = float("-inf")
+
+    async def check(self) -> None:
+        """Ask the database for its revision, at most once in `GATE_INTERVAL` for all who wait.
+
+        Raises:
+            Unavailable: the database does not answer.
+            SchemaBehind: it does, and must be migrated first.
+        """
+        async with self._lock:
+            if time.monotonic() - self._checked > GATE_INTERVAL:
+                await self._ask()
+        if self._verdict is not None:
+            # Raised many times: without this every raise would lengthen the same traceback.
+            raise self._verdict.with_traceback(None)
+
+    async def _ask(self) -> None:
+        try:
+            found = await self._revision()
+        except Unavailable as error:
+            self._verdict = error
+            self._say("database unavailable", reason=str(error), cause=repr(error.__cause__))
+        else:
+            if found is None or (found in self._known and found != self.needed):
+                self._verdict = SchemaBehind(found, self.needed)
+                self._say("schema behind", database=found, needed=self.needed)
+            else:
+                self._verdict = None
+                if not self.is_open:
+                    # Plans prepared before the migration may no longer fit.
+                    await self._database.engine.dispose()
+                    self._say("schema ready", database=found, needed=self.needed)
+        self.is_open = self._verdict is None
+        self._checked = time.monotonic()
+
+    async def _revision(self) -> str | None:
+        try:
+            async with self._database._session(self._database._reading, gated=False) as session:
+                found: str | None = await session.scalar(
+                    text("SELECT version_num FROM alembic_version")
+                )
+                return found
+        except DBAPIError as error:
+            if _sqlstate(error.orig) == UNDEFINED_TABLE:
+                return None
+            raise Unavailable("the database does not tell its revision") from error
+
+    def _say(self, message: str, **details: Any) -> None:
+        """Log a state when it begins, not at every request that meets it."""
+        state = f"{message} {details}"
+        if state != self._logged:
+            self._logged = state
+            (log.info if message == "schema ready" else log.warning)(message, **details)
+
+
+def read() -> AbstractAsyncContextManager[AsyncSession]:
+    """Give the current application's session for queries; see `Database.read`."""
+    return current().read()
+
+
+def write() -> AbstractAsyncContextManager[AsyncSession]:
+    """Give the current application's session in a transaction; see `Database.write`."""
+    return current().write()
+
+
+def current() -> Database:
+    """Return the current application's database."""
+    # Imported here: Alembic needs this module without Quart, which costs the deploy hook 0.3 s.
+    from quart import current_app
+
+    database: Database = current_app.extensions["database"]
+    return database
+
+
+def _engine(url: URL, pool_size: int) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT,
+        pool_recycle=1800,
+        hide_parameters=True,  # what visitors typed does not belong into a log
+        connect_args={
+            "timeout": CONNECT_TIMEOUT,
+            # For a server that stopped answering altogether; its own time-out comes first.
+            "command_timeout": STATEMENT_TIMEOUT + 2,
+            "server_settings": {
+                "application_name": "quart-upsun",
+                "timezone": "UTC",
+                "statement_timeout": f"{STATEMENT_TIMEOUT}s",
+                "lock_timeout": f"{LOCK_TIMEOUT}s",
+                "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT}s",
+                "jit": "off",  # costs more than it saves on queries of a web page
+            },
+        },
+    )
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def discard_dead(connection: Any, record: Any, proxy: Any) -> None:
+        """Replace what died while it was idle.
+
+        asyncpg hears of a server's end at once, so this costs no round trip, as
+        `pool_pre_ping` would at every checkout.
+        """
+        if connection.driver_connection.is_closed():
+            raise InvalidatePoolError
+
+    @event.listens_for(engine.sync_engine, "do_execute")
+    def replace_stale_plan(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+        """Prepare a statement again whose plan a migration has made stale.
+
+        A release being replaced lives on while the next one migrates. Outside a transaction
+        nothing is lost by asking twice.
+        """
+        stale = context.dialect.loaded_dbapi.InvalidCachedStatementError
+        try:
+            cursor.execute(statement, parameters)
+        except stale as error:
+            if context.root_connection.get_isolation_level() != "AUTOCOMMIT":
+                raise
+            context.handle_dbapi_exception(error)  # marks all cached plans of the engine as stale
+            context.pre_exec()
+            cursor.execute(statement, parameters)
+        return True
+
+    return engine
+
+
+def _revisions(directory: Path) -> tuple[str, frozenset[str]]:
+    """Return the newest revision this code ships, and all it knows."""
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory(str(directory))
+    head = scripts.get_current_head()
+    if head is None:
+        raise RuntimeError(f"{directory} holds no migration")
+    return head, frozenset(script.revision for script in scripts.walk_revisions())
+
+
+def _sqlstate(error: BaseException | None) -> str | None:
+    state = getattr(error, "sqlstate", None)
+    return state if isinstance(state, str) else None
+
+
+def _is_transient(error: DBAPIError) -> bool:
+    state = _sqlstate(error.orig)
+    return (
+        error.connection_invalidated
+        or state == LOCK_NOT_AVAILABLE
+        or (state is not None and state.startswith(TRANSIENT_CLASSES))
+    )

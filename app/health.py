@@ -1,0 +1,46 @@
+"""Is the process alive, and can it serve?"""
+
+import asyncio
+
+from quart import Blueprint, Response, current_app, jsonify
+
+from app import database
+from app.http import private
+from app.user.login import everybody
+
+blueprint = Blueprint("health", __name__)
+
+
+def draining() -> asyncio.Event:
+    """Return the event that is set once this process was told to stop.
+
+    Whoever streams ends its stream when it is set; the client comes back to another process.
+    """
+    event: asyncio.Event = current_app.extensions["draining"]
+    return event
+
+
+@blueprint.get("/livez")
+@private
+@everybody
+async def livez() -> Response:
+    """Answer while the event loop turns. No database: a restart would not mend one."""
+    return jsonify(status="alive")
+
+
+@blueprint.get("/readyz")
+@private
+@everybody
+async def readyz() -> tuple[Response, int]:
+    """Answer 200 only if a page that needs the database would be served now."""
+    if draining().is_set():
+        return jsonify(status="unready", reason="draining"), 503
+    try:
+        await database.current().gate.check()
+    except database.SchemaBehind as error:
+        return jsonify(
+            status="unready", reason="schema", database=error.found, needed=error.needed
+        ), 503
+    except database.Unavailable:
+        return jsonify(status="unready", reason="database"), 503
+    return jsonify(status="ready"), 200

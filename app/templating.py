@@ -1,0 +1,43 @@
+"""What every template can use beside its own variables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import StrictUndefined
+from quart import Quart, get_flashed_messages, request, session
+
+from app.user.forms import LoginForm
+from app.user.login import current_user
+
+
+def init_app(app: Quart) -> None:
+    app.jinja_env.undefined = StrictUndefined
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.globals["get_flashed_messages"] = flashed_messages
+    app.context_processor(page)
+
+    @app.before_serving
+    async def compile_templates() -> None:
+        """Compile before the first request, which would otherwise wait for it."""
+        for name in app.jinja_env.list_templates():
+            app.jinja_env.get_template(name)
+
+
+async def page() -> dict[str, Any]:
+    """Return who is logged in, and the form of the navigation bar for who is not."""
+    user = current_user()
+    on_login_page = request.path == "/login/"
+    return {
+        "current_user": user,
+        "login_form": None if user or on_login_page else LoginForm(),
+    }
+
+
+def flashed_messages(with_categories: bool = False) -> Sequence[Any]:
+    """Return the messages for this page; without any, leave the session alone.
+
+    Reading the session makes an answer depend on its cookie, and uncacheable.
+    """
+    if "_flashes" not in session:
+        return []
+    return get_flashed_messages(with_categories)

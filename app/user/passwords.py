@@ -1,0 +1,48 @@
+"""Password hashes: argon2id, off the event loop, few at a time."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+# OWASP's parameters for small machines: 19 MiB, two passes, one lane. argon2's own default of
+# 64 MiB would let five logins at once fill a small container.
+# https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html
+HASHER = PasswordHasher(memory_cost=19 * 1024, time_cost=2, parallelism=1)
+
+# Two threads bound the memory (40 MiB) and leave the event loop its share of the processor;
+# whoever comes third waits in the executor's queue.
+_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="argon2")
+
+# Made with the parameters above, of a password nobody knows: an unknown user costs as much as a
+# wrong password, so the time of an answer does not tell who has an account.
+NOBODYS_HASH = HASHER.hash(b"")
+
+
+async def hash_password(password: str) -> str:
+    """Return the argon2id hash of `password` in PHC string format."""
+    return await asyncio.get_running_loop().run_in_executor(_threads, HASHER.hash, password)
+
+
+async def verify_password(password_hash: str | None, password: str) -> bool:
+    """Tell whether `password` belongs to `password_hash`.
+
+    None stands for an unknown user: False, after the same work.
+    """
+    return await asyncio.get_running_loop().run_in_executor(
+        _threads, _verify, password_hash, password
+    )
+
+
+def needs_rehash(password_hash: str) -> bool:
+    """Tell whether the hash was made with other parameters than today's."""
+    return HASHER.check_needs_rehash(password_hash)
+
+
+def _verify(password_hash: str | None, password: str) -> bool:
+    try:
+        HASHER.verify(password_hash or NOBODYS_HASH, password)
+    except (VerificationError, InvalidHashError):
+        return False
+    return password_hash is not None

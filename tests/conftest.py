@@ -1,0 +1,127 @@
+"""A real PostgreSQL for the whole run, and a database of its own for each test that asks."""
+
+import os
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import asyncpg
+import pytest
+from alembic import command
+from alembic.config import Config
+from pydantic import SecretStr
+from quart import Quart
+from quart.typing import TestClientProtocol
+from sqlalchemy import make_url
+
+from app import create_app
+from app.settings import ROOT, Settings, parse_database_url
+from development.postgres import postgres
+
+_stack = ExitStack()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server once, in the process that hands the tests out."""
+    # What the developer's shell says about databases and platforms is not for the tests.
+    for name in list(os.environ):
+        if name.startswith(("PLATFORM_", "POSTGRESQL_", "DB_")) or name in {
+            *(field.upper() for field in Settings.model_fields),
+            "SECRET_KEY_FALLBACKS",
+        }:
+            del os.environ[name]
+    if not hasattr(config, "workerinput"):
+        directory = Path(_stack.enter_context(tempfile.TemporaryDirectory(prefix="quart-upsun-")))
+        os.environ["TEST_SERVER_URL"] = _stack.enter_context(
+            postgres(directory / "data", durable=False, max_connections=300)
+        )
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    _stack.close()
+
+
+@pytest.fixture(scope="session")
+def server_url() -> str:
+    """The address of the test server's maintenance database."""
+    return os.environ["TEST_SERVER_URL"]
+
+
+async def create_database(server_url: str, template: str) -> str:
+    """Create a database, and return its URL in the form a platform would give."""
+    name = f"test_{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(server_url)
+    try:
+        await connection.execute(
+            f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY'
+        )
+    finally:
+        await connection.close()
+    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+async def drop_database(server_url: str, url: str) -> None:
+    connection = await asyncpg.connect(server_url)
+    try:
+        await connection.execute(f'DROP DATABASE "{make_url(url).database}" WITH (FORCE)')
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+async def empty_database(server_url: str) -> AsyncIterator[str]:
+    """A database nobody has migrated."""
+    url = await create_database(server_url, "template0")
+    yield url
+    await drop_database(server_url, url)
+
+
+@pytest.fixture(scope="session")
+async def migrated_template(server_url: str) -> AsyncIterator[str]:
+    """The name of a database at the newest revision, to copy from."""
+    url = await create_database(server_url, "template0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", url)
+        command.upgrade(Config(ROOT / "alembic.ini"), "head")
+    name = make_url(url).database
+    assert name
+    yield name
+    await drop_database(server_url, url)
+
+
+@pytest.fixture
+async def database_url(server_url: str, migrated_template: str) -> AsyncIterator[str]:
+    """A migrated database that belongs to one test."""
+    url = await create_database(server_url, migrated_template)
+    yield url
+    await drop_database(server_url, url)
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return Settings(
+        database_url=parse_database_url(database_url),
+        secret_key=SecretStr("a key for tests, of no worth anywhere else"),
+        log_level="debug",
+    )
+
+
+@pytest.fixture
+async def app(settings: Settings) -> AsyncIterator[Quart]:
+    """The application, started; exceptions become error pages as in production."""
+    app = create_app(settings)
+    async with app.test_app():
+        yield app
+
+
+@pytest.fixture
+def client(app: Quart) -> TestClientProtocol:
+    return app.test_client()
+
+
+@pytest.fixture
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """An environment without any of the application's or the platform's variables."""
+    return monkeypatch

@@ -1,0 +1,31 @@
+"""Programs that tests need beside Python."""
+
+import os
+import shutil
+
+import pytest
+
+# Program -> the Debian package that brings it.
+PACKAGES = {
+    "bwrap": "bubblewrap",
+    "chromium": "chromium",
+    "dash": "dash",
+    "jq": "jq",
+    "nginx": "nginx-light",
+    "node": "nodejs",
+    "npm": "npm",
+}
+
+
+def require(program: str) -> str:
+    """Return the path of `program`; without it skip the test, or fail it under CI.
+
+    A check that CI skips is a check that nobody runs, so there it is an error.
+    """
+    path = shutil.which(program)
+    if path is not None:
+        return path
+    message = f"{program} is not installed (Debian package: {PACKAGES[program]})"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
