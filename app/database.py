@@ -94,10 +94,12 @@ class Database:
         """Give a session in a transaction that commits at the end, or rolls back as a whole.
 
         Raises:
-            Unavailable: as `read()`; nothing was written then.
+            Unavailable: as `read()`, or the connection was lost before the end. Only if that
+                happened in the middle of the commit itself may the change have been made.
         """
-        async with self._session(self.engine) as session, session.begin():
+        async with self._session(self.engine) as session:
             yield session
+            await session.commit()
 
     async def close(self) -> None:
         await self.engine.dispose()
@@ -120,6 +122,9 @@ class Database:
                 raise Unavailable("no connection to the database") from error
             try:
                 yield session
+            except (ConnectionError, TimeoutError) as error:
+                self.gate.close()
+                raise Unavailable("the connection to the database was lost") from error
             except DBAPIError as error:
                 if error.connection_invalidated:
                     self.gate.close()
@@ -270,7 +275,8 @@ def _engine(url: URL, pool_size: int) -> AsyncEngine:
         try:
             cursor.execute(statement, parameters)
         except stale as error:
-            if context.root_connection.get_isolation_level() != "AUTOCOMMIT":
+            driver_connection = context.root_connection.connection.dbapi_connection
+            if not context.dialect.detect_autocommit_setting(driver_connection):
                 raise
             context.handle_dbapi_exception(error)  # marks all cached plans of the engine as stale
             context.pre_exec()

@@ -90,7 +90,7 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     async def complete(response: Response) -> Response:
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
-        if request.endpoint != "static":
+        if request.endpoint != "static" or response.status_code >= 400:
             response.headers["Cache-Control"] = _cache_control(response)
         if response.location and response.location.startswith(request.host_url):
             # Werkzeug's redirects to the canonical path name the host that was asked for.

@@ -59,7 +59,12 @@ def configure(level: str, *, readable: bool | None = None) -> None:
         )
     )
     root = logging.getLogger()
-    root.handlers = [handler]
+    # Ours alone is replaced: a test runner, for one, listens with a handler of its own.
+    root.handlers = [
+        other
+        for other in root.handlers
+        if not isinstance(other.formatter, structlog.stdlib.ProcessorFormatter)
+    ] + [handler]
     root.setLevel(level.upper())
     # These talk about every statement, byte and template in debug mode.
     for chatty in ("alembic.runtime.plugins", "asyncio", "hpack", "sqlalchemy"):

@@ -36,10 +36,8 @@ def parse_database_url(value: Any) -> URL:
     Raises:
         ValueError: it is no address of a PostgreSQL database.
     """
-    if isinstance(value, URL):
-        return value
     try:
-        url = make_url(str(value).strip())
+        url = make_url(value if isinstance(value, URL) else str(value).strip())
     except (ArgumentError, ValueError):
         raise ValueError(
             "is not of the form postgresql://user:password@host:port/database"

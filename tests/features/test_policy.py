@@ -1,0 +1,125 @@
+"""Rules that hold for every route: a new one cannot be added without deciding about them."""
+
+import pytest
+from quart import Quart
+from quart.testing import QuartClient as Client
+from werkzeug.routing import Rule
+
+from app.http import PRIVATE, SECURITY_HEADERS
+
+METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
+
+
+def routes(app: Quart) -> list[tuple[Rule, str]]:
+    """Every route with every method it takes."""
+    return [
+        (rule, method)
+        for rule in app.url_map.iter_rules()
+        for method in sorted((rule.methods or set()) & METHODS)
+    ]
+
+
+def path_of(rule: Rule) -> str:
+    """A path that leads to the rule; what a variable stands for need not exist."""
+    path = rule.rule
+    for name in rule.arguments:
+        for part in ("", "path:", "int:"):
+            path = path.replace(f"<{part}{name}>", "1")
+    assert "<" not in path, f"{rule}: teach path_of this converter"
+    return path
+
+
+def login_rule(app: Quart, rule: Rule) -> str | None:
+    return getattr(app.view_functions[rule.endpoint], "login", None)
+
+
+def cache_rule(app: Quart, rule: Rule) -> str | None:
+    return getattr(app.view_functions[rule.endpoint], "cache_control", None)
+
+
+def test_every_view_declares_who_may_see_it_and_who_may_keep_it(app: Quart) -> None:
+    for rule, _ in routes(app):
+        assert login_rule(app, rule) in {"everybody", "members"}, f"{rule}: no login rule"
+        assert cache_rule(app, rule), f"{rule}: no cache rule"
+
+
+def test_what_a_view_changes_or_shows_to_members_is_never_shared(app: Quart) -> None:
+    for rule, method in routes(app):
+        if method != "GET" or login_rule(app, rule) == "members":
+            assert cache_rule(app, rule) == PRIVATE, rule
+
+
+async def test_every_answer_carries_the_headers(app: Quart, client: Client) -> None:
+    """Also the answers of views that refuse, redirect or find nothing."""
+    for path, method in [
+        *((path_of(rule), method) for rule, method in routes(app)),
+        ("/nowhere/", "GET"),
+        ("/about", "GET"),
+        ("/", "DELETE"),
+        ("/", "OPTIONS"),
+    ]:
+        response = await client.open(path, method=method)
+        assert response.status_code < 500, (method, path)
+        for name, value in SECURITY_HEADERS.items():
+            assert response.headers[name] == value, (method, path)
+        assert response.headers["Cache-Control"], (method, path)
+        assert response.headers["X-Request-ID"], (method, path)
+
+
+async def test_anonymous_pages_set_no_cookie(app: Quart, client: Client) -> None:
+    for rule, method in routes(app):
+        if method == "GET":
+            response = await client.get(path_of(rule))
+            assert "Set-Cookie" not in response.headers, rule
+
+
+async def test_shared_pages_are_shared_for_strangers_only(app: Quart, client: Client) -> None:
+    shared = [
+        path_of(rule)
+        for rule, method in routes(app)
+        if method == "GET" and rule.endpoint != "static" and cache_rule(app, rule) != PRIVATE
+    ]
+    assert {"/", "/about/", "/login/", "/register/"} <= set(shared)
+    for path in shared:
+        stranger = await client.get(path)
+        assert stranger.headers["Cache-Control"].startswith("public, max-age=0, s-maxage="), path
+        assert "Cookie" in stranger.vary
+        for name in ("login", "session"):
+            known = await client.get(path, headers={"Cookie": f"{name}=anything"})
+            assert known.headers["Cache-Control"] == PRIVATE, (path, name)
+
+
+async def test_members_pages_send_strangers_to_the_login(app: Quart, client: Client) -> None:
+    for rule, method in routes(app):
+        if login_rule(app, rule) == "members":
+            response = await client.open(path_of(rule), method=method)
+            if method == "GET":
+                assert response.status_code == 303
+                assert response.location == f"/login/?next={path_of(rule)}"
+            else:
+                assert response.status_code == 401
+
+
+async def test_another_site_can_change_nothing(app: Quart, client: Client) -> None:
+    for rule, method in routes(app):
+        if method != "GET":
+            for headers in (
+                {"Sec-Fetch-Site": "cross-site"},
+                {"Sec-Fetch-Site": "same-site"},
+                {"Origin": "https://evil.example"},
+            ):
+                response = await client.open(path_of(rule), method=method, headers=headers)
+                assert response.status_code == 403, (rule, headers)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+async def test_health_answers_on_any_host(client: Client, path: str) -> None:
+    response = await client.get(path, headers={"Host": "10.0.0.7:1234"})
+    assert response.status_code == 200
+    assert response.headers["Cache-Control"] == PRIVATE
+
+
+async def test_redirects_do_not_repeat_the_host(client: Client) -> None:
+    response = await client.get("/about", headers={"Host": "evil.example"})
+    assert response.status_code == 308
+    assert response.location == "/about/"

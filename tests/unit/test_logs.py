@@ -1,0 +1,97 @@
+"""Log lines: complete, one line each, and without secrets."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from app import logs
+
+
+@pytest.fixture(params=["json", "readable"])
+def output(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stdout", stream)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    logs.configure("debug", readable=request.param == "readable")
+    yield stream
+    root.handlers, root.level = handlers, level
+    structlog.contextvars.clear_contextvars()
+
+
+def test_both_kinds_of_logger_write_one_line(output: io.StringIO) -> None:
+    structlog.contextvars.bind_contextvars(request_id="abc123")
+    logs.get("one").info("from structlog", answer=42)
+    logging.getLogger("two").warning("from %s", "logging")
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "from structlog" in lines[0]
+    assert "42" in lines[0]
+    assert "from logging" in lines[1]
+    assert all("abc123" in line for line in lines)
+
+
+def test_a_visitor_cannot_forge_a_line(output: io.StringIO) -> None:
+    forged = '/x\n{"event": "forged"}\r\x1b[2J\u2028'
+    logs.get("one").info(f"GET {forged}", path=forged)
+    logging.getLogger("two").error("GET %s", forged)
+    assert len(output.getvalue().splitlines()) == 2
+    # Colours of the readable form are off here, so no escape character has a reason to be.
+    assert not set("\r\x1b\u2028") & set(output.getvalue())
+
+
+def test_no_secret_is_written(output: io.StringIO) -> None:
+    logs.get("one").info(
+        "connect to postgresql://main:hunter2@db/main",
+        password="hunter2",
+        csrf_token="hunter2",
+        Authorization="hunter2",
+        url="postgresql://main:hunter2@db/main",
+    )
+    try:
+        raise ValueError("cannot reach postgresql://main:hunter2@db/main")
+    except ValueError:
+        logging.getLogger("two").exception("failed")
+    assert "hunter2" not in output.getvalue()
+    assert "ValueError" in output.getvalue()
+
+
+def test_rows_of_the_database_are_not_written(output: io.StringIO) -> None:
+    try:
+        raise ValueError(
+            "duplicate key value violates unique constraint\n"
+            "DETAIL:  Key (lower(email))=(ada@example.com) already exists.\n"
+            "HINT:  none"
+        )
+    except ValueError:
+        logging.getLogger("two").exception("failed")
+    assert "ada@example.com" not in output.getvalue()
+    assert "duplicate key" in output.getvalue()
+    assert "HINT" in output.getvalue()
+
+
+def test_json_lines_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stdout", stream)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        logs.configure("info", readable=False)
+        logs.get("one").info("hello", who="you")
+        logs.get("one").debug("not written")
+    finally:
+        root.handlers, root.level = handlers, level
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line) | {"timestamp": ""} == {
+        "event": "hello",
+        "who": "you",
+        "level": "info",
+        "logger": "one",
+        "timestamp": "",
+    }

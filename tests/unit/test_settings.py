@@ -1,0 +1,153 @@
+"""Settings: what is read, what is refused, and in which words."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from app import settings as settings_module
+from app import upsun
+from app.settings import Settings, SettingsError, load, parse_database_url
+
+URL = "postgresql://user:secret-word@db.example:5432/main"
+STRONG = "Wq7vR2mXk9TzB4nY8cJ3hL6pD1fG5sA0uE"
+
+
+@pytest.fixture(autouse=True)
+def laptop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A laptop with a database address and a `.data` of its own."""
+    monkeypatch.setenv("DATABASE_URL", URL)
+    monkeypatch.setattr(settings_module, "DATA", tmp_path / ".data")
+
+
+def on_upsun(monkeypatch: pytest.MonkeyPatch, environment: str = "main-abc") -> None:
+    monkeypatch.setenv("PLATFORM_APPLICATION_NAME", "app")
+    monkeypatch.setenv("PLATFORM_ENVIRONMENT", environment)
+
+
+def test_defaults() -> None:
+    settings = load()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.web_concurrency is None
+    assert settings.log_level == "info"
+    assert not settings.flask_debug
+    assert settings.platform is None
+
+
+@pytest.mark.parametrize(
+    "scheme", ["postgresql", "postgres", "pgsql", "postgresql+asyncpg", " postgresql"]
+)
+def test_every_form_of_the_address_is_taken(scheme: str) -> None:
+    url = parse_database_url(f"{scheme}://us%40er:p%25%3A%2F@host:5433/name")
+    assert url.drivername == "postgresql+asyncpg"
+    assert (url.username, url.password, url.host, url.port, url.database) == (
+        "us@er",
+        "p%:/",
+        "host",
+        5433,
+        "name",
+    )
+
+
+def test_libpq_options_are_translated() -> None:
+    url = parse_database_url("postgresql:///name?host=/run/pg&sslmode=require")
+    assert dict(url.query) == {"host": "/run/pg", "ssl": "require"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("DATABASE_URL", None, "DATABASE_URL is not set."),
+        ("DATABASE_URL", "nonsense", "DATABASE_URL is not of the form"),
+        ("DATABASE_URL", "mysql://u:hunter2@h/d", "DATABASE_URL must begin with postgresql://"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h", "DATABASE_URL names no database"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h:port/d", "DATABASE_URL is not of the form"),
+        ("WEB_CONCURRENCY", "many", "WEB_CONCURRENCY is not valid"),
+        ("WEB_CONCURRENCY", "0", "WEB_CONCURRENCY is not valid"),
+        ("PORT", "70000", "PORT is not valid"),
+        ("LOG_LEVEL", "loud", "LOG_LEVEL is not valid"),
+        ("FLASK_DEBUG", "perhaps", "FLASK_DEBUG is not valid"),
+        ("SEND_FILE_MAX_AGE_DEFAULT", "-1", "SEND_FILE_MAX_AGE_DEFAULT is not valid"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, sentence: str
+) -> None:
+    if value is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as raised:
+        load()
+    message = str(raised.value)
+    assert message.startswith(sentence)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert "hunter2" not in message
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", "")
+    assert load().web_concurrency is None
+
+
+def test_no_secret_shows_in_the_settings_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", STRONG)
+    text = repr(load()) + str(load())
+    assert "secret-word" not in text
+    assert STRONG not in text
+
+
+def test_a_laptop_makes_a_key_and_keeps_it(tmp_path: Path) -> None:
+    first, second = load(), load()
+    assert first.secret_key == second.secret_key
+    assert len(first.secret_key.get_secret_value()) >= 32
+    assert stat.S_IMODE((tmp_path / ".data" / "secret_key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("key", [None, "", "short", "changeme" * 8, "a" * 64])
+def test_upsun_refuses_a_missing_or_weak_key(
+    monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    on_upsun(monkeypatch)
+    if key is not None:
+        monkeypatch.setenv("SECRET_KEY", key)
+    with pytest.raises(SettingsError, match=r"^SECRET_KEY is missing or weak"):
+        load()
+
+
+def test_keys_differ_by_purpose_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", STRONG)
+    on_upsun(monkeypatch, "main-abc")
+    production = load()
+    on_upsun(monkeypatch, "preview-def")
+    preview = load()
+    assert production.key("cookies") == production.key("cookies")
+    keys = {settings.key(purpose) for settings in (production, preview) for purpose in "ab"}
+    assert len(keys) == 4
+    assert STRONG not in keys
+
+
+def test_tracebacks_are_for_laptops_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASK_DEBUG", "1")
+    assert load().traceback_pages
+    monkeypatch.setenv("SECRET_KEY", STRONG)
+    on_upsun(monkeypatch)
+    assert not load().traceback_pages
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(load(), "port", 1)  # noqa: B010
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_build_container_is_not_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert upsun.environment({"PLATFORM_APPLICATION_NAME": "app"}) is None
+    assert (
+        upsun.environment({"PLATFORM_ENVIRONMENT": "main", "PLATFORM_RELATIONSHIPS": "e30="})
+        is None
+    )
