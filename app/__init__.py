@@ -46,10 +46,10 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     http.init_app(app, settings, app.extensions["draining"])
     login.init_app(app)
     assets.init_app(app, plain_max_age=settings.send_file_max_age_default)
-    templating.init_app(app)
     errors.init_app(app)
 
     app.register_blueprint(health.blueprint)
     app.register_blueprint(public)
     app.register_blueprint(user)
+    templating.init_app(app)
     return app

@@ -3,11 +3,18 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.user.models import UNIQUE_EMAIL, UNIQUE_USERNAME, User
+
+# Built once: these run with nearly every request of a member, and building them took longer than
+# the database takes to answer.
+BY_SESSION = select(User).where(
+    User.id == bindparam("user_id"), User.session_version == bindparam("version")
+)
+NEWEST = select(User.username, User.created_at).order_by(User.id.desc()).limit(bindparam("count"))
 
 
 class Taken(Exception):
@@ -63,9 +70,7 @@ async def by_username(session: AsyncSession, username: str) -> User | None:
 
 async def by_session(session: AsyncSession, user_id: int, version: int) -> User | None:
     """Find the user of a login cookie; None once the cookie's session was ended."""
-    return await session.scalar(
-        select(User).where(User.id == user_id, User.session_version == version)
-    )
+    return await session.scalar(BY_SESSION, {"user_id": user_id, "version": version})
 
 
 async def change_hash(session: AsyncSession, user_id: int, *, old: str, new: str) -> None:
@@ -80,7 +85,4 @@ async def change_hash(session: AsyncSession, user_id: int, *, old: str, new: str
 
 async def newest(session: AsyncSession, *, limit: int = 20) -> Sequence[Row[str, datetime]]:
     """Return `username` and `created_at` of the members who joined last, newest first."""
-    rows = await session.execute(
-        select(User.username, User.created_at).order_by(User.id.desc()).limit(limit)
-    )
-    return rows.all()
+    return (await session.execute(NEWEST, {"count": limit})).all()

@@ -123,3 +123,14 @@ async def test_redirects_do_not_repeat_the_host(client: Client) -> None:
     response = await client.get("/about", headers={"Host": "evil.example"})
     assert response.status_code == 308
     assert response.location == "/about/"
+
+
+async def test_nothing_synchronous_runs_in_a_request(
+    app: Quart, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A synchronous view, hook or context processor would cost each request a thread."""
+    found: list[object] = []
+    monkeypatch.setattr(app, "sync_to_async", found.append)
+    for rule, method in routes(app):
+        await client.open(path_of(rule), method=method)
+    assert found == []
