@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from flask.templating import _default_template_ctx_processor
 from jinja2 import StrictUndefined
-from quart import Quart, g, get_flashed_messages, request, session
-from quart.templating import _default_template_ctx_processor
+from quart import Quart, get_flashed_messages, request, session
 
 from app.user.forms import LoginForm
 from app.user.login import current_user
@@ -16,9 +16,10 @@ def init_app(app: Quart) -> None:
     app.jinja_env.undefined = StrictUndefined
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.globals["get_flashed_messages"] = flashed_messages
-    app.context_processor(page)  # stands in for Quart's own as well, see below
+    app.context_processor(page)
     for processors in app.template_context_processors.values():
-        # Quart's is synchronous: it costs every page a thread, and every blueprint brings it along.
+        # Every blueprint brings Flask's along, beside Quart's own of the same content; being
+        # synchronous it costs each page a thread.
         processors[:] = [each for each in processors if each is not _default_template_ctx_processor]
 
     @app.before_serving
@@ -33,9 +34,6 @@ async def page() -> dict[str, Any]:
     user = current_user()
     on_login_page = request.path == "/login/"
     return {
-        "g": g,
-        "request": request,
-        "session": session,
         "current_user": user,
         "login_form": None if user or on_login_page else LoginForm(),
     }

@@ -64,18 +64,22 @@ def postgres(directory: Path, *, durable: bool = True, max_connections: int = 10
                     stop(directory)
 
 
-async def create_database(url: str, name: str, template: str | None = None) -> str:
-    """Create a database on the server of `url`, empty or as a copy of `template`; return its URL.
+async def create_database(
+    url: str, name: str, template: str = "template0", *, exist_ok: bool = False
+) -> str:
+    """Create a database on the server of `url` as a copy of `template`; return its URL.
 
     Raises:
-        asyncpg.DuplicateDatabaseError: it is there already.
+        asyncpg.DuplicateDatabaseError: it is there already, and `exist_ok` is false.
         asyncpg.ObjectInUseError: somebody is connected to the template.
     """
+    database, source = (word.replace('"', '""') for word in (name, template))
     connection = await asyncpg.connect(url)
     try:
-        quoted = name.replace('"', '""')
-        copied = (template or "template0").replace('"', '""')
-        await connection.execute(f'CREATE DATABASE "{quoted}" TEMPLATE "{copied}"')
+        await connection.execute(f'CREATE DATABASE "{database}" TEMPLATE "{source}"')
+    except asyncpg.DuplicateDatabaseError:
+        if not exist_ok:
+            raise
     finally:
         await connection.close()
     return f"{url.rpartition('/')[0]}/{quote(name, safe='')}"
