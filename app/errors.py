@@ -38,7 +38,7 @@ async def http_error(error: HTTPException) -> Response:
     message = MESSAGES.get(code, f"{title}.")
     page: dict[str, object] = {"code": code, "title": title, "message": message}
     if code >= 500:
-        page["login_form"] = None  # it would not work now
+        page["login_bar"] = False  # it would not work now
     response = Response(await render_template("error.html", **page), code)
     for name, value in error.get_headers():
         if name.lower() not in {"content-type", "content-length"}:

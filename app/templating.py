@@ -7,7 +7,6 @@ from flask.templating import _default_template_ctx_processor
 from jinja2 import StrictUndefined
 from quart import Quart, get_flashed_messages, request, session
 
-from app.user.forms import LoginForm
 from app.user.login import current_user
 
 
@@ -30,13 +29,12 @@ def init_app(app: Quart) -> None:
 
 
 async def page() -> dict[str, Any]:
-    """Return who is logged in, and the form of the navigation bar for who is not."""
+    """Return who is logged in, and whether the navigation bar has the login form.
+
+    It does for who is not, except on the login page, where the form is the page's own.
+    """
     user = current_user()
-    on_login_page = request.path == "/login/"
-    return {
-        "current_user": user,
-        "login_form": None if user or on_login_page else LoginForm(),
-    }
+    return {"current_user": user, "login_bar": user is None and request.path != "/login/"}
 
 
 def flashed_messages(with_categories: bool = False) -> Sequence[Any]:

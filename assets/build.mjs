@@ -1,0 +1,292 @@
+// Builds what the web server serves under /static; `--help` says how.
+
+import crypto from "node:crypto";
+import fs from "node:fs/promises";
+import path from "node:path";
+import timers from "node:timers/promises";
+import url from "node:url";
+import util from "node:util";
+import zlib from "node:zlib";
+
+const OLDEST_NODE = 20;
+const ROOT = path.dirname(path.dirname(url.fileURLToPath(import.meta.url)));
+const ASSETS = path.join(ROOT, "assets");
+const RELEASES = ".releases"; // assets/publish.py keeps its ledger there
+const DIGEST = /-[A-Z0-9]{8}(?=\.)/;
+const COMPRESSIBLE = /\.(css|js|svg|map|json|txt)$/;
+const POLL_MILLISECONDS = 200;
+
+const HELP = `usage: npm run build -- [--outdir DIR] [--manifest FILE] [--watch]
+
+Bundles and minifies assets/css/main.scss and assets/js/main.js and copies
+assets/img (images, fonts). Every built file carries a digest of its content in
+its name, and has a .gz and a .br file beside it where that is smaller. The
+manifest, a JSON object from plain names to digested names, is written last.
+
+  --outdir DIR     where the files go (default: app/static)
+  --manifest FILE  where the manifest goes (default: app/manifest.json)
+  --watch          build again after each change, until stdin is closed
+                   or SIGINT or SIGTERM comes
+  --help           show this text
+
+Files of earlier builds are removed, but not with --watch, and not from a
+directory that assets/publish.py fills.
+Exit codes: 0 built, 1 the build failed (manifest untouched), 2 wrong usage.
+`;
+
+/** An error whose message is all that the reader needs. */
+class BuildError extends Error {}
+
+function readOptions(args) {
+  const { values } = util.parseArgs({
+    args,
+    options: {
+      outdir: { type: "string", default: path.join(ROOT, "app", "static") },
+      manifest: { type: "string", default: path.join(ROOT, "app", "manifest.json") },
+      watch: { type: "boolean", default: false },
+      help: { type: "boolean", default: false },
+    },
+  });
+  for (const name of ["outdir", "manifest"]) {
+    if (values[name] === "") throw new Error(`Option '--${name}' needs a value`);
+    values[name] = path.resolve(values[name]);
+  }
+  return values;
+}
+
+async function loadPackage(name) {
+  try {
+    return await import(name);
+  } catch (error) {
+    if (error.code !== "ERR_MODULE_NOT_FOUND") throw error;
+    throw new BuildError(`the npm package ${name} is not installed: run \`npm ci\` first`);
+  }
+}
+
+function sassPlugin(sass) {
+  return {
+    name: "sass",
+    setup(build) {
+      build.onLoad({ filter: /\.scss$/ }, async ({ path: file }) => {
+        try {
+          const { css } = await sass.compileAsync(file, {
+            loadPaths: [path.join(ROOT, "node_modules")],
+            // Bootstrap 5 is written with @import, and can be used in no other way.
+            quietDeps: true,
+            silenceDeprecations: ["import"],
+          });
+          return { contents: css, loader: "css", resolveDir: path.dirname(file) };
+        } catch (error) {
+          if (!(error instanceof sass.Exception)) throw error;
+          const { url: source, start } = error.span;
+          const location = {
+            file: source ? path.relative(ROOT, url.fileURLToPath(source)) : file,
+            line: start.line + 1,
+            column: start.column,
+          };
+          return { errors: [{ text: error.sassMessage, location }] };
+        }
+      });
+    },
+  };
+}
+
+function describe({ text, location }) {
+  return location ? `${location.file}:${location.line}:${location.column + 1}: ${text}` : text;
+}
+
+async function listFiles(directory) {
+  const entries = await fs.readdir(directory, { withFileTypes: true, recursive: true });
+  return entries
+    .filter((entry) => entry.isFile() && !entry.name.startsWith("."))
+    .map((entry) => path.join(entry.parentPath ?? entry.path, entry.name))
+    .sort();
+}
+
+async function bundle() {
+  const esbuild = await loadPackage("esbuild");
+  const sass = await loadPackage("sass");
+  const images = await listFiles(path.join(ASSETS, "img"));
+  const copied = Object.fromEntries(
+    ["avif", "gif", "ico", "jpg", "png", "svg", "webp", "woff2"].map((ext) => [`.${ext}`, "copy"]),
+  );
+  for (const image of images) {
+    if (path.extname(image) in copied) continue;
+    throw new BuildError(`${path.relative(ROOT, image)} is neither an image nor a font`);
+  }
+  const options = {
+    absWorkingDir: ROOT,
+    entryPoints: [
+      { in: path.join(ASSETS, "css", "main.scss"), out: "main" },
+      { in: path.join(ASSETS, "js", "main.js"), out: "main" },
+      ...images.map((image) => {
+        const { dir, name } = path.parse(path.relative(ASSETS, image));
+        return { in: image, out: path.posix.join(...dir.split(path.sep), name) };
+      }),
+    ],
+    outbase: ASSETS,
+    outdir: path.join(ROOT, "build"), // only named, never written: `write` is off
+    write: false,
+    bundle: true,
+    minify: true,
+    format: "iife",
+    target: ["chrome100", "firefox100", "safari15.4"],
+    loader: copied,
+    entryNames: "[dir]/[name]-[hash]",
+    assetNames: "[dir]/[name]-[hash]",
+    plugins: [sassPlugin(sass)],
+    logLevel: "silent",
+  };
+  let result;
+  try {
+    result = await esbuild.build(options);
+  } catch (error) {
+    if (!error.errors?.length) throw error;
+    throw new BuildError(error.errors.map(describe).join("\n"));
+  }
+  for (const warning of result.warnings) console.error(`warning: ${describe(warning)}`);
+  return new Map(
+    result.outputFiles.map((file) => [
+      path.relative(options.outdir, file.path).split(path.sep).join("/"),
+      file.contents,
+    ]),
+  );
+}
+
+/** The siblings of a file that a web server may send in its place: [suffix, bytes]. */
+function compress(contents) {
+  const { constants } = zlib;
+  return [
+    [".gz", zlib.gzipSync(contents, { level: constants.Z_BEST_COMPRESSION })],
+    [
+      ".br",
+      zlib.brotliCompressSync(contents, {
+        params: {
+          [constants.BROTLI_PARAM_QUALITY]: constants.BROTLI_MAX_QUALITY,
+          [constants.BROTLI_PARAM_SIZE_HINT]: contents.length,
+        },
+      }),
+    ],
+  ].filter(([, compressed]) => compressed.length < contents.length);
+}
+
+/** Nobody ever sees half a file: a server may be reading here. */
+async function writeWhole(file, contents) {
+  const temporary = path.join(
+    path.dirname(file),
+    `.${path.basename(file)}.${crypto.randomBytes(4).toString("hex")}.tmp`,
+  );
+  await fs.mkdir(path.dirname(file), { recursive: true });
+  try {
+    await fs.writeFile(temporary, contents);
+    await fs.rename(temporary, file);
+  } catch (error) {
+    await fs.rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+async function readManifest(file) {
+  try {
+    return JSON.parse(await fs.readFile(file, "utf8"));
+  } catch {
+    return {}; // The first build, or a broken manifest that this build replaces.
+  }
+}
+
+/** Removes what earlier builds of the same sources left, and nothing else. */
+async function removeOldFiles(outdir, plainNames, current) {
+  const published = await fs.stat(path.join(outdir, RELEASES)).catch(() => null);
+  if (published) return;
+  for (const file of await listFiles(outdir)) {
+    const name = path.relative(outdir, file).split(path.sep).join("/");
+    const plain = name.replace(/\.(gz|br)$/, "").replace(DIGEST, "");
+    if (DIGEST.test(name) && plainNames.has(plain) && !current.has(name)) {
+      await fs.rm(file, { force: true });
+    }
+  }
+}
+
+async function build({ outdir, manifest, watch }) {
+  const started = performance.now();
+  const files = await bundle();
+  const written = new Set();
+  const names = {};
+  for (const name of [...files.keys()].sort()) {
+    const contents = files.get(name);
+    names[name.replace(DIGEST, "")] = name;
+    // Siblings first: a file that can be served can be served compressed.
+    const siblings = COMPRESSIBLE.test(name) ? compress(contents) : [];
+    for (const [suffix, bytes] of [...siblings, ["", contents]]) {
+      await writeWhole(path.join(outdir, name + suffix), bytes);
+      written.add(name + suffix);
+    }
+  }
+  const sorted = Object.fromEntries(Object.keys(names).sort().map((key) => [key, names[key]]));
+  const earlier = await readManifest(manifest);
+  await writeWhole(manifest, `${JSON.stringify(sorted, null, 2)}\n`);
+  if (!watch) {
+    const plainNames = new Set([...Object.keys(earlier), ...Object.keys(sorted)]);
+    await removeOldFiles(outdir, plainNames, written);
+  }
+  const seconds = ((performance.now() - started) / 1000).toFixed(1);
+  const shown = path.relative(process.cwd(), outdir) || ".";
+  console.log(`built ${files.size} assets into ${shown} in ${seconds} s`);
+}
+
+function report(error) {
+  if (error instanceof BuildError) {
+    console.error(`build failed: ${error.message}`);
+  } else if (error.syscall) {
+    console.error(`build failed: ${error.message}`); // Node's text names the file.
+  } else {
+    console.error("build failed:", error);
+  }
+}
+
+/** What changes when a source changes: names, times and sizes. */
+async function snapshot() {
+  const files = await listFiles(ASSETS);
+  const stats = await Promise.all(files.map((file) => fs.stat(file).catch(() => null)));
+  return files.map((file, index) => `${file} ${stats[index]?.mtimeMs} ${stats[index]?.size}`).join();
+}
+
+async function watchSources(options) {
+  const stop = () => process.exit(0);
+  process.on("SIGINT", stop).on("SIGTERM", stop);
+  // A parent holds the other end of the pipe: when the parent dies, however it dies, this ends
+  // too. A terminal is left alone, reading from it would stop a background job.
+  if (!process.stdin.isTTY) process.stdin.on("end", stop).on("error", stop).resume();
+  // Polling a dozen files costs nothing and works on every file system, unlike fs.watch.
+  for (let seen = null; ; await timers.setTimeout(POLL_MILLISECONDS)) {
+    const current = await snapshot().catch(String); // a directory may vanish meanwhile
+    if (current === seen) continue;
+    seen = current;
+    await build(options).catch(report);
+  }
+}
+
+const node = process.versions.node;
+if (Number.parseInt(node, 10) < OLDEST_NODE) {
+  console.error(`build.mjs needs Node ${OLDEST_NODE} or later, and this is Node ${node}`);
+  process.exit(1);
+}
+
+let options;
+try {
+  options = readOptions(process.argv.slice(2));
+} catch (error) {
+  console.error(`build.mjs: ${error.message.split(". ")[0]} (see --help)`);
+  process.exit(2);
+}
+
+if (options.help) {
+  process.stdout.write(HELP);
+} else {
+  try {
+    await (options.watch ? watchSources(options) : build(options));
+  } catch (error) {
+    report(error);
+    process.exitCode = 1;
+  }
+}

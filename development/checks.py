@@ -1,0 +1,91 @@
+"""What can be known to be wrong before anything is started, each as one sentence."""
+
+import asyncio
+import errno
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+OLDEST_NODE = 20
+CONNECT_SECONDS = 5
+
+
+class SetupError(Exception):
+    """A step of the set-up failed; the message is one sentence."""
+
+
+def check_node() -> str:
+    """Return the path of Node, which builds the assets."""
+    node = shutil.which("node")
+    if node is None:
+        raise SetupError(f"Node was not found: install Node {OLDEST_NODE} or later.")
+    answer = subprocess.run([node, "--version"], capture_output=True, text=True, check=False)
+    version = answer.stdout.strip().removeprefix("v")
+    major = re.match(r"\d+", version)
+    if major is None or int(major[0]) < OLDEST_NODE:
+        raise SetupError(
+            f"Node {OLDEST_NODE} or later is needed, and {node} is {version or 'broken'}."
+        )
+    return node
+
+
+def check_address(environment: Mapping[str, str]) -> tuple[str, int]:
+    """Return the host and the port to serve on, after a look whether they are to be had."""
+    host = environment.get("HOST") or "127.0.0.1"
+    text = environment.get("PORT") or "8000"
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) < 65536:
+        raise SetupError(f"PORT must be a number from 1 to 65535, not {text!r}.")
+    port = int(text)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except socket.gaierror:
+        raise SetupError(f"HOST is no address of this machine: {host}.") from None
+    except PermissionError:
+        raise SetupError(f"Port {port} may not be used by you: try `PORT=8001 make run`.") from None
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise SetupError(f"{host} port {port} cannot be used: {error.strerror}.") from None
+        other = 8001 if port == 8000 else 8000
+        raise SetupError(
+            f"Port {port} is taken, by another program or by the server of an earlier `make run`"
+            f" that was killed: end that, or choose another with `PORT={other} make run`."
+        ) from None
+    return host, port
+
+
+async def check_database(url: URL) -> None:
+    """Connect to the database once, as the application will."""
+    engine = create_async_engine(url, poolclass=NullPool)
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS), engine.connect():
+            pass
+    except TimeoutError:
+        reason = f"no answer within {CONNECT_SECONDS} seconds"
+    except OSError as error:
+        number = error.errno or 0  # negative where a name was not found
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+    except DBAPIError as error:
+        reason = str((error.orig and error.orig.__cause__) or error.orig)
+    except Exception as error:  # what asyncpg raises at an option it does not know
+        reason = str(error)
+    else:
+        return
+    place = f"{url.host or 'localhost'}:{url.port or 5432}"
+    raise SetupError(
+        f"DATABASE_URL names the database {url.database!r} at {place}, which cannot be reached:"
+        f" {reason.splitlines()[0].rstrip('.') if reason else 'for no given reason'}."
+    )

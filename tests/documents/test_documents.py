@@ -1,0 +1,138 @@
+"""The documents are held to the code, and the code to the documents."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from app.settings import ROOT, Settings
+
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+
+
+def section(title: str) -> str:
+    """The text below a heading of the README."""
+    _, _, rest = README.partition(f"\n## {title}\n")
+    assert rest, f"no section {title!r}"
+    return rest.partition("\n## ")[0]
+
+
+def first_cells(text: str) -> list[str]:
+    """What stands in backticks in the first cell of each row of the section's tables."""
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return [name for cell in rows for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def tracked() -> set[str]:
+    """The files of the repository, new ones that Git does not ignore among them."""
+    output = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return set(output.splitlines())
+
+
+def exported() -> set[str]:
+    """The variables that `.environment` sets."""
+    code = re.sub(r"^\s*#.*", "", (ROOT / ".environment").read_text(), flags=re.MULTILINE)
+    return set(re.findall(r"\b([A-Z][A-Z_]+)=", code)) - {"LC_ALL"}
+
+
+def test_the_table_of_variables_is_complete() -> None:
+    read = {name.upper() for name in Settings.model_fields if name != "platform"}
+    listed = first_cells(section("Variables"))
+    assert len(listed) == len(set(listed))
+    assert read <= set(listed)
+    assert exported() <= set(listed)
+    assert set(listed) <= read | exported()
+
+
+def test_defaults_in_the_table_are_true() -> None:
+    table = section("Variables")
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.default, str | int) and name not in {"secret_key", "database_url"}:
+            default = int(field.default) if isinstance(field.default, bool) else field.default
+            assert f"| `{name.upper()}` | `{default}` |" in table, name
+
+
+def test_environment_explains_what_it_exports() -> None:
+    comments = "\n".join(
+        line for line in (ROOT / ".environment").read_text().splitlines() if "#" in line
+    )
+    for name in exported():
+        assert re.search(rf"\b{name}\b", comments), f"{name} is not explained in .environment"
+
+
+def test_verbs_of_make_are_those_of_the_readme() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    verbs = set(re.findall(r"^([a-z]+):.*?## ", makefile, re.MULTILINE))
+    listed = {
+        name.split()[1] for name in first_cells(section("How to work on it")) if "make" in name
+    }
+    assert verbs == listed
+    named = set(re.findall(r"`?make (?:[A-Z]+=\S+ )*([a-z]+)", README))
+    assert {verb for verb in named if verb in verbs} >= listed
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text()
+        for verb in re.findall(r"`(?:[A-Z]+=\S+ )*make (?:[A-Z]+=\S+ )*([a-z]+)", text):
+            assert verb in verbs, f"{document} names `make {verb}`"
+
+
+def test_the_map_names_what_exists_and_all_of_it() -> None:
+    files = tracked()
+    built = {"app/static/"}
+    listed = first_cells(section("The map"))
+    for path in listed:
+        if path.endswith("/"):
+            assert path in built or any(name.startswith(path) for name in files), path
+        else:
+            assert path in files, path
+    # What a reader finds at the top, and the rooms of the application, are all on the map.
+    not_for_the_map = {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"}
+    hidden = {".gitignore", ".npmrc"}
+    for name in files:
+        top, _, rest = name.partition("/")
+        if top in not_for_the_map | hidden:
+            continue
+        if top == "app" and rest.count("/") == 0:
+            assert name in listed, f"{name} is not on the map"
+        elif top == "app":
+            assert f"app/{rest.partition('/')[0]}/" in listed, f"{name} is not on the map"
+        else:
+            assert any(path == name or path.startswith(f"{top}/") for path in listed), (
+                f"{name} is not on the map"
+            )
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_local_links_and_pictures_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)|(?:src|srcset)=\"([^\"]+)\"", text):
+        path = target[0] or target[1]
+        if not path.startswith("http"):
+            assert (ROOT / path).exists(), path
+
+
+def test_nothing_names_a_registry_or_a_machine() -> None:
+    """Lock files pin contents by hash; where they come from is the reader's own business."""
+    for name in ("requirements.txt", "requirements-dev.txt", "package-lock.json"):
+        text = (ROOT / name).read_text()
+        assert "://" not in re.sub(r'"url": "https://[^"]+"', "", text), name
+        assert "--index-url" not in text
+        assert "--find-links" not in text
+    assert '"resolved"' not in (ROOT / "package-lock.json").read_text()
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        requirements = re.findall(r"^[a-z].*$", (ROOT / name).read_text(), re.MULTILINE)
+        assert requirements
+        assert all(line.endswith("\\") for line in requirements), "a requirement without a hash"
+
+
+def test_every_module_says_what_it_holds() -> None:
+    for path in sorted(Path(ROOT / "app").rglob("*.py")):
+        text = path.read_text()
+        assert not text or text.startswith('"""'), path
