@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from types import FrameType
 
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
@@ -34,14 +35,18 @@ Factory = Callable[[Settings], Quart]
 # container, so all of it stays below 10.
 NOTICE = 0.2  # still accepting: every answer closes its connection, readiness is down
 CANCEL = 7.5  # what is not answered by now is cut off
-EXIT = 9.0  # whatever still hangs, the process ends
+EXIT = 8.5  # whatever still hangs, the process ends
+KILL = 9.5  # a process that did not even hear is killed by its supervisor
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 MEMORY_PER_PROCESS = 128  # megabytes, with room for requests
 
 
 def main(factory: Factory = create_app) -> int:
     """Serve until told to stop, and return the exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while there is nothing to drain
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: os._exit(0))  # while there is nothing to drain
     settings = load()
     logs.configure(settings.log_level)
     app = factory(settings)  # opens nothing, so that processes can be forked with it
@@ -62,10 +67,11 @@ def main(factory: Factory = create_app) -> int:
         gc.freeze()
         return Supervisor(
             processes,
+            listener,
             lambda report_ready, parent: work(
                 app, listener, report_ready=report_ready, parent=parent
             ),
-            stop_seconds=EXIT + 1,
+            stop_seconds=KILL,
         ).run()
 
 
@@ -103,7 +109,7 @@ def work(
 
     Args:
         app: the application.
-        listener: where to accept connections.
+        listener: where to accept connections; closed by this process when it drains.
         report_ready: called once connections are accepted.
         parent: a pipe whose end means that the supervisor is gone, and the socket to be given up.
     """
@@ -112,6 +118,9 @@ def work(
     except Exception:
         log.exception("the server failed")
         return 1
+    finally:
+        for number in STOP_SIGNALS:  # asyncio has put the default back, which would kill
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 
@@ -129,12 +138,19 @@ async def serve_until_stopped(
         log.info("stopping", in_flight=len(in_flight.tasks))
         draining.set()
         loop.call_later(CANCEL, in_flight.cancel)
-        loop.call_later(EXIT, give_up)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    def supervisor_died(pipe: int) -> None:
+        loop.remove_reader(pipe)
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGALRM, give_up)
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop)
+        # In place of the empty handler that asyncio has put there: unlike `stop` it runs also
+        # when a view blocks the loop.
+        signal.signal(number, start_clock)
     if parent is not None:
-        loop.add_reader(parent, stop)
+        loop.add_reader(parent, supervisor_died, parent)
 
     async def shutdown_trigger() -> None:
         # Hypercorn calls this when it has started to accept.
@@ -152,8 +168,9 @@ async def serve_until_stopped(
 
 def hypercorn_config(listener: socket.socket) -> Config:
     config = Config()
-    # A duplicate: Hypercorn closes what it is given, and the supervisor's children share this one.
-    config.bind = [f"fd://{os.dup(listener.fileno())}"]
+    # Given away, so that Hypercorn closes it when it stops accepting: who connects later than that
+    # is refused at once, instead of waiting for an answer that nobody will give.
+    config.bind = [f"fd://{listener.detach()}"]
     config.backlog = 1024
     # Longer than a proxy keeps a connection for its next request; the other way round the two
     # cross each other, and the request ends as a 502.
@@ -197,11 +214,18 @@ class InFlight:
             task.cancel()
 
 
-def give_up() -> None:
+def start_clock(number: int, frame: FrameType | None) -> None:
+    """Give the process `EXIT` seconds from the first signal."""
+    if signal.getitimer(signal.ITIMER_REAL)[0] == 0:
+        signal.setitimer(signal.ITIMER_REAL, EXIT)
+
+
+def give_up(number: int, frame: FrameType | None) -> None:
     """End a process that something keeps from ending, such as a client that does not read."""
-    log.error("gave up waiting for connections to close")
-    sys.stdout.flush()
-    os._exit(0)
+    try:
+        log.error("gave up waiting for requests and connections to end")
+    finally:
+        os._exit(0)
 
 
 def freeze_heap() -> None:

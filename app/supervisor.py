@@ -43,11 +43,15 @@ class Supervisor:
     the others serve.
     """
 
-    def __init__(self, processes: int, work: Work, *, stop_seconds: float) -> None:
+    def __init__(
+        self, processes: int, listener: socket.socket, work: Work, *, stop_seconds: float
+    ) -> None:
         self._slots = [Slot() for _ in range(processes)]
+        self._listener = listener
         self._work = work
         self._stop_seconds = stop_seconds
-        self._stop_by: float | None = None
+        self._stopping = False
+        self._kill_at: float | None = None
         self._has_served = False
         self._exit_code = 0
         self._wakeup, self._wakeup_writer = socket.socketpair()
@@ -64,13 +68,25 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, _ignore)  # wakes select() through the wakeup socket
         while True:
             self._reap()
-            if self._stop_by is None:
+            if not self._stopping:
                 self._spawn()
             elif not any(slot.pid for slot in self._slots):
-                return self._exit_code
-            elif time.monotonic() > self._stop_by:
-                self._kill()
+                break
+            elif self._kill_at is None:
+                self._kill_at = time.monotonic() + self._stop_seconds
+                # Open here, it would keep queueing connections that nobody accepts.
+                self._listener.close()
+                self._signal(signal.SIGTERM)
+            elif time.monotonic() > self._kill_at:
+                log.error("server processes killed: they did not end in time")
+                self._exit_code = 1
+                self._kill_at += 1.0
+                self._signal(signal.SIGKILL)
             self._wait()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # too late to change the exit code
+        self._close_wakeup()
+        return self._exit_code
 
     def _spawn(self) -> None:
         now = time.monotonic()
@@ -89,15 +105,15 @@ class Supervisor:
         """Do the work in the child; never returns."""
         code = 1
         try:
-            signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # until the work has its own
+            if self._stopping:  # we were told before that line, in the supervisor's way
+                os._exit(0)
             for slot in self._slots:
                 if slot.ready_pipe is not None:
                     os.close(slot.ready_pipe)
-            self._wakeup.close()
-            self._wakeup_writer.close()
+            self._close_wakeup()
             os.close(self._life_writer)
 
             def report_ready() -> None:
@@ -115,8 +131,8 @@ class Supervisor:
         """Sleep until a signal, a report, or the next thing that is due."""
         now = time.monotonic()
         due = [slot.not_before for slot in self._slots if slot.pid is None]
-        if self._stop_by is not None:
-            due = [self._stop_by]
+        if self._kill_at is not None:
+            due = [self._kill_at]
         timeout = max(0.0, min(due) - now) if due else None
         pipes = {slot.ready_pipe: slot for slot in self._slots if slot.ready_pipe is not None}
         wakeup = self._wakeup.fileno()
@@ -140,7 +156,7 @@ class Supervisor:
                 continue
             code = os.waitstatus_to_exitcode(status)
             slot.pid = None
-            if self._stop_by is not None:
+            if self._stopping:
                 if code != 0:
                     self._exit_code = 1
                 continue
@@ -154,18 +170,16 @@ class Supervisor:
             else:
                 log.error("the server could not start", pid=pid, exit_code=code)
                 self._exit_code = 1
-                self._stop(signal.SIGTERM, None)
+                self._stopping = True
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self._stop_by is None:
-            self._stop_by = time.monotonic() + self._stop_seconds
-            self._signal(signal.SIGTERM)
+        # No more than this: the handler may interrupt any line, such as that of a fork.
+        self._stopping = True
 
-    def _kill(self) -> None:
-        log.error("server processes killed: they did not end in time")
-        self._exit_code = 1
-        self._stop_by = float("inf")
-        self._signal(signal.SIGKILL)
+    def _close_wakeup(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._wakeup.close()
+        self._wakeup_writer.close()
 
     def _signal(self, number: signal.Signals) -> None:
         for slot in self._slots:
