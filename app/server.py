@@ -143,17 +143,17 @@ async def serve_until_stopped(
         loop.remove_reader(pipe)
         signal.raise_signal(signal.SIGTERM)
 
-    signal.signal(signal.SIGALRM, give_up)
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, stop)
-        # In place of the empty handler that asyncio has put there: unlike `stop` it runs also
-        # when a view blocks the loop.
-        signal.signal(number, start_clock)
-    if parent is not None:
-        loop.add_reader(parent, supervisor_died, parent)
-
     async def shutdown_trigger() -> None:
-        # Hypercorn calls this when it has started to accept.
+        # Hypercorn calls this when it has started to accept. Before, a signal ends the process
+        # at once, even if the application hangs while it starts.
+        signal.signal(signal.SIGALRM, give_up)
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, stop)
+            # In place of the empty handler that asyncio has put there: unlike `stop` it runs also
+            # when a view blocks the loop.
+            signal.signal(number, start_clock)
+        if parent is not None:
+            loop.add_reader(parent, supervisor_died, parent)
         freeze_heap()
         log.info("serving")
         report_ready()
