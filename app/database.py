@@ -112,32 +112,35 @@ class Database:
     ) -> AsyncIterator[AsyncSession]:
         if gated and not self.gate.is_open:
             await self.gate.check()
-        async with (
-            self._turn(),
-            AsyncSession(engine, expire_on_commit=False, autoflush=False) as session,
-        ):
-            try:
-                # Connecting first keeps a database that is away apart from what the body does.
-                await session.connection()
-            except (OSError, PostgresError, DBAPIError) as error:
-                # From here on the gate asks, once for all who wait, until the database is back.
-                self.gate.close()
-                raise Unavailable("no connection to the database") from error
-            try:
+        try:
+            async with (
+                self._turn(),
+                AsyncSession(engine, expire_on_commit=False, autoflush=False) as session,
+            ):
+                await self._connect(session)
                 yield session
-            except (ConnectionError, TimeoutError) as error:
+        except (ConnectionError, TimeoutError) as error:
+            self.gate.close()
+            raise Unavailable("the connection to the database was lost") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
                 self.gate.close()
-                raise Unavailable("the connection to the database was lost") from error
-            except DBAPIError as error:
-                if error.connection_invalidated:
-                    self.gate.close()
-                if _is_transient(error):
-                    raise Unavailable("the database gave up on a statement") from error
-                if gated and _sqlstate(error.orig) in UNDEFINED:
-                    # A restore or a data sync may have replaced the schema under our feet.
-                    self.gate.close()
-                    await self.gate.check()
-                raise
+            if _is_transient(error):
+                raise Unavailable("the database gave up on a statement") from error
+            if gated and _sqlstate(error.orig) in UNDEFINED:
+                # A restore or a data sync may have replaced the schema under our feet.
+                self.gate.close()
+                await self.gate.check()
+            raise
+
+    async def _connect(self, session: AsyncSession) -> None:
+        """Connect before the first statement, to tell a database that is away from one that errs."""
+        try:
+            await session.connection()
+        except (OSError, PostgresError, DBAPIError) as error:
+            # From here on the gate asks, once for all who wait, until the database is back.
+            self.gate.close()
+            raise Unavailable("no connection to the database") from error
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

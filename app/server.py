@@ -12,6 +12,7 @@ import asyncio
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -34,6 +35,7 @@ Factory = Callable[[Settings], Quart]
 # Seconds since SIGTERM. The platform allows a worker 15 and does not tell what it allows a web
 # container, so all of it stays below 10.
 NOTICE = 0.2  # still accepting: every answer closes its connection, readiness is down
+SETTLE = 0.2  # no longer accepting: who was accepted last sends a request
 CANCEL = 7.5  # what is not answered by now is cut off
 EXIT = 8.5  # whatever still hangs, the process ends
 KILL = 9.5  # a process that did not even hear is killed by its supervisor
@@ -131,6 +133,8 @@ async def serve_until_stopped(
     loop = asyncio.get_running_loop()
     draining: asyncio.Event = app.extensions["draining"]
     in_flight = InFlight(app)
+    # Given away: Hypercorn closes what it is given.
+    descriptor = listener.detach()
 
     def stop() -> None:
         if draining.is_set():
@@ -159,18 +163,37 @@ async def serve_until_stopped(
         report_ready()
         await draining.wait()
         await asyncio.sleep(NOTICE)
+        await refuse(descriptor)
+        await asyncio.sleep(SETTLE)
 
     await serve(
-        in_flight, hypercorn_config(listener), shutdown_trigger=shutdown_trigger, mode="asgi"
+        in_flight, hypercorn_config(descriptor), shutdown_trigger=shutdown_trigger, mode="asgi"
     )
     log.info("stopped")
 
 
-def hypercorn_config(listener: socket.socket) -> Config:
+async def refuse(listener: int) -> None:
+    """Stop accepting, at a moment when nobody waits to be accepted.
+
+    Hypercorn does it in one step with closing every connection that has no request yet. At that
+    step a busy server loses tens of requests: of those who were accepted a moment before, and of
+    those whom the kernel had queued.
+    """
+    for _ in range(100):
+        waiting, _, _ = select.select([listener], [], [], 0)
+        if not waiting:
+            break
+        await asyncio.sleep(0)
+    asyncio.get_running_loop().remove_reader(listener)
+    # The number stays in use, so that Hypercorn can close it. The socket that was behind it ends
+    # with the last process that has it; from then on the kernel refuses connections.
+    with socket.socket() as replacement:
+        os.dup2(replacement.fileno(), listener)
+
+
+def hypercorn_config(listener: int) -> Config:
     config = Config()
-    # Given away, so that Hypercorn closes it when it stops accepting: who connects later than that
-    # is refused at once, instead of waiting for an answer that nobody will give.
-    config.bind = [f"fd://{listener.detach()}"]
+    config.bind = [f"fd://{listener}"]
     config.backlog = 1024
     # Longer than a proxy keeps a connection for its next request; the other way round the two
     # cross each other, and the request ends as a 502.

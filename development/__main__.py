@@ -106,9 +106,11 @@ async def serve() -> int:
             "HOST": host,
             "PORT": str(port),
         }
-        async with assets(node, environment, hurry):
+        async with assets(node, environment, hurry) as built:
             if not await migrate(environment, hurry):
                 raise SetupError("The database cannot be migrated; the lines above say why.")
+            if not await built:
+                raise SetupError("The assets cannot be built; the lines above say why.")
             await serve_with_reload(environment, origin(host, port), hurry)
     raise AssertionError("serves until it is cancelled")
 
@@ -139,8 +141,8 @@ def origin(host: str, port: int) -> str:
 @asynccontextmanager
 async def assets(
     node: str, environment: Mapping[str, str], hurry: asyncio.Event
-) -> AsyncIterator[None]:
-    """Build the assets, and build them again at each change."""
+) -> AsyncIterator[asyncio.Future[bool]]:
+    """Build the assets, and again at each change; yield whether the first build succeeds."""
     async with child(
         *(node, str(ROOT / "assets" / "build.mjs"), "--watch"),
         environment=environment,
@@ -148,26 +150,24 @@ async def assets(
         hurry=hurry,
         piped=True,
     ) as process:
-        first = await show_output(process, until=("built ", "build failed"))
-        if not first.startswith("built "):
-            raise SetupError("The assets cannot be built; the lines above say why.")
-        showing = asyncio.create_task(show_output(process))
+        built = asyncio.get_running_loop().create_future()
+        showing = asyncio.create_task(show_builds(process, built))
         try:
-            yield
+            yield built
         finally:
             showing.cancel()
 
 
-async def show_output(process: Process, *, until: tuple[str, ...] = ()) -> str:
-    """Show what a piped child says, up to a line that begins with one of `until`; return it.
-
-    At the end of the output the result is empty.
-    """
+async def show_builds(process: Process, built: asyncio.Future[bool]) -> None:
+    """Show what the build says, and find out there how the first one ended."""
     while process.stdout is not None and (line := (await process.stdout.readline()).decode()):
         print(line, end="", flush=True)
-        if until and line.startswith(until):
-            return line
-    return ""
+        if not built.done() and line.startswith(("built ", "build failed")):
+            built.set_result(line.startswith("built "))
+    if not built.done():
+        built.set_result(False)
+    else:
+        say("The asset build has ended: a change under assets/ shows at the next `make run`")
 
 
 async def migrate(environment: Mapping[str, str], hurry: asyncio.Event) -> bool:
