@@ -134,7 +134,7 @@ class Database:
             raise
 
     async def _connect(self, session: AsyncSession) -> None:
-        """Connect before the first statement, to tell a database that is away from one that errs."""
+        """Connect before the first statement: a database that is away is not one that errs."""
         try:
             await session.connection()
         except (OSError, PostgresError, DBAPIError) as error:

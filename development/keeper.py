@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
 
-START_SECONDS = 30
+RETRY_SECONDS = 5
+START_SECONDS = 60  # it may have to recover from a crash
 STOP_SECONDS = 10
 LOOK_SECONDS = 1
 NOBODY = 65534
@@ -29,9 +30,10 @@ class PostgresError(Exception):
     """The embedded PostgreSQL cannot do what was asked for; the message is one sentence."""
 
 
-@contextmanager
-def locked(path: Path, kind: int) -> Iterator[int]:
-    """Hold an advisory lock on `path`. The kernel drops it when the process dies, however it dies.
+def lock(path: Path, kind: int) -> int:
+    """Lock `path` for as long as the descriptor that is returned stays open.
+
+    The kernel drops the lock when the process dies, however it dies.
 
     Raises:
         BlockingIOError: `kind` has LOCK_NB, and somebody else holds the lock.
@@ -39,7 +41,18 @@ def locked(path: Path, kind: int) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, kind)
-        yield descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextmanager
+def locked(path: Path, kind: int) -> Iterator[None]:
+    """Hold a lock on `path` in a block."""
+    descriptor = lock(path, kind)
+    try:
+        yield
     finally:
         os.close(descriptor)
 
@@ -117,11 +130,11 @@ def start(directory: Path, port: int, command: Sequence[str]) -> tuple[Server, i
     """Start the server and wait until it accepts connections; return it and its port.
 
     The backends of a server that was killed need a moment to notice, and another process may
-    take the port first, so that a failed start is tried again.
+    take the port first: a start that fails is tried again for a while.
     """
     data, log = directory / "data", directory / "log"
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
+    begun = time.monotonic()
+    while time.monotonic() < begun + RETRY_SECONDS:
         end_leftover(data)
         port = free_port(port)
         with log.open("ab") as output:
@@ -132,10 +145,14 @@ def start(directory: Path, port: int, command: Sequence[str]) -> tuple[Server, i
                 stdout=output,
                 stderr=output,
             )
-        while server.poll() is None and time.monotonic() < deadline:
-            if is_ready(data, server.pid):
-                return server, port
-            time.sleep(0.01)
+        try:
+            while server.poll() is None and time.monotonic() < begun + START_SECONDS:
+                if is_ready(data, server.pid):
+                    return server, port
+                time.sleep(0.01)
+        except SystemExit:
+            stop(server)
+            raise
         stop(server)
         time.sleep(0.2)
     raise PostgresError(f"The embedded PostgreSQL does not start; {log} says why.")
@@ -164,25 +181,24 @@ def stop(server: Server) -> None:
 def keep(directory: Path, command: Sequence[str]) -> None:
     """Start the server, tell the caller its port, and stop it when nobody holds it any more."""
     keeper = directory / "keeper"
-    with locked(keeper, fcntl.LOCK_EX) as descriptor:
-        previous = keeper.read_text().split()
-        port = int(previous[1]) if len(previous) == 2 else 0
-        server, port = start(directory, port, command)
-        try:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()} {port}".encode(), 0)
-            print(port, flush=True)
-            detach_output()
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-            while server.poll() is None:
-                stop_if_abandoned(directory, server)
-                try:
-                    server.wait(LOOK_SECONDS)
-                except subprocess.TimeoutExpired:
-                    continue
-        finally:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            stop(server)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    descriptor = lock(keeper, fcntl.LOCK_EX)  # never closed: who waits for it waits for our end
+    previous = keeper.read_text().split()
+    server, port = start(directory, int(previous[1]) if len(previous) == 2 else 0, command)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} {port}".encode(), 0)
+        print(port, flush=True)
+        detach_output()
+        while server.poll() is None:
+            stop_if_abandoned(directory, server)
+            try:
+                server.wait(LOOK_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        stop(server)
 
 
 def stop_if_abandoned(directory: Path, server: Server) -> None:

@@ -19,10 +19,11 @@ document.addEventListener("submit", (event) => {
   setTimeout(() => delete form.dataset.submitted, SUBMIT_AGAIN_MILLISECONDS);
 });
 
-// A page that the Back button brings back must be able to submit again.
-window.addEventListener("pageshow", () => {
-  for (const form of document.querySelectorAll("form[data-submitted]")) {
-    delete form.dataset.submitted;
+// A page that the Back button brings back out of the browser's memory may be from before a login, with
+// the password still typed in. Browsers keep it there whatever the answer's headers say about caches.
+window.addEventListener("pageshow", (event) => {
+  if (event.persisted) {
+    location.reload();
   }
 });
 
