@@ -43,6 +43,7 @@ class RegisterForm(Form):
     )
     password = PasswordField(
         "Password",
+        description=f"At least {PASSWORD_LENGTH[0]} characters.",
         validators=[
             DataRequired("Choose a password."),
             Length(
