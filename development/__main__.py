@@ -206,7 +206,7 @@ async def serve_with_reload(
                     say(f"Serving on {origin} (Ctrl-C stops)", begun)
                 elif not served and not change.done():
                     raise SetupError(
-                        f"The server does not become ready: see above or {origin}/readyz."
+                        f"The server did not become ready; see above or {origin}/readyz."
                     )
                 paths = await next_change(server, change)
                 change = asyncio.ensure_future(anext(following))

@@ -71,6 +71,7 @@ def as_server_user() -> Sequence[str]:
 
     As root it runs as `nobody`, with the one capability that lets it reach the programs and its
     data below a home directory that is closed to others: no permission has to be opened for it.
+    The security bit makes access(2) consider that capability.
     """
     if os.geteuid() != 0:
         return ()
@@ -82,6 +83,7 @@ def as_server_user() -> Sequence[str]:
         f"--reuid={NOBODY}",
         f"--regid={NOBODY}",
         "--clear-groups",
+        "--securebits=+no_setuid_fixup",
         "--inh-caps=+dac_override",
         "--ambient-caps=+dac_override",
         "--",

@@ -19,8 +19,10 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -99,13 +101,29 @@ def check_version(data: Path) -> None:
 
 def join_or_start(directory: Path, durable: bool, max_connections: int) -> str:
     """Return the URL of the running server, started if it is not running."""
-    if not is_locked(directory / "keeper"):
-        if not (directory / "data").exists():
-            initialise(directory, durable)
-        start(directory, durable, max_connections)
-    port = (directory / "keeper").read_text().split()[1]
+    while is_locked(directory / "keeper"):
+        if url := running_url(directory):
+            return url
+        time.sleep(0.05)  # the server has ended, and its keeper will in a moment
+    if not (directory / "data").exists():
+        initialise(directory, durable)
+    start(directory, durable, max_connections)
+    if url := running_url(directory):
+        return url
+    raise PostgresError(f"The embedded PostgreSQL ended at once; {directory / 'log'} says why.")
+
+
+def running_url(directory: Path) -> str | None:
+    """Return the URL of the server if it accepts connections."""
+    content = (directory / "keeper").read_text().split()
+    if len(content) != 2:
+        return None
+    try:
+        socket.create_connection(("127.0.0.1", int(content[1])), timeout=5).close()
+    except OSError:
+        return None
     password = (directory / "password").read_text()
-    return f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+    return f"postgresql://postgres:{password}@127.0.0.1:{content[1]}/postgres"
 
 
 def initialise(directory: Path, durable: bool) -> None:
