@@ -1,0 +1,66 @@
+"""SIGTERM under steady load loses no request."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from tests.process.servers import Connection, Server, eventually, serving
+
+CLIENTS = 40
+PAUSE = 0.1  # between two requests of a client: 400 a second in all
+
+
+async def client(server: Server, counts: Counter[str], *, keep_alive: bool) -> None:
+    """Ask until the server refuses connections."""
+    while True:
+        try:
+            connection = await Connection.to(server)
+        except ConnectionRefusedError:
+            counts["refused"] += 1
+            return
+        try:
+            used = False
+            while not connection.reader.at_eof():
+                again = await ask(connection, counts, "reused" if used else "new")
+                used = True
+                await asyncio.sleep(PAUSE)
+                if not (again and keep_alive):
+                    break
+        finally:
+            await connection.close()
+
+
+async def ask(connection: Connection, counts: Counter[str], kind: str) -> bool:
+    """Send a request, count how it ends, and tell whether the connection can be used again."""
+    try:
+        await connection.get("/slow?seconds=0.02")
+        status, headers = await connection.head()
+    except (ConnectionError, asyncio.IncompleteReadError) as error:
+        cut = isinstance(error, asyncio.IncompleteReadError) and error.partial
+        counts["cut short" if cut else f"lost on a {kind} connection"] += 1
+        return False
+    try:
+        body = await connection.reader.readexactly(int(headers["content-length"]))
+    except (ConnectionError, asyncio.IncompleteReadError):
+        counts["cut short"] += 1
+        return False
+    counts["answered" if (status, body) == (200, b"done") else "wrong"] += 1
+    return headers.get("connection") != "close"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_nothing_is_lost_under_load(processes: int) -> None:
+    counts: Counter[str] = Counter()
+    async with serving(processes) as server, asyncio.TaskGroup() as group:
+        for number in range(CLIENTS):
+            group.create_task(client(server, counts, keep_alive=number % 4 != 0))
+        await eventually(lambda: counts["answered"] > 400, "steady load")
+        before = counts["answered"]
+        await server.stops()
+        answered = counts["answered"] - before
+    # A client and the server can always close an idle connection and use it at the same moment;
+    # but each of these is used more often than the server's notice is long.
+    assert set(counts) == {"answered", "refused"}, counts
+    assert answered > 0
+    assert counts["refused"] == CLIENTS

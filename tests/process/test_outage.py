@@ -1,0 +1,135 @@
+"""The database ends, hangs, and comes back: 503 in the meantime, and never a restart."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+from app.database import CONNECT_TIMEOUT, STATEMENT_TIMEOUT
+from development.postgres import postgres
+from tests.features.factories import Person
+from tests.process.servers import Server, migrate, serving
+
+REQUESTS = 20  # at once: more than there are connections in all pools
+
+
+def postmaster(directory: Path) -> psutil.Process:
+    return psutil.Process(int((directory / "data" / "postmaster.pid").read_text().split()[0]))
+
+
+@contextmanager
+def cluster(directory: Path) -> Iterator[str]:
+    """A server of our own, at the same address each time; at the end it crashes."""
+    with postgres(directory, durable=False) as url:
+        yield url
+        process = postmaster(directory)
+        process.send_signal(signal.SIGQUIT)  # what `pg_ctl stop -m immediate` sends
+        while process.is_running():
+            time.sleep(0.01)
+
+
+@asynccontextmanager
+async def member_of(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that is logged in, and has used every pooled connection."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=30) as client:
+        person = Person()
+        assert (await client.post("/register/", data=person.registration)).status_code == 303
+        form = {"username": person.username, "password": person.password}
+        assert (await client.post("/login/", data=form)).status_code == 303
+        assert await statuses(client) == {200}
+        yield client
+
+
+async def statuses(client: httpx.AsyncClient) -> set[int]:
+    """Ask for a page that needs the database, many times at once."""
+    pages = await asyncio.gather(*(client.get("/users/") for _ in range(REQUESTS)))
+    for page in pages:
+        if page.status_code == 503:
+            assert int(page.headers["Retry-After"]) > 0
+    return {page.status_code for page in pages}
+
+
+async def is_unready_but_alive(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/livez")).status_code == 200
+    readiness = await client.get("/readyz")
+    assert (readiness.status_code, readiness.json()["reason"]) == (503, "database")
+
+
+async def test_a_crash_and_a_restart(tmp_path: Path) -> None:
+    """With one process and with two, side by side on the same database."""
+    async with AsyncExitStack() as stack:
+        with cluster(tmp_path) as url:
+            await migrate(url)
+            servers = [
+                await stack.enter_async_context(serving(processes, DATABASE_URL=url))
+                for processes in (1, 2)
+            ]
+            members = [await stack.enter_async_context(member_of(server)) for server in servers]
+        # Nobody has asked while it was away: the pools are full of connections that have died.
+        with cluster(tmp_path) as again:
+            assert again == url, "something else has taken the port"
+            for member in members:
+                assert await statuses(member) == {200}
+        for member in members:
+            started = time.monotonic()
+            assert await statuses(member) == {503}
+            assert time.monotonic() - started < 5
+            await is_unready_but_alive(member)
+        with cluster(tmp_path) as again:
+            assert again == url, "something else has taken the port"
+            await asyncio.sleep(0.3)  # for as long the gate may repeat what it has heard last
+            for member in members:
+                assert await statuses(member) == {200}
+                assert (await member.get("/readyz")).status_code == 200
+        for server in servers:
+            await server.stops()
+
+
+async def test_a_database_that_hangs(tmp_path: Path) -> None:
+    """Its connections stay open and nothing answers, as behind a network that drops packets."""
+    async with AsyncExitStack() as stack:
+        url = stack.enter_context(cluster(tmp_path))
+        await migrate(url)
+        servers = [
+            await stack.enter_async_context(serving(processes, DATABASE_URL=url))
+            for processes in (1, 2)
+        ]
+        members = [await stack.enter_async_context(member_of(server)) for server in servers]
+        with frozen(tmp_path):
+            started = time.monotonic()
+            assert await asyncio.gather(*map(statuses, members)) == [{503}, {503}]
+            # Those on a pooled connection wait for the answer to a statement; that is the longest.
+            assert time.monotonic() - started < STATEMENT_TIMEOUT + CONNECT_TIMEOUT + 5
+            await asyncio.gather(*map(is_unready_but_alive, members))
+        for member in members:
+            await recovers(member)
+            assert await statuses(member) == {200}
+        for server in servers:
+            await server.stops()
+
+
+@contextmanager
+def frozen(directory: Path) -> Iterator[None]:
+    main = postmaster(directory)
+    processes = [main, *main.children()]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+async def recovers(client: httpx.AsyncClient) -> None:
+    """Wait until every process has noticed that the database is back."""
+    deadline = time.monotonic() + 10
+    while await statuses(client) != {200}:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
