@@ -1,0 +1,330 @@
+"""What holds for every page: its structure, its colours, its width, and what it loads."""
+
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+import pytest
+from playwright.async_api import Page, ViewportSize, expect
+
+from tests.browser.browsing import (
+    NARROW,
+    WIDE,
+    NewPage,
+    Watch,
+    log_in,
+    press_tab,
+    register,
+    tab_to,
+)
+from tests.features.factories import Person
+from tests.process.servers import Server, serving
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
+# What WCAG asks of text (success criterion 1.4.3, level AA) and of the edges of controls (1.4.11).
+LEAST_CONTRAST = {"text": 4.5, "edge": 3.0}
+NO_TEXT = """*, ::placeholder {
+  -webkit-text-fill-color: transparent !important;
+  text-decoration-color: transparent !important;
+}"""
+# Style sheets made by a script are the one kind that the policy of the pages lets through.
+ADD_STYLE = """css => {
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(css);
+  document.adoptedStyleSheets.push(sheet);
+}"""
+BODY_BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+
+Visit = Callable[[Page, Server], Awaitable[None]]
+
+
+def path(target: str) -> Visit:
+    async def visit(page: Page, site: Server) -> None:
+        await page.goto(target)
+
+    return visit
+
+
+async def refused_registration(page: Page, site: Server) -> None:
+    await page.goto("/register/")
+    form = page.locator("form#registerForm")
+    await form.get_by_label("User name").fill("x" * 25 + "!")
+    await form.get_by_label("Email").fill("nowhere")
+    await form.get_by_role("button", name="Register").click()
+    await expect(form.get_by_text("This is not a valid email address.")).to_be_visible()
+
+
+async def refused_login(page: Page, site: Server) -> None:
+    await page.goto("/login/")
+    form = page.locator("main form#loginForm")
+    await form.get_by_label("User name").fill("nobody")
+    await form.get_by_label("Password").fill("nothing at all")
+    await form.get_by_role("button", name="Log in").click()
+    await expect(page.get_by_role("alert")).to_be_visible()
+
+
+async def members(page: Page, site: Server) -> None:
+    """The page of somebody with a long name, just after the login, with its message."""
+    person = Person()
+    person.username = f"{person.username}-{'W' * 25}"[:25]  # the longest and widest there is
+    await register(site, person)
+    await log_in(page, person)
+
+
+async def home_of_a_member(page: Page, site: Server) -> None:
+    await members(page, site)
+    await page.goto("/")
+
+
+PAGES: dict[str, Visit] = {
+    "home": path("/"),
+    "about": path("/about/"),
+    "register": path("/register/"),
+    "refused registration": refused_registration,
+    "login": path("/login/"),
+    "refused login": refused_login,
+    "members": members,
+    "home of a member": home_of_a_member,
+    "not found": path("/nowhere/"),
+}
+
+every_page = pytest.mark.parametrize("visit", PAGES.values(), ids=PAGES.keys())
+
+
+@every_page
+async def test_structure(page: Page, site: Server, watch: Watch, visit: Visit) -> None:
+    watch.expected.add(404)
+    await visit(page, site)
+    await expect(page.locator("html")).to_have_attribute("lang", "en")
+    await expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    for landmark in ("banner", "navigation", "main", "contentinfo"):
+        await expect(page.get_by_role(landmark)).to_have_count(1)  # type: ignore[arg-type]
+    levels = await page.locator("h1, h2, h3, h4, h5, h6").evaluate_all(
+        "headings => headings.map(heading => Number(heading.tagName[1]))"
+    )
+    assert levels[0] == 1
+    assert all(later <= earlier + 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    nameless = await page.locator("input, button, a, img:not([alt])").evaluate_all(
+        """elements => elements
+            .filter(element => !(element.labels?.length || element.ariaLabel
+                || (!element.matches("input, img") && element.textContent.trim())))
+            .map(element => element.outerHTML)"""
+    )
+    assert nameless == []
+
+
+async def test_titles_tell_pages_apart(page: Page, site: Server, watch: Watch) -> None:
+    watch.expected.add(404)
+    titles = []
+    for name, visit in PAGES.items():
+        if name != "home of a member":  # the same page as the other
+            await visit(page, site)
+            titles.append(await page.title())
+            await page.context.clear_cookies()
+    assert len(set(titles)) == len(titles), titles
+    assert all(title.endswith(" · quart-upsun") for title in titles)
+
+
+@every_page
+async def test_text_can_be_read(page: Page, site: Server, watch: Watch, visit: Visit) -> None:
+    watch.expected.add(404)
+    await visit(page, site)
+    for screen in (WIDE, NARROW):
+        await page.set_viewport_size(screen)
+        await page.emulate_media(color_scheme="light")
+        assert await unreadable(page) == []
+        await page.emulate_media(color_scheme="dark")
+        assert await unreadable(page) == []
+
+
+async def unreadable(page: Page) -> list[dict[str, Any]]:
+    """Return what stands out less from what is behind it than it must."""
+    # Not with the screenshot's own options: they add an inline style, which the page's policy
+    # forbids.
+    await page.evaluate("document.activeElement.blur()")  # the ring of the focus is no ground
+    await page.evaluate(ADD_STYLE, NO_TEXT)
+    png = await page.screenshot(full_page=True, caret="initial")
+    await page.evaluate("document.adoptedStyleSheets.pop()")
+    measured: list[dict[str, Any]] = await page.evaluate(
+        CONTRAST, f"data:image/png;base64,{b64encode(png).decode()}"
+    )
+    assert len(measured) > 5
+    return [each for each in measured if each["ratio"] < LEAST_CONTRAST[each["kind"]]]
+
+
+async def test_what_cannot_be_read_is_found(page: Page) -> None:
+    await page.goto("/login/")
+    await page.evaluate(
+        ADD_STYLE,
+        "main { background: linear-gradient(#fff, #ddd) } main a { color: #767676 }"
+        " [name=username] { --field-border-color: #ccc }",
+    )
+    found = {each["what"] for each in await unreadable(page)}
+    assert found == {"Register", "edge of username"}
+
+
+async def test_colours_follow_the_system(new_page: NewPage) -> None:
+    light, dark = await new_page(color_scheme="light"), await new_page(color_scheme="dark")
+    for page in (light, dark):
+        await page.goto("/")
+    assert await light.evaluate(BODY_BACKGROUND) == "rgb(255, 255, 255)"
+    assert await dark.evaluate(BODY_BACKGROUND) == "rgb(13, 24, 33)"
+    await light.emulate_media(color_scheme="dark")
+    assert await light.evaluate(BODY_BACKGROUND) == "rgb(13, 24, 33)"
+
+
+@every_page
+async def test_nothing_is_wider_than_a_narrow_screen(
+    new_page: NewPage, site: Server, watch: Watch, visit: Visit
+) -> None:
+    watch.expected.add(404)
+    # The menu is unfolded where there are no scripts, so this sees it as well.
+    for scripts in (True, False):
+        page = await new_page(viewport=NARROW, java_script_enabled=scripts)
+        await visit(page, site)
+        width = await page.evaluate("document.scrollingElement.scrollWidth")
+        assert width <= NARROW["width"]
+
+
+@pytest.mark.parametrize("with_keyboard", [False, True])
+async def test_the_menu_unfolds(new_page: NewPage, site: Server, with_keyboard: bool) -> None:
+    ada = Person()
+    await register(site, ada)
+    page = await new_page(viewport=NARROW)
+    await page.goto("/")
+    toggler = page.get_by_role("button", name="Menu")
+    await expect(toggler).to_have_attribute("aria-expanded", "false")
+    form = page.locator("nav form#loginForm")
+    await expect(form).to_be_hidden()
+    if with_keyboard:
+        await tab_to(page, "Menu")
+        await page.keyboard.press("Enter")
+    else:
+        await toggler.click()
+    await expect(toggler).to_have_attribute("aria-expanded", "true")
+    await expect(form).to_be_visible()
+    await expect(page.get_by_role("link", name="Register", exact=True)).to_be_visible()
+    width = await page.evaluate("document.scrollingElement.scrollWidth")
+    assert width <= NARROW["width"]
+
+    await form.get_by_label("User name").fill(ada.username)
+    await form.get_by_label("Password").fill(ada.password)
+    await form.get_by_role("button", name="Log in").click()
+    await page.wait_for_url("/users/")
+    toggler = page.get_by_role("button", name="Menu")
+    await toggler.click()
+    await expect(page.get_by_role("button", name="Log out")).to_be_visible()
+    await toggler.click()
+    await expect(page.get_by_role("button", name="Log out")).to_be_hidden()
+
+
+@pytest.mark.parametrize("screen", [NARROW, WIDE], ids=["narrow", "wide"])
+async def test_everything_works_without_scripts(new_page: NewPage, screen: ViewportSize) -> None:
+    page = await new_page(java_script_enabled=False, viewport=screen)
+    ada = Person()
+    await page.goto("/")
+    await page.get_by_role("navigation").get_by_role("link", name="Register").click()
+    form = page.locator("form#registerForm")
+    for name, value in (ada.registration | {"confirm": "something else"}).items():
+        await form.locator(f"[name={name}]").fill(value)
+    await form.get_by_role("button", name="Register").click()
+    await expect(form.get_by_text("The passwords do not match.")).to_be_visible()
+    await form.locator("[name=password]").fill(ada.password)
+    await form.locator("[name=confirm]").fill(ada.password)
+    await form.get_by_role("button", name="Register").click()
+    await page.wait_for_url("/")
+    await expect(page.get_by_role("status")).to_contain_text("Thank you for registering.")
+    # What only a script could do is not offered.
+    await expect(page.get_by_role("button", name="Close this message")).to_be_hidden()
+    await expect(page.get_by_role("button", name="Menu")).to_be_hidden()
+
+    form = page.locator("nav form#loginForm")
+    await form.get_by_label("User name").fill(ada.username)
+    await form.get_by_label("Password").fill(ada.password)
+    await form.get_by_role("button", name="Log in").click()
+    await page.wait_for_url("/users/")
+    await page.get_by_role("button", name="Log out").click()
+    await page.wait_for_url("/")
+    await expect(page.get_by_role("status")).to_contain_text("You are logged out.")
+
+
+async def test_the_keyboard_goes_through_a_page_in_its_order(page: Page) -> None:
+    await page.goto("/")
+    assert [await press_tab(page) for _ in range(11)] == [
+        "Skip to the content",
+        "quart-upsun",
+        "Home",
+        "About",
+        "Register",
+        "User name",
+        "Password",
+        "Log in",
+        "Create an account",
+        "How it is made",
+        "About this application",
+    ]
+
+
+async def test_the_skip_link_skips_the_navigation(page: Page) -> None:
+    await page.goto("/")
+    link = page.get_by_role("link", name="Skip to the content")
+    box = await link.bounding_box()
+    assert box is not None
+    assert box["width"] <= 1, "it shows before it is needed"
+    assert await press_tab(page) == "Skip to the content"
+    box = await link.bounding_box()
+    assert box is not None
+    assert box["width"] > 50
+    await page.keyboard.press("Enter")
+    assert await press_tab(page) == "Create an account"
+
+
+async def test_a_page_that_is_not_there(page: Page, watch: Watch) -> None:
+    watch.expected.add(404)
+    await page.goto("/nowhere/")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Not Found")
+    await expect(page.get_by_text("There is no page at this address.")).to_be_visible()
+    await expect(page.locator("nav form#loginForm")).to_be_visible()
+    await page.get_by_role("link", name="Go to the home page").click()
+    await page.wait_for_url("/")
+
+
+async def test_a_site_without_its_schema(
+    new_page: NewPage, watch: Watch, empty_database: str
+) -> None:
+    watch.expected.add(503)
+    async with serving(1, "app.server", DATABASE_URL=empty_database) as server:
+        page = await new_page(base_url=server.url)
+        await page.goto("/login/")
+        form = page.get_by_role("main").locator("form#loginForm")
+        await form.get_by_label("User name").fill("ada")
+        await form.get_by_label("Password").fill("correct horse battery")
+        async with page.expect_response("**/login/") as refused:
+            await form.get_by_role("button", name="Log in").click()
+        assert (await refused.value).status == 503
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Service Unavailable")
+        await expect(page.get_by_text("Please try again in a few seconds.")).to_be_visible()
+        await expect(page.locator("form#loginForm")).to_have_count(0)
+        await page.get_by_role("link", name="Go to the home page").click()
+        await expect(page.get_by_role("heading", level=1)).to_contain_text("deployed in one push")
+        await server.stops()
+
+
+async def test_assets_may_be_kept_for_ever(page: Page, site: Server) -> None:
+    await page.goto("/")
+    named: list[str] = await page.locator("head link[href], script[src], img[src]").evaluate_all(
+        "elements => elements.map(element => element.getAttribute('href') ?? element.src)"
+    )
+    addresses = {urljoin(site.url, each) for each in named}
+    assert {address.rpartition(".")[2] for address in addresses} == {"css", "js", "svg"}
+    async with httpx.AsyncClient() as client:
+        for address in addresses:
+            response = await client.get(address)
+            assert response.status_code == 200, address
+            rules = response.headers["Cache-Control"].split(", ")
+            assert {"public", "immutable", "max-age=31536000"} <= set(rules), address
