@@ -75,7 +75,7 @@ python-packages:
 	echo "Installing Python packages into $(VENV) (about a minute the first time)"; \
 	"$$python" -m venv --clear $(VENV); \
 	PIP_USER=0 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 \
-		$(PY) -m pip install --quiet --require-hashes -r requirements-dev.txt; \
+		$(PY) -m pip install -qq --require-hashes -r requirements-dev.txt; \
 	cp requirements-dev.txt $(VENV)/installed.txt
 
 npm-packages:

@@ -10,9 +10,9 @@ PACKAGES = {
     "bash": "bash",
     "bwrap": "bubblewrap",
     "chromium": "chromium",
+    "curl": "curl",
     "dash": "dash",
     "jq": "jq",
-    "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",
 }

@@ -3,8 +3,8 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import httpx
 import psutil
@@ -35,8 +35,9 @@ async def test_an_idle_server_ends_at_once(processes: int, number: int) -> None:
         assert len(server.events("stopped")) == processes
 
 
-@PROCESSES
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGTERM), (1, signal.SIGINT)]
+)
 async def test_what_is_in_flight_is_answered(processes: int, number: int) -> None:
     """Beside clients that would keep a careless server from ending: they must not matter."""
     async with (
@@ -116,6 +117,9 @@ async def test_the_pool_is_closed(processes: int, database_url: str) -> None:
         assert [event["pooled"] for event in server.events("after serving")] == [0] * processes
 
 
+Hang = Callable[[Server, Connection], Awaitable[None]]
+
+
 async def stubborn_stream(server: Server, connection: Connection) -> None:
     await connection.get("/stubborn")
     assert (await connection.head())[0] == 200
@@ -147,20 +151,24 @@ async def blocks_a_thread(server: Server, connection: Connection) -> None:
 async def test_what_does_not_end_is_cut_off(processes: int) -> None:
     """All side by side, each with a server of its own: every one takes the whole time."""
 
-    async def ends_in_time(server: Server, hang: Callable[..., object]) -> None:
-        async with connected(server) as (connection,):
-            await hang(server, connection)  # type: ignore[misc]
+    async def ends_in_time(*hangs: Hang) -> Server:
+        async with serving(processes) as server, connected(server, len(hangs)) as connections:
+            for hang, connection in zip(hangs, connections, strict=True):
+                await hang(server, connection)
             server.send()
-            assert await server.ended() == 0, f"{hang}\n{server.output}"
+            assert await server.ended() == 0, f"{hangs}\n{server.output}"
             assert "Traceback" not in server.output
+            return server
 
-    hangs = [stubborn_stream, reads_nothing, sends_no_body, blocks_the_loop, blocks_a_thread]
-    async with AsyncExitStack() as stack:
-        servers = [await stack.enter_async_context(serving(processes)) for _ in hangs]
-        await asyncio.gather(*map(ends_in_time, servers, hangs))
-        # Where the event loop turns and the client reads, the end is an orderly one.
-        for server in (servers[0], servers[2]):
-            assert len(server.events("after serving")) == processes
+    orderly, *_ = await asyncio.gather(
+        ends_in_time(stubborn_stream, sends_no_body),
+        ends_in_time(reads_nothing),
+        ends_in_time(blocks_the_loop),
+        ends_in_time(blocks_a_thread),
+    )
+    # Where the event loop turns and the client reads, the rest of the process ends as always.
+    assert len(orderly.events("after serving")) == processes
+    assert sum(event["count"] for event in orderly.events("requests cut off")) == 2
 
 
 @PROCESSES

@@ -1,7 +1,6 @@
 """A start that fails says why in one sentence, ends with a failure, and leaves no process."""
 
 import asyncio
-import socket
 import time
 
 import pytest
@@ -41,15 +40,7 @@ async def test_wrong_settings() -> None:
 
 @PROCESSES
 async def test_a_taken_port(processes: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        lines = await output_of_a_failure(processes, PORT=str(port))
-    assert lines == [f"Cannot listen on 127.0.0.1:{port}: Address already in use."]
-
-
-@PROCESSES
-async def test_two_servers_on_one_port(processes: int) -> None:
-    """No sharing by accident: half of the requests would go to the wrong one."""
+    """Not even two of ours share one by accident: each would get half of the requests."""
     async with serving(processes, "app.server") as server:
         lines = await output_of_a_failure(processes, PORT=str(server.port))
         assert lines == [f"Cannot listen on 127.0.0.1:{server.port}: Address already in use."]
