@@ -166,9 +166,13 @@ async def serve_until_stopped(
         await refuse(descriptor)
         await asyncio.sleep(SETTLE)
 
-    await serve(
-        in_flight, hypercorn_config(descriptor), shutdown_trigger=shutdown_trigger, mode="asgi"
-    )
+    try:
+        await serve(
+            in_flight, hypercorn_config(descriptor), shutdown_trigger=shutdown_trigger, mode="asgi"
+        )
+    finally:
+        # The loop closes this pipe before it gives the signals up: one more would complain.
+        signal.set_wakeup_fd(-1)
     log.info("stopped")
 
 

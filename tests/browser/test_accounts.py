@@ -3,7 +3,7 @@
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.browser.browsing import log_in, press_tab, register, tab_to
+from tests.browser.browsing import NewPage, log_in, press_tab, register, tab_to
 from tests.features.factories import Person
 from tests.process.servers import Server
 
@@ -52,6 +52,26 @@ async def test_the_whole_journey(page: Page) -> None:
     await expect(page.get_by_role("heading", level=1)).to_have_text(f"Welcome, {ada.username}")
 
 
+async def test_no_page_from_before_the_login_is_shown_after_it(page: Page, site: Server) -> None:
+    ada = Person()
+    await register(site, ada)
+    links = page.get_by_role("navigation").get_by_role("link")
+    for path in ("/", "/about/"):
+        await page.goto(path)
+    await log_in(page, ada)
+    for name, path in (("Home", "/"), ("About", "/about/")):
+        await links.filter(has_text=name).click()
+        await page.wait_for_url(path)
+        await expect(page.get_by_text(f"Logged in as {ada.username}")).to_be_visible()
+    await page.get_by_role("button", name="Log out").click()
+    await expect(page.get_by_role("status")).to_contain_text("You are logged out.")
+    for name, path in (("About", "/about/"), ("Home", "/")):
+        await links.filter(has_text=name).click()
+        await page.wait_for_url(path)
+        await expect(page.locator("nav form#loginForm")).to_be_visible()
+        await expect(page.get_by_text(ada.username)).to_have_count(0)
+
+
 async def test_going_back_after_login_shows_the_page_of_the_user(page: Page, site: Server) -> None:
     ada = Person()
     await register(site, ada)
@@ -69,7 +89,11 @@ async def test_going_back_after_login_shows_the_page_of_the_user(page: Page, sit
         await expect(page.locator("form#loginForm")).to_have_count(0)
 
 
-async def test_going_back_after_logout_shows_nothing_of_the_user(page: Page, site: Server) -> None:
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
+async def test_going_back_after_logout_shows_nothing_of_the_user(
+    new_page: NewPage, site: Server, scripts: bool
+) -> None:
+    page = await new_page(java_script_enabled=scripts)
     ada = Person()
     await register(site, ada)
     await log_in(page, ada)

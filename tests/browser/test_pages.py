@@ -46,9 +46,9 @@ BODY_BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 Visit = Callable[[Page, Server], Awaitable[None]]
 
 
-def path(target: str) -> Visit:
+def at(path: str) -> Visit:
     async def visit(page: Page, site: Server) -> None:
-        await page.goto(target)
+        await page.goto(path)
 
     return visit
 
@@ -85,15 +85,15 @@ async def home_of_a_member(page: Page, site: Server) -> None:
 
 
 PAGES: dict[str, Visit] = {
-    "home": path("/"),
-    "about": path("/about/"),
-    "register": path("/register/"),
+    "home": at("/"),
+    "about": at("/about/"),
+    "register": at("/register/"),
     "refused registration": refused_registration,
-    "login": path("/login/"),
+    "login": at("/login/"),
     "refused login": refused_login,
     "members": members,
     "home of a member": home_of_a_member,
-    "not found": path("/nowhere/"),
+    "not found": at("/nowhere/"),
 }
 
 every_page = pytest.mark.parametrize("visit", PAGES.values(), ids=PAGES.keys())
@@ -304,16 +304,19 @@ async def test_a_site_without_its_schema(
     watch.expected.add(503)
     async with serving(1, "app.server", DATABASE_URL=empty_database) as server:
         page = await new_page(base_url=server.url)
-        await page.goto("/login/")
-        form = page.get_by_role("main").locator("form#loginForm")
-        await form.get_by_label("User name").fill("ada")
-        await form.get_by_label("Password").fill("correct horse battery")
-        async with page.expect_response("**/login/") as refused:
-            await form.get_by_role("button", name="Log in").click()
-        assert (await refused.value).status == 503
-        await expect(page.get_by_role("heading", level=1)).to_have_text("Service Unavailable")
-        await expect(page.get_by_text("Please try again in a few seconds.")).to_be_visible()
-        await expect(page.locator("form#loginForm")).to_have_count(0)
+        ada = Person()
+        for path, button in (("/login/", "Log in"), ("/register/", "Register")):
+            await page.goto(path)
+            for name, value in ada.registration.items():
+                for field in await page.locator(f"main form [name={name}]").all():
+                    await field.fill(value)
+            async with page.expect_response(f"**{path}") as refused:
+                await page.get_by_role("main").get_by_role("button", name=button).click()
+            assert (await refused.value).status == 503
+            await expect(page.get_by_role("heading", level=1)).to_have_text("Service Unavailable")
+            await expect(page.get_by_text("Please try again in a few seconds.")).to_be_visible()
+            # No form that would be refused as well.
+            await expect(page.locator("form#loginForm")).to_have_count(0)
         await page.get_by_role("link", name="Go to the home page").click()
         await expect(page.get_by_role("heading", level=1)).to_contain_text("deployed in one push")
         await server.stops()

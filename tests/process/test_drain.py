@@ -1,6 +1,7 @@
 """SIGTERM: what is in flight is answered, what cannot end is cut off, and the exit code is 0."""
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.process.servers import EXIT_SECONDS, Connection, Server, serving, spawned
+from tests.process.servers import EXIT_SECONDS, Connection, Server, eventually, serving, spawned
 
 PROCESSES = pytest.mark.parametrize("processes", [1, 2])
 
@@ -91,28 +92,36 @@ async def test_what_is_in_flight_is_answered(processes: int, number: int) -> Non
 
 @PROCESSES
 async def test_readiness_falls_before_the_door_closes(processes: int) -> None:
-    async with serving(processes) as server, connected(server, 8) as connections:
-        for connection in connections:  # so that they are accepted, whichever process has them
-            await connection.get("/livez")
-            assert "connection" not in (await connection.answer())[1]
-        server.send()
-        await server.is_draining()
-        for connection in connections:
+    """Whoever asks on a new connection still hears that it should go elsewhere."""
+    answers: list[tuple[str, str | None]] = []
+
+    async def ask_until_refused(server: Server) -> None:
+        while True:
+            try:
+                connection = await Connection.to(server)
+            except ConnectionRefusedError:
+                return
             await connection.get("/readyz")
-        for connection in connections:
             status, headers, body = await connection.answer()
             assert status == 503
-            assert b'"reason":"draining"' in body.replace(b" ", b"")
-            assert headers["connection"] == "close"
-        assert await server.ended() == 0
+            answers.append((json.loads(body)["reason"], headers.get("connection")))
+            await connection.close()
+
+    async with serving(processes) as server, asyncio.TaskGroup() as group:
+        group.create_task(ask_until_refused(server))
+        await eventually(lambda: bool(answers), "answers")
+        await server.stops()
+    assert answers[0] == ("database", None)
+    assert answers[-1] == ("draining", "close")
 
 
 @PROCESSES
 async def test_the_pool_is_closed(processes: int, database_url: str) -> None:
+    form = {"username": "nobody", "password": "not right"}
     async with serving(processes, DATABASE_URL=database_url) as server:
         async with httpx.AsyncClient(base_url=server.url) as client:
-            answers = await asyncio.gather(*(client.get("/readyz") for _ in range(10)))
-        assert {answer.status_code for answer in answers} == {200}
+            for _ in range(2):  # the first to come opens the gate, which empties the pool
+                await asyncio.gather(*(client.post("/login/", data=form) for _ in range(10)))
         await server.stops()
         assert [event["pooled"] for event in server.events("after serving")] == [0] * processes
 
