@@ -155,13 +155,13 @@ class Server:
 
     def kill(self) -> None:
         """Leave nothing behind, whatever the test did."""
-        for child in self.children:
-            if is_alive(child):
-                child.kill()
         if self.process.poll() is None:
-            for child in psutil.Process(self.process.pid).children(recursive=True):
-                child.kill()
+            with suppress(psutil.NoSuchProcess):
+                self.pids()
             self.process.kill()
+        for child in self.children:
+            with suppress(psutil.NoSuchProcess):  # psutil looks whether the number is still its own
+                child.kill()
         self.process.wait()
         self._reader.join(5.0)
         if self.process.stdout is not None:

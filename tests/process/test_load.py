@@ -61,6 +61,8 @@ async def test_nothing_is_lost_under_load(processes: int) -> None:
         answered = counts["answered"] - before
     # A client and the server can always close an idle connection and use it at the same moment;
     # but each of these is used more often than the server's notice is long.
+    # And one may connect in the microseconds between the server's last look and the socket's end.
+    assert counts.pop("lost on a new connection", 0) <= 1
     assert set(counts) == {"answered", "refused"}, counts
     assert answered > 0
     assert counts["refused"] == CLIENTS
