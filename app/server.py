@@ -181,28 +181,19 @@ async def refuse(listener: int) -> None:
 
     Hypercorn does it in one step with closing every connection that has no request yet. At that
     step a busy server loses tens of requests: of those who were accepted a moment before, and of
-    those whom the kernel had queued. Who connects in the few microseconds between the last look
-    and the end of the socket is still reset; the kernel knows no way to refuse without that.
+    those whom the kernel had queued. Who connects between the last look and the end of the socket
+    is still reset: that is rare, and the kernel knows no way to refuse without it.
     """
-    loop = asyncio.get_running_loop()
-    refused = loop.create_future()
-    replacement = socket.socket()
-
-    def look(attempts: int) -> None:
+    for _ in range(100):
         waiting, _, _ = select.select([listener], [], [], 0)
-        if waiting and attempts:
-            # A timer comes after the sockets of its turn: when they have just been accepted.
-            loop.call_later(0, look, attempts - 1)
-            return
-        loop.remove_reader(listener)
-        # The number stays in use, so that Hypercorn can close it. The socket that was behind it
-        # ends with the last process that has it; from then on the kernel refuses connections.
+        if not waiting:
+            break
+        await asyncio.sleep(0)
+    asyncio.get_running_loop().remove_reader(listener)
+    # The number stays in use, so that Hypercorn can close it. The socket that was behind it ends
+    # with the last process that has it; from then on the kernel refuses connections.
+    with socket.socket() as replacement:
         os.dup2(replacement.fileno(), listener)
-        refused.set_result(None)
-
-    with replacement:
-        loop.call_later(0, look, 100)
-        await refused
 
 
 def hypercorn_config(listener: int) -> Config:

@@ -16,7 +16,7 @@ async def client(server: Server, counts: Counter[str], *, keep_alive: bool) -> N
     while True:
         try:
             connection = await Connection.to(server)
-        except ConnectionRefusedError:
+        except ConnectionError:  # also reset on the way: nothing was sent
             counts["refused"] += 1
             return
         try:
@@ -49,20 +49,30 @@ async def ask(connection: Connection, counts: Counter[str], kind: str) -> bool:
     return headers.get("connection") != "close"
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-async def test_nothing_is_lost_under_load(processes: int) -> None:
+async def stop_under_load(processes: int) -> Counter[str]:
     counts: Counter[str] = Counter()
     async with serving(processes) as server, asyncio.TaskGroup() as group:
         for number in range(CLIENTS):
             group.create_task(client(server, counts, keep_alive=number % 2 == 0))
         await eventually(lambda: counts["answered"] > 400, "steady load")
-        before = counts["answered"]
         await server.stops()
-        answered = counts["answered"] - before
-    # A client and the server can always close an idle connection and use it at the same moment;
-    # but each of these is used more often than the server's notice is long.
-    # And one may connect in the microseconds between the server's last look and the socket's end.
-    assert counts.pop("lost on a new connection", 0) <= 1
-    assert set(counts) == {"answered", "refused"}, counts
-    assert answered > 0
     assert counts["refused"] == CLIENTS
+    assert not {"cut short", "wrong"} & set(counts), counts
+    return counts
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_nothing_is_lost_under_load(processes: int) -> None:
+    """Most stops must lose nothing at all.
+
+    Not every one: who connects at the very moment when the socket ends is reset, and a client and
+    a server can always close an idle connection and use it at the same time. A server that takes
+    no care of it loses requests in four stops of five.
+    """
+    stops: list[Counter[str]] = []
+    for _ in range(3):
+        stops.append(await stop_under_load(processes))
+        lossless = [counts for counts in stops if set(counts) <= {"answered", "refused"}]
+        if len(lossless) == 2:
+            return
+    pytest.fail(f"requests were lost: {stops}")

@@ -25,7 +25,8 @@ def postmaster(directory: Path) -> psutil.Process:
 @contextmanager
 def cluster(directory: Path) -> Iterator[str]:
     """A server of our own, at the same address each time; at the end it crashes."""
-    with postgres(directory, durable=False) as url:
+    # Durable: a crash must not take the account along, whose login the tests use afterwards.
+    with postgres(directory) as url:
         yield url
         process = postmaster(directory)
         process.send_signal(signal.SIGQUIT)  # what `pg_ctl stop -m immediate` sends
