@@ -1,7 +1,6 @@
 """A clone of the repository, as it lies here, to run its verbs in."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,22 +19,6 @@ from app.settings import ROOT
 SECONDS = 90
 # What an outer `make test` says to the makes below it; DATABASE_URL and its like are gone already.
 OUTER = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHON", "VENV", "ARGS"}
-
-
-def make_clone(directory: Path) -> Path:
-    """Copy what git has or would have, and share what is installed."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, directory / name)
-    return directory
 
 
 def share_packages(clone: Path) -> None:

@@ -22,10 +22,10 @@ from tests.development.clone import (
     environment,
     free_port,
     left_in,
-    make_clone,
     running,
     share_packages,
 )
+from tests.repository import checkout
 from tests.tools import require
 
 SERVER = (".venv/bin/python", "-m", "development")
@@ -34,7 +34,7 @@ SERVER = (".venv/bin/python", "-m", "development")
 @pytest.fixture
 def bare_clone(tmp_path: Path) -> Path:
     """A clone in which nothing is installed."""
-    return make_clone(tmp_path / "a clone")
+    return checkout(tmp_path / "a clone")
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """The documents are held to the code, and the code to the documents."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from app.settings import ROOT, Settings
+from tests.repository import tracked_files
 
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
@@ -23,18 +23,6 @@ def first_cells(text: str) -> list[str]:
     """What stands in backticks in the first cell of each row of the section's tables."""
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     return [name for cell in rows for name in re.findall(r"`([^`]+)`", cell)]
-
-
-def tracked() -> set[str]:
-    """The files of the repository, new ones that Git does not ignore among them."""
-    output = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    return set(output.splitlines())
 
 
 def exported() -> set[str]:
@@ -84,7 +72,7 @@ def test_verbs_of_make_are_those_of_the_readme() -> None:
 
 
 def test_the_map_names_what_exists_and_all_of_it() -> None:
-    files = tracked()
+    files = set(tracked_files())
     built = {"app/static/"}
     listed = first_cells(section("The map"))
     for path in listed:

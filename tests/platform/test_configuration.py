@@ -12,7 +12,8 @@ import pytest
 from app.assets import DIGESTED, MANIFEST, YEAR, read_manifest
 from app.http import SECURITY_HEADERS
 from development import postgres
-from tests.platform.upsun import APPLICATION, COMMANDS, CONFIG, HOOKS, ROOT, tracked_files
+from tests.platform.upsun import APPLICATION, COMMANDS, CONFIG, HOOKS, ROOT
+from tests.repository import tracked_files
 from tests.tools import require
 
 SCHEMA = ROOT.parent / "shared" / "upsun" / "config.schema.json"

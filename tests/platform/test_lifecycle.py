@@ -27,11 +27,11 @@ from tests.platform.upsun import (
     PASSWORD,
     Container,
     build_variables,
-    checkout,
     image,
     reserved_port,
     runtime_variables,
 )
+from tests.repository import checkout
 
 # One build serves all tests of a process: they shall be in the same one.
 pytestmark = pytest.mark.xdist_group("lifecycle")

@@ -8,12 +8,11 @@ import base64
 import json
 import os
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,28 +133,6 @@ def runtime_variables(release: str, database: URL, port: int) -> dict[str, str]:
         "POSTGRESQL_SCHEME": "pgsql",
         "POSTGRESQL_QUERY": "{'is_master': True}",
     } | {f"POSTGRESQL_{name.upper()}": str(value) for name, value in service.items()}
-
-
-def tracked_files() -> list[str]:
-    """Return the files that Git has, and those it would have after `git add`."""
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    return [name for name in names.split("\0") if name]
-
-
-def checkout(directory: Path) -> Path:
-    """Copy what a push would bring into `directory`."""
-    for name in tracked_files():
-        target = directory / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # deleted, and the deletion not committed yet
-            shutil.copy2(ROOT / name, target, follow_symlinks=False)
-    return directory
 
 
 @contextmanager

@@ -1,0 +1,30 @@
+"""The repository as a push would bring it, uncommitted work included."""
+
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from app.settings import ROOT
+
+
+def tracked_files() -> list[str]:
+    """Return the files that Git has, and those it would have after `git add`."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return [name for name in names.split("\0") if name]
+
+
+def checkout(directory: Path) -> Path:
+    """Copy the tracked files into `directory`."""
+    for name in tracked_files():
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # deleted, and the deletion not committed yet
+            shutil.copy2(ROOT / name, target, follow_symlinks=False)
+    return directory
