@@ -12,7 +12,7 @@ CHOSEN = $(filter command environment,$(origin PYTHON))
 ASSETS = $(shell find assets -type f) package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format migration lock clean python-packages npm-packages
+.PHONY: help run test lint format migration rehearse lock clean python-packages npm-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -25,10 +25,11 @@ run: python-packages npm-packages ## serve with reload on http://127.0.0.1:8000
 test: python-packages app/manifest.json ## run the tests; ARGS="tests/unit -k login" for some of them
 	@exec $(PY) -m pytest -n logical --maxprocesses 4 $(ARGS)
 
-lint: python-packages ## check style and types
+lint: python-packages ## check style, types and migrations
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+	$(PY) -m development.migrations_lint
 
 format: python-packages ## sort imports and format
 	$(PY) -m ruff check --fix
@@ -38,6 +39,9 @@ migration: python-packages ## write a migration for what changed in the models: 
 	@test -n "$$m" || { echo 'Say what it does: make migration m="add a column"' >&2; exit 1; }
 	@exec $(PY) -m development sh -c \
 		'python -m alembic upgrade head && exec python -m alembic revision --autogenerate -m "$$m"'
+
+rehearse: python-packages ## deploy to a local Upsun, as committed; ARGS=--help for what it can do
+	@exec $(PY) -m rehearsal $(ARGS)
 
 COMPILE = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links -q

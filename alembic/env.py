@@ -63,7 +63,15 @@ async def migrate() -> None:
         load_database_url(),
         poolclass=pool.NullPool,
         hide_parameters=True,
-        connect_args={"timeout": 5, "server_settings": {"application_name": "alembic"}},
+        connect_args={
+            "timeout": 5,
+            # Set with the connection, so that `RESET` in a migration comes back to them.
+            "server_settings": {
+                "application_name": "alembic",
+                "lock_timeout": option("lock_timeout"),
+                "statement_timeout": option("statement_timeout"),
+            },
+        },
     )
     connection = await connect(engine)
     try:
@@ -102,8 +110,6 @@ async def take_turn(connection: AsyncConnection) -> None:
             log.info("another migration is running; waiting for its end")
         await connection.commit()
         await asyncio.sleep(0.2)
-    await connection.execute(text(f"SET lock_timeout = '{option('lock_timeout')}'"))
-    await connection.execute(text(f"SET statement_timeout = '{option('statement_timeout')}'"))
     await connection.commit()
 
 

@@ -13,8 +13,10 @@ PACKAGES = {
     "curl": "curl",
     "dash": "dash",
     "jq": "jq",
+    "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",
+    "redis-server": "redis-server",
 }
 
 
@@ -23,7 +25,8 @@ def require(program: str) -> str:
 
     A check that CI skips is a check that nobody runs, so there it is an error.
     """
-    path = shutil.which(program)
+    # Servers are installed where not everybody looks for programs.
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
     if path is not None:
         return path
     message = f"{program} is not installed (Debian package: {PACKAGES[program]})"

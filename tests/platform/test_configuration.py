@@ -11,8 +11,9 @@ import pytest
 
 from app.assets import DIGESTED, MANIFEST, YEAR, read_manifest
 from app.http import SECURITY_HEADERS
+from app.settings import ROOT
 from development import postgres
-from tests.platform.upsun import APPLICATION, COMMANDS, CONFIG, HOOKS, ROOT
+from tests.platform.upsun import APPLICATION, COMMANDS, CONFIG, HOOKS
 from tests.repository import tracked_files
 from tests.tools import require
 

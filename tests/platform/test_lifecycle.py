@@ -129,7 +129,7 @@ def succeeded(result: Result) -> str:
 def failed(result: Result) -> str:
     """Return the output of a command that failed by itself."""
     output = result.stdout + result.stderr
-    assert result.returncode not in {0, 99}, output  # 99: `.environment` is not silent
+    assert result.returncode != 0, output
     return output
 
 
@@ -259,7 +259,7 @@ def test_wrong_hash_stops_the_release(build: Build, tmp_path: Path) -> None:
 @pytest.mark.parametrize("says", ["echo v18.20.4", "exit 127"])
 def test_old_or_missing_node_is_named(says: str, tmp_path: Path) -> None:
     python = image(tmp_path / "image")
-    node = python / "bin" / "node"
+    node = python / "bin" / "node"  # found before this machine's
     node.write_text(f"#!/bin/sh\n{says}\n")
     node.chmod(0o755)
     container = Container(

@@ -1,0 +1,5 @@
+"""What FLASK_APP names."""
+
+from flask_app import create_app
+
+app = create_app()

@@ -1,0 +1,1 @@
+"""What the validation looks at, one module per topic; `rehearsal/validation.py` lists it all."""

@@ -1,0 +1,121 @@
+"""What every check is given."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from rehearsal.checks import shell
+from rehearsal.configuration import CONFIG_FILE, Application, Commands, Configuration, Keys
+from rehearsal.findings import Finding, Weight
+
+STAGE = "validate"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A shell text of the configuration."""
+
+    application: str
+    keys: Keys
+    text: str
+
+    @property
+    def role(self) -> str:
+        """Return its own key, such as `build` or `start`."""
+        return self.keys[-1]
+
+    @property
+    def owner(self) -> str:
+        """Return what it belongs to: `hooks`, `web`, `workers` or `crons`."""
+        return self.keys[2]
+
+    @cached_property
+    def script(self) -> shell.Script:
+        return shell.read(self.text)
+
+
+@dataclass(frozen=True)
+class Context:
+    """The configuration, and the commit it stands in."""
+
+    tree: Path
+    files: frozenset[str]
+    """What Git tracks."""
+    configuration: Configuration
+    source: list[str]
+    """The lines of the configuration file."""
+
+    def find(
+        self,
+        keys: Keys,
+        problem: str,
+        consequence: str,
+        mend: str,
+        weight: Weight = Weight.ERROR,
+        *,
+        line_of_text: int = 0,
+    ) -> Finding:
+        """Make a finding.
+
+        Args:
+            keys: the place, whose name begins the message.
+            problem: the rest of the sentence.
+            consequence: what the platform or a visitor would do.
+            mend: how to mend it.
+            weight: how much it counts.
+            line_of_text: the line within the shell text at that place, from 1.
+        """
+        line = self.configuration.line(*keys)
+        if line_of_text and re.search(r":\s*\|[-+\d]*\s*(#.*)?$", self.source[line - 1]):
+            line += line_of_text
+        return Finding(
+            STAGE, f"{'.'.join(keys)} {problem}", consequence, mend, weight, CONFIG_FILE, line
+        )
+
+    def applications(self) -> Iterator[tuple[Keys, str, Application]]:
+        """Yield each application with its keys and its name."""
+        for name, application in self.configuration.applications.items():
+            yield ("applications", name), name, application
+
+    @cached_property
+    def texts(self) -> list[Text]:
+        """All shell texts."""
+        return [text for keys, name, app in self.applications() for text in _texts(keys, name, app)]
+
+    def path(self, application: Application, name: str) -> str:
+        """Return a path of the application as Git names it; "" for the top."""
+        return normal(f"{application.directory}/{name}")
+
+    def tracked(self, path: str) -> list[str]:
+        """Return the tracked files at a path or below."""
+        return sorted(file for file in self.files if is_below(file, path))
+
+
+def _texts(keys: Keys, name: str, application: Application) -> Iterator[Text]:
+    for hook in ("build", "deploy", "post_deploy"):
+        if text := getattr(application.hooks, hook):
+            yield Text(name, (*keys, "hooks", hook), text)
+    owners: list[tuple[Keys, Commands]] = [((*keys, "web"), application.web.commands)]
+    for worker, description in application.workers.items():
+        owners.append(((*keys, "workers", worker), description.commands))
+    for owner, commands in owners:
+        for role in ("pre_start", "start", "post_start", "stop"):
+            if text := getattr(commands, role):
+                yield Text(name, (*owner, "commands", role), text)
+    for cron, job in application.crons.items():
+        for role in ("start", "stop"):
+            if text := getattr(job.commands, role):
+                yield Text(name, (*keys, "crons", cron, "commands", role), text)
+
+
+def normal(path: str) -> str:
+    """Return a path without slashes around it and dots in it; "" for the top."""
+    text = PurePosixPath(path.strip("/")).as_posix()
+    return "" if text == "." else text
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Return whether a path is a directory, or lies below it; "" is the top."""
+    return not directory or path == directory or path.startswith(f"{directory}/")

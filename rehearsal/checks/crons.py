@@ -1,0 +1,95 @@
+"""When crons run."""
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+from rehearsal.checks.context import Context
+from rehearsal.findings import Finding
+
+MINUTES = 5  # between two runs, at least
+FIELDS = {
+    "minute": (0, 59),
+    "hour": (0, 23),
+    "day of the month": (1, 31),
+    "month": (1, 12),
+    "day of the week": (0, 7),
+}
+NAMES = {
+    "month": "jan feb mar apr may jun jul aug sep oct nov dec",
+    "day of the week": "sun mon tue wed thu fri sat",
+}
+PART = re.compile(r"(?:(\*|H(?:\(\d+-\d+\))?)|(\d+)(?:-(\d+))?)(?:/(\d+))?", re.ASCII)
+
+
+class SpecError(ValueError):
+    """The times of a cron cannot be read; the message says why."""
+
+
+def check_specs(context: Context) -> Iterator[Finding]:
+    for keys, _, application in context.applications():
+        for name, cron in application.crons.items():
+            place = (*keys, "crons", name, "spec")
+            mend = "write five fields, such as `H/15 * * * *` for every quarter of an hour"
+            try:
+                shortest = interval(cron.spec)
+            except SpecError as error:
+                yield context.find(
+                    place,
+                    f"({cron.spec}) is no time: {error}",
+                    "the platform rejects the push",
+                    mend,
+                )
+                continue
+            if shortest < MINUTES:
+                yield context.find(
+                    place,
+                    f"({cron.spec}) asks for runs {shortest} min apart",
+                    f"the platform runs no cron more often than every {MINUTES} minutes",
+                    f"write `H/{MINUTES} * * * *` or less often; what has to be quicker"
+                    " belongs into a worker",
+                )
+
+
+def interval(spec: str) -> int:
+    """Return the shortest time between two runs, in minutes; 60 stands for all that is longer.
+
+    `H` is a number that the platform chooses, to spread the crons of many projects.
+
+    Raises:
+        SpecError: it cannot be read.
+    """
+    words = spec.split()
+    if len(words) != len(FIELDS):
+        raise SpecError(f"it has {len(words)} fields, not five")
+    values = {name: _field(name, word) for name, word in zip(FIELDS, words, strict=True)}
+    minutes, hours = sorted(values["minute"]), values["hour"]
+    gaps = [after - before for before, after in pairwise(minutes)]
+    if any((hour + 1) % 24 in hours for hour in hours):
+        gaps.append(minutes[0] + 60 - minutes[-1])
+    return min(gaps, default=60)
+
+
+def _field(name: str, text: str) -> set[int]:
+    low, high = FIELDS[name]
+    for number, word in enumerate(NAMES.get(name, "").split(), low):
+        text = re.sub(rf"\b{word}\b", str(number), text, flags=re.IGNORECASE)
+    found: set[int] = set()
+    for part in text.split(","):
+        match = PART.fullmatch(part)
+        if match is None:
+            raise SpecError(f"the {name} {part!r} cannot be read")
+        special, first, last, step = match.groups()
+        if step is not None and int(step) == 0:
+            raise SpecError(f"the {name} {part!r} has a step of 0")
+        if special is not None:
+            begin, end = low, high
+            if special != "*" and step is None:
+                end = low  # any single value will do
+        else:
+            begin = int(first)
+            end = int(last) if last else high if step else begin
+        if not low <= begin <= end <= high:
+            raise SpecError(f"the {name} {part!r} is not between {low} and {high}")
+        found |= set(range(begin, end + 1, int(step or 1)))
+    return found

@@ -1,0 +1,95 @@
+"""Versions and sizes of containers."""
+
+import re
+from collections.abc import Iterator
+
+from rehearsal.checks.context import Context
+from rehearsal.findings import Finding, Weight
+
+Version = tuple[int, ...]
+
+PYTHON = {(3, 13), (3, 14)}
+PYTHON_DEPRECATED = {(3, 10), (3, 11), (3, 12)}
+# Oldest and newest version of services, and older ones that still run, without repairs.
+SERVICES: dict[str, tuple[Version, Version, set[Version]]] = {
+    "postgresql": ((14,), (18,), {(9, 6), (10,), (11,), (12,), (13,)}),
+    "valkey": ((8, 0), (9, 0), set()),
+    "redis": ((7, 2), (8, 8), {(5, 0), (6, 0), (6, 2), (7, 0)}),
+}
+
+
+def check_runtime(context: Context) -> Iterator[Finding]:
+    for keys, _, application in context.applications():
+        kind, _, text = application.type.partition(":")
+        if not kind and application.stack is None:
+            yield context.find(
+                keys,
+                "says no `type`",
+                "the platform does not know which image to build",
+                "write `type: python:3.13`",
+            )
+        elif kind != "python":
+            continue
+        elif _version(text) in PYTHON_DEPRECATED:
+            yield context.find(
+                (*keys, "type"),
+                f"asks for Python {text}, which is deprecated",
+                "the image gets no repairs, and goes away one day",
+                "use Python 3.13 or 3.14",
+                Weight.WARNING,
+            )
+        elif _version(text) not in PYTHON:
+            yield context.find(
+                (*keys, "type"),
+                f"asks for Python {text or 'of no version'}, which the platform does not have",
+                "the platform rejects the push",
+                "use Python 3.13 or 3.14",
+            )
+
+
+def check_services(context: Context) -> Iterator[Finding]:
+    for name, service in context.configuration.services.items():
+        kind = re.sub(r"-(persistent|replica)$", "", service.kind)
+        if kind not in SERVICES:
+            continue
+        oldest, newest, deprecated = SERVICES[kind]
+        version = _version(service.version)
+        if len(version) == len(oldest) and oldest <= version <= newest:
+            continue
+        mend = f"use a version from {_text(oldest)} to {_text(newest)}"
+        if version in deprecated:
+            yield context.find(
+                ("services", name, "type"),
+                f"asks for {kind} {service.version}, which is deprecated",
+                "it gets no repairs, and goes away one day",
+                mend,
+                Weight.WARNING,
+            )
+        else:
+            yield context.find(
+                ("services", name, "type"),
+                f"asks for {kind} {service.version or 'of no version'},"
+                " which the platform does not have",
+                "the platform rejects the push",
+                mend,
+            )
+
+
+def check_profile(context: Context) -> Iterator[Finding]:
+    for keys, _, application in context.applications():
+        if application.type.startswith("python:") and not application.container_profile:
+            yield context.find(
+                keys,
+                "names no `container_profile`",
+                "it gets HIGH_CPU: 224 MB to begin with, and 64 MB in a preview",
+                "write `container_profile: BALANCED`",
+                Weight.WARNING,
+            )
+
+
+def _version(text: str) -> Version:
+    return tuple(map(int, text.split("."))) if re.fullmatch(r"\d+(\.\d+)*", text, re.A) else ()
+
+
+def _text(version: Version) -> str:
+    return ".".join(map(str, version))

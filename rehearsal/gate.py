@@ -1,0 +1,247 @@
+"""The gate between the router and the container: where requests are held during a deploy.
+
+It looks at no byte of what passes. What is held, and what is not, was decided by the router, which
+sends the one to the first port and the other to the second.
+"""
+
+import asyncio
+import errno
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+CHUNK = 64 * 1024
+CONNECT_SECONDS = 30.0
+LINGER_SECONDS = 5.0
+RETRY_AFTER_SECONDS = 1
+
+NO_BACKEND = (
+    "HTTP/1.1 {status}\r\n"
+    "Content-Type: text/plain; charset=utf-8\r\n"
+    "Content-Length: {length}\r\n"
+    "Cache-Control: no-store\r\n"
+    "{more}"
+    "Connection: close\r\n"
+    "\r\n"
+    "{text}"
+)
+
+
+def _answer(status: str, text: str, more: str = "") -> bytes:
+    return NO_BACKEND.format(status=status, length=len(text), more=more, text=text).encode("ascii")
+
+
+BAD_GATEWAY = _answer("502 Bad Gateway", "The application does not take connections.\n")
+UNAVAILABLE = _answer(
+    "503 Service Unavailable",
+    "The application is being deployed.\n",
+    f"Retry-After: {RETRY_AFTER_SECONDS}\r\n",
+)
+
+
+class Gate:
+    """Passes connections on to a port of this machine, or lets them wait.
+
+    Used as an asynchronous context manager. Of the two ports, which may be given as 0 to get free
+    ones, the held one is the one that `hold` is about.
+    """
+
+    def __init__(self, held_port: int, direct_port: int) -> None:
+        self.held_port = held_port
+        self.direct_port = direct_port
+        self.waiting = 0
+        """Connections that wait now."""
+        self.held_total = 0
+        """Connections that ever had to wait."""
+        self._longest = 0.0
+        self._since: dict[int, float] = {}  # number of a waiting connection -> when it came
+        self._port: int | None = None
+        self._open = asyncio.Event()
+        self._open.set()
+        self._connections: Counter[int] = Counter()  # by backend
+        self._changed = asyncio.Condition()
+        self._listeners: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        try:
+            held = self._listen(self.held_port)
+            direct = self._listen(self.direct_port)
+        except OSError:
+            self._stop_listening()
+            raise
+        self.held_port = held.getsockname()[1]
+        self.direct_port = direct.getsockname()[1]
+        self._start(self._accept(held, hold=True))
+        self._start(self._accept(direct, hold=False))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # In rounds, because a connection may have been accepted in the meantime.
+        while self._tasks:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self._stop_listening()
+
+    @property
+    def longest_hold(self) -> float:
+        """Return how long one connection had to wait, at most, in seconds; up to now."""
+        now = time.monotonic()
+        return max([self._longest, *(now - begun for begun in self._since.values())])
+
+    async def send_to(self, port: int | None) -> None:
+        """Send new connections to this port of 127.0.0.1, and waiting ones once released.
+
+        Those that are open stay where they are. None: there is nowhere to send them to.
+        """
+        self._port = port
+
+    def hold(self) -> None:
+        """Let new connections to the held port wait, without reading from them."""
+        self._open.clear()
+
+    def release(self) -> None:
+        """Let all that wait go on to where connections are sent at that time."""
+        self._open.set()
+
+    async def idle(self, port: int, seconds: float) -> bool:
+        """Wait until no connection to `port` is open; return whether it came to that in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._changed:
+                await self._changed.wait_for(lambda: not self._connections[port])
+        return not self._connections[port]
+
+    def _listen(self, port: int) -> socket.socket:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._listeners.append(listener)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(1024)
+        listener.setblocking(False)
+        return listener
+
+    def _stop_listening(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, listener: socket.socket, *, hold: bool) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+                    await asyncio.sleep(0.1)  # until others have ended; the system keeps it
+                continue
+            client.setblocking(False)
+            self._start(self._serve(client, hold=hold))
+
+    async def _serve(self, client: socket.socket, *, hold: bool) -> None:
+        """Take one connection from its beginning to its end."""
+        with client, suppress(OSError):
+            if hold and not self._open.is_set():
+                await self._wait(client.fileno())
+            port = self._port
+            if port is None or not await self._pass_on(client, port):
+                await _refuse(client, BAD_GATEWAY if hold else UNAVAILABLE)
+
+    async def _pass_on(self, client: socket.socket, port: int) -> bool:
+        """Connect to the backend, and splice; return False if it does not take the connection."""
+        # Counted from here, so that nobody thinks it idle while one is on its way.
+        self._connections[port] += 1
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as backend:
+                backend.setblocking(False)
+                try:
+                    async with asyncio.timeout(CONNECT_SECONDS):
+                        await asyncio.get_running_loop().sock_connect(backend, ("127.0.0.1", port))
+                except OSError:  # TimeoutError is one
+                    return False
+                await _splice(client, backend)
+                return True
+        finally:
+            self._connections[port] -= 1
+            if not self._connections[port]:
+                async with self._changed:
+                    self._changed.notify_all()
+
+    async def _wait(self, number: int) -> None:
+        begun = time.monotonic()
+        self.held_total += 1
+        self.waiting += 1
+        self._since[number] = begun
+        try:
+            await self._open.wait()
+        finally:
+            del self._since[number]
+            self.waiting -= 1
+            self._longest = max(self._longest, time.monotonic() - begun)
+
+
+async def _splice(client: socket.socket, backend: socket.socket) -> None:
+    """Pass on what comes, both ways, until both have said all; a reset ends it at once."""
+    for each in (client, backend):
+        # Small pieces, such as those of an event stream, go at once.
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    loop = asyncio.get_running_loop()
+    pumps = {
+        loop.create_task(_pump(client, backend)),
+        loop.create_task(_pump(backend, client)),
+    }
+    try:
+        done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_EXCEPTION)
+        if any(pump.exception() for pump in done):
+            # A truncated answer must not look like a complete one, so it is passed on as a reset.
+            for each in (client, backend):
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def _pump(source: socket.socket, target: socket.socket) -> None:
+    """Pass on what `source` sends, and its end.
+
+    Raises:
+        OSError: `source` is gone. A `target` that takes no more only ends this direction: it may
+            have answered before it had read all, and the answer is still on its way.
+    """
+    loop = asyncio.get_running_loop()
+    while data := await loop.sock_recv(source, CHUNK):
+        try:
+            await loop.sock_sendall(target, data)
+        except OSError:
+            return
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+async def _refuse(client: socket.socket, answer: bytes) -> None:
+    """Answer without a backend."""
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(client, answer)
+    client.shutdown(socket.SHUT_WR)
+    # Closing with the request unread would reset the connection, and the answer with it.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while await loop.sock_recv(client, CHUNK):
+                pass

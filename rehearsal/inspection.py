@@ -1,0 +1,398 @@
+"""Judges how the parts of a deploy behaved."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from rehearsal.findings import Finding, Weight
+from rehearsal.instance import START_SECONDS, STOP_SECONDS, End, Instance
+from rehearsal.sandbox import run
+from rehearsal.services import Databases
+
+PROMPT_SECONDS = 10.0  # that an application may take to end
+VISITORS = 40  # who wait for an answer when SIGTERM comes
+POLL_SECONDS = 0.05
+LOOK_SECONDS = 0.5  # between two looks at the ports that are listened on
+LOOKS = 3  # after which a port that is not listened on will not be
+ENVIRONMENT_SECONDS = 30
+EXCERPT_LINES = 12
+
+# The variables before and after, and what the file prints, apart from each other.
+READ_ENVIRONMENT = """
+env -0 >/tmp/rehearsal.before
+. ./.environment >/tmp/rehearsal.output 2>&1 </dev/null
+env -0 >/tmp/rehearsal.after
+cat /tmp/rehearsal.before; printf '\\0\\1\\0'; cat /tmp/rehearsal.after; printf '\\0\\1\\0'
+head -c 2000 /tmp/rehearsal.output
+"""
+
+Find = Callable[..., None]
+
+
+def advice(output: str) -> str:
+    """Return how to mend what a command's output complains about, if that is well known."""
+    known = {
+        r"Read-only file system|EROFS": "write to a mount or to /tmp; all else is read-only once"
+        " the image is built",
+        r"Permission denied|EACCES": "write to a mount or to /tmp; all else is read-only once the"
+        " image is built",
+        r"DO NOT MATCH THE HASHES": "the package is another one than was pinned: compile the lock"
+        " file again, and look at what has changed",
+        r"--require-hashes mode": "compile the requirements with hashes for all of them",
+        r"Can not perform a '--user' install": "set PIP_USER=0: the image tells pip to install for"
+        " the user",
+        r"Can't locate revision": "the database knows a migration that this commit lacks, from"
+        " another branch perhaps: rehearse with --fresh, or in another --environment",
+        r"not found": "",
+    }
+    for pattern, words in known.items():
+        if re.search(pattern, output):
+            return words
+    return ""
+
+
+def tail(log: Path, lines: int = 12) -> str:
+    """Return the last lines of a log."""
+    with suppress(FileNotFoundError):
+        return "\n".join(log.read_text(errors="replace").rstrip().splitlines()[-lines:])
+    return ""
+
+
+async def environment_file(instance: Instance, log: Path) -> list[Finding]:
+    """Read `.environment` as the platform does, and judge what it prints and sets."""
+    file = instance.image.directory / ".environment"
+    if not file.exists():
+        return []
+    container = instance.container()
+    result = await run(
+        container.command("dash", "-c", READ_ENVIRONMENT),
+        environment=container.environment(),
+        directory=container.tree,
+        log=log,
+        seconds=ENVIRONMENT_SECONDS,
+    )
+    log.unlink()  # it holds all secrets
+    parts = result.output.split("\0\1\0")
+    if len(parts) != 3:
+        return [
+            Finding(
+                "environment",
+                "the shell that reads it ends there",
+                consequence="no variable after that line is set, and no login works",
+                mend="no `exit`, no `set -e`, no unset variable under `set -u`",
+                file=".environment",
+            )
+        ]
+    before, after = (dict(line.partition("=")[::2] for line in p.split("\0")) for p in parts[:2])
+    found = []
+    if parts[2]:
+        found.append(
+            Finding(
+                "environment",
+                "it prints something",
+                consequence="rsync and the download of mounts break, as does every login by a"
+                " program",
+                mend="let it print nothing, neither to stdout nor to stderr",
+                file=".environment",
+                excerpt="\n".join(parts[2].splitlines()[:6]),
+            )
+        )
+    for name in sorted(after):
+        own = name in {"PORT", "SOCKET"} or name.startswith("PLATFORM_")
+        if own and after[name] != before.get(name):
+            found.append(
+                Finding(
+                    "environment",
+                    f"it changes {name}, which is the platform's",
+                    consequence="its word is the last one: the platform and the application no"
+                    " longer mean the same",
+                    mend=f"remove {name} from it",
+                    file=".environment",
+                )
+            )
+    return found
+
+
+async def wait_until_up(instance: Instance, find: Find, stage: str) -> bool:
+    """Wait until the application accepts connections; say what is wrong if it never does."""
+    loop = asyncio.get_running_loop()
+    begun = looked = loop.time()
+    elsewhere = 0  # looks in a row that have found it listening, but not where it should
+    while loop.time() < begun + START_SECONDS:
+        if await instance.is_up(POLL_SECONDS):
+            return True
+        if instance.web is None or instance.web.is_hopeless or elsewhere > LOOKS:
+            break
+        if loop.time() > looked + LOOK_SECONDS:
+            ports = await asyncio.to_thread(instance.web.listening)
+            elsewhere = elsewhere + 1 if ports and instance.address not in ports else 0
+            looked = loop.time()
+        await asyncio.sleep(POLL_SECONDS)
+    find(stage, **_why_not(instance))
+    return False
+
+
+def _why_not(instance: Instance) -> dict[str, Any]:
+    """Say why the application does not accept connections where it is looked for."""
+    line = instance.image.configuration.line(
+        "applications", instance.image.application, "web", "commands", "start"
+    )
+    web = instance.web
+    if web is None:
+        return {"message": "there is no start command", "consequence": "every request is a 502"}
+    written = tail(instance.log)
+    if web.codes:
+        background = " and what it started was ended with it" if web.codes[-1] == 0 else ""
+        return {
+            "message": f"the start command has ended {len(web.codes)} times, with exit code"
+            f" {web.codes[-1]}{background}",
+            "consequence": "the platform starts it again at once, for ever; every request is a 502",
+            "mend": "stay in the foreground: no `&`, no daemon" if background else "",
+            "line": line,
+            "excerpt": written,
+        }
+    ports = ", ".join(map(str, sorted(web.listening())))
+    expected = "the socket $SOCKET" if instance.is_unix else f"$PORT ({instance.port})"
+    if ports and instance.is_unix:
+        mend = "say `socket_family: tcp` under web.upstream, or let it listen on $SOCKET"
+    else:
+        mend = "let it listen on 127.0.0.1:$PORT"
+    where = f"listens on port {ports}" if ports else "listens nowhere"
+    return {
+        "message": f"the application {where}, and requests go to {expected}",
+        "consequence": "every request is a 502",
+        "mend": mend,
+        "line": line,
+        "excerpt": written,
+    }
+
+
+async def is_ready(url: str, seconds: float, *, host: str) -> bool:
+    """Wait until a URL is answered with 200."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    async with httpx.AsyncClient(timeout=10, trust_env=False, headers={"Host": host}) as client:
+        while loop.time() < deadline:
+            with suppress(httpx.HTTPError):
+                if (await client.get(url)).status_code == 200:
+                    return True
+            await asyncio.sleep(POLL_SECONDS)
+    return False
+
+
+def judge_end(end: End, stage: str) -> list[Finding]:
+    """Judge how an application ended after SIGTERM."""
+    if end.killed:
+        return [
+            Finding(
+                stage,
+                f"the application had not ended {STOP_SECONDS} s after SIGTERM, and was killed",
+                consequence="what it was doing is lost, at every deploy",
+                mend="`exec` the server in the start command, and let it end on SIGTERM",
+            )
+        ]
+    found = []
+    if end.seconds > PROMPT_SECONDS:
+        found.append(
+            Finding(
+                stage,
+                f"the application took {end.seconds:.1f} s to end",
+                consequence="requests are held all that time",
+                weight=Weight.WARNING,
+            )
+        )
+    if end.code not in {0, -15, 143, None}:
+        found.append(
+            Finding(
+                stage,
+                f"the application ended with exit code {end.code} after SIGTERM",
+                weight=Weight.WARNING,
+            )
+        )
+    return found
+
+
+async def stop_in_flight(instance: Instance, path: str, *, host: str) -> tuple[End, int, int]:
+    """Stop an application while it answers requests.
+
+    Returns:
+        How it ended, how many of the requests were answered, and how many were not.
+    """
+    answers: list[bool] = []
+    all_served, stopping = asyncio.Event(), asyncio.Event()
+
+    async def visitor(client: httpx.AsyncClient) -> None:
+        """Send one request after the other; the last is in flight when the signal comes."""
+        while not stopping.is_set():
+            try:
+                answer = await client.get(path, headers={"Host": host})
+                answers.append(answer.status_code < 500)
+            except httpx.HTTPError:
+                answers.append(False)
+            if len(answers) >= VISITORS:
+                all_served.set()
+
+    async with (
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{instance.entrance}", timeout=STOP_SECONDS, trust_env=False
+        ) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        for _ in range(VISITORS):
+            group.create_task(visitor(client))
+        await all_served.wait()
+        stopping.set()
+        end = await instance.stop()
+    return end, sum(answers), answers.count(False)
+
+
+def kill_processes(instance: Instance) -> int:
+    """Kill all processes of the application; return how many."""
+    processes = instance.web.processes() if instance.web else []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    return len(processes)
+
+
+def judge_workers(instance: Instance) -> list[Finding]:
+    """Judge whether the workers stay."""
+    found = []
+    for worker in instance.workers:
+        if worker.codes:
+            line = instance.image.configuration.line(
+                "applications", instance.image.application, "workers", worker.name
+            )
+            found.append(
+                Finding(
+                    "workers",
+                    f"the worker {worker.name} has ended {len(worker.codes)} times, with exit code"
+                    f" {worker.codes[-1]}",
+                    consequence="the platform starts it again at once, for ever",
+                    mend="a worker that finds an old schema waits",
+                    file=".upsun/config.yaml",
+                    line=line,
+                    excerpt=tail(worker.log),
+                )
+            )
+    return found
+
+
+def logs(instance: Instance) -> list[Finding]:
+    """Judge what the application has written."""
+    found = []
+    for log in [instance.log, *(worker.log for worker in instance.workers)]:
+        try:
+            lines = log.read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            continue
+        for pattern, message, mend in (
+            (r"Traceback \(most recent call last\)", "a traceback stands in the log", ""),
+            (
+                r"Read-only file system|EROFS",
+                "the application has tried to write where it cannot",
+                "write to a mount or to /tmp",
+            ),
+        ):
+            numbers = [n for n, line in enumerate(lines) if re.search(pattern, line)]
+            if numbers:
+                found.append(
+                    Finding(
+                        "inspect",
+                        f"{message} ({log.name}, {len(numbers)} times)",
+                        mend=mend,
+                        excerpt=excerpt(lines[numbers[0] :]),
+                    )
+                )
+    return found
+
+
+def excerpt(lines: list[str]) -> str:
+    """Return the beginning of a complaint, and its end, which says most in a traceback."""
+    indented = next((n for n, line in enumerate(lines[1:], 1) if not line.startswith(" ")), 0)
+    kept = lines[: indented + 1]
+    if len(kept) > EXCERPT_LINES:
+        kept = [*kept[:3], "  …", *kept[4 - EXCERPT_LINES :]]
+    return "\n".join(line[:500] for line in kept)
+
+
+async def judge_load(
+    numbers: dict[str, Any],
+    databases: Databases | None,
+    names: list[str],
+    *,
+    refuses_unsafe: bool,
+) -> tuple[dict[str, Any], list[Finding]]:
+    """Look for what was lost.
+
+    Args:
+        numbers: the load's result.
+        databases: where acknowledged writes must be found.
+        names: the application's databases; rows are looked for in the first.
+        refuses_unsafe: whether POST and PATCH were refused for a while, as the platform does where
+            it holds the other requests.
+
+    Returns:
+        The numbers for the report, and the findings.
+    """
+    writes = numbers.pop("acknowledged")
+    found = []
+    lost = []
+    if writes and names and databases:
+        connection = await databases.connect(names[0])
+        try:
+            for query, what in writes:
+                if not await connection.fetchval(query):
+                    lost.append(what)
+        finally:
+            await connection.close()
+    numbers |= {"writes": len(writes), "lost": len(lost), "refused": 0}
+    failed = 0
+    for kind, result in numbers["kinds"].items():
+        refused = result["failures"].get("503", 0)
+        if refuses_unsafe and kind.startswith(("POST", "PATCH")) and refused:
+            numbers["refused"] += refused
+            result["failed"] -= refused
+            result["failures"].pop("503")
+            result["refused"] = refused
+        failed += result["failed"]
+    numbers["failed"] = failed
+    if failed:
+        found.append(
+            Finding(
+                "load",
+                f"{failed} requests failed",
+                consequence="visitors have seen errors",
+                excerpt="\n".join(
+                    f"{kind}: {count} x {failure}"
+                    for kind, result in numbers["kinds"].items()
+                    for failure, count in result["failures"].items()
+                ),
+            )
+        )
+    if numbers["refused"]:
+        found.append(
+            Finding(
+                "load",
+                f"{numbers['refused']} POST requests were refused with 503 while others were held",
+                consequence="the platform holds only what may be sent twice",
+                mend="--strategy rolling holds and refuses nothing",
+                weight=Weight.NOTE,
+            )
+        )
+    if lost:
+        found.append(
+            Finding(
+                "load",
+                f"{len(lost)} writes were acknowledged and are not in the database",
+                consequence="visitors lose what they were told was kept",
+                excerpt="\n".join(lost[:6]),
+            )
+        )
+    return numbers, found

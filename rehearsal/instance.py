@@ -1,0 +1,296 @@
+"""A running release: its processes, the web server in front of them, and their end."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from asyncio import Task
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from rehearsal import web_server
+from rehearsal.configuration import Application
+from rehearsal.image import Image, search_path
+from rehearsal.network import accepts
+from rehearsal.sandbox import Container, Result, Running
+
+# The platform starts what ends again at once and for ever; here it is enough to have seen it.
+RESTARTS = 5
+START_SECONDS = 30
+STOP_SECONDS = 15  # then SIGKILL; documented for workers
+NGINX_SECONDS = 5
+HOOK_SECONDS = 600
+# What is said of a container's size, https://docs.upsun.com: megabytes on first deploy.
+MEMORY = {"BALANCED": 352, "HIGH_CPU": 224}
+
+
+@dataclass(frozen=True)
+class End:
+    """How a process ended that was told to."""
+
+    seconds: float
+    code: int | None
+    killed: bool
+
+
+class Kept:
+    """A command that is started again whenever it ends, until it is stopped."""
+
+    def __init__(self, name: str, container: Container, text: str, log: Path) -> None:
+        self.name = name
+        self.log = log
+        self.container = container
+        self.codes: list[int] = []
+        """How the ones before ended."""
+        self.running: Running | None = None
+        self._text = text
+        self._stopping = False
+        self._task: Task[None] | None = None
+
+    async def start(self) -> None:
+        self.running = await self.container.start(self.container.shell(self._text), self.log)
+        self._task = asyncio.create_task(self._keep(self.running))
+
+    async def _keep(self, running: Running) -> None:
+        while True:
+            code = await running.wait()
+            await running.kill()  # what it has left behind in its container
+            if self._stopping:
+                return
+            self.codes.append(code)
+            if self.is_hopeless:
+                return
+            running = await self.container.start(self.container.shell(self._text), self.log)
+            self.running = running
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Tell whether it has ended so often that it will go on like that."""
+        return len(self.codes) >= RESTARTS
+
+    def processes(self) -> list[psutil.Process]:
+        return self.running.processes() if self.running else []
+
+    def listening(self) -> set[int]:
+        """Return the TCP ports that its processes listen on."""
+        ports = set()
+        for process in self.processes():
+            with suppress(psutil.Error):
+                for connection in process.net_connections("tcp"):
+                    if connection.status == psutil.CONN_LISTEN:
+                        ports.add(int(connection.laddr.port))
+        return ports
+
+    async def stop(self) -> End:
+        """Send SIGTERM, and SIGKILL to what has not ended after a while."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        self._stopping = True
+        killed = False
+        if self.running is None or self.is_hopeless:
+            return End(0.0, None, killed=False)
+        self.running.send(signal.SIGTERM)
+        try:
+            await self.running.wait(STOP_SECONDS)
+        except TimeoutError:
+            killed = True
+        seconds = loop.time() - begun
+        await self.close()
+        return End(seconds, None if killed else self.running.process.returncode, killed)
+
+    async def close(self) -> None:
+        """End it at once, if it has not ended."""
+        self._stopping = True
+        if self.running:
+            await self.running.kill()
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+
+class Instance:
+    """A release as it runs: web container and workers."""
+
+    def __init__(
+        self,
+        image: Image,
+        *,
+        variables: Mapping[str, str],
+        mounts: Mapping[str, Path],
+        bwrap: str | None,
+        nginx: str | None,
+        port: int,
+        web_port: int,
+        scratch: Path,
+        logs: Path,
+        label: str,
+    ) -> None:
+        """Prepare to run; nothing is started yet.
+
+        Args:
+            image: what was built.
+            variables: of the running container.
+            mounts: directories of this machine by the keys of the configuration.
+            bwrap: None where there is none.
+            nginx: None where there is none: nothing stands before the application then.
+            port: where the application shall listen.
+            web_port: where the container's web server listens.
+            scratch: a directory for this instance alone.
+            logs: where `<label>-*.log` are written.
+            label: names the instance among others.
+        """
+        self.image = image
+        self.application: Application = image.description
+        self.variables = dict(variables)
+        self.mounts = mounts
+        self.bwrap = bwrap
+        self.nginx = nginx
+        self.port = port
+        self.web_port = web_port
+        self.scratch = scratch
+        self.log = logs / f"{label}.log"
+        self.nginx_log = logs / f"{label}-nginx.log"
+        self.read_only_mounts = False
+        self.is_serving = False
+        """Whether it has accepted a connection where the web server looks for it."""
+        self.web: Kept | None = None
+        self.workers: list[Kept] = []
+        self._nginx: Running | None = None
+        scratch.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def is_unix(self) -> bool:
+        return self.application.web.upstream.socket_family == "unix"
+
+    @property
+    def address(self) -> int | str:
+        """Return where the web server looks for the application, on this machine."""
+        return str(self.scratch / "app.sock") if self.is_unix else self.port
+
+    @property
+    def entrance(self) -> int:
+        """Return the port that the router sends requests to."""
+        return self.web_port if self.nginx else self.port
+
+    def container(self) -> Container:
+        """Return a container as the platform starts one for the application or a hook."""
+        binds = {"/run/web": self.scratch}
+        read_only = {"/image/bin": self.image.programs}
+        for key, directory in self.mounts.items():
+            target = read_only if self.read_only_mounts else binds
+            target[f"/app/{key.strip('/')}"] = directory
+        memory = MEMORY.get(self.application.container_profile or "HIGH_CPU", 224)
+        limits = self.scratch / "config.json"
+        limits.write_text(json.dumps({"info": {"limits": {"cpu": 0.5, "memory": memory}}}))
+        return Container(
+            tree=self.image.directory,
+            variables=self.variables,
+            bwrap=self.bwrap,
+            binds=binds,
+            read_only_binds=read_only | {"/run/config.json": limits},
+            path=search_path(self.image.programs, self.bwrap),
+        )
+
+    async def start(self) -> None:
+        """Run `pre_start` and `start`, the web server and the workers."""
+        commands = self.application.web.commands
+        container = self.container()
+        if commands.pre_start:  # not waited for, as on the platform
+            await container.start(container.shell(commands.pre_start), self.log)
+        if commands.start:
+            self.web = Kept("web", container, commands.start, self.log)
+            await self.web.start()
+        if self.nginx:
+            await self._start_nginx(container, self.nginx)
+        for name, worker in self.application.workers.items():
+            if worker.commands.start:
+                log = self.log.with_name(f"{self.log.stem}-{name}.log")
+                kept = Kept(name, container, worker.commands.start, log)
+                self.workers.append(kept)
+                await kept.start()
+
+    async def _start_nginx(self, container: Container, program: str) -> None:
+        inside = self.bwrap is not None
+        scratch = "/run/web" if inside else str(self.scratch)
+        upstream = f"unix:{scratch}/app.sock" if self.is_unix else f"127.0.0.1:{self.port}"
+        (self.scratch / "nginx.conf").write_text(
+            web_server.configuration(
+                self.application,
+                directory=container.directory,
+                port=self.web_port,
+                upstream=upstream,
+                scratch=scratch,
+            )
+        )
+        arguments = [program, "-e", "stderr", "-p", scratch, "-c", f"{scratch}/nginx.conf"]
+        self._nginx = await container.start(container.command(*arguments), self.nginx_log)
+        nginx = self._nginx
+        if not await accepts(self.web_port, NGINX_SECONDS, lambda: not nginx.has_ended):
+            raise RuntimeError(f"nginx does not start: {self.nginx_log.read_text()[-2000:]}")
+
+    async def is_up(self, seconds: float = START_SECONDS) -> bool:
+        """Wait until the application accepts connections where it is looked for."""
+        web = self.web
+        return web is not None and await accepts(self.address, seconds, lambda: not web.is_hopeless)
+
+    async def run(
+        self,
+        text: str,
+        log: Path,
+        *,
+        show: Callable[[str], None],
+        seconds: float = HOOK_SECONDS,
+    ) -> Result:
+        """Run a hook or a cron in a container of its own."""
+        return await self.container().run(text, log=log, seconds=seconds, show=show)
+
+    async def stop(self) -> End:
+        """Stop the application, then its workers, then the web server; return the first's end."""
+        end = await self.web.stop() if self.web else End(0.0, None, killed=False)
+        await asyncio.gather(*(worker.stop() for worker in self.workers))
+        if self._nginx:
+            await self._nginx.stop(signal.SIGQUIT, NGINX_SECONDS)  # answers what it has begun
+        await self.close()
+        return end
+
+    async def close(self) -> None:
+        """End everything at once."""
+        for kept in filter(None, [self.web, *self.workers]):
+            await kept.close()
+        if self._nginx:
+            await self._nginx.kill()
+
+    def output(self) -> str:
+        """Return what the application has written."""
+        try:
+            return self.log.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+
+def prepare_mounts(image: Image, directory: Path, *, bwrap: str | None) -> dict[str, Path]:
+    """Make the directories behind the mounts, and their places in the image.
+
+    Returns:
+        The directories, by the keys of the configuration.
+    """
+    found = {}
+    for key, mount in image.description.mounts.items():
+        # Without `source_path` the name of the mount says where its files are.
+        source = directory / (mount.source_path or key).strip("/").replace("/", "_")
+        source.mkdir(parents=True, exist_ok=True)
+        place = image.directory / key.strip("/")
+        if bwrap:
+            place.mkdir(parents=True, exist_ok=True)
+        elif not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(source, place)
+        found[key] = source
+    return found

@@ -1,0 +1,214 @@
+"""What the rehearsal says: progress while it runs, and the report at its end."""
+
+import itertools
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, TextIO
+
+from rehearsal.findings import Finding, Weight
+
+COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2", "bold": "1"}
+TICK_SECONDS = 0.1
+
+
+@dataclass
+class Stage:
+    """One stage of the lifecycle, as it went."""
+
+    name: str
+    seconds: float = 0.0
+    result: str = "ok"
+    """`ok`, `failed` or `skipped`."""
+    detail: str = ""
+
+
+@dataclass
+class Hold:
+    """How long requests were held, by what happened meanwhile; all in seconds."""
+
+    parts: dict[str, float] = field(default_factory=dict)
+    waited: int = 0
+    """Requests that were held."""
+    longest: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.parts.values())
+
+
+@dataclass
+class Report:
+    """All that a rehearsal found out."""
+
+    title: str
+    stages: list[Stage] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    hold: Hold | None = None
+    load: dict[str, Any] | None = None
+    seen: list[str] = field(default_factory=list)
+    """What a visitor met during the deploy, in order."""
+    address: str = ""
+    seconds: float = 0.0
+    previous: str = ""
+    """The release that was replaced."""
+
+    @property
+    def exit_code(self) -> int:
+        return int(any(finding.weight is Weight.ERROR for finding in self.findings))
+
+    def found(self, stage: str) -> list[Finding]:
+        """Return the findings of one stage."""
+        return [finding for finding in self.findings if finding.stage == stage]
+
+    def document(self) -> dict[str, Any]:
+        """Return the report for machines."""
+        return {
+            "title": self.title,
+            "previous": self.previous,
+            "ok": self.exit_code == 0,
+            "seconds": round(self.seconds, 3),
+            "stages": [asdict(stage) for stage in self.stages],
+            "hold": self.hold and {**asdict(self.hold), "seconds": round(self.hold.seconds, 3)},
+            "load": self.load,
+            "seen": self.seen,
+            "findings": [{**asdict(finding), "place": finding.place} for finding in self.findings],
+            "address": self.address,
+        }
+
+
+class Console:
+    """Writes progress for a person; on a terminal a line that moves."""
+
+    def __init__(self, stream: TextIO = sys.stdout, *, quiet: bool = False) -> None:
+        self.stream = stream
+        self.quiet = quiet
+        self.moving = stream.isatty() and os.environ.get("TERM") != "dumb" and not quiet
+        self._colours = stream.isatty() and "NO_COLOR" not in os.environ
+        self._spinner = itertools.cycle("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
+        self._shown = 0.0
+        self._stage: tuple[str, float] | None = None
+
+    def paint(self, text: str, *colours: str) -> str:
+        if not self._colours or not text:
+            return text
+        return f"\x1b[{';'.join(COLOURS[colour] for colour in colours)}m{text}\x1b[0m"
+
+    def say(self, text: str = "") -> None:
+        """Write a line for good."""
+        if not self.quiet:
+            self._wipe()
+            print(text, file=self.stream, flush=True)
+
+    @contextmanager
+    def working(self, name: str) -> Iterator[None]:
+        """Show that a stage is under way."""
+        self._stage = (name, time.monotonic())
+        self.show("")
+        try:
+            yield
+        finally:
+            self._stage = None
+            self._wipe()
+
+    def show(self, line: str) -> None:
+        """Show what the stage under way does just now, if there is a terminal to show it on."""
+        now = time.monotonic()
+        if not self.moving or self._stage is None or now - self._shown < TICK_SECONDS:
+            return
+        self._shown = now
+        name, begun = self._stage
+        width = shutil.get_terminal_size().columns
+        clean = "".join(character for character in line if character.isprintable())
+        head = f"{next(self._spinner)} {name:<12} {now - begun:5.1f} s  "
+        print(f"\r\x1b[2K{head}{clean[: max(0, width - len(head) - 1)]}", end="", file=self.stream)
+        self.stream.flush()
+
+    def ended(self, stage: Stage, findings: list[Finding]) -> None:
+        """Write the line of a stage that is over, and what was found in it."""
+        colour = {"ok": "green", "failed": "red", "skipped": "dim"}[stage.result]
+        sign = {"ok": "✓", "failed": "✗", "skipped": "-"}[stage.result]
+        took = f"{stage.seconds:5.1f} s" if stage.result != "skipped" else "       "
+        name = f"{stage.name:<12}"
+        self.say(f"{self.paint(sign, colour)} {self.paint(name, 'bold')} {took}  {stage.detail}")
+        for finding in findings:
+            self.finding(finding)
+
+    def finding(self, finding: Finding) -> None:
+        """Write one finding."""
+        colour = {Weight.ERROR: "red", Weight.WARNING: "yellow", Weight.NOTE: "dim"}
+        head = f"{finding.weight.value}:"
+        place = f"{finding.place}: " if finding.place else ""
+        self.say(f"    {self.paint(head, colour[finding.weight])} {place}{finding.message}")
+        for label, text in (("then", finding.consequence), ("mend", finding.mend)):
+            if text:
+                self.say(f"           {self.paint(label, 'dim')}  {text}")
+        for line in finding.excerpt.splitlines():
+            self.say(f"           {self.paint('│', 'dim')} {line}")
+
+    def close(self, report: Report) -> None:
+        """Write the end of the report."""
+        self.say()
+        if report.hold is not None:
+            self._hold(report.hold)
+        if report.load is not None:
+            self._load(report.load)
+        for line in report.seen:
+            self.say(f"  {line}")
+        counts = {
+            weight: sum(finding.weight is weight for finding in report.findings)
+            for weight in Weight
+        }
+        parts = [
+            f"{count} {weight.value}{'s' if count > 1 else ''}"
+            for weight, count in counts.items()
+            if count
+        ]
+        verdict = (
+            "This deploy would go well" if not report.exit_code else "This deploy would not go well"
+        )
+        self.say(
+            f"{self.paint(verdict, 'red' if report.exit_code else 'green', 'bold')}"
+            f" ({', '.join(parts) or 'nothing found'}; {report.seconds:.1f} s)"
+        )
+
+    def _hold(self, hold: Hold) -> None:
+        if not hold.parts:
+            self.say(f"Hold window {self.paint('none', 'bold')}: requests were served throughout")
+            return
+        parts = " + ".join(f"{name} {seconds:.2f}" for name, seconds in hold.parts.items())
+        held = f"; {hold.waited} requests held, the longest for {hold.longest:.2f} s"
+        self.say(
+            f"Hold window {self.paint(f'{hold.seconds:.2f} s', 'bold')} = {parts}"
+            f"{held if hold.waited else ''}"
+        )
+
+    def _load(self, load: dict[str, Any]) -> None:
+        failed = self.paint(f"{load['failed']} failed", "red" if load["failed"] else "green")
+        self.say(
+            f"Load        {load['requests']} requests in {load['seconds']:.1f} s"
+            f" ({load['rate']:.0f} a second): {load['answered']} answered, {failed},"
+            f" slowest {load['slowest']:.2f} s, half of them within {load['median'] * 1000:.0f} ms"
+        )
+        for kind, numbers in load["kinds"].items():
+            line = f"  {kind:<28} {numbers['answered']:>6} answered"
+            if numbers["failed"]:
+                line += f", {self.paint(str(numbers['failed']) + ' failed', 'red')}"
+                line += (
+                    f" ({', '.join(f'{n} x {what}' for what, n in numbers['failures'].items())})"
+                )
+            self.say(f"{line}, slowest {numbers['slowest']:.2f} s")
+        if load["writes"]:
+            lost = load["lost"]
+            verdict = (
+                self.paint(f"{lost} lost", "red") if lost else self.paint("none lost", "green")
+            )
+            self.say(f"Writes      {load['writes']} acknowledged, {verdict}")
+
+    def _wipe(self) -> None:
+        if self.moving:
+            print("\r\x1b[2K", end="", file=self.stream, flush=True)

@@ -1,0 +1,216 @@
+"""The variables that the platform gives a container, in the documented shape."""
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rehearsal.configuration import Application, Configuration
+
+# How package managers reach their registries on this machine.
+REGISTRIES = ("PIP_", "NPM_CONFIG_", "SSL_CERT_", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+PROJECT = "rehearsal0local"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An Upsun environment."""
+
+    name: str
+    """Git's branch, such as `main`."""
+    type: str
+    """`production`, `staging` or `development`."""
+    entropy: str
+    """The project's, the same in all environments."""
+
+    @property
+    def machine_name(self) -> str:
+        """Return what `PLATFORM_ENVIRONMENT` says."""
+        return f"{self.name}-rehears"
+
+    @property
+    def domain(self) -> str:
+        """Return what `{default}` in a route stands for."""
+        if self.type == "production":
+            return "rehearsal.example"
+        return f"{self.machine_name}.rehearsal.example"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a service listens, as a relationship tells it."""
+
+    service: str
+    type: str
+    """With the version."""
+    scheme: str
+    host: str
+    port: int
+    username: str | None = None
+    password: str | None = None
+    path: str | None = None
+    query: Mapping[str, Any] | None = None
+
+    def relationship(self, name: str) -> dict[str, Any]:
+        """Return its entry in `PLATFORM_RELATIONSHIPS`."""
+        return {
+            "username": self.username,
+            "scheme": self.scheme,
+            "service": self.service,
+            "fragment": None,
+            "ip": "127.0.0.1",
+            "hostname": f"rehearsal.{self.service}.service._.local.rehearsal.example",
+            "port": self.port,
+            "cluster": f"{PROJECT}-rehears",
+            "host": self.host,
+            "rel": name,
+            "path": self.path,
+            "query": dict(self.query or {}),
+            "password": self.password,
+            "type": self.type,
+            "public": False,
+            "host_mapped": False,
+        }
+
+    def variables(self, name: str) -> dict[str, str]:
+        """Return its service variables, such as `POSTGRESQL_HOST`."""
+        prefix = "".join(c if c.isalnum() else "_" for c in name).upper()
+        # The platform writes the query as Python does, not as JSON.
+        values = {
+            "HOST": self.host,
+            "PORT": self.port,
+            "SCHEME": self.scheme,
+            "PATH": self.path or "",
+            "USERNAME": self.username or "",
+            "PASSWORD": self.password or "",
+            "QUERY": dict(self.query or {}),
+            "TYPE": self.type,
+            "SERVICE": self.service,
+        }
+        return {f"{prefix}_{key}": str(value) for key, value in values.items()}
+
+
+def encode(value: object) -> str:
+    """Return a `PLATFORM_*` variable that holds a structure."""
+    return base64.b64encode(json.dumps(value).encode()).decode()
+
+
+def build_variables(
+    configuration: Configuration,
+    name: str,
+    *,
+    release: str,
+    entropy: str,
+    directory: str,
+    cache: str,
+) -> dict[str, str]:
+    """Return the variables of a build container, and how its packages are to be had."""
+    passed = {
+        variable: value
+        for variable, value in os.environ.items()
+        if variable.upper().startswith(REGISTRIES) or variable.upper() in PROXIES
+    }
+    # Home is the application's directory there, so that these files have to be named.
+    for variable, paths in {
+        "PIP_CONFIG_FILE": ("~/.config/pip/pip.conf", "~/.pip/pip.conf"),
+        "NPM_CONFIG_USERCONFIG": ("~/.npmrc",),
+    }.items():
+        for path in map(os.path.expanduser, paths):
+            if variable not in passed and os.path.exists(path):
+                passed[variable] = path
+    return passed | {
+        **_own(configuration.applications[name]),
+        "CI": "1",
+        "PIP_USER": "1",  # the Python image says so
+        "PLATFORM_APP_DIR": directory,
+        "PLATFORM_APPLICATION": encode(configuration.raw["applications"][name]),
+        "PLATFORM_APPLICATION_NAME": name,
+        "PLATFORM_CACHE_DIR": cache,
+        "PLATFORM_OUTPUT_DIR": directory,
+        "PLATFORM_PROJECT": PROJECT,
+        "PLATFORM_PROJECT_ENTROPY": entropy,
+        "PLATFORM_SOURCE_DIR": directory,
+        "PLATFORM_TREE_ID": release,
+        "PLATFORM_VARIABLES": encode({}),
+        "PLATFORM_VENDOR": "upsun",
+    }
+
+
+def runtime_variables(
+    configuration: Configuration,
+    name: str,
+    *,
+    release: str,
+    environment: Environment,
+    endpoints: Mapping[str, Endpoint],
+    directory: str,
+    port: int,
+    socket: str,
+) -> dict[str, str]:
+    """Return the variables of a running container.
+
+    Args:
+        configuration: what was pushed.
+        name: the application's.
+        release: Git's name of the tree.
+        environment: where it runs.
+        endpoints: by the names of its relationships.
+        directory: where the application lies in the container.
+        port: where the web server looks for it, with the socket family `tcp`.
+        socket: the same with `unix`.
+    """
+    services: dict[str, str] = {}
+    for relationship, endpoint in endpoints.items():
+        services |= endpoint.variables(relationship)
+    return {
+        **_own(configuration.applications[name]),
+        **services,
+        "PLATFORM_APP_DIR": directory,
+        "PLATFORM_APPLICATION": encode(configuration.raw["applications"][name]),
+        "PLATFORM_APPLICATION_NAME": name,
+        "PLATFORM_BRANCH": environment.name,
+        "PLATFORM_ENVIRONMENT": environment.machine_name,
+        "PLATFORM_ENVIRONMENT_TYPE": environment.type,
+        "PLATFORM_PROJECT": PROJECT,
+        "PLATFORM_PROJECT_ENTROPY": environment.entropy,
+        "PLATFORM_RELATIONSHIPS": encode(
+            {rel: [endpoint.relationship(rel)] for rel, endpoint in endpoints.items()}
+        ),
+        "PLATFORM_ROUTES": encode(routes(configuration, environment)),
+        "PLATFORM_SMTP_HOST": "",  # mail is off: a rehearsal must not write to anybody
+        "PLATFORM_TREE_ID": release,
+        "PLATFORM_VARIABLES": encode({}),
+        "PLATFORM_VENDOR": "upsun",
+        "PORT": str(port),
+        "SOCKET": socket,
+    }
+
+
+def routes(configuration: Configuration, environment: Environment) -> dict[str, dict[str, Any]]:
+    """Return what `PLATFORM_ROUTES` holds, by URL."""
+    upstreams = [url for url, route in configuration.routes.items() if route.application]
+    named = any(route.primary for route in configuration.routes.values())
+    found = {}
+    for url, route in configuration.routes.items():
+        public = url.replace("{default}", environment.domain).replace("{all}", environment.domain)
+        primary = bool(route.primary) if named else url == next(iter(upstreams), None)
+        entry: dict[str, Any] = {
+            "primary": primary,
+            "id": route.id,
+            "type": route.type,
+            "original_url": url,
+        }
+        if route.application:
+            entry["upstream"] = route.application
+        elif route.to:
+            entry["to"] = route.to.replace("{default}", environment.domain)
+        found[public if public.endswith("/") else f"{public}/"] = entry
+    return found
+
+
+def _own(application: Application) -> dict[str, str]:
+    """Return the variables that the configuration itself sets, under `variables.env`."""
+    return {name: str(value) for name, value in application.variables.get("env", {}).items()}

@@ -1,0 +1,144 @@
+"""A small project for Upsun that is not this application, and rehearsals of it."""
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+from rehearsal.deploy import Options, Rehearsal
+from rehearsal.findings import Finding, Weight
+from rehearsal.report import Console, Report
+from tests.tools import require
+
+CONFIG = """\
+applications:
+  web:
+    type: "python:3.13"
+    container_profile: BALANCED
+    mounts:
+      public:
+        source: storage
+        source_path: public
+    web:
+      upstream:
+        socket_family: tcp
+      commands:
+        start: exec python3 serve.py
+      locations:
+        "/":
+          passthru: true
+        "/public":
+          root: public
+          expires: 1y
+    hooks:
+      build: |
+        set -eu
+        mkdir built
+        printf 'body { color: green }' >built/style-0123abcd.css
+      deploy: |
+        set -eu
+        cp -R built/. public/
+routes:
+  "https://{default}/":
+    type: upstream
+    upstream: "web:http"
+"""
+
+SERVE = """\
+import http.server, os, signal, threading
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        found = self.path.partition("?")[0] in {"/", "/ready"}
+        body = b'<link rel="stylesheet" href="/public/style-0123abcd.css"><p>Hello'
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = False
+    request_queue_size = 128
+
+server = Server(("127.0.0.1", int(os.environ["PORT"])), Handler)
+# Accepts for a moment more: what the web server has already taken is on its way.
+stop = lambda *_: threading.Timer(0.3, server.shutdown).start()
+signal.signal(signal.SIGTERM, stop)
+server.serve_forever()
+server.server_close()
+"""
+
+FILES = {
+    ".upsun/config.yaml": CONFIG,
+    ".environment": "export GREETING=hello\n",
+    "serve.py": SERVE,
+    "pyproject.toml": '[tool.rehearsal]\npages = ["/"]\nready = "/ready"\n',
+}
+
+
+def git(directory: Path, *arguments: str) -> str:
+    """Run git in a repository of a test, as nobody in particular."""
+    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
+    return subprocess.run(
+        ["git", *identity, "-c", "commit.gpgsign=false", *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def commit(directory: Path, files: dict[str, str], message: str = "A change") -> str:
+    """Write files, commit all that is there, and return the commit."""
+    for name, text in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if not (directory / ".git").exists():
+        git(directory, "init", "--quiet", "--initial-branch=main")
+    git(directory, "add", "--all", "--force")
+    git(directory, "commit", "--quiet", "--allow-empty", "-m", message)
+    return git(directory, "rev-parse", "HEAD").strip()
+
+
+def sample(directory: Path, *changes: tuple[str, str, str], **files: str) -> Path:
+    """Make a repository of the sample.
+
+    Args:
+        directory: where.
+        changes: file, what stands there, what shall stand there instead.
+        files: further ones.
+    """
+    content = FILES | files
+    for name, old, new in changes:
+        assert old in content[name], old
+        content[name] = content[name].replace(old, new)
+    directory.mkdir(parents=True, exist_ok=True)
+    commit(directory, content)
+    return directory
+
+
+async def rehearse(repository: Path, state: Path, **choices: object) -> Report:
+    """Rehearse what is committed in a repository."""
+    require("bwrap")
+    require("nginx")
+    options = Options(repository=repository, state=state)
+    rehearsal = Rehearsal(replace(options, **choices), Console(quiet=True))  # type: ignore[arg-type]
+
+    async def complete(report: Report) -> None:
+        assert report is rehearsal.report
+
+    return await rehearsal.run(complete)
+
+
+def errors(report: Report) -> list[Finding]:
+    """Return the findings of weight."""
+    return [finding for finding in report.findings if finding.weight is Weight.ERROR]
+
+
+def told(report: Report) -> str:
+    """Return all that a report says, to show when a test fails."""
+    lines = [f"{stage.name}: {stage.result} {stage.detail}" for stage in report.stages]
+    return "\n".join([*lines, *map(str, report.findings), *report.seen])

@@ -1,0 +1,107 @@
+"""The reader of `.upsun/config.yaml`: what it holds, and in which line."""
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import ROOT
+from rehearsal.configuration import CONFIG_FILE, ConfigurationError, load, parse, read
+
+SMALL = """\
+applications:
+  app:
+    type: python:3.13
+    source: {root: /backend/}
+    relationships:
+      one: "db:postgresql"
+      two: {service: db, endpoint: other}
+      db:
+    crons:
+      clean: {spec: "H * * * *", commands: {start: clean}}
+services:
+  db:
+    type: postgresql:18
+"""
+
+
+def problems(text: str) -> list[tuple[str, int]]:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(text)
+    return caught.value.problems
+
+
+def test_shipped_file_is_read() -> None:
+    configuration = read(ROOT)
+    application = configuration.applications["app"]
+    assert application.directory == ""
+    assert application.endpoints() == {"postgresql": ("postgresql", "postgresql")}
+    assert application.web.locations["/static"].passthru is False
+    assert configuration.services["postgresql"].kind == "postgresql"
+    assert [route.application for route in configuration.routes.values()] == ["app", ""]
+
+
+def test_lines_are_those_of_the_keys() -> None:
+    lines = (ROOT / CONFIG_FILE).read_text().splitlines()
+    configuration = read(ROOT)
+    for keys in [
+        ("applications", "app", "mounts", "app/static"),
+        ("applications", "app", "web", "locations", "/static", "headers"),
+        ("routes", "https://www.{default}/"),
+    ]:
+        assert keys[-1] in lines[configuration.line(*keys) - 1]
+    # Of what is not there, the nearest around it.
+    missing = ("services", "postgresql", "size", "large")
+    assert configuration.line(*missing) == configuration.line("services", "postgresql")
+    assert configuration.line("nothing") == 1
+
+
+def test_relationships_have_three_forms() -> None:
+    application = parse(SMALL).applications["app"]
+    assert application.directory == "backend"
+    assert application.endpoints() == {
+        "one": ("db", "postgresql"),
+        "two": ("db", "other"),
+        "db": ("db", ""),
+    }
+
+
+def test_service_tells_kind_and_version() -> None:
+    service = parse(SMALL).services["db"]
+    assert (service.kind, service.version) == ("postgresql", "18")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("", 1, "holds no keys"),
+        ("- a\n", 1, "holds no keys"),
+        ("applications: {}\n", 1, "applications: "),
+        ("applications:\n  app:\n    web: [\n", 4, "no YAML"),
+        ("applications:\n  app: \t{\n", 2, "no YAML"),
+        ("date: 2024-13-45\n", 0, "no YAML"),
+        ("a: &a\n  b: *a\n", 0, "contains itself"),
+        ("applications:\n  app:\n    type: 3\n", 3, "applications.app.type"),
+        ("applications:\n  app:\n    wep: {}\n", 3, "knows no such key"),
+        (SMALL.replace("type: postgresql", "typ: postgresql"), 12, "services.db.type"),
+        (SMALL.replace('spec: "H', 'spek: "H'), 10, "crons.clean.spec"),
+    ],
+)
+def test_problems_have_a_sentence_and_a_line(text: str, line: int, words: str) -> None:
+    found = problems(text)
+    assert any(words in message and place == line for message, place in found), found
+
+
+def test_missing_or_unreadable_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="not in the commit"):
+        read(tmp_path)
+    file = tmp_path / CONFIG_FILE
+    file.parent.mkdir()
+    file.write_bytes(b"a: \xff\n")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read(tmp_path)
+
+
+def test_load_gives_the_file_as_it_is_written() -> None:
+    raw, lines = load("a:\n  - b\n  - 3: c\n")
+    assert raw == {"a": ["b", {3: "c"}]}
+    assert lines == {("a",): 1, ("a", "0"): 2, ("a", "1"): 3, ("a", "1", "3"): 3}
