@@ -14,10 +14,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from rehearsal.deploy import BREAKS, Options, Rehearsal
+from rehearsal import lifecycle
+from rehearsal.deploy import BREAKS
 from rehearsal.locks import holder
 from rehearsal.project import ProjectError
 from rehearsal.report import Console, Report
+from rehearsal.scene import Options
 from rehearsal.services import ServiceError
 from rehearsal.tree import TreeError, find
 
@@ -172,7 +174,7 @@ def main() -> int:
             return stop(wanted)
         if wanted.keep:
             return in_background(wanted, as_json=arguments.json)
-        return asyncio.run(rehearse(wanted, as_json=arguments.json))
+        return asyncio.run(run(wanted, as_json=arguments.json))
     except (TreeError, ProjectError, ServiceError) as error:
         print(error, file=sys.stderr)
         return NOTHING_REHEARSED
@@ -181,7 +183,7 @@ def main() -> int:
         return INTERRUPTED
 
 
-async def rehearse(options: Options, *, as_json: bool, told: int | None = None) -> int:
+async def run(options: Options, *, as_json: bool, told: int | None = None) -> int:
     """Rehearse and report.
 
     Args:
@@ -194,6 +196,7 @@ async def rehearse(options: Options, *, as_json: bool, told: int | None = None) 
         if task is not None:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     console = Console(quiet=as_json)
+    logs = options.state / "environments" / options.environment / "logs"
 
     async def complete(report: Report) -> None:
         if as_json:
@@ -201,15 +204,14 @@ async def rehearse(options: Options, *, as_json: bool, told: int | None = None) 
         else:
             console.close(report)
         if told is not None and report.address:
-            console.say(f"It runs on at {report.address}; logs: {rehearsal.logs}")
+            console.say(f"It runs on at {report.address}; logs: {logs}")
             console.say(f"It ends with: {stop_command(options)}")
             stay(told, report.exit_code)
             await asyncio.Event().wait()
         elif report.exit_code:
-            console.say(f"Logs: {rehearsal.logs}")
+            console.say(f"Logs: {logs}")
 
-    rehearsal = Rehearsal(options, console)
-    return (await rehearsal.run(complete)).exit_code
+    return (await lifecycle.rehearse(options, console, complete)).exit_code
 
 
 def in_background(options: Options, *, as_json: bool) -> int:
@@ -222,7 +224,7 @@ def in_background(options: Options, *, as_json: bool) -> int:
         os.setsid()
         code = NOTHING_REHEARSED
         try:
-            code = asyncio.run(rehearse(options, as_json=as_json, told=told))
+            code = asyncio.run(run(options, as_json=as_json, told=told))
         except (TreeError, ProjectError, ServiceError) as error:
             print(error, file=sys.stderr)
         except (asyncio.CancelledError, KeyboardInterrupt):

@@ -1,8 +1,12 @@
-"""Locks between rehearsals. They are the kernel's, and end with the process that has them."""
+"""What rehearsals on this machine share: locks, and a word that is made once.
+
+The locks are the kernel's, and end with the process that has them.
+"""
 
 import asyncio
 import fcntl
 import os
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -55,3 +59,14 @@ def _try(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def kept_word(file: Path) -> str:
+    """Return a random word that is made once, and kept."""
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        word = secrets.token_hex(28).upper()
+        file.touch(mode=0o600)
+        file.write_text(word)
+        return word

@@ -4,9 +4,10 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from rehearsal.deploy import Options, Rehearsal
+from rehearsal import lifecycle
 from rehearsal.findings import Finding, Weight
 from rehearsal.report import Console, Report
+from rehearsal.scene import Options
 from tests.tools import require
 
 CONFIG = """\
@@ -124,13 +125,15 @@ async def rehearse(repository: Path, state: Path, **choices: object) -> Report:
     """Rehearse what is committed in a repository."""
     require("bwrap")
     require("nginx")
-    options = Options(repository=repository, state=state)
-    rehearsal = Rehearsal(replace(options, **choices), Console(quiet=True))  # type: ignore[arg-type]
+    options = replace(Options(repository=repository, state=state), **choices)  # type: ignore[arg-type]
+    complete: list[Report] = []
 
-    async def complete(report: Report) -> None:
-        assert report is rehearsal.report
+    async def keep(report: Report) -> None:
+        complete.append(report)
 
-    return await rehearsal.run(complete)
+    report = await lifecycle.rehearse(options, Console(quiet=True), keep)
+    assert complete == [report]
+    return report
 
 
 def errors(report: Report) -> list[Finding]:

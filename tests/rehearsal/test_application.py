@@ -96,7 +96,7 @@ async def test_first_deploy_and_the_next(releases: Releases) -> None:
     is_green(report)
     stages = [stage.name for stage in report.stages]
     assert stages == [
-        *("validate", "build", "freeze", "services", "front"),
+        *("validate", "build", "freeze", "services", "front", "environment"),
         *("start", "post_start", "deploy", "probe", "stop"),
     ]
     assert report.hold is not None

@@ -1,0 +1,106 @@
+"""All that happens once a release is deployed: probes, crons, failures, and its end."""
+
+import asyncio
+import time
+
+from rehearsal import inspection
+from rehearsal.deploy import STEADY_SECONDS, judge_load
+from rehearsal.front import nginx
+from rehearsal.image import fingerprint
+from rehearsal.instance import Instance
+from rehearsal.load import steady
+from rehearsal.probe import probe
+from rehearsal.scene import Scene
+
+
+async def look(scene: Scene, live: Instance) -> None:
+    with scene.stage("probe") as stage:
+        if scene.project.ready and not scene.report.exit_code:
+            await scene.wait_until_ready(stage.name)
+        found, stage.detail = await probe(
+            scene.front.address, scene.project, with_files=nginx() is not None
+        )
+        scene.report.findings += found
+        if scene.options.broken or scene.report.exit_code:
+            scene.report.seen.append(f"After the deploy: {await scene.sight()}")
+        if live.web and live.web.codes:
+            scene.find(
+                stage.name,
+                f"the start command has ended {len(live.web.codes)} times,"
+                f" with exit code {live.web.codes[-1]}",
+                consequence="the platform starts it again at once, for ever",
+                excerpt=inspection.tail(live.log),
+            )
+
+
+async def afterwards(scene: Scene, live: Instance) -> None:
+    hook = live.application.hooks.post_deploy
+    if hook:
+        with scene.stage("post_deploy") as stage:
+            scene.judge(await scene.hook(live, hook), stage, live, ("hooks", "post_deploy"))
+    if live.application.crons:
+        with scene.stage("crons") as stage:
+            for name, cron in live.application.crons.items():
+                result = await live.run(
+                    cron.commands.start,
+                    scene.logs / f"cron-{name}.log",
+                    show=scene.console.show,
+                    seconds=cron.timeout * 60,
+                )
+                scene.judge(result, stage, live, ("crons", name))
+            stage.detail = f"each once: {', '.join(live.application.crons)}"
+    if live.workers:
+        with scene.stage("workers") as stage:
+            scene.report.findings += inspection.judge_workers(live)
+            stage.detail = ", ".join(worker.name for worker in live.workers)
+
+
+async def kill(scene: Scene, live: Instance) -> None:
+    """Kill the application under load, and see what comes of it."""
+    with scene.stage("kill") as stage:
+        async with steady(
+            scene.front.address,
+            scene.project.rate,
+            scene.project.visits(),
+            scene.logs / "load.log",
+        ) as load:
+            killed = inspection.kill_processes(live)
+            begun = time.monotonic()
+            up = await inspection.wait_until_up(live, scene.find, stage.name)
+            away = time.monotonic() - begun
+            await asyncio.sleep(STEADY_SECONDS)
+            await judge_load(scene, await load.stop(), stage)
+        scene.report.seen.append(
+            f"{killed} processes were killed; the application"
+            f" {f'was back after {away:.2f} s' if up else 'did not come back'}"
+        )
+
+
+async def stop(scene: Scene, live: Instance) -> None:
+    with scene.stage("stop") as stage:
+        end, answered, lost = await inspection.stop_in_flight(
+            live, scene.project.pages[0], host=scene.environment.domain
+        )
+        scene.report.findings += inspection.judge_end(end, stage.name)
+        if lost:
+            scene.find(
+                stage.name,
+                f"{lost} of the requests in flight were lost at SIGTERM",
+                consequence="visitors see an error at every deploy",
+                mend="on SIGTERM stop accepting, answer what has begun, then end",
+            )
+        stage.detail = (
+            f"SIGTERM with {inspection.VISITORS} requests in flight: {answered} answered,"
+            f" {lost} lost, exit code {end.code} after {end.seconds:.2f} s"
+        )
+
+
+def inspect(scene: Scene, live: Instance, frozen: str) -> None:
+    scene.report.findings += inspection.logs(live)
+    if fingerprint(live.image) != frozen:
+        scene.find(
+            "inspect",
+            "something was written into the image at runtime",
+            consequence="on the platform that fails: it is read-only",
+            mend="write to a mount or to /tmp",
+        )

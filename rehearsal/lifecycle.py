@@ -1,0 +1,128 @@
+"""One rehearsal from the commit to the end of the application: the table of contents."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+from rehearsal import aftermath, deploy, preparation
+from rehearsal.image import Images, fingerprint
+from rehearsal.locks import kept_word, locked
+from rehearsal.network import Ports, allow_files
+from rehearsal.report import Console, Report
+from rehearsal.sandbox import bubblewrap
+from rehearsal.scene import Options, Scene, Stopped
+from rehearsal.tree import Tree, find
+from rehearsal.variables import Environment
+
+Complete = Callable[[Report], Awaitable[None]]
+
+
+async def rehearse(options: Options, console: Console, complete: Complete) -> Report:
+    """Go through the stages and return what was found.
+
+    Args:
+        options: what was asked for.
+        console: where progress is shown.
+        complete: called with the finished report while the application may still run.
+
+    Raises:
+        TreeError, ProjectError, ServiceError: nothing could be rehearsed; one sentence each.
+    """
+    tree = find(options.repository, options.revision)
+    async with entered(options, console, tree) as scene:
+        begun = time.monotonic()
+        with suppress(Stopped):
+            await go_through(scene, tree)
+        scene.report.seconds = time.monotonic() - begun
+        await complete(scene.report)
+    return scene.report
+
+
+async def go_through(scene: Scene, tree: Tree) -> None:
+    """Do what the platform does, in its order.
+
+    Raises:
+        Stopped: a stage failed without which there are no others.
+    """
+    options = scene.options
+    configuration = preparation.validate(scene, tree, "tree")
+    name = preparation.choose_application(scene, configuration)
+    images = Images(options.state, bwrap=scene.bwrap, entropy=scene.environment.entropy)
+    before = None
+    if options.previous is not None:
+        previous = find(options.repository, options.previous)
+        scene.report.previous = previous.title
+        old = preparation.read(scene, previous, "previous")
+        before = await preparation.build(scene, images, previous, old, name, stage="build before")
+    image = await preparation.build(scene, images, tree, configuration, name, stage="build")
+    with scene.stage("freeze") as stage:
+        for built in filter(None, [image, before]):
+            preparation.freeze_image(scene, built, stage)
+    frozen = fingerprint(image)
+    await preparation.run_services(scene, image)
+    await preparation.run_front(scene, image)
+    await preparation.check_environment(scene, image)
+
+    if before is None:
+        live = await deploy.first(scene, image)
+    elif options.strategy == "rolling":
+        live = await deploy.under_load(scene, before, image, deploy.roll)
+    else:
+        live = await deploy.under_load(scene, before, image, deploy.stop_and_start)
+
+    if live.is_serving:
+        await aftermath.look(scene, live)
+    else:
+        scene.report.seen.append(f"After the deploy: {await scene.sight()}")
+    await aftermath.afterwards(scene, live)
+    if options.broken == "kill":
+        await aftermath.kill(scene, live)
+    if options.keep:
+        scene.report.address = scene.front.address
+    elif live.is_serving:
+        await aftermath.stop(scene, live)
+    aftermath.inspect(scene, live, frozen)
+
+
+@asynccontextmanager
+async def entered(options: Options, console: Console, tree: Tree) -> AsyncIterator[Scene]:
+    """Take the environment for this rehearsal; end at the end whatever it has started."""
+    place = options.state / "environments" / options.environment
+    place.mkdir(parents=True, exist_ok=True)
+
+    def waiting(holder: str) -> None:
+        console.say(
+            f"Waiting for another rehearsal of {options.environment} (process {holder}) to end;"
+            " another --environment does not wait"
+        )
+
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(locked(place / "lock", waiting))
+        allow_files()
+        shutil.rmtree(place / "logs", ignore_errors=True)
+        (place / "logs").mkdir()
+        # Short, because the path of a Unix socket may have about 100 bytes.
+        temporary = tempfile.TemporaryDirectory(prefix="rehearsal-")
+        ports = Ports()
+        stack.callback(ports.close)
+        title = f"{tree.title} in {options.environment} ({options.environment_type})"
+        console.say(f"Rehearsing {title}")
+        yield Scene(
+            options=options,
+            console=console,
+            report=Report(title=title),
+            stack=stack,
+            place=place,
+            scratch=Path(stack.enter_context(temporary)),
+            environment=Environment(
+                name="main" if options.environment_type == "production" else options.environment,
+                type=options.environment_type,
+                # The project's, the same in all environments for ever.
+                entropy=kept_word(options.state / "entropy"),
+            ),
+            bwrap=bubblewrap() if options.isolated else None,
+            ports=ports,
+        )
