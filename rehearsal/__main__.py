@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -141,6 +142,10 @@ def options(arguments: argparse.Namespace) -> Options:
     if arguments.strategy and arguments.broken in {"build", "kill"}:
         parser().error(f"--break {arguments.broken} is for a deploy without --strategy")
     environment = arguments.environment or arguments.environment_type
+    for name in filter(None, [environment, arguments.clone_of]):
+        # It becomes the name of a directory and of a database.
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,30}", name):
+            parser().error(f"an environment is named with letters, digits and '-', not {name!r}")
     if arguments.clone_of == environment:
         parser().error("--clone-of names the environment itself")
     state = arguments.state or find(arguments.repository, "HEAD").repository / ".rehearsal"

@@ -96,11 +96,14 @@ async def stop(scene: Scene, live: Instance) -> None:
 
 
 def inspect(scene: Scene, live: Instance, frozen: str) -> None:
-    scene.report.findings += inspection.logs(live)
-    if fingerprint(live.image) != frozen:
-        scene.find(
-            "inspect",
-            "something was written into the image at runtime",
-            consequence="on the platform that fails: it is read-only",
-            mend="write to a mount or to /tmp",
-        )
+    """Look through what the application has written: its log, and what it should not have."""
+    with scene.stage("inspect") as stage:
+        scene.report.findings += inspection.logs(live)
+        if fingerprint(live.image) != frozen:
+            scene.find(
+                stage.name,
+                "something was written into the image at runtime",
+                consequence="on the platform that fails: it is read-only",
+                mend="write to a mount or to /tmp",
+            )
+        stage.detail = "logs, and the image as it was built"

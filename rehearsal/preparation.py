@@ -176,15 +176,15 @@ async def clone(scene: Scene, source: str, names: list[str]) -> None:
 
 
 async def run_front(scene: Scene, image: Image) -> None:
-    if nginx() is None:
-        scene.find(
-            "front",
-            "nginx is not installed (Debian package: nginx-light), so nothing stands before"
-            " the application",
-            consequence="not proven: how files are served, and what the router does",
-            weight=Weight.ERROR if os.environ.get("CI") else Weight.NOTE,
-        )
     with scene.stage("front") as stage:
+        if nginx() is None:
+            scene.find(
+                "front",
+                "nginx is not installed (Debian package: nginx-light), so nothing stands before"
+                " the application",
+                consequence="not proven: how files are served, and what the router does",
+                weight=Weight.ERROR if os.environ.get("CI") else Weight.NOTE,
+            )
         try:
             scene.front = await scene.stack.enter_async_context(
                 run_router(

@@ -97,7 +97,7 @@ async def test_first_deploy_and_the_next(releases: Releases) -> None:
     stages = [stage.name for stage in report.stages]
     assert stages == [
         *("validate", "build", "freeze", "services", "front", "environment"),
-        *("start", "post_start", "deploy", "probe", "stop"),
+        *("start", "post_start", "deploy", "probe", "stop", "inspect"),
     ]
     assert report.hold is not None
     assert set(report.hold.parts) == {"start", "post_start", "deploy"}

@@ -1,0 +1,246 @@
+"""`python -m rehearsal` as a person uses it: words, exit codes, and nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from app.settings import ROOT
+from rehearsal.deploy import BREAKS
+from tests.rehearsal.sample import CONFIG, commit, git, sample
+from tests.tools import require
+
+SECONDS = 60
+SLOW_BUILD = (".upsun/config.yaml", "mkdir built\n", "mkdir built; echo 'building'; sleep 600\n")
+
+
+class Command:
+    """A rehearsal as a process, in a place of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        for program in ("bwrap", "nginx", "dash"):
+            require(program)
+        self.repository = directory / "repository"
+        self.state = directory / "state"
+        # Where it makes its temporary directories, so that what is left can be seen.
+        self.temporary = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "rehearsal", "-C", str(self.repository)),
+                *("--state", str(self.state), *arguments),
+            ],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(self.temporary)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """Run it to its end; return the exit code and what it said."""
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=SECONDS)
+        assert "Traceback" not in output, output
+        return process.returncode, output
+
+    def left(self) -> list[psutil.Process]:
+        """Return the processes that have to do with it."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                words = [*process.cmdline(), process.cwd()]
+            except psutil.Error:
+                continue
+            own = (str(self.temporary), str(self.state), str(self.repository))
+            if any(word.startswith(own) for word in words) and process.pid != os.getpid():
+                found.append(process)
+        return found
+
+    def is_clean(self) -> None:
+        """Fail if anything is left of it but what it keeps in its state."""
+        _, alive = psutil.wait_procs(self.left(), timeout=10)
+        assert not alive, [process.cmdline() for process in alive]
+        assert list(self.temporary.iterdir()) == []
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    command = Command(tmp_path)
+    yield command
+    for process in command.left():
+        process.kill()
+    for path in sorted(command.temporary.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    command.temporary.rmdir()
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> None:
+    """Read what it says until these words come."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if words in line:
+            return
+    pytest.fail(f"it never said {words!r}")
+
+
+def wait_until(file: Path, words: str) -> None:
+    """Wait until these words stand in a file."""
+    deadline = time.monotonic() + SECONDS
+    while not (file.exists() and words in file.read_text()):
+        assert time.monotonic() < deadline, f"no {words!r} in {file}"
+        time.sleep(0.02)
+
+
+def test_help_names_all_that_can_be_broken(command: Command) -> None:
+    code, output = command.run("--help")
+    assert code == 0
+    for name, meaning in BREAKS.items():
+        assert name in output
+        assert meaning in output
+    assert "exit codes" in output
+
+
+def test_green_and_red(command: Command) -> None:
+    sample(command.repository)
+    code, output = command.run()
+    assert code == 0, output
+    assert "This deploy would go well" in output
+    assert "Hold window" in output
+    command.is_clean()
+
+    commit(command.repository, {"serve.py": "raise SystemExit('no luck')\n"})
+    code, output = command.run()
+    assert code == 1, output
+    assert "This deploy would not go well" in output
+    line = 1 + CONFIG[: CONFIG.index("start: ")].count("\n")
+    assert f".upsun/config.yaml:{line}: " in output
+    assert "no luck" in output
+    assert f"Logs: {command.state}" in output
+    command.is_clean()
+
+
+def test_json_is_all_there_is(command: Command) -> None:
+    sample(command.repository, (".environment", "export", "echo Welcome\nexport"))
+    code, output = command.run("--json")
+    document = json.loads(output)
+    assert code == 1
+    assert document["ok"] is False
+    assert {stage["name"] for stage in document["stages"]} >= {"validate", "build", "deploy"}
+    (finding,) = [f for f in document["findings"] if f["weight"] == "error"]
+    assert finding["place"] == ".environment"
+    assert document["hold"]["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no-such-revision"], "no commit 'no-such-revision'"),
+        (["--strategy", "rolling"], "--strategy needs --from"),
+        (["--from", "HEAD"], "--from needs --strategy"),
+        (["--clone-of", "production"], "names the environment itself"),
+        (["--environment", "copy", "--clone-of", "nowhere"], "nothing to clone"),
+        (["--application", "other"], "--application: web"),
+        (["--break", "everything"], "invalid choice"),
+        (["--environment", "../outside"], "letters, digits"),
+    ],
+)
+def test_what_cannot_be_rehearsed_is_said_in_a_sentence(
+    arguments: list[str], words: str, command: Command
+) -> None:
+    sample(command.repository)
+    code, output = command.run(*arguments)
+    assert code == 2, output
+    assert words in output
+    command.is_clean()
+
+
+def test_no_repository_and_a_wrong_section(command: Command) -> None:
+    command.repository.mkdir()
+    code, output = command.run()
+    assert code == 2
+    assert "not a git repository" in output
+    sample(command.repository, ("pyproject.toml", "pages", "sides"))
+    code, output = command.run()
+    assert code == 2
+    assert "tool.rehearsal.sides" in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_an_interruption(number: signal.Signals, command: Command) -> None:
+    sample(command.repository, SLOW_BUILD)
+    process = command.start()
+    log = command.state / "environments" / "production" / "logs" / "build.log"
+    wait_until(log, "building")
+    assert command.left()
+    os.kill(process.pid, number)
+    output, _ = process.communicate(timeout=SECONDS)
+    _, alive = psutil.wait_procs(command.left(), timeout=10)
+    assert not alive, [process.cmdline() for process in alive]
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        assert "nothing of it is left running" in output
+        command.is_clean()
+    # And nothing stands in the way of the next one.
+    git(command.repository, "reset", "--quiet", "--hard")
+    commit(command.repository, {"README": "Slow no more\n"})
+    config = command.repository / ".upsun" / "config.yaml"
+    commit(command.repository, {".upsun/config.yaml": config.read_text().replace("sleep 600", "")})
+    code, output = command.run()
+    assert code == 0, output
+
+
+def test_what_is_kept_runs_until_it_is_stopped(command: Command) -> None:
+    sample(command.repository)
+    code, output = command.run("--keep")
+    assert code == 0, output
+    address = output.partition("It runs on at ")[2].partition(";")[0]
+    assert httpx.get(address, trust_env=False).status_code == 200
+    assert "--stop" in output
+
+    code, output = command.run("--stop")
+    assert code == 0, output
+    assert "has ended" in output
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(address, trust_env=False)
+    command.is_clean()
+    assert "Nothing is kept" in command.run("--stop")[1]
+
+
+def test_two_at_once_take_turns(command: Command) -> None:
+    sample(command.repository)
+    processes = [command.start() for _ in range(3)] + [command.start("--environment", "other")]
+    outputs = [process.communicate(timeout=SECONDS)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0, 0], outputs
+    assert any("Waiting for another rehearsal" in output for output in outputs)
+    assert "Waiting" not in outputs[3]
+    command.is_clean()
+
+
+def test_without_isolation(command: Command) -> None:
+    sample(command.repository)
+    code, output = command.run("--no-isolation")
+    assert code == 0, output
+    assert "not proven" in output
+    # Where permissions stop nobody, as with root, the difference is seen afterwards.
+    serve = (command.repository / "serve.py").read_text()
+    commit(
+        command.repository,
+        {"serve.py": f"import os\nos.chmod('.', 0o755)\nopen('written', 'w').close()\n{serve}"},
+    )
+    code, output = command.run("--no-isolation")
+    assert code == 1, output
+    assert "written into the image" in output, output
+    command.is_clean()
