@@ -201,7 +201,6 @@ async def run(options: Options, *, as_json: bool, told: int | None = None) -> in
         if task is not None:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     console = Console(quiet=as_json)
-    logs = options.state / "environments" / options.environment / "logs"
 
     async def complete(report: Report) -> None:
         if as_json:
@@ -209,12 +208,13 @@ async def run(options: Options, *, as_json: bool, told: int | None = None) -> in
         else:
             console.close(report)
         if told is not None and report.address:
-            console.say(f"It runs on at {report.address}; logs: {logs}")
-            console.say(f"It ends with: {stop_command(options)}")
+            console.say(f"It runs on at {report.address}; logs: {options.logs}")
+            console.say(f"It ends with: {options.stop_command}")
+            options.kept.touch()
             stay(told, report.exit_code)
             await asyncio.Event().wait()
         elif report.exit_code:
-            console.say(f"Logs: {logs}")
+            console.say(f"Logs: {options.logs}")
 
     return (await lifecycle.rehearse(options, console, complete)).exit_code
 
@@ -258,17 +258,9 @@ def stay(told: int, code: int) -> None:
     os.close(told)
 
 
-def stop_command(options: Options) -> str:
-    """Return what ends a rehearsal that was kept."""
-    words = ["--stop"]
-    if options.environment != "production":
-        words.append(f"--environment {options.environment}")
-    return f"{Path(sys.executable).name} -m rehearsal {' '.join(words)}"
-
-
 def stop(options: Options) -> int:
     """End a rehearsal that was kept."""
-    lock = options.state / "environments" / options.environment / "lock"
+    lock = options.place / "lock"
     process = holder(lock)
     if process is None:
         print(f"Nothing is kept of {options.environment}.")

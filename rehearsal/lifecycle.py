@@ -14,6 +14,7 @@ from rehearsal.network import Ports, allow_files
 from rehearsal.report import Console, Report
 from rehearsal.sandbox import bubblewrap
 from rehearsal.scene import Options, Scene, Stopped
+from rehearsal.services import ServiceError
 from rehearsal.tree import Tree, find
 from rehearsal.variables import Environment
 
@@ -90,20 +91,26 @@ async def go_through(scene: Scene, tree: Tree) -> None:
 @asynccontextmanager
 async def entered(options: Options, console: Console, tree: Tree) -> AsyncIterator[Scene]:
     """Take the environment for this rehearsal; end at the end whatever it has started."""
-    place = options.state / "environments" / options.environment
-    place.mkdir(parents=True, exist_ok=True)
+    options.place.mkdir(parents=True, exist_ok=True)
 
     def waiting(holder: str) -> None:
+        if options.kept.exists():
+            raise ServiceError(
+                f"{options.environment} is kept running by process {holder}: end that first, with"
+                f" `{options.stop_command}`, or take another --environment."
+            )
         console.say(
             f"Waiting for another rehearsal of {options.environment} (process {holder}) to end;"
             " another --environment does not wait"
         )
 
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(locked(place / "lock", waiting))
+        await stack.enter_async_context(locked(options.place / "lock", waiting))
+        options.kept.unlink(missing_ok=True)  # of one that was killed
+        stack.callback(options.kept.unlink, missing_ok=True)
         allow_files()
-        shutil.rmtree(place / "logs", ignore_errors=True)
-        (place / "logs").mkdir()
+        shutil.rmtree(options.logs, ignore_errors=True)
+        options.logs.mkdir()
         # Short, because the path of a Unix socket may have about 100 bytes.
         temporary = tempfile.TemporaryDirectory(prefix="rehearsal-")
         ports = Ports()
@@ -115,7 +122,6 @@ async def entered(options: Options, console: Console, tree: Tree) -> AsyncIterat
             console=console,
             report=Report(title=title),
             stack=stack,
-            place=place,
             scratch=Path(stack.enter_context(temporary)),
             environment=Environment(
                 name="main" if options.environment_type == "production" else options.environment,

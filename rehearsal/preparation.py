@@ -138,7 +138,7 @@ async def run_services(scene: Scene, image: Image) -> None:
                 image.configuration,
                 image.description,
                 environment=options.environment,
-                state=scene.place / "services",
+                state=options.place / "services",
                 databases=scene.databases,
                 found=scene.report.findings,
             )

@@ -49,6 +49,26 @@ class Options:
     schema: Path | None = None
     port: int = 0
 
+    @property
+    def place(self) -> Path:
+        """Return what is kept of the environment."""
+        return self.state / "environments" / self.environment
+
+    @property
+    def logs(self) -> Path:
+        return self.place / "logs"
+
+    @property
+    def kept(self) -> Path:
+        """Return a file that is there while a rehearsal stays because of `--keep`."""
+        return self.place / "kept"
+
+    @property
+    def stop_command(self) -> str:
+        """Return what ends a rehearsal that is kept."""
+        other = f" --environment {self.environment}" if self.environment != "production" else ""
+        return f"make rehearse ARGS='--stop{other}'"
+
 
 @dataclass
 class Scene:
@@ -59,8 +79,6 @@ class Scene:
     report: Report
     stack: AsyncExitStack
     """Ends what was started, the last first."""
-    place: Path
-    """What is kept of the environment."""
     scratch: Path
     """What is not kept."""
     environment: Environment
@@ -74,11 +92,11 @@ class Scene:
 
     @property
     def logs(self) -> Path:
-        return self.place / "logs"
+        return self.options.logs
 
     @property
     def mounts(self) -> Path:
-        return self.place / "mounts"
+        return self.options.place / "mounts"
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:

@@ -209,6 +209,9 @@ def test_what_is_kept_runs_until_it_is_stopped(command: Command) -> None:
     address = output.partition("It runs on at ")[2].partition(";")[0]
     assert httpx.get(address, trust_env=False).status_code == 200
     assert "--stop" in output
+    code, output = command.run()
+    assert code == 2, output
+    assert "is kept running by process" in output
 
     code, output = command.run("--stop")
     assert code == 0, output

@@ -1,0 +1,138 @@
+"""Projects of other shapes than this application's."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rehearsal.findings import Weight
+from rehearsal.report import Report
+from tests.rehearsal.sample import CONFIG, SERVE, commit, rehearse, sample, told
+from tests.tools import require
+
+YAML = ".upsun/config.yaml"
+
+
+def is_green(report: Report) -> None:
+    assert report.exit_code == 0, told(report)
+    assert not [f for f in report.findings if f.weight is Weight.WARNING], told(report)
+
+
+async def test_unix_socket(tmp_path: Path) -> None:
+    repository = sample(
+        tmp_path / "repository",
+        (YAML, "socket_family: tcp", "socket_family: unix"),
+        (
+            "serve.py",
+            'server = Server(("127.0.0.1", int(os.environ["PORT"])), Handler)',
+            "import socket\n"
+            "Server.address_family = socket.AF_UNIX\n"
+            "Server.server_bind = lambda self: self.socket.bind(self.server_address)\n"
+            'server = Server(os.environ["SOCKET"], Handler)',
+        ),
+        ("serve.py", "        body = ", "        self.client_address = ('', 0)\n        body = "),
+    )
+    is_green(await rehearse(repository, tmp_path / "state"))
+
+
+async def test_application_in_a_directory_of_the_repository(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    for name, text in {"backend/serve.py": SERVE, "backend/.environment": "export A=1\n"}.items():
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text(text)
+    config = CONFIG.replace("    mounts:", '    source:\n      root: "/backend"\n    mounts:')
+    commit(repository, {YAML: config})
+    is_green(await rehearse(repository, tmp_path / "state"))
+
+
+async def test_workers_crons_and_all_commands(tmp_path: Path) -> None:
+    config = CONFIG.replace(
+        "      commands:\n",
+        "      commands:\n        pre_start: echo pre_start >public/pre_start\n"
+        '        post_start: test -n "$PORT"\n',
+    ).replace(
+        "    hooks:\n",
+        "    crons:\n      tidy:\n        spec: 'H * * * *'\n        commands:\n"
+        '          start: echo "$GREETING" >public/cron\n'
+        "    workers:\n      queue:\n        commands:\n          start: exec sleep 600\n"
+        "    hooks:\n      post_deploy: |\n        set -eu\n        date >public/post_deploy\n",
+    )
+    repository = sample(tmp_path / "repository", **{YAML: config})
+    report = await rehearse(repository, tmp_path / "state")
+    is_green(report)
+    public = tmp_path / "state" / "environments" / "production" / "mounts" / "public"
+    assert (public / "cron").read_text() == "hello\n"  # with what `.environment` exports
+    assert (public / "pre_start").exists()
+    assert (public / "post_deploy").exists()
+    stages = [stage.name for stage in report.stages]
+    assert stages[stages.index("probe") :] == [
+        *("probe", "post_deploy", "crons", "workers", "stop", "inspect")
+    ]
+
+
+@pytest.mark.parametrize("type_", ["redis:8.0", "valkey:8.1"])
+async def test_memory_store(type_: str, tmp_path: Path) -> None:
+    require("redis-server")
+    endpoint = type_.partition(":")[0]
+    config = CONFIG.replace(
+        "    mounts:", f'    relationships:\n      cache: "store:{endpoint}"\n    mounts:'
+    ).replace("routes:", f'services:\n  store:\n    type: "{type_}"\nroutes:')
+    # The deploy hook speaks to it, by what the variables say.
+    hook = (
+        "python3 -c \"import os, socket; s = socket.create_connection((os.environ['CACHE_HOST'],"
+        " int(os.environ['CACHE_PORT']))); s.sendall(b'PING\\\\r\\\\n');"
+        " open('public/answer', 'wb').write(s.recv(64))\""
+    )
+    config = config.replace("cp -R built/. public/", f"cp -R built/. public/\n        {hook}")
+    report = await rehearse(sample(tmp_path / "repository", **{YAML: config}), tmp_path / "state")
+    is_green(report)
+    public = tmp_path / "state" / "environments" / "production" / "mounts" / "public"
+    assert (public / "answer").read_bytes() == b"+PONG\r\n"
+
+
+async def test_preview_has_the_variables_of_one(tmp_path: Path) -> None:
+    changes = (
+        YAML,
+        "cp -R built/. public/",
+        "cp -R built/. public/\n        env >public/environment",
+    )
+    repository = sample(tmp_path / "repository", changes)
+    state = tmp_path / "state"
+    is_green(await rehearse(repository, state))
+    is_green(
+        await rehearse(
+            repository,
+            state,
+            environment="feature",
+            environment_type="development",
+            clone_of="production",
+        )
+    )
+
+    def variables(environment: str) -> dict[str, str]:
+        file = state / "environments" / environment / "mounts" / "public" / "environment"
+        return dict(line.split("=", 1) for line in file.read_text().splitlines() if "=" in line)
+
+    production, preview = variables("production"), variables("feature")
+    assert production["PLATFORM_ENVIRONMENT_TYPE"] == "production"
+    assert preview["PLATFORM_ENVIRONMENT_TYPE"] == "development"
+    assert (production["PLATFORM_BRANCH"], preview["PLATFORM_BRANCH"]) == ("main", "feature")
+    # One per project for ever, and one per tree.
+    for name in ("PLATFORM_PROJECT_ENTROPY", "PLATFORM_TREE_ID"):
+        assert production[name] == preview[name] != ""
+    assert production["HOME"] == "/app"
+    assert "PIP_USER" not in production
+
+
+async def test_image_is_built_once_for_a_tree(tmp_path: Path) -> None:
+    repository = sample(tmp_path / "repository")
+    first = await rehearse(repository, tmp_path / "state")
+    commit(repository, {}, "The same tree again")
+    second = await rehearse(repository, tmp_path / "state")
+    third = await rehearse(repository, tmp_path / "state", rebuild=True)
+    details = [
+        next(stage.detail for stage in report.stages if stage.name == "build")
+        for report in (first, second, third)
+    ]
+    assert ["as built before" in detail for detail in details] == [False, True, False]
+    assert json.dumps(first.document())
