@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import psutil
 
@@ -226,20 +227,23 @@ async def stop_in_flight(instance: Instance, path: str, *, host: str) -> tuple[E
     answers: list[bool] = []
     all_served, stopping = asyncio.Event(), asyncio.Event()
 
-    async def visitor(client: httpx.AsyncClient) -> None:
+    async def visitor(client: aiohttp.ClientSession) -> None:
         """Send one request after the other; the last is in flight when the signal comes."""
         while not stopping.is_set():
             try:
-                answer = await client.get(path, headers={"Host": host})
-                answers.append(answer.status_code < 500)
-            except httpx.HTTPError:
+                async with client.get(path, headers={"Host": host}) as answer:
+                    await answer.read()
+                    answers.append(answer.status < 500)
+            except (aiohttp.ClientError, TimeoutError):
                 answers.append(False)
             if len(answers) >= VISITORS:
                 all_served.set()
 
     async with (
-        httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{instance.entrance}", timeout=STOP_SECONDS, trust_env=False
+        aiohttp.ClientSession(
+            f"http://127.0.0.1:{instance.entrance}",
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(STOP_SECONDS),
         ) as client,
         asyncio.TaskGroup() as group,
     ):

@@ -121,10 +121,12 @@ def sample(directory: Path, *changes: tuple[str, str, str], **files: str) -> Pat
     return directory
 
 
-async def rehearse(repository: Path, state: Path, **choices: object) -> Report:
-    """Rehearse what is committed in a repository."""
-    require("bwrap")
-    require("nginx")
+async def rehearse(
+    repository: Path, state: Path, *, checked: bool = True, **choices: object
+) -> Report:
+    """Rehearse what is committed in a repository; if `checked`, with all that it needs."""
+    for program in ("bwrap", "nginx") if checked else ():
+        require(program)
     options = replace(Options(repository=repository, state=state), **choices)  # type: ignore[arg-type]
     complete: list[Report] = []
 

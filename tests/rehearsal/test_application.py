@@ -5,8 +5,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from development.postgres import postgres
 from rehearsal.findings import Weight
 from rehearsal.report import Report
 from tests.rehearsal.sample import commit, errors, git, rehearse, told
@@ -46,6 +48,10 @@ FAILING = ADDITIVE.replace(
     "    op.add_column",
     1,
 )
+ADA = """
+    INSERT INTO users (username, email, password_hash) VALUES ('ada', 'ada@example.com', 'none')
+"""
+EVERYTHING = "SELECT users.*, version_num FROM users, alembic_version ORDER BY id"
 MIGRATION = "alembic/versions/20990101_00000000c0de_a_column_more.py"
 STYLE = "assets/css/main.scss"
 
@@ -87,6 +93,16 @@ def is_green(report: Report) -> None:
     """Fail with the report if anything is wrong."""
     assert report.exit_code == 0, told(report)
     assert not [f for f in report.findings if f.weight is Weight.WARNING], told(report)
+
+
+async def query(releases: Releases, environment: str, text: str) -> list[asyncpg.Record]:
+    """Ask the database of an environment that is not being rehearsed just now."""
+    with postgres(releases.state / "postgres") as url:
+        connection = await asyncpg.connect(f"{url.rpartition('/')[0]}/{environment}_postgresql")
+        try:
+            return list(await connection.fetch(text))
+        finally:
+            await connection.close()
 
 
 async def test_first_deploy_and_the_next(releases: Releases) -> None:
@@ -166,6 +182,8 @@ async def test_failing_migration_is_told_and_healed_by_the_next_release(
         )
 
     is_green(await release(releases.first))
+    await query(releases, "failing", ADA)
+    before = await query(releases, "failing", EVERYTHING)
     report = await release(releases.broken)
     assert report.exit_code == 1
     (deploy,) = [finding for finding in errors(report) if finding.stage == "deploy"]
@@ -179,7 +197,11 @@ async def test_failing_migration_is_told_and_healed_by_the_next_release(
     assert '"reason":"schema"' in seen.replace(" ", ""), seen
     assert not any("traceback" in finding.message for finding in report.findings), told(report)
 
+    assert await query(releases, "failing", EVERYTHING) == before  # though it began with an UPDATE
+
     is_green(await release(releases.second))
+    (row,) = await query(releases, "failing", "SELECT username, nickname FROM users")
+    assert tuple(row) == ("ada", None)
 
 
 async def test_broken_on_purpose(releases: Releases) -> None:

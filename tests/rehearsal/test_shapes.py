@@ -1,6 +1,7 @@
 """Projects of other shapes than this application's."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from rehearsal.report import Report
 from tests.rehearsal.sample import CONFIG, SERVE, commit, rehearse, sample, told
 from tests.tools import require
 
+PATHS = os.environ["PATH"].split(os.pathsep)
+WITHOUT_NGINX = os.pathsep.join(path for path in PATHS if not Path(path, "nginx").exists())
 YAML = ".upsun/config.yaml"
 
 
@@ -122,6 +125,20 @@ async def test_preview_has_the_variables_of_one(tmp_path: Path) -> None:
         assert production[name] == preview[name] != ""
     assert production["HOME"] == "/app"
     assert "PIP_USER" not in production
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+async def test_without_nginx(ci: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = sample(tmp_path / "repository")
+    require("nginx")  # so that its absence is the only thing that is missing
+    monkeypatch.setattr("rehearsal.front.PLACES", ("/nowhere",))
+    monkeypatch.setenv("PATH", WITHOUT_NGINX)
+    monkeypatch.setenv("CI", ci)
+    report = await rehearse(repository, tmp_path / "state", checked=False)
+    (finding,) = [f for f in report.findings if "nginx-light" in f.message]
+    assert "not proven" in finding.consequence
+    assert finding.weight == (Weight.ERROR if ci else Weight.NOTE)
+    assert report.exit_code == bool(ci), told(report)
 
 
 async def test_image_is_built_once_for_a_tree(tmp_path: Path) -> None:
