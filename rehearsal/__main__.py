@@ -48,6 +48,13 @@ examples:
 )
 
 
+def port_number(text: str) -> int:
+    """Parse a TCP port; 0 means any."""
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = argparse.ArgumentParser(
@@ -114,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the JSON schema of the configuration, as `upsun validate` uses it",
     )
-    how.add_argument("--port", type=int, default=0, help="where the router listens")
+    how.add_argument("--port", type=port_number, default=0, help="where the router listens")
     after = parser.add_argument_group("what becomes of it")
     after.add_argument("--json", action="store_true", help="write the report as JSON")
     after.add_argument("--keep", action="store_true", help="leave it running in the background")
@@ -182,6 +189,10 @@ def main() -> int:
         return asyncio.run(run(wanted, as_json=arguments.json))
     except (TreeError, ProjectError, ServiceError) as error:
         print(error, file=sys.stderr)
+        return NOTHING_REHEARSED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{where}{error.strerror or error}", file=sys.stderr)
         return NOTHING_REHEARSED
     except (asyncio.CancelledError, KeyboardInterrupt):
         print("Stopped; nothing of it is left running.", file=sys.stderr)

@@ -64,8 +64,8 @@ async def kill(scene: Scene, live: Instance) -> None:
             scene.project.visits(),
             scene.logs / "load.log",
         ) as load:
-            killed = inspection.kill_processes(live)
             begun = time.monotonic()
+            killed = await inspection.kill_processes(live)
             up = await inspection.wait_until_up(live, scene.find, stage.name)
             away = time.monotonic() - begun
             await asyncio.sleep(STEADY_SECONDS)

@@ -1,21 +1,24 @@
 """Builds the image: the committed tree, and what the build hook makes of it."""
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from rehearsal.configuration import Application, Configuration
 from rehearsal.findings import Finding, Weight
 from rehearsal.locks import locked
-from rehearsal.sandbox import Container, Result, remove
+from rehearsal.sandbox import Container, Result, allow_removal, remove
 from rehearsal.tree import Tree
 from rehearsal.variables import build_variables
 
@@ -83,6 +86,7 @@ class Images:
         *,
         log: Path,
         show: Callable[[str], None],
+        hold: AsyncExitStack,
         again: bool = False,
         variant: str = "",
     ) -> Image:
@@ -94,6 +98,7 @@ class Images:
             name: the application's.
             log: where the hook's output goes.
             show: called with each line of it.
+            hold: the image is not removed before this ends.
             again: build in any case.
             variant: images of another one are not shared.
 
@@ -105,24 +110,22 @@ class Images:
         key = hashlib.sha256(
             repr((tree.id, name, python, bool(self.bwrap), self.entropy, variant)).encode()
         ).hexdigest()[:16]
-        place = self.state / "images" / key
-        place.parent.mkdir(parents=True, exist_ok=True)
-        async with locked(place.with_suffix(".lock")):
-            done = place / DONE
-            if again or not done.exists():
-                await asyncio.to_thread(remove, place)
-                place.mkdir()
-                tree.export(place / "app")
-                programs = stand_in(place / "image" / "bin", python)
-                result = await self._run_hook(
-                    place, configuration, name, tree.id, programs, log, show
-                )
-                size = await asyncio.to_thread(measure, place / "app")
-                facts = {"seconds": result.seconds if result else 0.0, "megabytes": size}
-                done.write_text(json.dumps(facts))
-                reused = False
-            else:
-                facts, reused = json.loads(done.read_text()), True
+        images = self.state / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        current = images / f"{key}.current"
+        async with locked(images / f"{key}.lock"):
+            place = images / current.read_text() if current.exists() else images / "none"
+            reused = not again and (place / DONE).exists()
+            if not reused:
+                # Beside the one before, which somebody may be using.
+                place = images / f"{key}-{secrets.token_hex(4)}"
+                await self._make(place, tree, configuration, name, log, show, python)
+                current.write_text(place.name)
+            hold.callback(os.close, in_use(place))
+            for old in images.glob(f"{key}-*"):
+                if old != place and not is_used(old):
+                    await asyncio.to_thread(remove, old)
+        facts = json.loads((place / DONE).read_text())
         return Image(
             release=tree.id,
             top=place / "app",
@@ -133,6 +136,28 @@ class Images:
             seconds=facts["seconds"],
             reused=reused,
         )
+
+    async def _make(
+        self,
+        place: Path,
+        tree: Tree,
+        configuration: Configuration,
+        name: str,
+        log: Path,
+        show: Callable[[str], None],
+        python: Interpreter,
+    ) -> None:
+        """Check the tree out and run the build hook."""
+        tree.export(place / "app")
+        programs = stand_in(place / "image" / "bin", python)
+        try:
+            result = await self._run_hook(place, configuration, name, tree.id, programs, log, show)
+        except BuildFailed:
+            await asyncio.to_thread(remove, place)
+            raise
+        size = await asyncio.to_thread(measure, place / "app")
+        facts = {"seconds": result.seconds if result else 0.0, "megabytes": size}
+        (place / DONE).write_text(json.dumps(facts))
 
     async def _run_hook(
         self,
@@ -171,6 +196,25 @@ class Images:
         if result.code != 0:
             raise BuildFailed(result)
         return result
+
+
+def in_use(place: Path) -> int:
+    """Return a descriptor that keeps an image from being removed for as long as it is open."""
+    descriptor = os.open(place / "in-use", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def is_used(place: Path) -> bool:
+    """Tell whether any rehearsal uses an image."""
+    descriptor = os.open(place / "in-use", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def search_path(programs: Path, bwrap: str | None) -> tuple[str, ...]:
@@ -266,6 +310,11 @@ def freeze(image: Image) -> None:
             if not os.path.islink(path):
                 os.chmod(path, os.stat(path).st_mode & ~0o222)
     os.chmod(image.directory, os.stat(image.directory).st_mode & ~0o222)
+
+
+def thaw(image: Image) -> None:
+    """Give the permission back that `freeze` has taken, so that the directory can be removed."""
+    allow_removal(image.directory)
 
 
 def fingerprint(image: Image) -> str:

@@ -26,11 +26,11 @@ EXCERPT_LINES = 12
 
 # The variables before and after, and what the file prints, apart from each other.
 READ_ENVIRONMENT = """
-env -0 >/tmp/rehearsal.before
-. ./.environment >/tmp/rehearsal.output 2>&1 </dev/null
-env -0 >/tmp/rehearsal.after
-cat /tmp/rehearsal.before; printf '\\0\\1\\0'; cat /tmp/rehearsal.after; printf '\\0\\1\\0'
-head -c 2000 /tmp/rehearsal.output
+env -0 >"$0/before"
+. ./.environment >"$0/output" 2>&1 </dev/null
+env -0 >"$0/after"
+cat "$0/before"; printf '\\0\\1\\0'; cat "$0/after"; printf '\\0\\1\\0'
+head -c 2000 "$0/output"
 """
 
 Find = Callable[..., None]
@@ -71,8 +71,9 @@ async def environment_file(instance: Instance, log: Path) -> list[Finding]:
     All secrets come to stand in `log`.
     """
     container = instance.container()
+    place = "/run/web" if container.bwrap else str(instance.scratch)
     result = await run(
-        container.command("dash", "-c", READ_ENVIRONMENT),
+        container.command("dash", "-c", READ_ENVIRONMENT, place),
         environment=container.environment(),
         directory=container.tree,
         log=log,
@@ -255,12 +256,16 @@ async def stop_in_flight(instance: Instance, path: str, *, host: str) -> tuple[E
     return end, sum(answers), answers.count(False)
 
 
-def kill_processes(instance: Instance) -> int:
-    """Kill all processes of the application; return how many."""
-    processes = instance.web.processes() if instance.web else []
+async def kill_processes(instance: Instance) -> int:
+    """Kill all processes of the application, wait for their end, and return how many they were."""
+    if instance.web is None or instance.web.running is None:
+        return 0
+    running = instance.web.running
+    processes = running.processes()
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+    await running.wait()
     return len(processes)
 
 

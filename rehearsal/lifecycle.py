@@ -1,11 +1,14 @@
 """One rehearsal from the commit to the end of the application: the table of contents."""
 
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from rehearsal import aftermath, deploy, preparation
 from rehearsal.image import Images, fingerprint
@@ -112,10 +115,13 @@ async def entered(options: Options, console: Console, tree: Tree) -> AsyncIterat
         shutil.rmtree(options.logs, ignore_errors=True)
         options.logs.mkdir()
         # Short, because the path of a Unix socket may have about 100 bytes.
-        temporary = tempfile.TemporaryDirectory(prefix="rehearsal-")
+        remove_leftovers()
+        temporary = tempfile.TemporaryDirectory(prefix=f"rehearsal-{os.getpid()}-")
         ports = Ports()
         stack.callback(ports.close)
         title = f"{tree.title} in {options.environment} ({options.environment_type})"
+        if options.broken:
+            title += f", broken on purpose: {options.broken}"
         console.say(f"Rehearsing {title}")
         yield Scene(
             options=options,
@@ -132,3 +138,11 @@ async def entered(options: Options, console: Console, tree: Tree) -> AsyncIterat
             bwrap=bubblewrap() if options.isolated else None,
             ports=ports,
         )
+
+
+def remove_leftovers() -> None:
+    """Remove the temporary directories of rehearsals that were killed."""
+    for path in Path(tempfile.gettempdir()).glob("rehearsal-*-*"):
+        process = path.name.split("-")[1]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(path, ignore_errors=True)  # somebody else's stays

@@ -10,7 +10,7 @@ from rehearsal.configuration import Configuration, ConfigurationError
 from rehearsal.findings import Weight
 from rehearsal.front import FrontError, nginx
 from rehearsal.front import front as run_router
-from rehearsal.image import BuildFailed, Image, Images, check_python, freeze, hidden_by_mounts
+from rehearsal.image import BuildFailed, Image, Images, check_python, freeze, hidden_by_mounts, thaw
 from rehearsal.instance import prepare_mounts
 from rehearsal.project import read as read_project
 from rehearsal.report import Stage
@@ -73,7 +73,8 @@ async def build(
         configuration = _with_hook(configuration, name, build=broken)
     log = scene.logs / "build.log"
     with scene.stage(stage) as entry:
-        scene.report.findings += check_python(application)
+        if stage == "build":
+            scene.report.findings += check_python(application)
         try:
             image = await images.build(
                 tree,
@@ -81,6 +82,7 @@ async def build(
                 name,
                 log=log,
                 show=scene.console.show,
+                hold=scene.stack,
                 again=scene.options.rebuild or scene.options.broken == "build",
                 # Without mounts of its own, an image is bound to its environment.
                 variant="" if scene.bwrap else scene.options.environment,
@@ -106,13 +108,14 @@ def freeze_image(scene: Scene, image: Image, stage: Stage) -> None:
     stage.detail = f"writable: /tmp{''.join(f', {key}' for key in mounts)}"
     if scene.bwrap is None:
         freeze(image)
+        scene.stack.callback(thaw, image)
         scene.find(
             "freeze",
-            "there is no bubblewrap here, so the image is a copy without write permission",
+            "without bubblewrap the image is a copy without write permission",
             consequence="not proven: that nothing is written outside mounts at runtime, that"
             " mounts hide what the image has there, and that only the container's files are"
             " used",
-            mend="install it (Debian package: bubblewrap)",
+            mend="install bubblewrap (Debian package: bubblewrap), and leave out --no-isolation",
             weight=Weight.NOTE,
         )
 
@@ -185,13 +188,16 @@ async def run_front(scene: Scene, image: Image) -> None:
                 consequence="not proven: how files are served, and what the router does",
                 weight=Weight.ERROR if os.environ.get("CI") else Weight.NOTE,
             )
+        port = scene.ports.reserve(scene.options.port)
+        if scene.options.port not in {0, port}:
+            raise ServiceError(f"Port {scene.options.port} is not to be had: name another --port.")
         try:
             scene.front = await scene.stack.enter_async_context(
                 run_router(
                     image.configuration.routes,
                     application=image.application,
                     domain=scene.environment.domain,
-                    port=scene.ports.reserve(scene.options.port),
+                    port=port,
                     scratch=scene.scratch / "router",
                     log=scene.logs / "router.log",
                 )

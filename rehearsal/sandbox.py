@@ -291,14 +291,18 @@ async def start_helper(*program: str, log: Path) -> Running:
     return Running(process, inside=bwrap is not None)
 
 
-def remove(directory: Path) -> None:
-    """Remove a directory, also one whose permission to write was taken away."""
-    if not directory.exists():
-        return
+def allow_removal(directory: Path) -> None:
+    """Let the directories below `directory` be written to again."""
     for root, directories, _ in os.walk(directory):
         for name in directories:
             path = os.path.join(root, name)
             if not os.path.islink(path):
                 os.chmod(path, 0o755)  # noqa: S103
     os.chmod(directory, 0o755)  # noqa: S103
-    shutil.rmtree(directory)
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory, also one whose permission to write was taken away."""
+    if directory.exists():
+        allow_removal(directory)
+        shutil.rmtree(directory)

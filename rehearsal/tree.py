@@ -54,6 +54,8 @@ def find(repository: Path, revision: str) -> Tree:
     Raises:
         TreeError: this is no repository, or it has no such commit.
     """
+    if not repository.is_dir():
+        raise TreeError(f"{repository} is no directory.")
     top = Path(_git(repository, "rev-parse", "--show-toplevel").strip())
     try:
         commit = _git(top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").strip()

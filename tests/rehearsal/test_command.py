@@ -155,6 +155,9 @@ def test_json_is_all_there_is(command: Command) -> None:
         (["--application", "other"], "--application: web"),
         (["--break", "everything"], "invalid choice"),
         (["--environment", "../outside"], "letters, digits"),
+        (["--port", "99999"], "from 0 to 65535"),
+        (["--state", "/proc/nothing"], "/proc/nothing"),
+        (["-C", "/nowhere"], "/nowhere is no directory"),
     ],
 )
 def test_what_cannot_be_rehearsed_is_said_in_a_sentence(
@@ -200,6 +203,7 @@ def test_nothing_outlives_an_interruption(number: signal.Signals, command: Comma
     commit(command.repository, {".upsun/config.yaml": config.read_text().replace("sleep 600", "")})
     code, output = command.run()
     assert code == 0, output
+    command.is_clean()
 
 
 def test_what_is_kept_runs_until_it_is_stopped(command: Command) -> None:
