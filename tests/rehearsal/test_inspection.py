@@ -1,0 +1,61 @@
+"""How the numbers of a load, and what an application writes, are judged."""
+
+from typing import Any
+
+import pytest
+
+from rehearsal import inspection
+from rehearsal.findings import Weight
+from rehearsal.services import Databases
+
+
+def numbers(**failures: int) -> dict[str, Any]:
+    """Return a load's result: a GET and a POST that were answered, and these failures of each."""
+    kinds = {
+        f"{method} /": {
+            "answered": 1,
+            "failed": sum(failures.values()),
+            "failures": {name.removeprefix("status_"): count for name, count in failures.items()},
+        }
+        for method in ("GET", "POST")
+    }
+    return {
+        "kinds": kinds,
+        "acknowledged": [("SELECT 1", "kept"), ("SELECT 0", "a row that is not there")],
+    }
+
+
+async def test_an_acknowledged_write_that_is_not_there_is_lost(server_url: str) -> None:
+    result, found = await inspection.judge_load(
+        numbers(), Databases(server_url), ["postgres"], refuses_unsafe=False
+    )
+    assert (result["writes"], result["lost"], result["failed"]) == (2, 1, 0)
+    (finding,) = found
+    assert finding.weight is Weight.ERROR
+    assert finding.excerpt == "a row that is not there"
+
+
+@pytest.mark.parametrize(("refuses_unsafe", "failed", "refused"), [(False, 6, 0), (True, 4, 2)])
+async def test_only_what_cannot_be_held_may_be_refused(
+    refuses_unsafe: bool, failed: int, refused: int
+) -> None:
+    """A GET that is answered with 503, or anything with 502, has failed in any case."""
+    result, found = await inspection.judge_load(
+        numbers(status_503=2, status_502=1), None, [], refuses_unsafe=refuses_unsafe
+    )
+    assert (result["failed"], result["refused"]) == (failed, refused)
+    errors = [finding for finding in found if finding.weight is Weight.ERROR]
+    assert [f"{failed} requests failed"] == [finding.message for finding in errors]
+
+
+def test_the_end_of_a_traceback_is_shown() -> None:
+    lines = [
+        "Traceback (most recent call last):",
+        *(f'  File "module_{number}.py"' for number in range(40)),
+        "ValueError: the reason",
+        "another line of the log",
+    ]
+    text = inspection.excerpt(lines)
+    assert text.startswith("Traceback")
+    assert text.endswith("ValueError: the reason")
+    assert len(text.splitlines()) <= inspection.EXCERPT_LINES
