@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -180,23 +181,33 @@ def options(arguments: argparse.Namespace) -> Options:
 def main() -> int:
     """Run the command line; return the exit code."""
     arguments = parser().parse_args()
-    try:
+
+    def work() -> int:
         wanted = options(arguments)
         if arguments.stop:
             return stop(wanted)
         if wanted.keep:
             return in_background(wanted, as_json=arguments.json)
         return asyncio.run(run(wanted, as_json=arguments.json))
-    except (TreeError, ProjectError, ServiceError) as error:
-        print(error, file=sys.stderr)
-        return NOTHING_REHEARSED
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"{where}{error.strerror or error}", file=sys.stderr)
-        return NOTHING_REHEARSED
+
+    return guarded(work)
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Do some work; say what went wrong as a sentence, and return the exit code."""
+    try:
+        return work()
     except (asyncio.CancelledError, KeyboardInterrupt):
         print("Stopped; nothing of it is left running.", file=sys.stderr)
         return INTERRUPTED
+    except (TreeError, ProjectError, ServiceError) as error:
+        print(error, file=sys.stderr)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{where}{error.strerror or error}", file=sys.stderr)
+    except Exception as error:  # whatever it is, it says nothing about the deploy
+        print(f"The rehearsal itself has failed: {error!r}", file=sys.stderr)
+    return NOTHING_REHEARSED
 
 
 async def run(options: Options, *, as_json: bool, told: int | None = None) -> int:
@@ -240,13 +251,9 @@ def in_background(options: Options, *, as_json: bool) -> int:
         os.setsid()
         code = NOTHING_REHEARSED
         try:
-            code = asyncio.run(run(options, as_json=as_json, told=told))
-        except (TreeError, ProjectError, ServiceError) as error:
-            print(error, file=sys.stderr)
-        except (asyncio.CancelledError, KeyboardInterrupt):
-            code = INTERRUPTED
-        finally:
+            code = guarded(lambda: asyncio.run(run(options, as_json=as_json, told=told)))
             sys.stdout.flush()
+        finally:
             os._exit(code)
     os.close(told)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -45,7 +45,7 @@ async def afterwards(scene: Scene, live: Instance) -> None:
                     cron.commands.start,
                     scene.logs / f"cron-{name}.log",
                     show=scene.console.show,
-                    seconds=cron.timeout * 60,
+                    seconds=cron.timeout,
                 )
                 scene.judge(result, stage, live, ("crons", name))
             stage.detail = f"each once: {', '.join(live.application.crons)}"

@@ -123,7 +123,7 @@ class Cron(BaseModel):
     spec: str
     commands: CronCommands
     timeout: int = 86400
-    """Minutes."""
+    """Seconds."""
 
 
 class Application(Part):

@@ -40,9 +40,17 @@ async def first(scene: Scene, image: Image) -> Instance:
 async def bring_up(scene: Scene, instance: Instance, hold: Hold, prefix: str = "") -> bool:
     """Run `start`, `post_start` and the deploy hook; tell whether all went well."""
     commands = instance.application.web.commands
+    # The release that is replaced stays whole.
+    broken = None if prefix else scene.options.broken
+    if broken == "database":
+        await scene.with_databases(Databases.shut)
     with scene.stage(f"{prefix}start") as stage:
         begun = time.monotonic()
-        await instance.start()
+        try:
+            await instance.start()
+        except (ValueError, RuntimeError) as error:
+            scene.find(stage.name, "the web server does not take the locations", excerpt=str(error))
+            raise Stopped from None
         # As on the platform, this does not wait until the application is there.
         post_start = asyncio.create_task(scene.hook(instance, commands.post_start))
         up = await inspection.wait_until_up(instance, scene.find, stage.name)
@@ -62,15 +70,16 @@ async def bring_up(scene: Scene, instance: Instance, hold: Hold, prefix: str = "
     if hook:
         with scene.stage(f"{prefix}deploy") as stage:
             begun = time.monotonic()
-            result = await deploy_hook(scene, instance, hook)
+            result = await deploy_hook(scene, instance, hook, broken)
             hold.parts["deploy"] = time.monotonic() - begun
             deployed = scene.judge(result, stage, instance, ("hooks", "deploy"))
     return up and deployed
 
 
-async def deploy_hook(scene: Scene, instance: Instance, hook: str) -> Result | None:
+async def deploy_hook(
+    scene: Scene, instance: Instance, hook: str, broken: str | None
+) -> Result | None:
     """Run it, with what shall be broken meanwhile."""
-    broken = scene.options.broken
     opening = None
     if broken == "publish":
         instance.read_only_mounts = True

@@ -20,7 +20,7 @@ PROMPT_SECONDS = 10.0  # that an application may take to end
 VISITORS = 40  # who wait for an answer when SIGTERM comes
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 0.5  # between two looks at the ports that are listened on
-LOOKS = 3  # after which a port that is not listened on will not be
+LOOKS = 12  # after which a port that is not listened on will not be
 ENVIRONMENT_SECONDS = 30
 EXCERPT_LINES = 12
 
@@ -50,7 +50,6 @@ def advice(output: str) -> str:
         " the user",
         r"Can't locate revision": "the database knows a migration that this commit lacks, from"
         " another branch perhaps: rehearse with --fresh, or in another --environment",
-        r"not found": "",
     }
     for pattern, words in known.items():
         if re.search(pattern, output):
@@ -252,6 +251,7 @@ async def stop_in_flight(instance: Instance, path: str, *, host: str) -> tuple[E
             group.create_task(visitor(client))
         await all_served.wait()
         stopping.set()
+        answers.clear()  # from here on it counts
         end = await instance.stop()
     return end, sum(answers), answers.count(False)
 

@@ -1,7 +1,9 @@
 """One rehearsal from the commit to the end of the application: the table of contents."""
 
 import os
+import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from rehearsal import aftermath, deploy, preparation
+from rehearsal.configuration import ConfigurationError
 from rehearsal.image import Images, fingerprint
 from rehearsal.locks import kept_word, locked
 from rehearsal.network import Ports, allow_files
@@ -59,7 +62,12 @@ async def go_through(scene: Scene, tree: Tree) -> None:
     if options.previous is not None:
         previous = find(options.repository, options.previous)
         scene.report.previous = previous.title
-        old = preparation.read(scene, previous, "previous")
+        try:
+            old = preparation.read(scene, previous, "previous")
+        except ConfigurationError as error:
+            raise ServiceError(f"{previous.title} cannot be deployed: {error}.") from None
+        if name not in old.applications:
+            raise ServiceError(f"{previous.title} has no application {name}.")
         before = await preparation.build(scene, images, previous, old, name, stage="build before")
     image = await preparation.build(scene, images, tree, configuration, name, stage="build")
     with scene.stage("freeze") as stage:
@@ -102,9 +110,10 @@ async def entered(options: Options, console: Console, tree: Tree) -> AsyncIterat
                 f"{options.environment} is kept running by process {holder}: end that first, with"
                 f" `{options.stop_command}`, or take another --environment."
             )
-        console.say(
+        print(
             f"Waiting for another rehearsal of {options.environment} (process {holder}) to end;"
-            " another --environment does not wait"
+            " another --environment does not wait",
+            file=sys.stderr,
         )
 
     async with AsyncExitStack() as stack:
@@ -133,7 +142,7 @@ async def entered(options: Options, console: Console, tree: Tree) -> AsyncIterat
                 name="main" if options.environment_type == "production" else options.environment,
                 type=options.environment_type,
                 # The project's, the same in all environments for ever.
-                entropy=kept_word(options.state / "entropy"),
+                entropy=kept_word(options.state / "entropy", secrets.token_hex(28).upper()),
             ),
             bwrap=bubblewrap() if options.isolated else None,
             ports=ports,

@@ -28,6 +28,7 @@ from rehearsal.project import Request, Visit
 
 ANSWER_SECONDS = 60
 WARM_UP = 50  # requests, before the load counts as steady
+WARM_UP_SECONDS = 5  # where so many requests take too long
 STEADY_SECONDS = 30
 
 
@@ -63,6 +64,7 @@ class Load:
         requests = sum(v.share * len(v.requests) for v in visits) / sum(shares)
         self.pause = requests / rate
         self.shares = shares
+        self.warm_up = min(WARM_UP, rate * WARM_UP_SECONDS)
         self.steady = asyncio.Event()
         """Set once so many were answered that the load is what it will be."""
         self.headers = dict(headers)
@@ -149,7 +151,7 @@ class Load:
             return False
         kind.answered += 1
         self.answered += 1
-        if self.answered == WARM_UP:
+        if self.answered >= self.warm_up:
             self.steady.set()
         if request.row:
             self.writes.append((request.row.replace("{n}", word), f"{request.path} {word}"))

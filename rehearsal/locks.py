@@ -8,7 +8,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 POLL_SECONDS = 0.1
@@ -61,12 +61,16 @@ def _try(descriptor: int) -> bool:
     return True
 
 
-def kept_word(file: Path) -> str:
-    """Return a random word that is made once, and kept."""
+def kept_word(file: Path, new: str) -> str:
+    """Return the word in a file; `new`, from then on, if there is no such file."""
+    draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        return file.read_text()
-    except FileNotFoundError:
-        word = secrets.token_hex(28).upper()
-        file.touch(mode=0o600)
-        file.write_text(word)
-        return word
+        with os.fdopen(descriptor, "w") as text:
+            text.write(new)
+        # Whole at once, and only if nobody was quicker.
+        with suppress(FileExistsError):
+            os.link(draft, file)
+    finally:
+        draft.unlink()
+    return file.read_text()

@@ -19,6 +19,9 @@ from rehearsal.services import Databases, ServiceError
 from rehearsal.tree import Tree, uncommitted
 from rehearsal.validation import validate as find_faults
 
+# Where the trees of the stages are checked out to be read, below the scratch directory.
+CHECKOUTS = {"build": "tree", "build before": "previous"}
+
 
 def read(scene: Scene, tree: Tree, name: str) -> Configuration:
     """Read the configuration of a tree that is checked out for it."""
@@ -73,6 +76,17 @@ async def build(
         configuration = _with_hook(configuration, name, build=broken)
     log = scene.logs / "build.log"
     with scene.stage(stage) as entry:
+        if (
+            application.directory
+            and not (scene.scratch / CHECKOUTS[stage] / application.directory).is_dir()
+        ):
+            scene.find(
+                stage,
+                f"source.root is /{application.directory}, which the commit does not have",
+                consequence="the platform rejects the push",
+                line=configuration.line("applications", name, "source", "root"),
+            )
+            raise Stopped
         if stage == "build":
             scene.report.findings += check_python(application)
         try:
@@ -126,7 +140,7 @@ async def run_services(scene: Scene, image: Image) -> None:
         names = [
             service
             for service, _ in image.description.endpoints().values()
-            if image.configuration.services[service].kind == "postgresql"
+            if (found := image.configuration.services.get(service)) and found.kind == "postgresql"
         ]
         if names:
             scene.databases = await scene.stack.enter_async_context(
@@ -158,7 +172,7 @@ async def clear(scene: Scene, names: list[str]) -> None:
     if scene.databases:
         for service in names:
             await scene.databases.drop(scene.databases.name(scene.options.environment, service))
-    for directory in (scene.mounts).glob("*"):
+    for directory in [*scene.mounts.glob("*"), *(scene.options.place / "services").glob("*")]:
         services.empty(directory)
 
 
@@ -202,7 +216,7 @@ async def run_front(scene: Scene, image: Image) -> None:
                     log=scene.logs / "router.log",
                 )
             )
-        except FrontError as error:
+        except (FrontError, ValueError) as error:
             scene.find("front", "the router does not take the routes", excerpt=str(error))
             raise Stopped from None
         stage.detail = f"{scene.front.address} for https://{scene.environment.domain}/"

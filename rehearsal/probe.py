@@ -73,7 +73,7 @@ async def ask(client: httpx.AsyncClient, path: str, found: list[Finding]) -> htt
     """Send a GET; what is not HTTP becomes a finding."""
     try:
         return await client.get(path, headers={"Accept-Encoding": "br, gzip"})
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         found.append(Finding(STAGE, f"{path} is not answered: {type(error).__name__}"))
         return None
 
@@ -133,7 +133,10 @@ async def look_at_assets(
 def own(names: Iterable[str], address: str, page: str) -> Iterable[str]:
     """Yield the paths of those that this site serves itself."""
     for name in names:
-        url = urlsplit(urljoin(urljoin(address, page), name))
+        try:
+            url = urlsplit(urljoin(urljoin(address, page), name))
+        except ValueError:  # no browser would ask for it
+            continue
         if url.netloc == urlsplit(address).netloc:
             yield f"{url.path}?{url.query}" if url.query else url.path
 
@@ -178,7 +181,7 @@ async def sight(address: str, paths: Iterable[str], *, host: str) -> str:
         for path in paths:
             try:
                 answer = await client.get(path)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 seen.append(f"{path} {type(error).__name__}")
             else:
                 words = "" if answer.status_code == 200 else first_lines(answer.text)

@@ -40,7 +40,7 @@ class Project(Part):
 
     application: str | None = None
     """The name of the application to rehearse; needed only where there are several."""
-    pages: list[str] = ["/"]
+    pages: list[str] = Field(default=["/"], min_length=1)
     """Answered with 200 to anybody; the first one's assets are looked at."""
     ready: str | None = None
     """Answered with 200 only while the application can serve on the schema it finds."""
@@ -63,12 +63,13 @@ def read(directory: Path) -> Project:
     """
     try:
         document = tomllib.loads((directory / "pyproject.toml").read_text())
+        section = document.get("tool", {}).get("rehearsal", {})
     except FileNotFoundError:
         return Project()
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ProjectError(f"pyproject.toml is no TOML: {error}") from None
     try:
-        return Project.model_validate(document.get("tool", {}).get("rehearsal", {}))
+        return Project.model_validate(section)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in ("tool.rehearsal", *first["loc"]))

@@ -52,6 +52,11 @@ class Result:
     seconds: float
     timed_out: bool = False
 
+    @property
+    def ending(self) -> str:
+        """Return how it ended, as the end of a sentence."""
+        return "does not end" if self.timed_out else f"ends with exit code {self.code}"
+
     def tail(self, lines: int = 12) -> str:
         """Return the last lines of the output."""
         return "\n".join(self.output.rstrip().splitlines()[-lines:])

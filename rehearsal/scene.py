@@ -1,6 +1,5 @@
 """What all stages of one rehearsal share."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -107,8 +106,6 @@ class Scene:
         try:
             with self.console.working(name):
                 yield stage
-        except asyncio.CancelledError:
-            raise
         except BaseException:
             stage.result = "failed"
             raise
@@ -193,10 +190,9 @@ class Scene:
             "post_start": "the platform reports it and goes on",
             "post_deploy": "the platform reports it and goes on",
         }
-        how = "does not end" if result.timed_out else f"ends with exit code {result.code}"
         self.find(
             stage.name,
-            f"{keys[-1] if 'crons' not in keys else ' '.join(keys[:2])} {how}",
+            f"{keys[-1] if 'crons' not in keys else ' '.join(keys[:2])} {result.ending}",
             consequence=consequences.get(keys[-1], ""),
             mend=inspection.advice(result.output),
             line=image.configuration.line("applications", image.application, *keys),

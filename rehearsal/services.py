@@ -17,6 +17,7 @@ import asyncpg
 from development.postgres import MAJOR, PostgresError, postgres
 from rehearsal.configuration import Application, Configuration
 from rehearsal.findings import Finding, Weight
+from rehearsal.locks import kept_word
 from rehearsal.network import accepts
 from rehearsal.sandbox import start_helper
 from rehearsal.variables import Endpoint
@@ -136,13 +137,9 @@ class Databases:
         await self._execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
     async def _make_role(self, file: Path) -> None:
-        with suppress(FileNotFoundError):
-            self.password = file.read_text()
-        if not self.password:
-            word = [secrets.choice(string.ascii_letters + string.digits) for _ in range(24)]
-            self.password = "".join([*word[:12], *TRAPS, *word[12:]])
-            file.touch(mode=0o600)
-            file.write_text(self.password)
+        letters = string.ascii_letters + string.digits
+        word = "".join(secrets.choice(letters) for _ in range(24))
+        self.password = kept_word(file, word[:12] + TRAPS + word[12:])
         with suppress(asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
             await self._execute(f'CREATE ROLE "{ROLE}" LOGIN')
         password = self.password.replace("'", "''")
@@ -215,6 +212,9 @@ async def running(
             if service.kind == "postgresql" and databases:
                 database = databases.name(environment, name)
                 await databases.create(database)
+                # A rehearsal that was killed may have left it as it had broken it.
+                await databases.open(database)
+                await databases.allow_changes(database)
                 endpoints[relationship] = databases.endpoint(database, name, service.type)
                 if service.version and service.version != str(MAJOR):
                     found.append(

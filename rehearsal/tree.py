@@ -74,12 +74,14 @@ def _git(repository: Path, *arguments: str, **variables: str) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         result = subprocess.run(
-            ["git", *arguments],
+            # No hook of the user's own runs at our checkouts.
+            ["git", "-c", "core.hooksPath=/dev/null", *arguments],
             cwd=repository,
             env=environment | variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="surrogateescape",
         )
     except FileNotFoundError:
         raise TreeError("git is not installed.") from None

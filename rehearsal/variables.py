@@ -95,7 +95,7 @@ class Endpoint:
 
 def encode(value: object) -> str:
     """Return a `PLATFORM_*` variable that holds a structure."""
-    return base64.b64encode(json.dumps(value).encode()).decode()
+    return base64.b64encode(json.dumps(value, default=str).encode()).decode()
 
 
 def build_variables(
