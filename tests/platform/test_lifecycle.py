@@ -34,7 +34,7 @@ from tests.platform.upsun import (
 from tests.repository import checkout
 
 # One build serves all tests of a process: they shall be in the same one.
-pytestmark = pytest.mark.xdist_group("lifecycle")
+pytestmark = pytest.mark.xdist_group("builds")
 
 FIRST, SECOND = "1f3a5c7e", "2b4d6f80"  # what PLATFORM_TREE_ID is made of
 BUILD_SECONDS = 600  # on a slow network

@@ -14,8 +14,9 @@ from rehearsal.report import Report
 from tests.rehearsal.sample import commit, errors, git, rehearse, told
 from tests.repository import checkout
 
-# The images are built once for all tests here.
-pytestmark = pytest.mark.xdist_group("rehearsal")
+# The images are built once for all tests here; and no other build takes the processor away from an
+# application that is under load.
+pytestmark = pytest.mark.xdist_group("builds")
 
 RATE = 200  # requests a second
 
