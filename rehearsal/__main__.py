@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 from rehearsal import lifecycle
@@ -157,25 +158,12 @@ def options(arguments: argparse.Namespace) -> Options:
     if arguments.clone_of == environment:
         parser().error("--clone-of names the environment itself")
     state = arguments.state or find(arguments.repository, "HEAD").repository / ".rehearsal"
-    return Options(
-        repository=arguments.repository.absolute(),
-        state=state.absolute(),
-        revision=arguments.revision,
-        application=arguments.application,
-        environment=environment,
-        environment_type=arguments.environment_type,
-        clone_of=arguments.clone_of,
-        strategy=arguments.strategy,
-        previous=arguments.previous,
-        broken=arguments.broken,
-        fresh=arguments.fresh,
-        rebuild=arguments.rebuild,
-        force=arguments.force,
-        isolated=arguments.isolated,
-        keep=arguments.keep,
-        schema=arguments.schema,
-        port=arguments.port,
-    )
+    values = vars(arguments) | {
+        "repository": arguments.repository.absolute(),
+        "state": state.absolute(),
+        "environment": environment,
+    }
+    return Options(**{field.name: values[field.name] for field in fields(Options)})
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 from rehearsal.project import ProjectError, read
-from rehearsal.tree import Tree, TreeError, find
+from rehearsal.tree import Tree, TreeError, find, git
 
 COMMAND = "python -m pytest -q tests/features"
 VERSIONS = "alembic/versions"
@@ -141,16 +141,6 @@ def environment(migrations: Path) -> dict[str, str]:
     # So that `python` is this interpreter, with the packages that are installed for it.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     return {**kept, "PATH": path, HOOK: str(migrations)}
-
-
-def git(repository: Path, *arguments: str) -> str:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    result = subprocess.run(
-        ["git", *arguments], cwd=repository, env=kept, capture_output=True, text=True
-    )
-    if result.returncode != 0:
-        raise TreeError((result.stderr.strip().splitlines() or ["git failed"])[-1])
-    return result.stdout
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from rehearsal.configuration import Application, Configuration
+from rehearsal.configuration import CONFIG_FILE, Application, Configuration
 from rehearsal.findings import Finding, Weight
 from rehearsal.locks import locked
-from rehearsal.sandbox import Container, Result, allow_removal, remove
+from rehearsal.sandbox import Container, Result, remove
 from rehearsal.tree import Tree
 from rehearsal.variables import build_variables
 
@@ -114,9 +114,11 @@ class Images:
         images.mkdir(parents=True, exist_ok=True)
         current = images / f"{key}.current"
         async with locked(images / f"{key}.lock"):
-            place = images / current.read_text() if current.exists() else images / "none"
-            reused = not again and (place / DONE).exists()
-            if not reused:
+            built = images / current.read_text() if current.exists() else None
+            reused = built is not None and (built / DONE).exists() and not again
+            if built is not None and reused:
+                place = built
+            else:
                 # Beside the one before, which somebody may be using.
                 place = images / f"{key}-{secrets.token_hex(4)}"
                 await self._make(place, tree, configuration, name, log, show, python)
@@ -295,7 +297,7 @@ def hidden_by_mounts(image: Image) -> list[Finding]:
                     f" such as {files[0].relative_to(image.directory)}",
                     consequence="at runtime they are not there",
                     mend="build into another directory, and let the deploy hook copy",
-                    file=".upsun/config.yaml",
+                    file=CONFIG_FILE,
                     line=line,
                 )
             )
@@ -310,11 +312,6 @@ def freeze(image: Image) -> None:
             if not os.path.islink(path):
                 os.chmod(path, os.stat(path).st_mode & ~0o222)
     os.chmod(image.directory, os.stat(image.directory).st_mode & ~0o222)
-
-
-def thaw(image: Image) -> None:
-    """Give the permission back that `freeze` has taken, so that the directory can be removed."""
-    allow_removal(image.directory)
 
 
 def fingerprint(image: Image) -> str:

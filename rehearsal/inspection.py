@@ -11,6 +11,7 @@ import aiohttp
 import httpx
 import psutil
 
+from rehearsal.configuration import CONFIG_FILE
 from rehearsal.findings import Finding, Weight
 from rehearsal.instance import START_SECONDS, STOP_SECONDS, End, Instance
 from rehearsal.sandbox import run
@@ -284,7 +285,7 @@ def judge_workers(instance: Instance) -> list[Finding]:
                     f" {worker.codes[-1]}",
                     consequence="the platform starts it again at once, for ever",
                     mend="a worker that finds an old schema waits",
-                    file=".upsun/config.yaml",
+                    file=CONFIG_FILE,
                     line=line,
                     excerpt=tail(worker.log),
                 )

@@ -10,17 +10,15 @@ from rehearsal.configuration import Configuration, ConfigurationError
 from rehearsal.findings import Weight
 from rehearsal.front import FrontError, nginx
 from rehearsal.front import front as run_router
-from rehearsal.image import BuildFailed, Image, Images, check_python, freeze, hidden_by_mounts, thaw
+from rehearsal.image import BuildFailed, Image, Images, check_python, freeze, hidden_by_mounts
 from rehearsal.instance import prepare_mounts
 from rehearsal.project import read as read_project
 from rehearsal.report import Stage
+from rehearsal.sandbox import allow_removal
 from rehearsal.scene import Scene, Stopped
 from rehearsal.services import Databases, ServiceError
 from rehearsal.tree import Tree, uncommitted
 from rehearsal.validation import validate as find_faults
-
-# Where the trees of the stages are checked out to be read, below the scratch directory.
-CHECKOUTS = {"build": "tree", "build before": "previous"}
 
 
 def read(scene: Scene, tree: Tree, name: str) -> Configuration:
@@ -76,10 +74,8 @@ async def build(
         configuration = _with_hook(configuration, name, build=broken)
     log = scene.logs / "build.log"
     with scene.stage(stage) as entry:
-        if (
-            application.directory
-            and not (scene.scratch / CHECKOUTS[stage] / application.directory).is_dir()
-        ):
+        inside = f"{application.directory}/"
+        if application.directory and not any(f.startswith(inside) for f in tree.files()):
             scene.find(
                 stage,
                 f"source.root is /{application.directory}, which the commit does not have",
@@ -104,7 +100,7 @@ async def build(
         except BuildFailed as error:
             scene.find(
                 stage,
-                f"the build hook ends with exit code {error.result.code}",
+                f"the build hook {error.result.ending}",
                 consequence="there is no deploy; the release before goes on serving",
                 mend=inspection.advice(error.result.output),
                 line=configuration.line("applications", name, "hooks", "build"),
@@ -122,7 +118,7 @@ def freeze_image(scene: Scene, image: Image, stage: Stage) -> None:
     stage.detail = f"writable: /tmp{''.join(f', {key}' for key in mounts)}"
     if scene.bwrap is None:
         freeze(image)
-        scene.stack.callback(thaw, image)
+        scene.stack.callback(allow_removal, image.directory)
         scene.find(
             "freeze",
             "without bubblewrap the image is a copy without write permission",

@@ -23,7 +23,7 @@ class Stage:
     name: str
     seconds: float = 0.0
     result: str = "ok"
-    """`ok`, `failed` or `skipped`."""
+    """`ok` or `failed`."""
     detail: str = ""
 
 
@@ -60,10 +60,6 @@ class Report:
     @property
     def exit_code(self) -> int:
         return int(any(finding.weight is Weight.ERROR for finding in self.findings))
-
-    def found(self, stage: str) -> list[Finding]:
-        """Return the findings of one stage."""
-        return [finding for finding in self.findings if finding.stage == stage]
 
     def document(self) -> dict[str, Any]:
         """Return the report for machines."""
@@ -130,9 +126,8 @@ class Console:
 
     def ended(self, stage: Stage, findings: list[Finding]) -> None:
         """Write the line of a stage that is over, and what was found in it."""
-        colour = {"ok": "green", "failed": "red", "skipped": "dim"}[stage.result]
-        sign = {"ok": "✓", "failed": "✗", "skipped": "-"}[stage.result]
-        took = f"{stage.seconds:5.1f} s" if stage.result != "skipped" else "       "
+        sign, colour = ("✓", "green") if stage.result == "ok" else ("✗", "red")
+        took = f"{stage.seconds:5.1f} s"
         name = f"{stage.name:<12}"
         self.say(f"{self.paint(sign, colour)} {self.paint(name, 'bold')} {took}  {stage.detail}")
         for finding in findings:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rehearsal import inspection
+from rehearsal.configuration import CONFIG_FILE
 from rehearsal.findings import Finding, Weight
 from rehearsal.front import Front, nginx
 from rehearsal.image import Image
@@ -136,7 +137,7 @@ class Scene:
                 consequence=consequence,
                 mend=mend,
                 weight=weight,
-                file=".upsun/config.yaml" if line else "",
+                file=CONFIG_FILE if line else "",
                 line=line,
                 excerpt=excerpt,
             )

@@ -29,7 +29,7 @@ class Tree:
 
     def files(self) -> list[str]:
         """Return the paths of all files in it."""
-        names = _git(self.repository, "ls-tree", "-r", "--name-only", "-z", self.commit)
+        names = git(self.repository, "ls-tree", "-r", "--name-only", "-z", self.commit)
         return [name for name in names.split("\0") if name]
 
     def export(self, directory: Path) -> Path:
@@ -38,7 +38,7 @@ class Tree:
         # A checkout, not `git archive`, which leaves out what .gitattributes calls export-ignore.
         index = directory.with_name(f"{directory.name}.index")
         try:
-            _git(
+            git(
                 self.repository,
                 *("--work-tree", str(directory), "checkout", "--force", self.commit, "--", "."),
                 GIT_INDEX_FILE=str(index),
@@ -56,20 +56,25 @@ def find(repository: Path, revision: str) -> Tree:
     """
     if not repository.is_dir():
         raise TreeError(f"{repository} is no directory.")
-    top = Path(_git(repository, "rev-parse", "--show-toplevel").strip())
+    top = Path(git(repository, "rev-parse", "--show-toplevel").strip())
     try:
-        commit = _git(top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").strip()
+        commit = git(top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").strip()
     except TreeError:
         raise TreeError(f"Git knows no commit {revision!r} here.") from None
-    return Tree(top, revision, commit, _git(top, "rev-parse", f"{commit}^{{tree}}").strip())
+    return Tree(top, revision, commit, git(top, "rev-parse", f"{commit}^{{tree}}").strip())
 
 
 def uncommitted(tree: Tree) -> int:
     """Return how many changed or new files are not part of any commit yet."""
-    return len(_git(tree.repository, "status", "--porcelain").splitlines())
+    return len(git(tree.repository, "status", "--porcelain").splitlines())
 
 
-def _git(repository: Path, *arguments: str, **variables: str) -> str:
+def git(repository: Path, *arguments: str, **variables: str) -> str:
+    """Run git in a repository and return what it prints.
+
+    Raises:
+        TreeError: it failed; the message is its last line.
+    """
     # What an outer git, such as one that runs a hook, says about repositories is not for this one.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:

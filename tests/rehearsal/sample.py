@@ -1,5 +1,6 @@
 """A small project for Upsun that is not this application, and rehearsals of it."""
 
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -81,14 +82,17 @@ FILES = {
 
 def git(directory: Path, *arguments: str) -> str:
     """Run git in a repository of a test, as nobody in particular."""
+    # What an outer git, such as one that runs a hook, says about repositories is not for this one.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
     return subprocess.run(
         ["git", *identity, "-c", "commit.gpgsign=false", *arguments],
         cwd=directory,
+        env=kept,
         capture_output=True,
         text=True,
         check=True,
-    ).stdout
+    ).stdout.strip()
 
 
 def commit(directory: Path, files: dict[str, str], message: str = "A change") -> str:
@@ -101,7 +105,7 @@ def commit(directory: Path, files: dict[str, str], message: str = "A change") ->
         git(directory, "init", "--quiet", "--initial-branch=main")
     git(directory, "add", "--all", "--force")
     git(directory, "commit", "--quiet", "--allow-empty", "-m", message)
-    return git(directory, "rev-parse", "HEAD").strip()
+    return git(directory, "rev-parse", "HEAD")
 
 
 def sample(directory: Path, *changes: tuple[str, str, str], **files: str) -> Path:

@@ -9,6 +9,7 @@ import pytest
 
 from app.settings import ROOT
 from tests.migrations.recipes import HEADER, head
+from tests.rehearsal.sample import git
 from tests.repository import checkout
 
 VERSIONS = Path("alembic") / "versions"
@@ -16,6 +17,9 @@ VERSIONS = Path("alembic") / "versions"
 QUICK = "python -m pytest -q tests/features/test_accounts.py -k 'whole_journey or taken_names'"
 NULLABLE = 'op.add_column("users", sa.Column("nickname", sa.String(40)))'
 RENAMED = 'op.alter_column("users", "email", new_column_name="address")'
+
+# Each runs a test suite of its own.
+pytestmark = pytest.mark.xdist_group("builds")
 
 
 def compatibility(
@@ -29,19 +33,6 @@ def compatibility(
         text=True,
         timeout=300,
     )
-
-
-def git(repository: Path, *arguments: str) -> str:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    identity = ("-c", "user.name=Nobody", "-c", "user.email=nobody@example.com")
-    return subprocess.run(
-        ["git", *identity, "-c", "commit.gpgsign=false", *arguments],
-        cwd=repository,
-        env=kept,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
 
 
 def commit(repository: Path, message: str) -> str:
