@@ -8,6 +8,7 @@ those who come meanwhile, as it would in life.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -30,6 +31,9 @@ ANSWER_SECONDS = 60
 WARM_UP = 50  # requests, before the load counts as steady
 WARM_UP_SECONDS = 5  # where so many requests take too long
 STEADY_SECONDS = 30
+# Visitors come from many addresses, as in life: an application may limit what one client does.
+# Only on Linux does a machine have all of 127.0.0.0/8.
+SOURCES = [f"127.0.1.{n}" for n in range(1, 101)] if sys.platform == "linux" else ["127.0.0.1"]
 
 
 @dataclass
@@ -75,21 +79,16 @@ class Load:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         due = begun
-        # All who come while others wait, come on a connection of their own.
-        async with (
-            aiohttp.ClientSession(
-                self.address,
-                connector=aiohttp.TCPConnector(limit=0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(ANSWER_SECONDS),
-            ) as self.client,
-            asyncio.TaskGroup() as group,
-        ):
+        async with AsyncExitStack() as stack:
+            clients = itertools.cycle(
+                [await stack.enter_async_context(self.client(source)) for source in SOURCES]
+            )
+            group = await stack.enter_async_context(asyncio.TaskGroup())
             while not stop.is_set():
                 # All that are due: this loop may itself have been late.
                 while due <= loop.time():
                     (visit,) = random.choices(self.visits, self.shares)  # noqa: S311
-                    group.create_task(self.visit(visit))
+                    group.create_task(self.visit(visit, next(clients)))
                     due += self.pause
                 with suppress(TimeoutError):
                     async with asyncio.timeout(due - loop.time()):
@@ -110,15 +109,31 @@ class Load:
             "acknowledged": self.writes,
         }
 
-    async def visit(self, visit: Visit) -> None:
+    def client(self, source: str) -> aiohttp.ClientSession:
+        """Return the client of those who come from the address `source`."""
+        return aiohttp.ClientSession(
+            self.address,
+            # All who come while others wait, come on a connection of their own.
+            connector=aiohttp.TCPConnector(limit=0, local_addr=(source, 0)),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(ANSWER_SECONDS),
+        )
+
+    async def visit(self, visit: Visit, client: aiohttp.ClientSession) -> None:
         """Send a visit's requests, until one is not answered as it must be."""
         word = secrets.token_hex(6)
         cookies: dict[str, str] = {}
         for request in visit.requests:
-            if not await self.ask(request, word, cookies):
+            if not await self.ask(client, request, word, cookies):
                 return
 
-    async def ask(self, request: Request, word: str, cookies: dict[str, str]) -> bool:
+    async def ask(
+        self,
+        client: aiohttp.ClientSession,
+        request: Request,
+        word: str,
+        cookies: dict[str, str],
+    ) -> bool:
         """Send one request, and note how it went."""
         loop = asyncio.get_running_loop()
         kind = self.kinds.setdefault(f"{request.method} {request.path.partition('?')[0]}", Kind())
@@ -128,7 +143,7 @@ class Load:
         form = {name: value.replace("{n}", word) for name, value in request.form.items()}
         begun = loop.time()
         try:
-            async with self.client.request(
+            async with client.request(
                 request.method,
                 request.path.replace("{n}", word),
                 data=form or None,
