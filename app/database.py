@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from asyncpg import PostgresError
 from sqlalchemy import URL, MetaData, event, text
@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import DeclarativeBase
 
 from app import logs
+from app.preview.columns import Rules
 
 log = logs.get(__name__)
 
@@ -27,6 +28,9 @@ STATEMENT_TIMEOUT = 8
 LOCK_TIMEOUT = 4
 # How long an answer of the gate is good for while it is closed.
 GATE_INTERVAL = 0.25
+# How long it is good for in a preview while it is open: a data sync or a restore can bring people
+# back under our feet.
+PREVIEW_INTERVAL = 2.0
 
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 UNDEFINED_TABLE = "42P01"
@@ -49,6 +53,9 @@ class Base(DeclarativeBase):
         }
     )
 
+    __sanitize__: ClassVar[Rules]
+    """What happens to the data in a preview; each model says it."""
+
 
 class Unavailable(Exception):
     """The database does not answer in time; a later attempt may succeed."""
@@ -68,20 +75,33 @@ class SchemaBehind(Unavailable):
         self.needed = needed
 
 
+class Unsanitized(Unavailable):
+    """This is a preview, and its data still tell about people."""
+
+    def __init__(self, environment: str) -> None:
+        super().__init__(f"the data of {environment} are not sanitized (`quart sanitize` does it)")
+        self.environment = environment
+
+
 class Database:
     """One process's way to PostgreSQL.
 
     Opens no connection before it is asked for one, so the application boots without a database.
+
+    Args:
+        url: where it is.
+        pool_size: how many connections are kept at most.
+        preview: the environment's name, where people must not be served before `quart sanitize`.
     """
 
-    def __init__(self, url: URL, *, pool_size: int) -> None:
+    def __init__(self, url: URL, *, pool_size: int, preview: str | None = None) -> None:
         self.engine = _engine(url, pool_size)
         # AUTOCOMMIT: a query is one round trip instead of three (BEGIN, query, ROLLBACK).
         self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         # SQLAlchemy's pool lets whoever comes just now overtake those who wait, again and again; a
         # semaphore serves them in turn. Measured with 32 clients: p99 of 123 ms instead of 585.
         self._turns = asyncio.Semaphore(pool_size)
-        self.gate = SchemaGate(self)
+        self.gate = SchemaGate(self, preview)
 
     def read(self) -> AbstractAsyncContextManager[AsyncSession]:
         """Give a session for queries: each is its own transaction.
@@ -162,20 +182,32 @@ class SchemaGate:
     A release starts before its deploy hook has migrated, so "behind" is a normal state at boot.
     A revision this code does not know comes from a newer release: migrations are written so that
     the release before can live with them, and it is served.
+
+    In a preview, whose data are a copy of production's, it lets nobody through before they are
+    sanitized.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, preview: str | None = None) -> None:
         self._database = database
+        self._preview = preview
         self.needed, self._known = _revisions(MIGRATIONS)
-        self.is_open = False
+        self._opened = False
         self._lock = asyncio.Lock()
         self._checked = float("-inf")
         self._verdict: Unavailable | None = None
         self._logged: str | None = None
+        self._questions: set[asyncio.Task[Any]] = set()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a session may begin without asking."""
+        return self._opened and (
+            self._preview is None or time.monotonic() - self._checked < PREVIEW_INTERVAL
+        )
 
     def close(self) -> None:
         """Ask the database again before the next session."""
-        self.is_open = False
+        self._opened = False
         self._checked = float("-inf")
 
     async def check(self) -> None:
@@ -184,6 +216,7 @@ class SchemaGate:
         Raises:
             Unavailable: the database does not answer.
             SchemaBehind: it does, and must be migrated first.
+            Unsanitized: it does, and tells about people.
         """
         async with self._lock:
             if time.monotonic() - self._checked > GATE_INTERVAL:
@@ -194,7 +227,7 @@ class SchemaGate:
 
     async def _ask(self) -> None:
         try:
-            found = await self._revision()
+            found, sanitized = await self._answer()
         except Unavailable as error:
             self._verdict = error
             self._say("database unavailable", reason=str(error), cause=repr(error.__cause__))
@@ -202,25 +235,57 @@ class SchemaGate:
             if found is None or (found in self._known and found != self.needed):
                 self._verdict = SchemaBehind(found, self.needed)
                 self._say("schema behind", database=found, needed=self.needed)
+            elif self._preview is not None and not sanitized:
+                self._verdict = Unsanitized(self._preview)
+                self._say("data not sanitized", environment=self._preview, mend="quart sanitize")
             else:
                 self._verdict = None
-                if not self.is_open:
+                if not self._opened:
                     # Plans prepared before the migration may no longer fit.
                     await self._database.engine.dispose()
                     self._say("schema ready", database=found, needed=self.needed)
-        self.is_open = self._verdict is None
+        self._opened = self._verdict is None
         self._checked = time.monotonic()
 
-    async def _revision(self) -> str | None:
+    async def _answer(self) -> tuple[str | None, bool]:
+        """Return the database's revision, and whether its data are sanitized for this preview.
+
+        A host that takes the question and never says a word would keep all waiting who knock.
+
+        Raises:
+            Unavailable: it does not tell, or not in time.
+        """
+        question = asyncio.create_task(self._question())
+        self._questions.add(question)
+        question.add_done_callback(self._forget)
+        try:
+            # `asyncio.timeout` would wait for the end as well: to close a connection whose other
+            # side is silent takes two seconds more.
+            await asyncio.wait({question}, timeout=POOL_TIMEOUT)
+            if question.done():
+                return question.result()
+        finally:
+            question.cancel()
+        raise Unavailable("the database does not answer in time")
+
+    def _forget(self, question: asyncio.Task[Any]) -> None:
+        self._questions.discard(question)
+        if not question.cancelled():
+            question.exception()  # of one that nobody waits for any more: it is not worth a line
+
+    async def _question(self) -> tuple[str | None, bool]:
         try:
             async with self._database._session(self._database._reading, gated=False) as session:
                 found: str | None = await session.scalar(
                     text("SELECT version_num FROM alembic_version")
                 )
-                return found
+                if self._preview is None or found is None:
+                    return found, False
+                finished = text("SELECT finished_at FROM sanitizations WHERE environment = :name")
+                return found, await session.scalar(finished, {"name": self._preview}) is not None
         except DBAPIError as error:
             if _sqlstate(error.orig) == UNDEFINED_TABLE:
-                return None
+                return None, False
             raise Unavailable("the database does not tell its revision") from error
 
     def _say(self, message: str, **details: Any) -> None:

@@ -1,13 +1,24 @@
 """Error pages: what happened in words for people, and nothing of the inside."""
 
+import traceback
+from functools import partial
 from http import HTTPStatus
+from typing import Any
 
-from quart import Quart, render_template
+from quart import (
+    Quart,
+    has_request_context,
+    has_websocket_context,
+    render_template,
+    request,
+    websocket,
+)
 from quart.wrappers import Response
+from quart.wrappers.base import BaseRequestWebsocket
 from werkzeug.exceptions import HTTPException, ServiceUnavailable
 
-from app import logs
-from app.database import SchemaBehind, Unavailable
+from app import bodies, logs
+from app.database import SchemaBehind, Unavailable, Unsanitized
 
 log = logs.get(__name__)
 
@@ -23,12 +34,14 @@ MESSAGES = {
     500: "Something went wrong on our side. The error has been logged.",
     503: "The site is not available at the moment. Please try again in a few seconds.",
 }
+SHORTEST = 4  # characters of a value that is taken out of the log: fewer are in every word
 RETRY_AFTER = 5  # seconds: longer than an ordinary deploy holds the schema back
 
 
 def init_app(app: Quart) -> None:
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(Unavailable, unavailable)
+    app.log_exception = partial(log_exception, app)  # type: ignore[method-assign]
 
 
 async def http_error(error: HTTPException) -> Response:
@@ -36,6 +49,8 @@ async def http_error(error: HTTPException) -> Response:
     code = error.code or 500
     title = HTTPStatus(code).phrase
     message = MESSAGES.get(code, f"{title}.")
+    if has_websocket_context():  # whose client shows no page
+        return Response(message, code, content_type="text/plain; charset=utf-8")
     page: dict[str, object] = {"code": code, "title": title, "message": message}
     if code >= 500:
         page["login_bar"] = False  # it would not work now
@@ -47,7 +62,37 @@ async def http_error(error: HTTPException) -> Response:
 
 
 async def unavailable(error: Unavailable) -> Response:
-    """Answer 503. The schema gate has logged its reason already, once for all requests."""
-    if not isinstance(error, SchemaBehind):
+    """Answer 503. The gate has logged its reason already, once for all requests."""
+    if not isinstance(error, SchemaBehind | Unsanitized):
         log.warning("request refused", reason=str(error), cause=repr(error.__cause__))
     return await http_error(ServiceUnavailable(retry_after=RETRY_AFTER))
+
+
+def log_exception(app: Quart, exception_info: Any) -> None:
+    """Log what no handler took, by the route's rule and without what the client sent.
+
+    A path may hold a token that still lets somebody in, and messages like to quote the value that
+    was wrong, so both would carry into the log what is not for its readers.
+    """
+    what = "Exception"
+    incoming: BaseRequestWebsocket | None = None
+    if has_request_context():
+        what, incoming = f"Exception on request {request.method}", request
+    elif has_websocket_context():
+        what, incoming = "Exception on websocket", websocket
+    if incoming is not None and incoming.url_rule is not None:
+        what = f"{what} {incoming.url_rule.rule}"
+    sent = bodies.sent_values(incoming) if incoming is not None else []
+    log.error(what, exception=_without(sent, exception_info))
+
+
+def _without(values: list[str], exception_info: Any) -> str:
+    """Return the traceback without the values in its messages; its lines of code hold none."""
+    hidden = sorted((value for value in set(values) if len(value) >= SHORTEST), key=len)
+    parts = []
+    for part in traceback.TracebackException(*exception_info).format():
+        if not part.startswith("  File "):
+            for value in reversed(hidden):
+                part = part.replace(value, "[hidden]").replace(repr(value)[1:-1], "[hidden]")
+        parts.append(part)
+    return "".join(parts)

@@ -41,6 +41,8 @@ async def readyz() -> tuple[Response, int]:
         return jsonify(
             status="unready", reason="schema", database=error.found, needed=error.needed
         ), 503
+    except database.Unsanitized as error:
+        return jsonify(status="unready", reason="sanitize", environment=error.environment), 503
     except database.Unavailable:
         return jsonify(status="unready", reason="database"), 503
     return jsonify(status="ready"), 200

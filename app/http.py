@@ -3,14 +3,17 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
-from quart import Quart, Response, current_app, request, session
-from werkzeug.exceptions import Forbidden
+from quart import Quart, Response, current_app, request, session, websocket
+from quart.wrappers.base import BaseRequestWebsocket
+from werkzeug.exceptions import BadRequest, Forbidden, RequestEntityTooLarge
 
+from app import bodies
 from app.settings import Settings
 
 View = TypeVar("View", bound=Callable[..., Awaitable[Any]])
@@ -29,8 +32,17 @@ SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+# A year, for this host alone: what else lives under somebody's domain may still speak http, and is
+# not ours to switch over.
+STRICT_TRANSPORT = "max-age=31536000"
+
+# The container and the rehearsal ask these by address.
+HEALTH_PATHS = frozenset({"/livez", "/readyz"})
+
+LINGER = 2.0  # seconds that a body may go on arriving after its answer
 
 
 class Edge:
@@ -52,43 +64,80 @@ class Edge:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        if self.behind_router:
+            if scope["http_version"] not in {"1.0", "1.1"}:
+                await _refuse_version(scope, send)
+                return
+            _trust_router(scope)
         request_id = secrets.token_hex(8)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        if self.behind_router:
-            _trust_router(scope)
+        arrived = asyncio.Event()
+        status = 0
+
+        async def receive_to_the_end() -> Any:
+            message = await receive()
+            if not message.get("more_body", False):  # the end of the body, or of the connection
+                arrived.set()
+            return message
 
         async def send_with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
+            nonlocal status
+            if message["type"] in {"http.response.start", "websocket.http.response.start"}:
+                status = message["status"]
                 headers = [*message["headers"], (b"x-request-id", request_id.encode())]
-                if self.draining.is_set():
-                    # The client opens its next connection to whoever takes over.
+                # A draining process sends the client to whoever takes over. And who sent too much
+                # or too slowly does not get to send more of it.
+                if self.draining.is_set() or status in {408, 413}:
                     headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
+            elif (
+                message["type"] == "http.response.body"
+                and not message.get("more_body", False)
+                and not arrived.is_set()
+                and status != 408
+            ):
+                # A connection that is closed while something arrives is reset, and a client that
+                # is still sending would not see the answer. All but its end is out by now.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(arrived.wait(), LINGER)
             await send(message)
 
-        await self.app(scope, receive, send_with_headers)
+        await self.app(scope, receive_to_the_end, send_with_headers)
 
 
 def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     """Put the edge around the application and the rules onto every request and answer."""
+    app.request_class = bodies.Request
     app.asgi_app = Edge(  # type: ignore[method-assign]
         app.asgi_app, behind_router=settings.platform is not None, draining=draining
     )
-    origin = settings.platform.origin if settings.platform else None
+    hosts = frozenset(map(canonical_host, settings.platform.hosts if settings.platform else ()))
+    headers = {**SECURITY_HEADERS}
+    if settings.secure:
+        headers["Strict-Transport-Security"] = STRICT_TRANSPORT
+    if settings.is_preview:
+        headers["X-Robots-Tag"] = "noindex, nofollow"
 
     @app.before_request
-    async def refuse_cross_site() -> None:
-        if request.method not in {"GET", "HEAD", "OPTIONS", "TRACE"} and is_cross_site(
-            request.headers.get("Sec-Fetch-Site"),
-            request.headers.get("Origin"),
-            origin or request.host_url.rstrip("/"),
-        ):
-            raise Forbidden("This request came from another site.")
+    async def refuse() -> None:
+        _refuse_other_hosts(request, hosts)
+        limit = request.max_content_length
+        if limit is not None and (request.content_length or 0) > limit:
+            # Before the view does anything, also one that would not read the body.
+            raise RequestEntityTooLarge
+        if request.method not in {"GET", "HEAD", "OPTIONS", "TRACE"}:
+            _refuse_other_sites(request)
+
+    @app.before_websocket
+    async def refuse_handshake() -> None:
+        # It is a GET, and other pages may cause it: nothing else keeps them from reading along.
+        _refuse_other_hosts(websocket, hosts)
+        _refuse_other_sites(websocket)
 
     @app.after_request
     async def complete(response: Response) -> Response:
-        for name, value in SECURITY_HEADERS.items():
+        for name, value in headers.items():
             response.headers.setdefault(name, value)
         if request.endpoint != "static" or response.status_code >= 400:
             response.headers["Cache-Control"] = _cache_control(response)
@@ -96,6 +145,27 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
             # Werkzeug's redirects to the canonical path name the host that was asked for.
             response.location = "/" + response.location[len(request.host_url) :]
         return response
+
+    @app.after_websocket  # type: ignore[type-var]
+    async def complete_refusal(response: Response | None) -> Response | None:
+        if response is not None:
+            for name, value in headers.items():
+                response.headers.setdefault(name, value)
+            response.headers["Cache-Control"] = PRIVATE
+        return response
+
+
+def canonical_host(host: str) -> str:
+    """Return a host in the one form in which two can be compared.
+
+    Without the ports that addresses leave out, and without the dot that ends a name in full.
+    """
+    host = host.lower()
+    name, _, port = host.rpartition(":")
+    if not port.isdecimal():  # none was given; what follows the colon is part of an IPv6 address
+        name, port = host, ""
+    name = name.removesuffix(".")
+    return name if port in {"", "80", "443"} else f"{name}:{port}"
 
 
 def is_cross_site(fetch_site: str | None, origin: str | None, own: str) -> bool:
@@ -168,6 +238,41 @@ def _cache_control(response: Response) -> str:
     if personal or session.accessed or session.modified or "Set-Cookie" in response.headers:
         return PRIVATE
     return rule
+
+
+def _refuse_other_hosts(incoming: BaseRequestWebsocket, hosts: frozenset[str]) -> None:
+    if not hosts or incoming.path in HEALTH_PATHS:
+        return
+    host = canonical_host(incoming.host)
+    # A route may be for every host below one: https://*.example.com/.
+    below = tuple(known[1:] for known in hosts if known.startswith("*."))
+    if host not in hosts and not host.endswith(below):
+        raise BadRequest("This host is none of the site's.")
+
+
+def _refuse_other_sites(incoming: BaseRequestWebsocket) -> None:
+    # The host has been looked at, and no page can choose the one that its browser sends. So this
+    # also holds on a site with several hosts.
+    scheme = {"ws": "http", "wss": "https"}.get(incoming.scheme, incoming.scheme)
+    if is_cross_site(
+        incoming.headers.get("Sec-Fetch-Site"),
+        incoming.headers.get("Origin"),
+        f"{scheme}://{incoming.host}",
+    ):
+        raise Forbidden("This request came from another site.")
+
+
+async def _refuse_version(scope: Any, send: Any) -> None:
+    """Refuse HTTP/2, which the router does not speak to an application.
+
+    Who gets a router to pass on an upgrade to it has a connection on which nobody replaces the
+    headers that are believed here.
+    """
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1002})
+        return
+    await send({"type": "http.response.start", "status": 505, "headers": []})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _trust_router(scope: Any) -> None:

@@ -3,7 +3,7 @@
 import logging
 import re
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -18,15 +18,17 @@ DETAIL = re.compile(
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def configure(level: str, *, readable: bool | None = None) -> None:
-    """Send every logger of the process to stdout.
+def configure(level: str, *, stream: TextIO | None = None, readable: bool | None = None) -> None:
+    """Send every logger of the process to one stream.
 
     Args:
         level: name of the lowest level that is written.
-        readable: lines for people instead of JSON; by default when stdout is a terminal.
+        stream: stdout by default; a command whose output is its answer takes stderr.
+        readable: lines for people instead of JSON; by default when the stream is a terminal.
     """
+    stream = stream or sys.stdout
     if readable is None:
-        readable = sys.stdout.isatty()
+        readable = stream.isatty()
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -46,11 +48,11 @@ def configure(level: str, *, readable: bool | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+        structlog.dev.ConsoleRenderer(colors=stream.isatty())
         if readable
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -4,8 +4,10 @@ import hashlib
 import hmac
 import os
 import secrets
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -23,6 +25,7 @@ from app import upsun
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / ".data"  # what a laptop keeps: the embedded database, the development key
+KEPT_LOGIN = 30 * 24 * 3600  # seconds that "keep me signed in" lasts
 SCHEMES = {"postgresql", "postgres", "pgsql", "postgresql+asyncpg"}
 
 
@@ -76,6 +79,10 @@ class Settings(DatabaseSettings):
         default=SecretStr(""),
         description="Signs cookies. On Upsun at least 32 characters; made by itself on a laptop",
     )
+    secret_key_fallbacks: SecretStr = Field(
+        default=SecretStr(""),
+        description="Keys of before, separated by commas: what they signed is still accepted",
+    )
     host: str = Field(default="127.0.0.1", description="The address the server listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="The port the server listens on")
     web_concurrency: int | None = Field(
@@ -99,6 +106,18 @@ class Settings(DatabaseSettings):
         ge=0,
         description="Seconds that static files without a digest in their name may be cached",
     )
+    mail_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="How mail leaves: smtp://user:password@host:port, smtps://… or console:",
+    )
+    mail_from: str = Field(
+        default="",
+        description="The address that mail comes from; by default noreply@ the public host",
+    )
+    public_origin: str = Field(
+        default="",
+        description="Scheme and host of the site for links in mails; known by itself on Upsun",
+    )
     platform: upsun.Environment | None = Field(
         default=None, description="Where on Upsun this runs; read from PLATFORM_* by app/upsun.py"
     )
@@ -108,15 +127,47 @@ class Settings(DatabaseSettings):
     def _lower_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
 
+    @field_validator("mail_url")
+    @classmethod
+    def _known_scheme(cls, value: SecretStr) -> SecretStr:
+        url = urlsplit(value.get_secret_value())
+        if url.scheme not in {"", "smtp", "smtps", "console"} or bool(url.scheme) != bool(
+            value.get_secret_value()
+        ):
+            raise ValueError("must begin with smtp://, smtps:// or console:")
+        if url.scheme.startswith("smtp"):
+            if not url.hostname:
+                raise ValueError("names no host after smtp://")
+            url.port  # noqa: B018 raises ValueError
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _one_address(cls, value: str) -> str:
+        if value and (not parseaddr(value)[1] or not value.isprintable()):
+            raise ValueError("is not an address such as noreply@example.com")
+        return value
+
+    @field_validator("public_origin")
+    @classmethod
+    def _only_an_origin(cls, value: str) -> str:
+        url = urlsplit(value.rstrip("/"))
+        if value and (url.scheme not in {"http", "https"} or not url.netloc or url.path):
+            raise ValueError("must be of the form https://www.example.com, without a path")
+        return value.rstrip("/")
+
     @model_validator(mode="after")
     def _strong_key_on_upsun(self) -> Self:
-        key = self.secret_key.get_secret_value()
-        # A user's own key of one repeated word is as guessable as a short one.
-        if self.platform is not None and (len(key) < 32 or len(set(key)) < 10):
+        if self.platform is None:
+            return self
+        first, *older = self._secrets()
+        if _is_weak(first):
             raise ValueError(
                 "SECRET_KEY is missing or weak: set it to at least 32 random characters"
                 " (`.environment` takes PLATFORM_PROJECT_ENTROPY when you do not)"
             )
+        if any(map(_is_weak, older)):
+            raise ValueError("SECRET_KEY_FALLBACKS holds a key of fewer than 32 random characters")
         return self
 
     @property
@@ -129,32 +180,59 @@ class Settings(DatabaseSettings):
         """Whether the public reaches the application over https."""
         return self.platform is not None
 
+    @property
+    def is_preview(self) -> bool:
+        """Whether this is an environment on a copy of production's data."""
+        return self.platform is not None and self.platform.is_preview
+
+    @property
+    def origin(self) -> str:
+        """Scheme and host under which the public reaches the application, for links in mails.
+
+        Never taken from a request, whose Host the client chooses.
+        """
+        if self.platform is not None:
+            # A PUBLIC_ORIGIN set for the whole project would lead from previews to production.
+            return self.platform.origin or self.public_origin
+        return self.public_origin or f"http://{self.host}:{self.port}"
+
     def quart(self) -> dict[str, Any]:
         """Return the configuration of Quart and its extensions."""
         # The prefix makes browsers insist on https, this host alone and the whole site.
-        prefix = "__Host-" if self.secure else ""
+        prefix = ("__Host-" if self.secure else "") + ("preview-" if self.is_preview else "")
         return {
-            "SECRET_KEY": self.key("cookies"),
+            "SECRET_KEY": self.keys("cookies")[0],
+            "SECRET_KEY_FALLBACKS": self.keys("cookies")[1:],
             "SESSION_COOKIE_NAME": f"{prefix}session",
             "SESSION_COOKIE_SECURE": self.secure,
             "SESSION_COOKIE_SAMESITE": "Lax",
             "QUART_AUTH_COOKIE_NAME": f"{prefix}login",
             "QUART_AUTH_COOKIE_SECURE": self.secure,
-            "QUART_AUTH_DURATION": 30 * 24 * 3600,
-            "MAX_CONTENT_LENGTH": 1024 * 1024,  # forms only; a view that takes files says so
+            "TOKEN_KEYS": self.keys("tokens"),
+            "LIMITS_KEY": self.keys("limits")[0],
+            "QUART_AUTH_DURATION": KEPT_LOGIN,
+            "DEVICE_COOKIE_NAME": f"{prefix}device",
+            "MAX_CONTENT_LENGTH": 1024 * 1024,
+            "MAX_FORM_PARTS": 100,  # fields and files together
+            "BODY_TIMEOUT": 30,  # seconds for a body to arrive
             "TEMPLATES_AUTO_RELOAD": self.traceback_pages,
         }
 
-    def key(self, purpose: str) -> str:
-        """Derive the key for one purpose in this environment.
+    def keys(self, purpose: str) -> list[str]:
+        """Derive the keys for one purpose in this environment: one to sign with, older ones after.
 
         The platform's entropy is the same in production and in every preview. Bound to the
         environment, a cookie signed in one is worth nothing in another.
         """
         environment = self.platform.name if self.platform else "local"
         message = f"{environment}:{purpose}".encode()
-        secret = self.secret_key.get_secret_value().encode()
-        return hmac.new(secret, message, hashlib.sha256).hexdigest()
+        return [
+            hmac.new(key.encode(), message, hashlib.sha256).hexdigest() for key in self._secrets()
+        ]
+
+    def _secrets(self) -> list[str]:
+        older = self.secret_key_fallbacks.get_secret_value().split(",")
+        return [self.secret_key.get_secret_value(), *filter(None, map(str.strip, older))]
 
 
 def load() -> Settings:
@@ -183,6 +261,11 @@ def load_database_url() -> URL:
         return DatabaseSettings().database_url
     except ValidationError as error:
         raise SettingsError(_sentence(error)) from None
+
+
+def _is_weak(key: str) -> bool:
+    """Tell whether a key can be guessed: it is short, or one word again and again."""
+    return len(key) < 32 or len(set(key)) < 10
 
 
 def _development_key() -> SecretStr:

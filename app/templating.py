@@ -7,14 +7,17 @@ from flask.templating import _default_template_ctx_processor
 from jinja2 import StrictUndefined
 from quart import Quart, get_flashed_messages, request, session
 
+from app.settings import Settings
 from app.user.login import current_user
 
 
-def init_app(app: Quart) -> None:
+def init_app(app: Quart, settings: Settings) -> None:
     """Set up templates; called after the blueprints are registered."""
     app.jinja_env.undefined = StrictUndefined
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.globals["get_flashed_messages"] = flashed_messages
+    # The same for every page of a process: no work for the context of each.
+    app.jinja_env.globals["preview"] = settings.platform if settings.is_preview else None
     app.context_processor(page)
     for processors in app.template_context_processors.values():
         # Every blueprint brings Flask's along, beside Quart's own of the same content; being

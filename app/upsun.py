@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+PREVIEWS = {"staging", "development"}
+UNKNOWN = "unknown"
+
 
 @dataclass(frozen=True, slots=True)
 class Environment:
@@ -16,11 +19,25 @@ class Environment:
     name: str
     """The environment's machine name, such as `main-bvxea6i`."""
     type: str
-    """`production`, `staging` or `development`."""
+    """`production`, `staging` or `development`; `unknown` where nobody tells."""
     release: str
     """The id of the source tree this container was built from."""
+    branch: str
+    """The Git branch it was made from; the environment's name where nobody tells."""
     origin: str | None
     """Scheme and host under which the public reaches the application."""
+    hosts: frozenset[str]
+    """Every host whose requests a route sends here; empty where no routes are told."""
+    smtp_host: str
+    """The platform's mail server; empty where mail is off."""
+
+    @property
+    def is_preview(self) -> bool:
+        """Whether this is one of the environments that are made to look at, on production's data.
+
+        An unknown type gets the least rights: nothing is done there that only previews may do.
+        """
+        return self.type in PREVIEWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +60,15 @@ def environment(environ: Mapping[str, str]) -> Environment | None:
     name = environ.get("PLATFORM_ENVIRONMENT")
     if not application or not name:
         return None
+    urls = _urls(environ.get("PLATFORM_ROUTES", ""), application)
     return Environment(
         name=name,
-        # An unknown type gets the least rights: nothing is done there that only previews may do.
-        type=environ.get("PLATFORM_ENVIRONMENT_TYPE") or "production",
+        type=environ.get("PLATFORM_ENVIRONMENT_TYPE") or UNKNOWN,
         release=environ.get("PLATFORM_TREE_ID", ""),
-        origin=_origin(environ.get("PLATFORM_ROUTES", ""), application),
+        branch=environ.get("PLATFORM_BRANCH") or name,
+        origin=urls[0] if urls else None,
+        hosts=frozenset(url.partition("://")[2].lower() for url in urls),
+        smtp_host=environ.get("PLATFORM_SMTP_HOST", ""),
     )
 
 
@@ -64,20 +84,20 @@ def limits(path: Path = Path("/run/config.json")) -> Limits | None:
         return None
 
 
-def _origin(encoded: str, application: str) -> str | None:
-    """Find the primary upstream route in `PLATFORM_ROUTES` (base64 of JSON, by URL)."""
+def _urls(encoded: str, application: str) -> list[str]:
+    """Return scheme and host of each upstream route in `PLATFORM_ROUTES`, the primary first.
+
+    The variable is base64 of a JSON object by URL.
+    """
     try:
         routes = json.loads(base64.b64decode(encoded, validate=True))
-        candidates = [
+        found = sorted(
             (not route.get("primary"), not url.startswith("https:"), url)
             for url, route in routes.items()
             if route.get("type") == "upstream"
             and str(route.get("upstream", "")).partition(":")[0] == application
-        ]
+        )
     except (binascii.Error, ValueError, AttributeError):
-        return None
-    if not candidates:
-        return None
-    # Primary first, then https before http.
-    url = urlsplit(min(candidates)[-1])
-    return f"{url.scheme}://{url.netloc}"
+        return []
+    parts = [urlsplit(url) for _, _, url in found]
+    return [f"{url.scheme}://{url.netloc}" for url in parts]

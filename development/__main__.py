@@ -26,6 +26,7 @@ from development.checks import SetupError, check_address, check_database, check_
 from development.children import child, stop
 from development.postgres import PostgresError, create_database, postgres
 
+QUART_APP = "app:create_app()"  # where the `quart` command finds its commands
 VERSIONS = ROOT / "alembic" / "versions"
 READY_SECONDS = 30
 STOP_SECONDS = 12  # the server ends requests in flight after less than 10
@@ -82,7 +83,8 @@ async def run(command: list[str]) -> int:
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
         try:
             process = await asyncio.create_subprocess_exec(
-                *command, env={**os.environ, "DATABASE_URL": url, "PATH": path}
+                *command,
+                env={"QUART_APP": QUART_APP, **os.environ, "DATABASE_URL": url, "PATH": path},
             )
         except OSError as error:
             raise SetupError(f"{command[0]} cannot be run: {error.strerror}.") from None

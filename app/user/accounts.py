@@ -2,18 +2,40 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Row, bindparam, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    bindparam,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.user.models import UNIQUE_EMAIL, UNIQUE_USERNAME, User
+from app.mail import outbox
+from app.security import audit
+from app.security.audit import Event
+from app.user.models import UNIQUE_EMAIL, UNIQUE_USERNAME, Role, User
 
 # Built once: these run with nearly every request of a member, and building them took longer than
 # the database takes to answer.
 BY_SESSION = select(User).where(
-    User.id == bindparam("user_id"), User.session_version == bindparam("version")
+    User.id == bindparam("user_id"),
+    User.session_version == bindparam("version"),
+    User.deactivated_at.is_(None),
 )
+# What ends every session of a user, and with them an address that one of them has asked for.
+ENDED: dict[str, Any] = {
+    "session_version": User.session_version + 1,
+    "pending_email": case((User.email.is_(None), User.pending_email)),
+}
+CLAIMS = 10  # of one address that are looked at
 NEWEST = select(User.username, User.created_at).order_by(User.id.desc()).limit(bindparam("count"))
 
 
@@ -29,38 +51,43 @@ class Taken(Exception):
         self.field = field
 
 
-async def create(session: AsyncSession, *, username: str, email: str, password_hash: str) -> User:
-    """Add a user.
+class SessionEnded(Exception):
+    """The session that asks was ended while it did: nothing was changed."""
+
+
+async def create(
+    session: AsyncSession, *, username: str, email: str, password_hash: str, ask: bool = True
+) -> User:
+    """Add a user whose address is still to be confirmed.
+
+    Whether another account has the address is not looked at, so nobody learns it here: the first
+    to confirm it has it.
+
+    Args:
+        session: of `write()`.
+        username: its name.
+        email: the address it claims.
+        password_hash: of its password.
+        ask: whether to post the mail that asks for the confirmation.
 
     Raises:
-        Taken: the database's unique indexes decide, so of two who ask at once one is refused.
+        Taken: the name; the database's unique index decides, so of two who ask at once one is
+            refused.
     """
-    user = User(username=username, email=email, password_hash=password_hash)
+    user = User(username=username, pending_email=email, password_hash=password_hash)
     session.add(user)
     try:
         await session.flush()
     except IntegrityError as error:
-        index = getattr(error.driver_exception, "constraint_name", None)
-        fields = {UNIQUE_USERNAME.name: "username", UNIQUE_EMAIL.name: "email"}
-        if index not in fields:
-            raise
-        raise Taken(fields[index]) from None
+        raise _taken(error) from None
+    await audit.record(session, Event.REGISTERED, user.id)
+    if ask:
+        await outbox.post(session, "confirm", user_id=user.id)
     return user
 
 
-async def taken(session: AsyncSession, *, username: str, email: str) -> list[str]:
-    """Return which of the fields somebody already has, to name both in one answer."""
-    rows = await session.execute(
-        select(
-            func.coalesce(func.bool_or(func.lower(User.username) == username.lower()), False),
-            func.coalesce(func.bool_or(func.lower(User.email) == email.lower()), False),
-        ).where(
-            (func.lower(User.username) == username.lower())
-            | (func.lower(User.email) == email.lower())
-        )
-    )
-    username_taken, email_taken = rows.one()
-    return ["username"] * username_taken + ["email"] * email_taken
+async def by_id(session: AsyncSession, user_id: int) -> User | None:
+    return await session.scalar(select(User).where(User.id == user_id))
 
 
 async def by_username(session: AsyncSession, username: str) -> User | None:
@@ -68,9 +95,98 @@ async def by_username(session: AsyncSession, username: str) -> User | None:
     return await session.scalar(select(User).where(func.lower(User.username) == username.lower()))
 
 
+async def by_email(session: AsyncSession, email: str) -> Sequence[User]:
+    """Find who can be reached at an address, whatever the case.
+
+    The one user who has confirmed it; without one, those who claim it, the newest first.
+    """
+    address = email.lower()
+    confirmed = select(User).where(func.lower(User.email) == address, User.deactivated_at.is_(None))
+    if found := (await session.scalars(confirmed)).all():
+        return found
+    claims = (
+        select(User)
+        .where(
+            func.lower(User.pending_email) == address,
+            User.email.is_(None),
+            User.deactivated_at.is_(None),
+        )
+        .order_by(User.id.desc())
+        .limit(CLAIMS)
+    )
+    return (await session.scalars(claims)).all()
+
+
 async def by_session(session: AsyncSession, user_id: int, version: int) -> User | None:
     """Find the user of a login cookie; None once the cookie's session was ended."""
     return await session.scalar(BY_SESSION, {"user_id": user_id, "version": version})
+
+
+async def confirm(session: AsyncSession, user_id: int, email: str) -> bool:
+    """Make a pending address the user's own; False if it is not pending any more.
+
+    Raises:
+        Taken: another account was quicker.
+    """
+    change = (
+        update(User)
+        .where(User.id == user_id, User.pending_email == email, User.deactivated_at.is_(None))
+        .values(email=email, pending_email=None)
+        .returning(User.id)
+    )
+    try:
+        done = await session.scalar(change)
+    except IntegrityError as error:
+        raise _taken(error) from None
+    if done:
+        await audit.record(session, Event.CONFIRMED, user_id)
+    return done is not None
+
+
+async def change_name(session: AsyncSession, user: User, username: str) -> None:
+    """Give a user another name.
+
+    Raises:
+        Taken: somebody has it.
+        SessionEnded: as everywhere below, where it is the user who asks.
+    """
+    try:
+        await _change(session, user, username=username)
+    except IntegrityError as error:
+        raise _taken(error) from None
+    await audit.record(session, Event.NAME_CHANGED, user.id)
+
+
+async def ask_for_email(session: AsyncSession, user: User, email: str) -> None:
+    """Remember the address a user wants; ask there whether it is theirs, and tell the old one."""
+    await _change(session, user, pending_email=email)
+    await audit.record(session, Event.EMAIL_CHANGE_REQUESTED, user.id)
+    await outbox.post(session, "confirm", user_id=user.id)
+    if user.email:
+        await outbox.post(session, "address-change", to=user.email, username=user.username)
+
+
+async def ask_for_reset(session: AsyncSession, email: str) -> None:
+    """Post the mail with which a forgotten password is replaced, if there is an account.
+
+    The same statements run whether there is one: that is found out when the mail is sent. The event
+    belongs to who has confirmed the address: one who only claims it would learn from its absence
+    that somebody else has.
+    """
+    owner = select(User.id).where(func.lower(User.email) == email.lower()).scalar_subquery()
+    await audit.record(session, Event.RESET_REQUESTED, owner)
+    await outbox.post(session, "reset", email=email)
+
+
+async def set_password(
+    session: AsyncSession, user: User, *, password_hash: str, event: Event
+) -> User:
+    """Replace the password and end all sessions; return the user as it is now."""
+    changed = await _change(session, user, password_hash=password_hash, **ENDED)
+    await audit.record(session, event, user.id)
+    if user.email:
+        await outbox.post(session, "password-changed", to=user.email, username=user.username)
+    return changed
 
 
 async def change_hash(session: AsyncSession, user_id: int, *, old: str, new: str) -> None:
@@ -83,6 +199,93 @@ async def change_hash(session: AsyncSession, user_id: int, *, old: str, new: str
     )
 
 
+async def sign_out(session: AsyncSession, user: User) -> None:
+    """End all sessions of the user who asks."""
+    await _change(session, user, **ENDED)
+    await audit.record(session, Event.SESSIONS_ENDED, user.id)
+
+
+async def remove(session: AsyncSession, user: User) -> None:
+    """Delete an account. The audit trail keeps what happened to its number, and no name."""
+    gone = delete(User).where(*_still(user)).returning(User.id)
+    if await session.scalar(gone) is None:
+        raise SessionEnded
+    await audit.record(session, Event.DELETED, user.id)
+    if user.email:
+        await outbox.post(session, "deleted", to=user.email, username=user.username)
+
+
+async def end_sessions(session: AsyncSession, user_id: int, *, actor_id: int) -> None:
+    """Sign somebody else out everywhere."""
+    await session.execute(update(User).where(User.id == user_id).values(**ENDED))
+    await audit.record(session, Event.SESSIONS_ENDED, user_id, actor_id=actor_id)
+
+
+async def set_role(session: AsyncSession, user_id: int, role: Role) -> None:
+    """Make a user an administrator, or a member like all others."""
+    await session.execute(update(User).where(User.id == user_id).values(role=role))
+    event = Event.PROMOTED if role == Role.ADMINISTRATOR else Event.DEMOTED
+    await audit.record(session, event, user_id)
+
+
+async def set_active(
+    session: AsyncSession, user_id: int, *, active: bool, actor_id: int | None = None
+) -> None:
+    """Keep a user out and end their sessions, or let them in again."""
+    values: dict[str, Any] = (
+        {"deactivated_at": None} if active else {"deactivated_at": func.now(), **ENDED}
+    )
+    await session.execute(update(User).where(User.id == user_id).values(**values))
+    event = Event.REACTIVATED if active else Event.DEACTIVATED
+    await audit.record(session, event, user_id, actor_id=actor_id)
+
+
 async def newest(session: AsyncSession, *, limit: int = 20) -> Sequence[Row[str, datetime]]:
     """Return `username` and `created_at` of the members who joined last, newest first."""
     return (await session.execute(NEWEST, {"count": limit})).all()
+
+
+async def search(
+    session: AsyncSession, *, beginning: str = "", before: int | None = None, limit: int
+) -> Sequence[User]:
+    """Return users, newest first: whose name or address begins so, whose id is below `before`."""
+    query = select(User).order_by(User.id.desc()).limit(limit)
+    if beginning:
+        start = beginning.lower()
+        columns = map(func.lower, (User.username, User.email, User.pending_email))
+        query = query.where(or_(*(each.startswith(start, autoescape=True) for each in columns)))
+    if before is not None:
+        query = query.where(User.id < before)
+    return (await session.scalars(query)).all()
+
+
+def _still(user: User) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions under which `user`, as it was loaded, may still ask for anything.
+
+    A request can take long to arrive; its session may have been ended meanwhile.
+    """
+    return (
+        User.id == user.id,
+        User.session_version == user.session_version,
+        User.deactivated_at.is_(None),
+    )
+
+
+async def _change(session: AsyncSession, user: User, **values: Any) -> User:
+    """Change the row of the user who asks, and return it.
+
+    Raises:
+        SessionEnded: the session that asks was ended.
+    """
+    change = update(User).where(*_still(user)).values(**values).returning(User)
+    changed = await session.scalar(change)
+    if changed is None:
+        raise SessionEnded
+    return changed
+
+
+def _taken(error: IntegrityError) -> Exception:
+    """Return what a violated unique index means, or the error itself if it is none of ours."""
+    index = getattr(error.driver_exception, "constraint_name", None)
+    fields = {UNIQUE_USERNAME.name: "username", UNIQUE_EMAIL.name: "email"}
+    return Taken(fields[index]) if index in fields else error

@@ -1,16 +1,16 @@
-"""The forms of registration and login."""
+"""The forms of accounts. Values are stripped; addresses come out in their normal form."""
 
 from typing import Any
 
 from email_validator import EmailNotValidError, validate_email
-from wtforms import Form, PasswordField, StringField, ValidationError
+from wtforms import BooleanField, Form, PasswordField, StringField, ValidationError
 from wtforms.validators import DataRequired, EqualTo, Length, Regexp
 
+from app.user import passwords
 from app.user.models import EMAIL_LENGTH, USERNAME_LENGTH
 
 # ASCII only: no two names look alike, and lower() means the same in Python and PostgreSQL.
 USERNAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z"
-PASSWORD_LENGTH = (10, 1024)
 
 
 def stripped(value: str | None) -> str | None:
@@ -18,10 +18,38 @@ def stripped(value: str | None) -> str | None:
     return value.replace("\x00", "").strip() if value else value
 
 
-class RegisterForm(Form):
-    """A new account. Values are stripped; the address comes out in its normal form."""
+def valid_address(text: str) -> str:
+    """Return an address in its normal form.
 
-    username = StringField(
+    Raises:
+        ValueError: a sentence for who typed it.
+    """
+    try:
+        found = validate_email(
+            text[: EMAIL_LENGTH * 2],
+            allow_smtputf8=False,
+            # No DNS question in a request; whether mail arrives, only a mail can tell. Domains
+            # under .test are let through, for example for tests of a deployed site.
+            test_environment=True,
+        )
+    except EmailNotValidError:
+        raise ValueError("This is not a valid email address.") from None
+    address = found.ascii_email or found.normalized
+    if len(address) > EMAIL_LENGTH:
+        raise ValueError("This address is too long.")
+    return address
+
+
+def address_valid(form: Form, field: StringField) -> None:
+    """Validate an address, and put its normal form in its place."""
+    try:
+        field.data = valid_address(field.data or "")
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
+
+
+def username_field() -> StringField:
+    return StringField(
         "User name",
         filters=[stripped],
         validators=[
@@ -35,25 +63,30 @@ class RegisterForm(Form):
         ],
         render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
     )
-    email = StringField(
-        "Email",
+
+
+def email_field(
+    label: str = "Email", autocomplete: str = "email", missing: str = "Enter your email address."
+) -> StringField:
+    return StringField(
+        label,
         filters=[stripped],
-        validators=[DataRequired("Enter your email address.")],
-        render_kw={"type": "email", "autocomplete": "email"},
+        validators=[DataRequired(missing), address_valid],
+        render_kw={"type": "email", "autocomplete": autocomplete},
     )
-    password = PasswordField(
+
+
+def new_password_field() -> PasswordField:
+    return PasswordField(
         "Password",
-        description=f"At least {PASSWORD_LENGTH[0]} characters.",
-        validators=[
-            DataRequired("Choose a password."),
-            Length(
-                *PASSWORD_LENGTH,
-                f"Between {PASSWORD_LENGTH[0]} and {PASSWORD_LENGTH[1]} characters.",
-            ),
-        ],
+        description=f"At least {passwords.MIN_LENGTH} characters.",
+        validators=[DataRequired("Choose a password.")],
         render_kw={"autocomplete": "new-password"},
     )
-    confirm = PasswordField(
+
+
+def repeated_password_field() -> PasswordField:
+    return PasswordField(
         "Repeat the password",
         validators=[
             DataRequired("Repeat the password."),
@@ -62,21 +95,27 @@ class RegisterForm(Form):
         render_kw={"autocomplete": "new-password"},
     )
 
-    def validate_email(self, field: StringField) -> None:
-        try:
-            found = validate_email(
-                (field.data or "")[: EMAIL_LENGTH * 2],
-                allow_smtputf8=False,
-                # No DNS question in a request; whether mail arrives, only a mail can tell. Domains
-                # under .test are let through, for example for tests of a deployed site.
-                test_environment=True,
-            )
-        except EmailNotValidError:
-            raise ValidationError("This is not a valid email address.") from None
-        address = found.ascii_email or found.normalized
-        if len(address) > EMAIL_LENGTH:
-            raise ValidationError("This address is too long.")
-        field.data = address
+
+def current_password_field(identifier: str) -> PasswordField:
+    """The page of the account has several, so each says what it is called there."""
+    return PasswordField(
+        "Current password",
+        id=identifier,
+        validators=[DataRequired("Enter your password."), Length(max=passwords.MAX_LENGTH)],
+        render_kw={"autocomplete": "current-password"},
+    )
+
+
+class RegisterForm(Form):
+    """A new account."""
+
+    username = username_field()
+    email = email_field()
+    password = new_password_field()
+    confirm = repeated_password_field()
+
+    def validate_password(self, field: PasswordField) -> None:
+        refuse_bad(field, self.username.data, self.email.data)
 
 
 class LoginForm(Form):
@@ -90,11 +129,74 @@ class LoginForm(Form):
     )
     password = PasswordField(
         "Password",
-        validators=[DataRequired("Enter your password."), Length(max=PASSWORD_LENGTH[1])],
+        validators=[DataRequired("Enter your password."), Length(max=passwords.MAX_LENGTH)],
         render_kw={"autocomplete": "current-password"},
     )
+    remember = BooleanField("Keep me signed in")
 
-    def refuse(self) -> None:
-        """Say that the two do not fit, the same whichever is wrong."""
-        errors: Any = self.form_errors
-        errors.append("The user name or the password is wrong.")
+
+class ForgotForm(Form):
+    """Where to send the link that replaces a password."""
+
+    email = email_field("The address of your account")
+
+
+class NewPasswordForm(Form):
+    """A password in place of a forgotten one.
+
+    Args:
+        personal: the user's name and address, which a password must not be.
+    """
+
+    password = new_password_field()
+    confirm = repeated_password_field()
+
+    def __init__(self, formdata: Any = None, *, personal: tuple[str | None, ...], **options: Any):
+        super().__init__(formdata, **options)
+        self.personal = personal
+
+    def validate_password(self, field: PasswordField) -> None:
+        refuse_bad(field, *self.personal)
+
+
+class PasswordForm(NewPasswordForm):
+    """A password in place of one that is known."""
+
+    current_password = current_password_field("password-current")
+
+
+class NameForm(Form):
+    """Another user name."""
+
+    username = username_field()
+
+
+class EmailForm(Form):
+    """Another address."""
+
+    email = email_field("New address")
+    current_password = current_password_field("email-current")
+
+
+class DeleteForm(Form):
+    """The end of an account."""
+
+    current_password = current_password_field("delete-current")
+
+
+class InviteForm(Form):
+    """Somebody else's address."""
+
+    email = email_field("Their address", "off", "Enter an email address.")
+
+
+def refuse_bad(field: PasswordField, *personal: str | None) -> None:
+    """Refuse a password that is too short or among the first to be tried."""
+    if problem := passwords.problem(field.data or "", *personal):
+        raise ValidationError(problem)
+
+
+def say(form: Form, message: str) -> None:
+    """Add a message about the form as a whole."""
+    errors: Any = form.form_errors
+    errors.append(message)

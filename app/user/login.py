@@ -1,10 +1,12 @@
 """Who is asking: the login cookie, the current user, and the rule each view declares."""
 
+import time
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
-from quart import Quart, abort, current_app, g, redirect, request, url_for
+from itsdangerous import SignatureExpired
+from quart import Quart, abort, current_app, g, redirect, render_template, request, session, url_for
 from quart_auth import Action, AuthUser, QuartAuth
 
 from app.database import read
@@ -13,33 +15,70 @@ from app.user.models import User
 
 P = ParamSpec("P")
 T = TypeVar("T")
+View = Callable[P, Awaitable[T]]
+
+# Seconds that a login lasts which is not kept, should the browser never be closed. One that is kept
+# lasts as long as quart-auth accepts its cookie.
+SESSION_LIFETIME = 12 * 3600
+# Before the user's number it marks a login that is not kept. A number is what the releases before
+# look for, and they serve beside this one while it is deployed.
+NOT_KEPT = "0"
+
+
+class Serializer(QuartAuth.serializer_class):  # type: ignore[misc, valid-type]
+    """Reads the login cookie: `<user>.<session version>`, signed with the time of the login."""
+
+    def loads(self, token: str, **options: Any) -> Any:
+        auth_id, issued = super().loads(token, return_timestamp=True, **options)
+        if auth_id.startswith(NOT_KEPT) and time.time() > issued.timestamp() + SESSION_LIFETIME:
+            raise SignatureExpired("the session is over")
+        return auth_id
 
 
 def init_app(app: Quart) -> None:
     # Not as quart-auth's singleton: that adds a synchronous context processor, and with it a
     # thread to every page.
-    QuartAuth(app, singleton=False)
+    QuartAuth(app, singleton=False, serializer_class=Serializer)
     app.before_request(load_user)
 
 
-def everybody(view: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def everybody(view: View[P, T]) -> View[P, T]:
     """Declare that a view asks for no login."""
     view.login = "everybody"  # type: ignore[attr-defined]
     return view
 
 
-def members_only(view: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def members_only(view: View[P, T]) -> View[P, T]:
     """Send whoever is not logged in to the login page, and back here afterwards."""
+    return _guard(view, "members", lambda user: None)
 
+
+def confirmed_only(view: View[P, T]) -> View[P, T]:
+    """Let members in whose address is confirmed: for what sends mail to others."""
+    return _guard(view, "confirmed", lambda user: None if user.email else "unconfirmed")
+
+
+def administrators_only(view: View[P, T]) -> View[P, T]:
+    """Let administrators in; to other members the page is not there."""
+    return _guard(view, "administrators", lambda user: None if user.is_administrator else "absent")
+
+
+def _guard(view: View[P, T], rule: str, lacks: Callable[[User], str | None]) -> View[P, T]:
     @wraps(view)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-        if current_user() is None:
+        user = current_user()
+        if user is None:
             if request.method not in {"GET", "HEAD"}:
                 abort(401)
             return cast(T, redirect(url_for("user.login", next=request.full_path.rstrip("?")), 303))
+        match lacks(user):
+            case "absent":
+                abort(404)
+            case "unconfirmed":
+                return cast(T, (await render_template("user/unconfirmed.html"), 403))
         return await view(*args, **kwargs)
 
-    guarded.login = "members"  # type: ignore[attr-defined]
+    guarded.login = rule  # type: ignore[attr-defined]
     return guarded
 
 
@@ -48,14 +87,33 @@ def current_user() -> User | None:
     return cast(User | None, g.get("user"))
 
 
-def log_in(user: User) -> None:
-    """Set the login cookie with the answer to this request."""
-    _auth().login_user(AuthUser(f"{user.id}.{user.session_version}", action=Action.WRITE_PERMANENT))
-    g.user = user
+def member() -> User:
+    """Return the user who is logged in, in a view that nobody else reaches."""
+    return cast(User, g.user)
+
+
+def log_in(user: User, *, keep: bool) -> None:
+    """Set the login cookie with the answer to this request.
+
+    Args:
+        user: who it is.
+        keep: whether the login outlives the browser.
+    """
+    _forget_session()
+    mark, action = ("", Action.WRITE_PERMANENT) if keep else (NOT_KEPT, Action.WRITE)
+    auth_id = f"{mark}{user.id}.{user.session_version}"
+    _auth().login_user(AuthUser(auth_id, action=action))
+    g.user, g.login_kept = user, keep
+
+
+def renew(user: User) -> None:
+    """Go on with the login of this request after the user's other sessions were ended."""
+    log_in(user, keep=g.login_kept)
 
 
 def log_out() -> None:
     """Delete the login cookie with the answer to this request."""
+    _forget_session()
     _auth().logout_user()
     g.user = None
 
@@ -68,10 +126,17 @@ async def load_user() -> None:
         return
     user_id, _, version = (_auth().load_user().auth_id or "").partition(".")
     if user_id.isdecimal() and version.isdecimal():
-        async with read() as session:
-            g.user = await accounts.by_session(session, int(user_id), int(version))
+        async with read() as database:
+            g.user = await accounts.by_session(database, int(user_id), int(version))
+        g.login_kept = not user_id.startswith(NOT_KEPT)
     if current_user() is None:
         log_out()  # forged, expired or ended elsewhere: without it pages can be cached again
+
+
+def _forget_session() -> None:
+    """Leave nothing of whoever was here before."""
+    if session:
+        session.clear()
 
 
 def _auth() -> QuartAuth:

@@ -1,10 +1,15 @@
-"""Password hashes: argon2id, off the event loop, few at a time."""
+"""Passwords: which are refused; their hashes: argon2id, off the event loop, few at a time."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+
+MIN_LENGTH, MAX_LENGTH = 10, 1024
+COMMON = Path(__file__).with_name("common_passwords.txt")
 
 # OWASP's parameters for small machines: 19 MiB, two passes, one lane. argon2's own default of
 # 64 MiB would let five logins at once fill a small container.
@@ -18,6 +23,23 @@ _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="argon2")
 # Made with the parameters above, of a password nobody knows: an unknown user costs as much as a
 # wrong password, so the time of an answer does not tell who has an account.
 NOBODYS_HASH = HASHER.hash(b"")
+
+
+def problem(password: str, *personal: str | None) -> str | None:
+    """Say why a password is refused; None if it is not.
+
+    Args:
+        password: what somebody wants to have.
+        personal: what everybody would try first: the user's name and address.
+    """
+    if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
+        return f"Between {MIN_LENGTH} and {MAX_LENGTH} characters."
+    plain = password.strip().lower()
+    if plain in _common() or len(set(plain)) < 3:
+        return "This password is one of the first that are tried. Choose another."
+    if plain in {each.lower() for each in personal if each}:
+        return "Choose a password that is neither your user name nor your address."
+    return None
 
 
 async def hash_password(password: str) -> str:
@@ -38,6 +60,12 @@ async def verify_password(password_hash: str | None, password: str) -> bool:
 def needs_rehash(password_hash: str) -> bool:
     """Tell whether the hash was made with other parameters than today's."""
     return HASHER.check_needs_rehash(password_hash)
+
+
+@cache
+def _common() -> frozenset[str]:
+    lines = COMMON.read_text().splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))
 
 
 def _verify(password_hash: str | None, password: str) -> bool:

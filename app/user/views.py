@@ -1,4 +1,4 @@
-"""Registration, login, logout, and the members' page."""
+"""Registration, login, logout, the members' page, and invitations."""
 
 import re
 
@@ -7,17 +7,47 @@ from quart.typing import ResponseReturnValue
 
 from app.database import read, write
 from app.http import local_target, private, shared
-from app.user import accounts, passwords
-from app.user.forms import USERNAME, LoginForm, RegisterForm
-from app.user.login import current_user, everybody, log_in, log_out, members_only
+from app.mail import outbox
+from app.security import audit
+from app.security.audit import Event, audited
+from app.security.limits import Limit, by_account, by_client, limited
+from app.user import accounts, devices, mails, passwords
+from app.user.forms import USERNAME, InviteForm, LoginForm, RegisterForm, say
+from app.user.login import (
+    confirmed_only,
+    current_user,
+    everybody,
+    log_in,
+    log_out,
+    member,
+    members_only,
+)
 from app.user.models import User
 
 blueprint = Blueprint("user", __name__)
 
-TAKEN = {
-    "username": "This user name is taken.",
-    "email": "An account with this address exists already.",
-}
+TAKEN = "This user name is taken."
+
+REGISTRATIONS = Limit("register", 20, 3600)
+LOGINS = Limit("login", 30, 60)
+LOGOUTS = Limit("logout", 60, 60)
+INVITATIONS = Limit("invite", 10, 24 * 3600)
+# Attempts to log in to one account: of one client; and of all clients together. A browser that its
+# owner has logged in with is neither, so that strangers who use these up do not keep the owner out.
+ATTEMPTS = Limit("login-attempts", 10, 300)
+ALL_ATTEMPTS = Limit("all-login-attempts", 50, 1500)
+
+
+class Slowed(Exception):
+    """Too many attempts to log in to one account.
+
+    Attributes:
+        wait: seconds until the next one is looked at.
+    """
+
+    def __init__(self, wait: int) -> None:
+        super().__init__(wait)
+        self.wait = wait
 
 
 @blueprint.get("/register/")
@@ -33,26 +63,40 @@ async def register() -> ResponseReturnValue:
 @blueprint.post("/register/")
 @private
 @everybody
+@limited(REGISTRATIONS)
+@audited(Event.REGISTERED)
 async def create_account() -> ResponseReturnValue:
-    """Create an account, or show the form again with what is wrong beside each field."""
+    """Create an account, or show the form again with what is wrong beside each field.
+
+    Nobody learns here whether an address has an account: the mail that is sent says it to who can
+    read it.
+    """
     form = RegisterForm(await request.form)
     if not form.validate():
         return await render_template("user/register.html", form=form)
-    wanted = {"username": str(form.username.data), "email": str(form.email.data)}
+    username = str(form.username.data)
     async with read() as session:
-        taken = await accounts.taken(session, **wanted)
-    if not taken:
+        is_taken = await accounts.by_username(session, username) is not None
+    if not is_taken:
         password_hash = await passwords.hash_password(str(form.password.data))
+        email = str(form.email.data)
+        # Beyond the limit the answer is the same, and the mail can be asked for later.
+        ask = not await mails.CONFIRMATIONS.take(email.lower())
         try:
             async with write() as session:
-                await accounts.create(session, **wanted, password_hash=password_hash)
-        except accounts.Taken as error:  # somebody else was quicker
-            taken = [error.field]
-    if taken:
-        for name in taken:
-            form[name].errors = [TAKEN[name]]
+                await accounts.create(
+                    session, username=username, email=email, password_hash=password_hash, ask=ask
+                )
+        except accounts.Taken:  # somebody else was quicker
+            is_taken = True
+    if is_taken:
+        form["username"].errors = [TAKEN]
         return await render_template("user/register.html", form=form)
-    await flash("Thank you for registering. You can now log in.", "success")
+    await flash(
+        "Thank you for registering. You can now log in; to confirm your address, follow the link"
+        " in the mail that is on its way.",
+        "success",
+    )
     return redirect(url_for("public.home"), 303)
 
 
@@ -70,25 +114,52 @@ async def login() -> ResponseReturnValue:
 @blueprint.post("/login/")
 @private
 @everybody
+@limited(LOGINS)
+@audited(Event.LOGGED_IN, Event.LOGIN_FAILED)
 async def check_login() -> ResponseReturnValue:
     """Log in with the form of the page or of the navigation bar."""
     target = local_target(request.args.get("next"))
     form = LoginForm(await request.form)
+    headers, status = {}, 200
     if form.validate():
-        user = await authenticate(str(form.username.data), str(form.password.data))
-        if user is not None:
-            log_in(user)
-            await flash("You are logged in.", "success")
-            return redirect(target or url_for("user.members"), 303)
-        form.refuse()
-    return await render_template("user/login.html", form=form, next=target)
+        try:
+            user = await authenticate(str(form.username.data), str(form.password.data))
+        except Slowed as slowed:
+            say(
+                form,
+                f"Too many attempts for this account. Try again in {slowed.wait} seconds, or set a"
+                " new password by mail: then this browser does not have to wait.",
+            )
+            headers, status = {"Retry-After": str(slowed.wait)}, 429
+        else:
+            if user is not None and user.deactivated_at is None:
+                log_in(user, keep=form.remember.data)
+                await flash("You are logged in.", "success")
+                response = redirect(target or url_for("user.members"), 303)
+                devices.remember(response, user)
+                return response
+            # Deactivation is told to who knows the password; which of the two is wrong, to nobody.
+            say(
+                form,
+                "This account is deactivated."
+                if user is not None
+                else "The user name or the password is wrong.",
+            )
+    page = await render_template("user/login.html", form=form, next=target)
+    return page, status, headers
 
 
 @blueprint.post("/logout/")
 @private
 @everybody
+@limited(LOGOUTS)
+@audited(Event.LOGGED_OUT)
 async def logout() -> ResponseReturnValue:
     """Log out; harmless for who is not logged in."""
+    user = current_user()
+    if user is not None:
+        async with write() as session:
+            await audit.record(session, Event.LOGGED_OUT, user.id)
     log_out()
     await flash("You are logged out.", "info")
     return redirect(url_for("public.home"), 303)
@@ -104,15 +175,57 @@ async def members() -> ResponseReturnValue:
     return await render_template("user/members.html", members=newest)
 
 
+@blueprint.get("/invite/")
+@private
+@confirmed_only
+async def invite() -> ResponseReturnValue:
+    """Ask whom to invite."""
+    return await render_template("user/invite.html", form=InviteForm())
+
+
+@blueprint.post("/invite/")
+@private
+@confirmed_only
+@limited(INVITATIONS, by_account)
+@audited(Event.INVITED)
+async def send_invitation() -> ResponseReturnValue:
+    """Send somebody the way to the registration."""
+    form = InviteForm(await request.form)
+    if not form.validate():
+        return await render_template("user/invite.html", form=form)
+    async with write() as session:
+        await outbox.post(session, "invitation", user_id=member().id, email=form.email.data)
+        await audit.record(session, Event.INVITED, member().id)
+    await flash("The invitation is on its way.", "success")
+    return redirect(url_for("user.members"), 303)
+
+
 async def authenticate(username: str, password: str) -> User | None:
-    """Return the user, or None after the same work whether the name or the password is wrong."""
+    """Return the user, or None after the same work whether the name or the password is wrong.
+
+    Raises:
+        Slowed: too many attempts, whether there is such a user or not.
+    """
     user = None
     if re.match(USERNAME, username):  # no other name exists, and NUL is none the database takes
         async with read() as session:
             user = await accounts.by_username(session, username)
-    password_hash = user.password_hash if user else None
-    if not await passwords.verify_password(password_hash, password) or user is None:
+    account = f"name {username.lower()}"
+    device = devices.known(user) if user else None
+    attempts = device or f"{account} from {by_client()}"
+    wait = await ATTEMPTS.take(attempts)
+    if not wait and device is None:
+        wait = await ALL_ATTEMPTS.take(account)
+    if wait:
+        raise Slowed(wait)
+    is_right = await passwords.verify_password(user.password_hash if user else None, password)
+    let_in = user is not None and is_right and user.deactivated_at is None
+    async with write() as session:
+        event = Event.LOGGED_IN if let_in else Event.LOGIN_FAILED
+        await audit.record(session, event, user and user.id)
+    if user is None or not is_right:
         return None
+    await ATTEMPTS.forget(attempts)  # the owner's slips of the keyboard do not add up
     if passwords.needs_rehash(user.password_hash):
         new = await passwords.hash_password(password)
         async with write() as session:

@@ -1,8 +1,9 @@
 """What the journeys have in common: somebody who listens, hands on a keyboard, an account."""
 
+import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
-import httpx
 from playwright.async_api import (
     BrowserContext,
     ConsoleMessage,
@@ -13,11 +14,15 @@ from playwright.async_api import (
     WebError,
 )
 
+from app.database import Database
 from tests.features.factories import Person
 from tests.process.servers import Server
+from tests.smtp import MailServer
 
 NewPage = Callable[..., Awaitable[Page]]
 """Opens a page in a context of its own; takes the options of Playwright's `new_context`."""
+
+ORIGIN = "https://www.example.com"  # what the server is told; only the path leads to it
 
 NARROW = ViewportSize(width=375, height=667)
 WIDE = ViewportSize(width=1280, height=800)
@@ -73,12 +78,32 @@ class Watch:
             self.complaints.append(f"status {response.status}: {response.url}")
 
 
-async def register(site: Server, *people: Person) -> None:
-    """Create accounts without a browser."""
-    async with httpx.AsyncClient(base_url=site.url) as client:
-        for person in people:
-            response = await client.post("/register/", data=person.registration)
-            assert response.status_code == 303, response.text
+@dataclass(frozen=True)
+class Site:
+    """The server that the browser visits, and what lies behind it."""
+
+    server: Server
+    database: Database
+    mailbox: MailServer
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    async def link(self, person: Person, subject: str) -> str:
+        """Wait for a mail to somebody, and return the path of the link in it."""
+        message = await self.mailbox.mail(person.email, subject)
+        body = message.get_body(("plain",))
+        assert body is not None
+        found = re.search(rf"{ORIGIN}(/\S*)", body.get_content())
+        assert found is not None, body.get_content()
+        return found[1]
+
+
+async def register(site: Site, *people: Person, **options: bool) -> None:
+    """Create accounts without a browser; see `Person.create`."""
+    for person in people:
+        await person.create(site.database, **options)
 
 
 async def log_in(page: Page, person: Person) -> None:

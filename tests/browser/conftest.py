@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from sqlalchemy import delete
 
-from tests.browser.browsing import NewPage, Watch
+from app.database import Database
+from app.security.models import RateLimit
+from app.settings import parse_database_url
+from tests.browser.browsing import ORIGIN, NewPage, Site, Watch
 from tests.conftest import create_database, drop_database
-from tests.process.servers import Server, serving
+from tests.process.servers import serving
+from tests.smtp import mail_server
 from tests.tools import require
 
 ARGUMENTS = [
@@ -39,20 +44,34 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-async def site(server_url: str, migrated_template: str) -> AsyncIterator[Server]:
+async def site(server_url: str, migrated_template: str) -> AsyncIterator[Site]:
     """The production server. Its accounts are those of all browser tests of the run."""
     url = await create_database(server_url, migrated_template)
-    async with serving(
-        1,
-        "app.server",
-        DATABASE_URL=url,
-        # When a browser goes away while Quart opens a file for it, the file is left to the
-        # collector. In production it is not Python that serves files.
-        PYTHONWARNINGS="default,ignore::ResourceWarning",
-    ) as server:
-        yield server
+    database = Database(parse_database_url(url), pool_size=2)
+    async with (
+        mail_server() as mailbox,
+        serving(
+            1,
+            "app.server",
+            DATABASE_URL=url,
+            MAIL_URL=mailbox.url,
+            PUBLIC_ORIGIN=ORIGIN,
+            # When a browser goes away while Quart opens a file for it, the file is left to the
+            # collector. In production it is not Python that serves files.
+            PYTHONWARNINGS="default,ignore::ResourceWarning",
+        ) as server,
+    ):
+        yield Site(server, database, mailbox)
         await server.stops()
+    await database.close()
     await drop_database(server_url, url)
+
+
+@pytest.fixture(autouse=True)
+async def fresh_limits(site: Site) -> None:
+    """To the server all tests are one client, which soon would be too quick."""
+    async with site.database.write() as session:
+        await session.execute(delete(RateLimit))
 
 
 @pytest.fixture
@@ -64,7 +83,7 @@ async def watch() -> AsyncIterator[Watch]:
 
 
 @pytest.fixture
-async def new_page(browser: Browser, site: Server, watch: Watch) -> AsyncIterator[NewPage]:
+async def new_page(browser: Browser, site: Site, watch: Watch) -> AsyncIterator[NewPage]:
     contexts: list[BrowserContext] = []
 
     async def new_page(**options: Any) -> Page:

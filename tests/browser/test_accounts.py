@@ -3,9 +3,8 @@
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.browser.browsing import NewPage, log_in, press_tab, register, tab_to
+from tests.browser.browsing import NewPage, Site, log_in, press_tab, register, tab_to
 from tests.features.factories import Person
-from tests.process.servers import Server
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -52,7 +51,7 @@ async def test_the_whole_journey(page: Page) -> None:
     await expect(page.get_by_role("heading", level=1)).to_have_text(f"Welcome, {ada.username}")
 
 
-async def test_no_page_from_before_the_login_is_shown_after_it(page: Page, site: Server) -> None:
+async def test_no_page_from_before_the_login_is_shown_after_it(page: Page, site: Site) -> None:
     ada = Person()
     await register(site, ada)
     links = page.get_by_role("navigation").get_by_role("link")
@@ -72,7 +71,7 @@ async def test_no_page_from_before_the_login_is_shown_after_it(page: Page, site:
         await expect(page.get_by_text(ada.username)).to_have_count(0)
 
 
-async def test_going_back_after_login_shows_the_page_of_the_user(page: Page, site: Server) -> None:
+async def test_going_back_after_login_shows_the_page_of_the_user(page: Page, site: Site) -> None:
     ada = Person()
     await register(site, ada)
     await page.goto("/about/")
@@ -91,7 +90,7 @@ async def test_going_back_after_login_shows_the_page_of_the_user(page: Page, sit
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
 async def test_going_back_after_logout_shows_nothing_of_the_user(
-    new_page: NewPage, site: Server, scripts: bool
+    new_page: NewPage, site: Site, scripts: bool
 ) -> None:
     page = await new_page(java_script_enabled=scripts)
     ada = Person()
@@ -152,7 +151,7 @@ async def test_the_focus_goes_to_the_first_field_that_needs_it(page: Page) -> No
     await expect(form.get_by_label("Email")).to_be_focused()
 
 
-async def test_a_taken_user_name_is_told(page: Page, site: Server) -> None:
+async def test_a_taken_user_name_is_told(page: Page, site: Site) -> None:
     ada = Person()
     await register(site, ada)
     await page.goto("/register/")
@@ -167,7 +166,7 @@ async def test_a_taken_user_name_is_told(page: Page, site: Server) -> None:
     await expect(form.get_by_label("Email")).to_have_value(second.email)
 
 
-async def test_a_wrong_password_is_told(page: Page, site: Server) -> None:
+async def test_a_wrong_password_is_told(page: Page, site: Site) -> None:
     ada = Person()
     await register(site, ada)
     await page.goto("/about/")

@@ -10,11 +10,14 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 from playwright.async_api import Page, ViewportSize, expect
+from sqlalchemy import insert
 
+from app.mail.models import Mail
 from tests.browser.browsing import (
     NARROW,
     WIDE,
     NewPage,
+    Site,
     Watch,
     log_in,
     press_tab,
@@ -22,7 +25,7 @@ from tests.browser.browsing import (
     tab_to,
 )
 from tests.features.factories import Person
-from tests.process.servers import Server, serving
+from tests.process.servers import serving
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -43,17 +46,17 @@ ADD_STYLE = """css => {
 WIDTHS = (320, 375, 576, 768, 992)
 BODY_BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
-Visit = Callable[[Page, Server], Awaitable[None]]
+Visit = Callable[[Page, Site], Awaitable[None]]
 
 
 def at(path: str) -> Visit:
-    async def visit(page: Page, site: Server) -> None:
+    async def visit(page: Page, site: Site) -> None:
         await page.goto(path)
 
     return visit
 
 
-async def refused_registration(page: Page, site: Server) -> None:
+async def refused_registration(page: Page, site: Site) -> None:
     await page.goto("/register/")
     form = page.locator("form#registerForm")
     await form.get_by_label("User name").fill("x" * 25 + "!")
@@ -62,7 +65,7 @@ async def refused_registration(page: Page, site: Server) -> None:
     await expect(form.get_by_text("This is not a valid email address.")).to_be_visible()
 
 
-async def refused_login(page: Page, site: Server) -> None:
+async def refused_login(page: Page, site: Site) -> None:
     await page.goto("/login/")
     form = page.locator("main form#loginForm")
     await form.get_by_label("User name").fill("nobody")
@@ -71,7 +74,7 @@ async def refused_login(page: Page, site: Server) -> None:
     await expect(page.get_by_role("alert")).to_be_visible()
 
 
-async def members(page: Page, site: Server) -> None:
+async def members(page: Page, site: Site) -> None:
     """The page of somebody with a long name, just after the login, with its message."""
     person = Person()
     person.username = f"{person.username}-{'W' * 25}"[:25]  # the longest and widest there is
@@ -79,11 +82,50 @@ async def members(page: Page, site: Server) -> None:
     await log_in(page, person)
 
 
-async def home_of_a_member(page: Page, site: Server) -> None:
+async def account(page: Page, site: Site) -> None:
+    """With a form that was refused, events, and an address that is not confirmed."""
+    person = Person()
+    await register(site, person, confirmed=False)
+    await log_in(page, person)
+    await page.goto("/account/")
+    await page.locator("#emailForm").get_by_role("button", name="Change the address").click()
+    await expect(page.get_by_text("Enter your password.")).to_be_visible()
+
+
+async def reset(page: Page, site: Site) -> None:
+    person = Person()
+    await register(site, person)
+    await page.goto("/forgot/")
+    await page.locator("#forgotForm").get_by_label("address").fill(person.email)
+    await page.get_by_role("button", name="Send the link").click()
+    await page.goto(await site.link(person, "A new password"))
+    await page.get_by_role("button", name="Set the password").click()
+    await expect(page.get_by_text("Choose a password.")).to_be_visible()
+
+
+def administration(path: str) -> Visit:
+    async def visit(page: Page, site: Site) -> None:
+        root = Person()
+        await register(site, root, administrator=True)
+        await log_in(page, root)
+        await page.goto(path)
+
+    return visit
+
+
+async def failed_mail(page: Page, site: Site) -> None:
+    async with site.database.write() as session:
+        error = {"kind": "confirm", "due_at": None, "error": "550 no such user", "attempts": 8}
+        await session.execute(insert(Mail).values(**error))
+    await administration("/admin/mail/")(page, site)
+
+
+async def home_of_a_member(page: Page, site: Site) -> None:
     await members(page, site)
     await page.goto("/")
 
 
+# One of each kind; the journeys see the rest.
 PAGES: dict[str, Visit] = {
     "home": at("/"),
     "about": at("/about/"),
@@ -94,19 +136,24 @@ PAGES: dict[str, Visit] = {
     "members": members,
     "home of a member": home_of_a_member,
     "not found": at("/nowhere/"),
+    "account": account,
+    "new password": reset,
+    "list of users": administration("/admin/"),
+    "failed mail": failed_mail,
 }
 
 every_page = pytest.mark.parametrize("visit", PAGES.values(), ids=PAGES.keys())
 
 
 @every_page
-async def test_structure(page: Page, site: Server, watch: Watch, visit: Visit) -> None:
+async def test_structure(page: Page, site: Site, watch: Watch, visit: Visit) -> None:
     watch.expected.add(404)
     await visit(page, site)
     await expect(page.locator("html")).to_have_attribute("lang", "en")
     await expect(page.get_by_role("heading", level=1)).to_have_count(1)
-    for landmark in ("banner", "navigation", "main", "contentinfo"):
+    for landmark in ("banner", "main", "contentinfo"):
         await expect(page.get_by_role(landmark)).to_have_count(1)
+    await expect(page.get_by_role("navigation", name="Main")).to_have_count(1)
     levels = await page.locator("h1, h2, h3, h4, h5, h6").evaluate_all(
         "headings => headings.map(heading => Number(heading.tagName[1]))"
     )
@@ -121,7 +168,7 @@ async def test_structure(page: Page, site: Server, watch: Watch, visit: Visit) -
     assert nameless == []
 
 
-async def test_titles_tell_pages_apart(page: Page, site: Server, watch: Watch) -> None:
+async def test_titles_tell_pages_apart(page: Page, site: Site, watch: Watch) -> None:
     watch.expected.add(404)
     titles = []
     for name, visit in PAGES.items():
@@ -134,7 +181,7 @@ async def test_titles_tell_pages_apart(page: Page, site: Server, watch: Watch) -
 
 
 @every_page
-async def test_text_can_be_read(page: Page, site: Server, watch: Watch, visit: Visit) -> None:
+async def test_text_can_be_read(page: Page, site: Site, watch: Watch, visit: Visit) -> None:
     watch.expected.add(404)
     await visit(page, site)
     for screen in (WIDE, NARROW):
@@ -168,7 +215,7 @@ async def test_what_cannot_be_read_is_found(page: Page) -> None:
         " [name=username] { --field-border-color: #ccc }",
     )
     found = {each["what"] for each in await unreadable(page)}
-    assert found == {"Register", "edge of username"}
+    assert found == {"Register", "Forgotten your password?", "edge of username"}
 
 
 async def test_colours_follow_the_system(new_page: NewPage) -> None:
@@ -183,7 +230,7 @@ async def test_colours_follow_the_system(new_page: NewPage) -> None:
 
 @every_page
 async def test_nothing_is_wider_than_the_screen(
-    new_page: NewPage, site: Server, watch: Watch, visit: Visit
+    new_page: NewPage, site: Site, watch: Watch, visit: Visit
 ) -> None:
     watch.expected.add(404)
     # The menu is unfolded where there are no scripts, so this sees it as well.
@@ -196,7 +243,7 @@ async def test_nothing_is_wider_than_the_screen(
 
 
 @pytest.mark.parametrize("with_keyboard", [False, True])
-async def test_the_menu_unfolds(new_page: NewPage, site: Server, with_keyboard: bool) -> None:
+async def test_the_menu_unfolds(new_page: NewPage, site: Site, with_keyboard: bool) -> None:
     ada = Person()
     await register(site, ada)
     page = await new_page(viewport=NARROW)
@@ -322,7 +369,7 @@ async def test_a_site_without_its_schema(
         await server.stops()
 
 
-async def test_assets_may_be_kept_for_ever(page: Page, site: Server) -> None:
+async def test_assets_may_be_kept_for_ever(page: Page, site: Site) -> None:
     await page.goto("/")
     named: list[str] = await page.locator("head link[href], script[src], img[src]").evaluate_all(
         "elements => elements.map(element => element.getAttribute('href') ?? element.src)"

@@ -25,6 +25,7 @@ from tests.development.clone import (
     running,
     share_packages,
 )
+from tests.migrations.recipes import head
 from tests.repository import checkout
 from tests.tools import require
 
@@ -146,14 +147,14 @@ def test_changes_are_served_without_a_restart_by_hand(clone: Path) -> None:
         assert ".by-hand" in fetch(run.port, sheet[1]).text
 
         versions = clone / "alembic" / "versions"
-        (head,) = (path.stem.split("_")[1] for path in versions.glob("*.py"))
+        newest = head()
         (versions / "20990101_abc_more.py").write_text(
             "from alembic import op\n"
-            f"revision, down_revision, branch_labels, depends_on = 'abc', '{head}', None, None\n"
+            f"revision, down_revision, branch_labels, depends_on = 'abc', '{newest}', None, None\n"
             "def upgrade(): op.execute('CREATE TABLE more ()')\n"
             "def downgrade(): op.execute('DROP TABLE more')\n"
         )
-        run.wait_for(f"Running upgrade {head} -> abc")
+        run.wait_for(f"Running upgrade {newest} -> abc")
         run.wait_for("Serving on ", times=5)
 
         assert run.interrupt() == 0

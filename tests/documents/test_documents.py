@@ -9,7 +9,7 @@ from app.settings import ROOT, Settings
 from tests.repository import tracked_files
 
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
 
 
 def section(title: str) -> str:
@@ -43,7 +43,11 @@ def test_the_table_of_variables_is_complete() -> None:
 def test_defaults_in_the_table_are_true() -> None:
     table = section("Variables")
     for name, field in Settings.model_fields.items():
-        if isinstance(field.default, str | int) and name not in {"secret_key", "database_url"}:
+        if (
+            isinstance(field.default, str | int)
+            and field.default != ""
+            and name not in {"secret_key", "database_url"}
+        ):
             default = int(field.default) if isinstance(field.default, bool) else field.default
             assert f"| `{name.upper()}` | `{default}` |" in table, name
 
@@ -81,7 +85,7 @@ def test_the_map_names_what_exists_and_all_of_it() -> None:
         else:
             assert path in files, path
     # What a reader finds at the top, and the rooms of the application, are all on the map.
-    not_for_the_map = {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"}
+    not_for_the_map = {"LICENSE", *DOCUMENTS}
     hidden = {".gitignore", ".npmrc"}
     for name in files:
         top, _, rest = name.partition("/")
@@ -104,6 +108,16 @@ def test_local_links_and_pictures_exist(document: str) -> None:
         path = target[0] or target[1]
         if not path.startswith("http"):
             assert (ROOT / path).exists(), path
+
+
+def test_a_test_stands_behind_every_threat() -> None:
+    table = (ROOT / "SECURITY.md").read_text().partition("\n## Threats")[2]
+    rows = [line for line in table.splitlines() if line.startswith("|")][2:]
+    assert len(rows) > 20
+    for row in rows:
+        path, _, name = row.rstrip(" |").rpartition("| ")[2].strip("`").partition("::")
+        text = (ROOT / path).read_text()
+        assert re.search(rf"^(async )?def {name}\(", text, re.MULTILINE), row
 
 
 def test_nothing_names_a_registry_or_a_machine() -> None:

@@ -5,8 +5,12 @@ from itertools import count
 
 from quart import Quart
 from quart.testing import QuartClient as Client
+from sqlalchemy import delete
 
+from app.database import Database
+from app.mail.models import Mail
 from app.user import accounts, passwords
+from app.user.models import Role
 
 _numbers = count(1)
 
@@ -18,6 +22,8 @@ class Person:
     username: str = field(default_factory=lambda: f"person{next(_numbers)}")
     email: str = ""
     password: str = "correct horse battery"
+    id: int = 0
+    """Known once the account is made."""
 
     def __post_init__(self) -> None:
         self.email = self.email or f"{self.username}@example.com"
@@ -32,17 +38,32 @@ class Person:
             "confirm": self.password,
         }
 
-    async def register(self, app: Quart) -> "Person":
-        """Create the account without a form."""
+    @property
+    def login(self) -> dict[str, str]:
+        """The login form, filled in."""
+        return {"username": self.username, "password": self.password}
+
+    async def register(self, app: Quart, **options: bool) -> "Person":
+        """Create the account without a form; see `create`."""
+        return await self.create(app.extensions["database"], **options)
+
+    async def create(
+        self, database: Database, *, confirmed: bool = True, administrator: bool = False
+    ) -> "Person":
+        """Create the account without a form, and without a mail."""
         password_hash = await passwords.hash_password(self.password)
-        async with app.extensions["database"].write() as session:
-            await accounts.create(
+        async with database.write() as session:
+            user = await accounts.create(
                 session, username=self.username, email=self.email, password_hash=password_hash
             )
+            if confirmed:
+                await accounts.confirm(session, user.id, self.email)
+            if administrator:
+                await accounts.set_role(session, user.id, Role.ADMINISTRATOR)
+            await session.execute(delete(Mail))
+        self.id = user.id
         return self
 
     async def log_in(self, client: Client) -> None:
-        response = await client.post(
-            "/login/", form={"username": self.username, "password": self.password}
-        )
+        response = await client.post("/login/", form=self.login)
         assert response.status_code == 303, await response.get_data(as_text=True)

@@ -4,8 +4,9 @@ import asyncio
 from typing import cast
 
 import pytest
-from quart import Quart, abort
+from quart import Quart, abort, request
 from quart.testing import QuartClient as Client
+from quart.testing.connections import WebsocketResponseError
 from sqlalchemy import text
 from werkzeug.exceptions import TooManyRequests
 
@@ -28,6 +29,15 @@ async def failing_client(settings: Settings) -> Client:
     @app.get("/crash")
     async def crash() -> str:
         raise ValueError("the inside")
+
+    @app.route("/open/<token>/", methods=["GET", "POST"])
+    async def open_with(token: str) -> str:
+        form = await request.form
+        raise ValueError(f"cannot use {token}, {request.args.get('next')!r} and {dict(form)}")
+
+    @app.websocket("/live/<token>/")
+    async def live(token: str) -> None:
+        raise ValueError(f"cannot use {token}")
 
     @app.get("/crash-in-database")
     async def crash_in_database() -> str:
@@ -75,6 +85,46 @@ async def test_a_crash_shows_nothing_of_the_inside(
     assert 'id="loginForm"' not in page
     assert "Exception on request GET" in caplog.text
     assert "hunter2" not in caplog.text
+
+
+async def test_a_crash_is_logged_by_its_rule_without_what_was_sent(
+    failing_client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A path may hold a token that is still good, and messages quote what was wrong."""
+    response = await failing_client.post(
+        "/open/a-token-in-the-path/?next=hunter\\3", form={"password": "hunter2", "keep": "y"}
+    )
+    assert response.status_code == 500
+    assert "Exception on request POST /open/<token>/" in caplog.text
+    assert "ValueError: cannot use [hidden]" in caplog.text
+    for value in ("a-token", "hunter"):
+        assert value not in caplog.text
+
+
+async def test_a_crash_of_a_websocket_is_logged_by_its_rule(
+    failing_client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(WebsocketResponseError) as caught:
+        async with failing_client.websocket("/live/a-token-in-the-path/") as connection:
+            await connection.receive()
+    assert caught.value.response.status_code == 500
+    assert "Exception on websocket /live/<token>/" in caplog.text
+    assert "a-token" not in caplog.text
+
+
+async def test_a_crash_before_any_route_is_logged_without_a_path(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app(settings)
+
+    @app.before_request
+    async def fail() -> None:
+        raise ValueError("the inside")
+
+    response = await app.test_client().get("/open/a-token/which/leads/nowhere")
+    assert response.status_code == 500
+    assert "Exception on request GET" in caplog.text
+    assert "a-token" not in caplog.text
 
 
 async def test_a_query_that_takes_too_long_is_503(failing_client: Client) -> None:

@@ -6,7 +6,10 @@ from quart.testing import QuartClient as Client
 from werkzeug.routing import Rule
 
 from app.http import PRIVATE, SECURITY_HEADERS
+from app.security.audit import Event
+from app.security.limits import Limit
 
+GUARDED = {"members", "confirmed", "administrators"}
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 
 
@@ -39,13 +42,29 @@ def cache_rule(app: Quart, rule: Rule) -> str | None:
 
 def test_every_view_declares_who_may_see_it_and_who_may_keep_it(app: Quart) -> None:
     for rule, _ in routes(app):
-        assert login_rule(app, rule) in {"everybody", "members"}, f"{rule}: no login rule"
+        assert login_rule(app, rule) in {"everybody", *GUARDED}, f"{rule}: no login rule"
         assert cache_rule(app, rule), f"{rule}: no cache rule"
+
+
+def test_every_change_has_a_limit_and_leaves_a_trace(app: Quart) -> None:
+    for rule, method in routes(app):
+        if method != "GET":
+            view = app.view_functions[rule.endpoint]
+            assert isinstance(getattr(view, "limit", None), Limit), f"{rule}: no limit"
+            trace = getattr(view, "audit", None)
+            assert trace, f"{rule}: says neither what it records nor why nothing"
+            assert isinstance(trace, str) or all(isinstance(each, Event) for each in trace), rule
+
+
+def test_limits_do_not_share_a_name(app: Quart) -> None:
+    views = app.view_functions.values()
+    limits: set[Limit] = {view.limit for view in views if hasattr(view, "limit")}
+    assert len({limit.name for limit in limits}) == len(limits)
 
 
 def test_what_a_view_changes_or_shows_to_members_is_never_shared(app: Quart) -> None:
     for rule, method in routes(app):
-        if method != "GET" or login_rule(app, rule) == "members":
+        if method != "GET" or login_rule(app, rule) in GUARDED:
             assert cache_rule(app, rule) == PRIVATE, rule
 
 
@@ -91,11 +110,11 @@ async def test_shared_pages_are_shared_for_strangers_only(app: Quart, client: Cl
 
 async def test_members_pages_send_strangers_to_the_login(app: Quart, client: Client) -> None:
     for rule, method in routes(app):
-        if login_rule(app, rule) == "members":
+        if login_rule(app, rule) in GUARDED:
             response = await client.open(path_of(rule), method=method)
             if method == "GET":
                 assert response.status_code == 303
-                assert response.location == f"/login/?next={path_of(rule)}"
+                assert response.location == f"/login/?next={path_of(rule)}", rule
             else:
                 assert response.status_code == 401
 

@@ -137,10 +137,17 @@ class Code:
             return list(await session.scalars(select(self.user).order_by(self.user.id)))
 
     async def drift(self) -> list[Any]:
-        """Return the differences between models and schema, as `alembic check` sees them."""
+        """Return the differences between models and schema, as `alembic check` sees them.
+
+        Other tables than that of the recipes are no business of theirs.
+        """
+
+        def is_ours(name: str | None, kind: str, parents: object) -> bool:
+            return kind != "table" or name in self.metadata.tables
 
         def compare(connection: Connection) -> list[Any]:
-            return list(compare_metadata(MigrationContext.configure(connection), self.metadata))
+            context = MigrationContext.configure(connection, opts={"include_name": is_ours})
+            return list(compare_metadata(context, self.metadata))
 
         async with self.database.engine.connect() as connection:
             return await connection.run_sync(compare)

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from app.assets import DIGESTED, MANIFEST, YEAR, read_manifest
-from app.http import SECURITY_HEADERS
+from app.http import SECURITY_HEADERS, STRICT_TRANSPORT
 from app.settings import ROOT
 from development import postgres
 from tests.platform.upsun import APPLICATION, COMMANDS, CONFIG, HOOKS
@@ -135,12 +135,15 @@ def test_files_carry_the_security_headers_under_every_rule() -> None:
     assert served
     for block in [STATIC, *served.values()]:
         headers = block["headers"]
-        assert headers["X-Content-Type-Options"] == SECURITY_HEADERS["X-Content-Type-Options"]
+        for name in ("X-Content-Type-Options", "Cross-Origin-Resource-Policy"):
+            assert headers[name] == SECURITY_HEADERS[name]
+        assert headers["Strict-Transport-Security"] == STRICT_TRANSPORT
         policy = headers["Content-Security-Policy"].split("; ")
         assert policy == STATIC["headers"]["Content-Security-Policy"].split("; ")
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
         assert not any(directive.startswith("script-src") for directive in policy)
+        assert not any("unsafe-" in directive for directive in policy)
     # What a rule does not say would not be taken over from the location, but from the platform.
     for block in [STATIC, *RULES.values()]:
         assert block["scripts"] is False

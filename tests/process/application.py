@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 
-from quart import Quart, Response, current_app, jsonify, request
+from quart import Quart, Response, current_app, jsonify, request, websocket
 
 from app import create_app, logs, server
 from app.health import draining
@@ -18,6 +18,7 @@ from app.settings import Settings
 log = logs.get(__name__)
 
 CHUNK = b"x" * 65536
+IMPATIENCE = 0.5  # seconds for a body, where the behaviour is `impatient`
 
 
 def factory(settings: Settings) -> Quart:
@@ -25,6 +26,8 @@ def factory(settings: Settings) -> Quart:
     if behaviour == "factory-fails":
         raise RuntimeError("the factory failed")
     app = create_app(settings)
+    if behaviour == "impatient":
+        app.config["BODY_TIMEOUT"] = IMPATIENCE
 
     @app.before_serving
     async def start() -> None:
@@ -41,15 +44,19 @@ def factory(settings: Settings) -> Quart:
 
     app.add_url_rule("/slow", view_func=slow)
     app.add_url_rule("/body", view_func=body, methods=["POST"])
+    app.add_url_rule("/form", view_func=form, methods=["POST"])
+    app.add_url_rule("/quick", view_func=quick, methods=["GET", "POST"])
     app.add_url_rule("/polite", view_func=polite)
     app.add_url_rule("/stubborn", view_func=stubborn)
     app.add_url_rule("/flood", view_func=flood)
     app.add_url_rule("/block", view_func=block)
     app.add_url_rule("/thread", view_func=thread)
     app.add_url_rule("/error/<name>", view_func=error)
+    app.add_url_rule("/crash/<token>", view_func=crash, methods=["GET", "POST"])
     app.add_url_rule("/origin", view_func=origin)
     app.add_url_rule("/process", view_func=process)
     app.add_url_rule("/say/<words>", view_func=say)
+    app.add_websocket("/echo", view_func=echo)
     return app
 
 
@@ -63,6 +70,20 @@ async def body() -> str:
     """Read the whole body, and say how long it is."""
     log.info("reading")
     return str(len(await request.get_data(cache=False)))
+
+
+async def form() -> Response:
+    """Read a form, and say how many fields and files it has."""
+    fields, files = await request.form, await request.files
+    return jsonify(
+        fields=sum(len(values) for values in fields.listvalues()),
+        files=sum(len(values) for values in files.listvalues()),
+    )
+
+
+async def quick() -> str:
+    """Answer without a look at the body."""
+    return "answered"
 
 
 async def polite() -> Response:
@@ -114,6 +135,16 @@ async def thread() -> str:
 
 async def error(name: str) -> str:
     raise RuntimeError("this view fails")
+
+
+async def crash(token: str) -> str:
+    """Fail with a message that quotes everything that was sent."""
+    raise ValueError(f"cannot use {token!r}, {dict(request.args)}, {dict(await request.form)}")
+
+
+async def echo() -> None:
+    while True:
+        await websocket.send(await websocket.receive())
 
 
 async def origin() -> Response:

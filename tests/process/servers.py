@@ -177,6 +177,7 @@ async def spawned(processes: int, *command: str, **variables: str) -> AsyncItera
         "WEB_CONCURRENCY": str(processes),
         "DATABASE_URL": NO_DATABASE,
         "SECRET_KEY": SECRET_KEY,
+        "MAIL_URL": "console:",  # so that none fails for want of a mail server
     }
     server = Server(*command, environment={**defaults, **variables})
     try:

@@ -1,6 +1,7 @@
 """What the router tells is believed on Upsun only; what leaves the process holds no secret."""
 
 import asyncio
+import base64
 import json
 import socket
 from http.cookies import SimpleCookie
@@ -8,13 +9,18 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from h2.connection import H2Connection
+from h2.events import ResponseReceived
 from hypercorn.config import Config
 
+from app.http import SECURITY_HEADERS
 from app.server import hypercorn_config
 from tests.features.factories import Person
-from tests.process.servers import UPSUN, serving
+from tests.process.servers import UPSUN, Connection, Server, serving
 
 FORGED = 'first\n{"event":"forged"}\r\n\x1b[2J'
+# Everything that turns a traceback page on somewhere.
+DEBUG = dict.fromkeys(("FLASK_DEBUG", "QUART_DEBUG", "QUART_TESTING", "TESTING", "DEBUG"), "1")
 PROCESSES = pytest.mark.parametrize("processes", [1, 2])
 
 
@@ -70,7 +76,7 @@ async def test_cookies_on_upsun(processes: int, database_url: str) -> None:
     for answer in (registered, logged_in):
         for header in answer.headers.get_list("set-cookie"):
             cookies.load(header)
-    assert set(cookies) == {"__Host-session", "__Host-login"}
+    assert set(cookies) == {"__Host-session", "__Host-login", "__Host-device"}
     for cookie in cookies.values():
         assert cookie["secure"]
         assert cookie["httponly"]
@@ -101,6 +107,87 @@ async def test_a_failing_view_shows_nothing_on_upsun(processes: int) -> None:
     assert server.events("forged") == []
     assert event["request_id"] == answer.headers["X-Request-ID"]
     assert "hunter2" not in server.output
+
+
+async def test_nothing_that_was_sent_is_shown_or_logged_on_upsun() -> None:
+    sent = {"password": "hunter2", "token": "a-token-in-the-form"}
+    async with (
+        serving(1, **UPSUN, **DEBUG) as server,
+        httpx.AsyncClient(base_url=server.url, params={"password": "hunter2"}) as client,
+    ):
+        answers = [
+            await client.get("/crash/a-token-in-the-path"),
+            await client.post("/crash/a-token-in-the-path", data=sent),
+        ]
+        server.send()
+        assert await server.ended() == 0
+    for answer in answers:
+        assert answer.status_code == 500
+        assert "Something went wrong on our side." in answer.text
+        for inside in ("Traceback", "ValueError", "application.py", "hunter2", "a-token"):
+            assert inside not in answer.text
+    first, second = map(json.loads, server.problems())
+    assert first["event"] == "Exception on request GET /crash/<token>"
+    assert second["event"] == "Exception on request POST /crash/<token>"
+    assert "ValueError: cannot use '[hidden]'" in second["exception"]
+    for secret in ("hunter2", "a-token"):
+        assert secret not in server.output
+
+
+async def handshake(server: Server, *headers: str) -> tuple[int, dict[str, str]]:
+    """Ask for a WebSocket, and return what is answered."""
+    connection = await Connection.to(server)
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", key]
+    await connection.send("\r\n".join(["GET /echo HTTP/1.1", *headers, *upgrade, "", ""]).encode())
+    answer = await connection.head()
+    await connection.close()
+    return answer
+
+
+async def test_handshakes_of_other_sites_and_hosts_are_refused() -> None:
+    """The browser lets every page open a WebSocket to everywhere, with the cookies of there."""
+    routes = {"https://www.example.com/": {"primary": True, "type": "upstream", "upstream": "app"}}
+    routed = {**UPSUN, "PLATFORM_ROUTES": base64.b64encode(json.dumps(routes).encode()).decode()}
+    own, secure = "Host: www.example.com", "X-Forwarded-Proto: https"
+    async with serving(1, **routed) as server:
+        for status, *headers in (
+            (101, own, secure, "Origin: https://www.example.com"),
+            (101, own, secure, "Sec-Fetch-Site: same-origin"),
+            (101, own, secure),  # no browser
+            (403, own, secure, "Origin: https://evil.example"),
+            (403, own, secure, "Origin: http://www.example.com"),
+            (403, own, secure, "Origin: null"),
+            (403, own, secure, "Sec-Fetch-Site: same-site", "Origin: https://www.example.com"),
+            (400, "Host: evil.example", secure, "Origin: https://evil.example"),
+        ):
+            answered, received = await handshake(server, *headers)
+            assert answered == status, headers
+            if status != 101:
+                assert received["x-request-id"]
+                assert received["strict-transport-security"]
+                for name, value in SECURITY_HEADERS.items():
+                    assert received[name.lower()] == value
+        # Not told to stop: Hypercorn holds a connection until the next ping, of which there would
+        # be one 20 seconds after the handshake.
+
+
+async def test_http_2_goes_past_no_router() -> None:
+    """Through an upgraded connection a client would set the headers that are believed."""
+    async with serving(1, **UPSUN) as server:
+        connection = await Connection.to(server)
+        http = H2Connection()
+        http.initiate_connection()
+        request = {":method": "GET", ":path": "/origin", ":scheme": "http", ":authority": "a"}
+        http.send_headers(1, [*request.items(), ("x-client-ip", "192.0.2.7")], end_stream=True)
+        await connection.send(http.data_to_send())
+        answer = None
+        while answer is None:
+            events = http.receive_data(await connection.reader.read(65536))
+            answer = next((each for each in events if isinstance(each, ResponseReceived)), None)
+        await connection.close()
+        assert dict(answer.headers)[b":status"] == b"505"
+        await server.stops()
 
 
 @PROCESSES

@@ -4,17 +4,27 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
 
 import httpx
 import pytest
+from sqlalchemy import make_url, text
 
-from app.settings import ROOT
+from app.database import POOL_TIMEOUT, Database, Unavailable
+from app.settings import ROOT, parse_database_url
 from tests.features.factories import Person
 from tests.process.servers import Server, migrate, serving
 
+_numbers = count(1)
+
 
 async def log_in(client: httpx.AsyncClient) -> httpx.Response:
-    return await client.post("/login/", data={"username": "nobody", "password": "not right"})
+    # Somebody else each time: one account's attempts are limited.
+    form = {"username": f"nobody{next(_numbers)}", "password": "not right"}
+    return await client.post("/login/", data=form)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -72,3 +82,55 @@ def head() -> str:
         check=True,
     )
     return result.stdout.split()[0]
+
+
+@asynccontextmanager
+async def relay(url: str, flows: asyncio.Event) -> AsyncIterator[str]:
+    """Stand between a client and its database, and hold the bytes back where they shall not flow.
+
+    Yields the database's URL by this way.
+    """
+    address = make_url(url)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await flows.wait()
+            writer.write(data)
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, out = await asyncio.open_connection(address.host, address.port)
+        tasks.add(asyncio.create_task(pump(reader, out)))
+        tasks.add(asyncio.create_task(pump(back, writer)))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    yield address.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+    server.close()
+    await asyncio.wait(tasks, timeout=5)
+
+
+async def test_the_gate_waits_only_so_long(database_url: str) -> None:
+    """For a database whose connections stay open, and that says nothing."""
+    flows = asyncio.Event()
+    flows.set()
+    async with relay(database_url, flows) as url:
+        database = Database(parse_database_url(url), pool_size=2)
+
+        async def ask() -> None:
+            async with database.read() as session:
+                await session.execute(text("SELECT 1"))
+
+        await asyncio.gather(ask(), ask())
+        flows.clear()
+        database.gate.close()
+        started = time.monotonic()
+        refused = await asyncio.gather(*(ask() for _ in range(5)), return_exceptions=True)
+        assert time.monotonic() - started < POOL_TIMEOUT + 0.5
+        assert all(isinstance(error, Unavailable) for error in refused), refused
+
+        flows.set()
+        await asyncio.sleep(0.3)  # for as long the gate may repeat what it has heard last
+        await asyncio.gather(*(ask() for _ in range(5)))
+        await database.close()

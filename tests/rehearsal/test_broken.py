@@ -126,7 +126,7 @@ BROKEN = {
             ),
         ),
         "workers",
-        ("the worker queue has ended 5 times, with exit code 3",),
+        ("the worker queue has ended ", " times, with exit code 3"),
         "queue:",
     ),
     "post_deploy that fails": Broken(

@@ -91,7 +91,7 @@ def test_a_renamed_column_is_caught(repository: Path) -> None:
     add_migration(repository, RENAMED)
     # The new code knows the new name: only the release before is left out.
     models = repository / "app" / "user" / "models.py"
-    old = "email: Mapped[str] = mapped_column("
+    old = "\n    email: Mapped[str | None] = mapped_column("
     assert old in models.read_text()
     models.write_text(models.read_text().replace(old, f'{old}"address", '))
     result = compatibility(repository, "--command", QUICK)

@@ -1,8 +1,8 @@
-"""The rules for what comes in: cross-site requests, and where a login may lead."""
+"""The rules for what comes in: cross-site requests, hosts, and where a login may lead."""
 
 import pytest
 
-from app.http import is_cross_site, local_target
+from app.http import canonical_host, is_cross_site, local_target
 
 OWN = "https://example.com"
 
@@ -60,3 +60,23 @@ def test_paths_on_this_site_are_kept(target: str) -> None:
 )
 def test_targets_elsewhere_are_dropped(target: str | None) -> None:
     assert local_target(target) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "canonical"),
+    [
+        ("www.example.com", "www.example.com"),
+        ("WWW.Example.COM", "www.example.com"),
+        ("example.com.", "example.com"),
+        ("example.com.:443", "example.com"),
+        ("example.com:80", "example.com"),
+        ("example.com:8443", "example.com:8443"),
+        ("example.com:", "example.com:"),
+        ("[::1]", "[::1]"),
+        ("[::1]:443", "[::1]"),
+        ("[::80]", "[::80]"),
+        ("", ""),
+    ],
+)
+def test_hosts_have_one_form(host: str, canonical: str) -> None:
+    assert canonical_host(host) == canonical

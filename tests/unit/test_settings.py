@@ -122,8 +122,8 @@ def test_keys_differ_by_purpose_and_environment(monkeypatch: pytest.MonkeyPatch)
     production = load()
     on_upsun(monkeypatch, "preview-def")
     preview = load()
-    assert production.key("cookies") == production.key("cookies")
-    keys = {settings.key(purpose) for settings in (production, preview) for purpose in "ab"}
+    assert production.keys("cookies") == production.keys("cookies")
+    keys = {settings.keys(purpose)[0] for settings in (production, preview) for purpose in "ab"}
     assert len(keys) == 4
     assert STRONG not in keys
 

@@ -59,7 +59,8 @@ def test_unreadable_routes_give_no_origin(encoded: str) -> None:
 def test_an_unknown_type_of_environment_has_the_least_rights() -> None:
     environment = upsun.environment(IN_CONTAINER)
     assert environment is not None
-    assert environment.type == "production"
+    assert environment.type == "unknown"
+    assert not environment.is_preview
 
 
 def test_limits(tmp_path: Path) -> None:

@@ -1,0 +1,144 @@
+"""What administrators see: users, the audit trail, and the mails that were not sent."""
+
+from quart import Blueprint, abort, flash, redirect, render_template, request, url_for
+from quart.typing import ResponseReturnValue
+
+from app.database import read, write
+from app.http import private
+from app.mail import outbox, rendering
+from app.security import audit
+from app.security.audit import Event, audited, unaudited
+from app.security.limits import Limit, by_account, limited
+from app.user import accounts
+from app.user.login import administrators_only, member
+from app.user.models import User
+
+blueprint = Blueprint("admin", __name__, url_prefix="/admin")
+
+CHANGES = Limit("admin", 60, 60)
+PAGE = 50
+LARGEST_ID = 2**63 - 1
+
+
+@blueprint.get("/")
+@private
+@administrators_only
+async def users() -> ResponseReturnValue:
+    """List users, newest first, by the first letters of name or address if some are given."""
+    beginning = request.args.get("q", "").replace("\x00", "").strip()
+    async with read() as session:
+        found = await accounts.search(session, beginning=beginning, before=before(), limit=PAGE + 1)
+    return await render_template(
+        "admin/users.html", users=found[:PAGE], more=found[PAGE:], beginning=beginning
+    )
+
+
+@blueprint.get("/users/<int:user_id>/")
+@private
+@administrators_only
+async def user(user_id: int) -> ResponseReturnValue:
+    """Show one user, and what happened to the account."""
+    found = await existing(user_id)
+    async with read() as session:
+        events = await audit.latest(session, user_id=user_id, before=before(), limit=PAGE + 1)
+    return await render_template(
+        "admin/user.html", user=found, events=events[:PAGE], more=events[PAGE:]
+    )
+
+
+@blueprint.post("/users/<int:user_id>/deactivate/")
+@private
+@administrators_only
+@limited(CHANGES, by_account)
+@audited(Event.DEACTIVATED)
+async def deactivate(user_id: int) -> ResponseReturnValue:
+    """Keep a user out; not oneself, or soon nobody could let anybody in."""
+    if user_id == member().id:
+        await flash("You cannot deactivate yourself.", "warning")
+    else:
+        await existing(user_id)
+        async with write() as session:
+            await accounts.set_active(session, user_id, active=False, actor_id=member().id)
+        await flash("The account is deactivated, and its sessions are ended.", "success")
+    return redirect(url_for("admin.user", user_id=user_id), 303)
+
+
+@blueprint.post("/users/<int:user_id>/reactivate/")
+@private
+@administrators_only
+@limited(CHANGES, by_account)
+@audited(Event.REACTIVATED)
+async def reactivate(user_id: int) -> ResponseReturnValue:
+    await existing(user_id)
+    async with write() as session:
+        await accounts.set_active(session, user_id, active=True, actor_id=member().id)
+    await flash("The account is active again.", "success")
+    return redirect(url_for("admin.user", user_id=user_id), 303)
+
+
+@blueprint.post("/users/<int:user_id>/end-sessions/")
+@private
+@administrators_only
+@limited(CHANGES, by_account)
+@audited(Event.SESSIONS_ENDED)
+async def end_sessions(user_id: int) -> ResponseReturnValue:
+    await existing(user_id)
+    async with write() as session:
+        await accounts.end_sessions(session, user_id, actor_id=member().id)
+    await flash("The user is signed out everywhere.", "success")
+    return redirect(url_for("admin.user", user_id=user_id), 303)
+
+
+@blueprint.get("/audit/")
+@private
+@administrators_only
+async def trail() -> ResponseReturnValue:
+    """Show what happened to all accounts, newest first."""
+    async with read() as session:
+        events = await audit.latest(session, before=before(), limit=PAGE + 1)
+    return await render_template("admin/audit.html", events=events[:PAGE], more=events[PAGE:])
+
+
+@blueprint.get("/mail/")
+@private
+@administrators_only
+async def mail() -> ResponseReturnValue:
+    """Show the mails that could not be sent, and in a preview all of them."""
+    async with read() as session:
+        mails = await outbox.kept_and_failed(session, before=before(), limit=PAGE + 1)
+    texts = {mail.id: rendering.read(mail.message).text for mail in mails if mail.message}
+    return await render_template(
+        "admin/mail.html", mails=mails[:PAGE], more=mails[PAGE:], texts=texts
+    )
+
+
+@blueprint.post("/mail/<int:mail_id>/again/")
+@private
+@administrators_only
+@limited(CHANGES, by_account)
+@unaudited("concerns no account")
+async def send_again(mail_id: int) -> ResponseReturnValue:
+    """Try once more to send a mail that failed."""
+    if mail_id > LARGEST_ID:
+        abort(404)
+    async with write() as session:
+        if not await outbox.try_again(session, mail_id):
+            abort(404)
+    await flash("The mail is tried again.", "success")
+    return redirect(url_for("admin.mail"), 303)
+
+
+def before() -> int | None:
+    """Return the id that the page asked for begins below; None for the first page."""
+    number = request.args.get("before", "", type=str)
+    is_id = len(number) < 20 and number.isascii() and number.isdecimal()
+    return min(int(number), LARGEST_ID) if is_id else None
+
+
+async def existing(user_id: int) -> User:
+    """Return the user, or answer 404."""
+    found = None
+    if user_id <= LARGEST_ID:
+        async with read() as session:
+            found = await accounts.by_id(session, user_id)
+    return found or abort(404)

@@ -1,0 +1,153 @@
+"""`quart user …`: what is done with accounts from the command line."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import click
+from quart.cli import ScriptInfo
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app import logs
+from app.database import Unavailable
+from app.mail.delivery import external_url
+from app.security import audit
+from app.security.audit import Event
+from app.user import accounts, mails, passwords
+from app.user.forms import RegisterForm
+from app.user.models import Role, User
+
+T = TypeVar("T")
+
+
+@click.group("user")
+def group() -> None:
+    """Look after accounts."""
+
+
+@group.command()
+@click.argument("username")
+@click.argument("email")
+@click.option("--administrator", is_flag=True, help="Make the user an administrator.")
+def create(username: str, email: str, administrator: bool) -> None:
+    """Add a user, whose address counts as confirmed.
+
+    The password is asked for on a terminal, and else read from the first line of standard input.
+    """
+    if sys.stdin.isatty():
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    # The same rules as on the page.
+    values = {"username": username, "email": email, "password": password, "confirm": password}
+    form = RegisterForm(data=values)
+    if not form.validate():
+        wrong = (f"{field.label.text}: {field.errors[0]}" for field in form if field.errors)
+        raise click.ClickException(" ".join(wrong))
+    address = str(form.email.data)
+    password_hash = passwords.HASHER.hash(password)
+
+    async def work(session: AsyncSession) -> User:
+        user = await accounts.create(
+            session,
+            username=str(form.username.data),
+            email=address,
+            password_hash=password_hash,
+            ask=False,
+        )
+        await accounts.confirm(session, user.id, address)
+        if administrator:
+            await accounts.set_role(session, user.id, Role.ADMINISTRATOR)
+        return user
+
+    try:
+        user = run(work)
+    except accounts.Taken as error:
+        what = "user name" if error.field == "username" else "address"
+        raise click.ClickException(f"Another account has this {what}.") from None
+    click.echo(f"User {user.id}, {user.username}, is created.")
+
+
+@group.command()
+@click.argument("username")
+def promote(username: str) -> None:
+    """Make a user an administrator."""
+
+    async def work(session: AsyncSession) -> None:
+        user = await find(session, username)
+        if not user.is_administrator:
+            await accounts.set_role(session, user.id, Role.ADMINISTRATOR)
+
+    run(work)
+    click.echo(f"{username} is an administrator.")
+
+
+@group.command()
+@click.argument("username")
+def demote(username: str) -> None:
+    """Make an administrator a member like all others."""
+
+    async def work(session: AsyncSession) -> None:
+        user = await find(session, username)
+        if user.is_administrator:
+            await accounts.set_role(session, user.id, Role.MEMBER)
+
+    run(work)
+    click.echo(f"{username} is a member.")
+
+
+@group.command()
+@click.argument("username")
+def deactivate(username: str) -> None:
+    """Keep a user out, and end all their sessions."""
+
+    async def work(session: AsyncSession) -> None:
+        user = await find(session, username)
+        if user.deactivated_at is None:
+            await accounts.set_active(session, user.id, active=False)
+
+    run(work)
+    click.echo(f"{username} is deactivated.")
+
+
+@group.command("reset-link")
+@click.argument("username")
+def reset_link(username: str) -> None:
+    """Print a link that sets a new password: once, and for an hour."""
+
+    async def work(session: AsyncSession) -> str:
+        user = await find(session, username)
+        if user.deactivated_at is not None:
+            raise click.ClickException(f"{username} is deactivated.")
+        await audit.record(session, Event.RESET_LINK_MADE, user.id)
+        return external_url("recovery.reset", token=mails.reset_token(user))
+
+    click.echo(run(work))
+
+
+async def find(session: AsyncSession, username: str) -> User:
+    user = await accounts.by_username(session, username)
+    if user is None:
+        raise click.ClickException(f"There is no user {username}.")
+    return user
+
+
+def run(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    """Run `work` in a transaction of the application's database."""
+    app = click.get_current_context().ensure_object(ScriptInfo).load_app()
+    logs.configure("warning", stream=sys.stderr)
+    database = app.extensions["database"]
+
+    async def inside() -> T:
+        async with app.app_context():
+            try:
+                async with database.write() as session:
+                    return await work(session)
+            finally:
+                await database.close()
+
+    try:
+        return asyncio.run(inside())
+    except Unavailable as error:
+        raise click.ClickException(f"The database cannot be used: {error}.") from None

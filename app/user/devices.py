@@ -1,0 +1,41 @@
+"""The mark of a browser that somebody has logged in with before.
+
+Whoever guesses passwords is slowed down by account. Without this mark they would keep the owner
+out as well. https://owasp.org/www-community/Slow_Down_Online_Guessing_Attacks_with_Device_Cookies
+"""
+
+import secrets
+
+from quart import current_app, request
+from quart.typing import ResponseTypes
+
+from app.security import tokens
+from app.user.models import User
+
+LIFETIME = 365 * tokens.DAY
+
+
+def known(user: User) -> str | None:
+    """Return what stands for the browser that asks, if `user` has logged in with it before.
+
+    Since the last change of the password, that is: who knew the one before is a stranger.
+    """
+    cookie = request.cookies.get(current_app.config["DEVICE_COOKIE_NAME"], "")
+    content = tokens.read("device", cookie, max_age=LIFETIME)
+    if not content or content[:2] != [user.id, user.session_version]:
+        return None
+    return f"device {content[2]}"
+
+
+def remember(response: ResponseTypes, user: User) -> None:
+    """Mark the browser that gets this response as one of `user`'s."""
+    if known(user):
+        return
+    response.set_cookie(
+        current_app.config["DEVICE_COOKIE_NAME"],
+        tokens.sign("device", [user.id, user.session_version, secrets.token_hex(8)]),
+        max_age=LIFETIME,
+        secure=current_app.config["SESSION_COOKIE_SECURE"],
+        httponly=True,
+        samesite="Lax",
+    )

@@ -1,0 +1,142 @@
+"""What links in mails lead to: confirming an address, replacing a forgotten password.
+
+Each link leads to a page with a button: programs that look into mails follow links as well.
+"""
+
+from quart import Blueprint, flash, redirect, render_template, request, url_for
+from quart.typing import ResponseReturnValue
+
+from app.database import read, write
+from app.http import private, shared
+from app.security.audit import Event, audited
+from app.security.limits import Limit, limited
+from app.user import accounts, devices, mails, passwords
+from app.user.forms import ForgotForm, NewPasswordForm
+from app.user.login import current_user, everybody, log_out
+
+blueprint = Blueprint("recovery", __name__)
+
+LINKS = Limit("links", 30, 600)
+FORGOTTEN = Limit("forgot", 10, 3600)
+# To one address, whoever asks; beyond it the answer is the same, and no mail is sent.
+TO_ONE_ADDRESS = Limit("forgot-address", 3, 3600)
+
+
+@blueprint.get("/confirm/<token>/")
+@private
+@everybody
+async def confirm(token: str) -> ResponseReturnValue:
+    """Ask whether to confirm the address that the link was sent to."""
+    content = mails.read_confirm_token(token)
+    if content is None:
+        return await dead_link()
+    user_id, email = content
+    async with read() as session:
+        user = await accounts.by_id(session, user_id)
+    if user is None or email not in {user.email, user.pending_email}:
+        return await dead_link()
+    return await render_template("user/confirm.html", token=token, email=email, user=user)
+
+
+@blueprint.post("/confirm/<token>/")
+@private
+@everybody
+@limited(LINKS)
+@audited(Event.CONFIRMED)
+async def confirm_address(token: str) -> ResponseReturnValue:
+    """Confirm it. A second time does no harm."""
+    content = mails.read_confirm_token(token)
+    if content is None:
+        return await dead_link()
+    user_id, email = content
+    try:
+        async with write() as session:
+            confirmed = await accounts.confirm(session, user_id, email)
+            user = None if confirmed else await accounts.by_id(session, user_id)
+    except accounts.Taken:
+        await flash("Another account has this address, and was confirmed before.", "warning")
+    else:
+        if not confirmed and (user is None or user.email != email):
+            return await dead_link()
+        await flash("Your address is confirmed.", "success")
+    return redirect(url_for("account.show" if current_user() else "public.home"), 303)
+
+
+@blueprint.get("/forgot/")
+@shared(300)
+@everybody
+async def forgot() -> ResponseReturnValue:
+    """Ask for the address of the account whose password is forgotten."""
+    return await render_template("user/forgot.html", form=ForgotForm())
+
+
+@blueprint.post("/forgot/")
+@private
+@everybody
+@limited(FORGOTTEN)
+@audited(Event.RESET_REQUESTED)
+async def send_reset() -> ResponseReturnValue:
+    """Send a link there, if there is such an account. The answer does not tell."""
+    form = ForgotForm(await request.form)
+    if not form.validate():
+        return await render_template("user/forgot.html", form=form)
+    email = str(form.email.data)
+    if not await TO_ONE_ADDRESS.take(email.lower()):
+        async with write() as session:
+            await accounts.ask_for_reset(session, email)
+    await flash(
+        "If there is an account with this address, a mail with a link is on its way. The link"
+        " works for an hour.",
+        "info",
+    )
+    return redirect(url_for("recovery.forgot"), 303)
+
+
+@blueprint.get("/reset/<token>/")
+@private
+@everybody
+async def reset(token: str) -> ResponseReturnValue:
+    """Ask for the new password."""
+    async with read() as session:
+        user = await mails.read_reset_token(session, token)
+    if user is None:
+        return await dead_link()
+    form = NewPasswordForm(personal=())
+    return await render_template("user/reset.html", form=form, token=token, user=user)
+
+
+@blueprint.post("/reset/<token>/")
+@private
+@everybody
+@limited(LINKS)
+@audited(Event.PASSWORD_RESET)
+async def set_password(token: str) -> ResponseReturnValue:
+    """Set it, and end every session there is."""
+    async with read() as session:
+        user = await mails.read_reset_token(session, token)
+    if user is None:
+        return await dead_link()
+    form = NewPasswordForm(
+        await request.form, personal=(user.username, user.email, user.pending_email)
+    )
+    if not form.validate():
+        return await render_template("user/reset.html", form=form, token=token, user=user)
+    password_hash = await passwords.hash_password(str(form.password.data))
+    try:
+        async with write() as session:
+            changed = await accounts.set_password(
+                session, user, password_hash=password_hash, event=Event.PASSWORD_RESET
+            )
+    except accounts.SessionEnded:  # the same link, a moment before
+        return await dead_link()
+    log_out()
+    await flash("Your password was changed. You can now log in with it.", "success")
+    response = redirect(url_for("user.login"), 303)
+    # Whoever reads the owner's mail does not wait behind those who guess.
+    devices.remember(response, changed)
+    return response
+
+
+async def dead_link() -> ResponseReturnValue:
+    """Answer 410 to a link that was used, is too old, or was never one of ours."""
+    return await render_template("user/dead_link.html"), 410

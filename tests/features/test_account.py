@@ -1,0 +1,304 @@
+"""The page of one's own account, sessions, and what is kept about them."""
+
+import json
+from datetime import UTC, datetime
+from typing import cast
+
+import pytest
+from bs4 import BeautifulSoup
+from pydantic import SecretStr
+from quart import Quart
+from quart.testing import QuartClient as Client
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import DBAPIError
+
+from app import create_app
+from app.preview.models import Sanitization
+from app.security.models import AuditEvent
+from app.settings import KEPT_LOGIN, Settings
+from app.upsun import Environment
+from app.user import login
+from app.user.models import User
+from tests.features.factories import Person
+
+
+@pytest.fixture
+async def ada(app: Quart, client: Client) -> Person:
+    """Somebody who is logged in with `client`."""
+    person = await Person().register(app)
+    await person.log_in(client)
+    return person
+
+
+def new_client(app: Quart) -> Client:
+    return cast(Client, app.test_client())
+
+
+async def text_of(client: Client, path: str = "/account/") -> str:
+    response = await client.get(path)
+    assert response.status_code == 200
+    return await response.get_data(as_text=True)
+
+
+async def test_the_name_is_changed(app: Quart, client: Client, ada: Person) -> None:
+    bob = await Person().register(app)
+    for name, message in (("x", "Between 3 and 25"), (bob.username.upper(), "is taken")):
+        response = await client.post("/account/name/", form={"username": name})
+        page = await response.get_data(as_text=True)
+        assert message in page
+        assert "<title>Error: " in page
+    assert (await client.post("/account/name/", form={"username": "Countess"})).status_code == 303
+    assert "Logged in as" in await text_of(client)
+    assert "Countess" in await text_of(client)
+    # One's own name in other letters is no other's.
+    assert (await client.post("/account/name/", form={"username": "COUNTESS"})).status_code == 303
+
+
+async def test_a_new_password_ends_the_other_sessions(
+    app: Quart, client: Client, ada: Person
+) -> None:
+    elsewhere = new_client(app)
+    await ada.log_in(elsewhere)
+    form = {"current_password": ada.password, "password": "staple battery", "confirm": "staple"}
+    for change, message in (
+        ({}, "do not match"),
+        ({"confirm": "staple battery", "current_password": "wrong password"}, "not your password"),
+        ({"confirm": "short", "password": "short"}, "Between 10 and 1024"),
+        ({"confirm": ada.username, "password": ada.username}, "Between"),
+    ):
+        response = await client.post("/account/password/", form=form | change)
+        assert message in await response.get_data(as_text=True)
+    form["confirm"] = form["password"]
+    assert (await client.post("/account/password/", form=form)).status_code == 303
+    assert "signed out everywhere else" in await text_of(client)
+    assert (await elsewhere.get("/account/")).status_code == 303
+    await Person(ada.username, password="staple battery").log_in(elsewhere)
+
+
+async def test_signing_out_everywhere_ends_all_sessions(
+    app: Quart, client: Client, ada: Person
+) -> None:
+    elsewhere = new_client(app)
+    await ada.log_in(elsewhere)
+    assert (await client.post("/account/sign-out/")).status_code == 303
+    for each in (client, elsewhere):
+        assert (await each.get("/account/")).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/account/name/", {"username": "mallory"}),
+        ("/account/email/", {"email": "mallory@evil.example"}),
+        ("/account/password/", dict.fromkeys(("password", "confirm"), "mallory's own")),
+        ("/account/sign-out/", {}),
+        ("/account/delete/", {}),
+    ],
+)
+async def test_a_request_that_outlives_its_session_changes_nothing(
+    app: Quart,
+    client: Client,
+    ada: Person,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    form: dict[str, str],
+) -> None:
+    """Its body may take half a minute to arrive, in which the owner ends all sessions."""
+    load = login.load_user
+    before = await row(app, ada)
+
+    async def load_and_end() -> None:
+        await load()
+        async with app.extensions["database"].write() as session:
+            await session.execute(text("UPDATE users SET session_version = session_version + 1"))
+
+    hooks = app.before_request_funcs[None]
+    monkeypatch.setitem(
+        app.before_request_funcs, None, [load_and_end if each is load else each for each in hooks]
+    )
+    response = await client.post(path, form=form | {"current_password": ada.password})
+    assert (response.status_code, response.location) == (303, "/login/")
+    assert await row(app, ada) == before
+
+
+async def row(app: Quart, person: Person) -> tuple[object, ...]:
+    columns = (User.username, User.email, User.pending_email, User.password_hash)
+    async with app.extensions["database"].read() as session:
+        return tuple((await session.execute(select(*columns).where(User.id == person.id))).one())
+
+
+async def test_where_an_administrator_sits_is_not_told(
+    app: Quart, client: Client, ada: Person
+) -> None:
+    root = await Person().register(app, administrator=True)
+    async with app.extensions["database"].write() as session:
+        await session.execute(
+            text(
+                "INSERT INTO audit_events (kind, user_id, actor_id, client) VALUES"
+                " ('all sessions ended', :ada, :root, '192.0.2.99')"
+            ),
+            {"ada": ada.id, "root": root.id},
+        )
+    for path in ("/account/", "/account/data.json"):
+        page = (await text_of(client, path)).lower()
+        assert "all sessions ended" in page
+        assert "192.0.2.99" not in page
+
+
+async def test_a_copy_of_the_cookie_dies_with_the_password(
+    app: Quart, client: Client, ada: Person
+) -> None:
+    stolen = {cookie.name: cookie.value for cookie in client.cookie_jar or ()}["login"]
+    thief = {"Cookie": f"login={stolen}"}
+    assert (await new_client(app).get("/account/", headers=thief)).status_code == 200
+    form = dict.fromkeys(("password", "confirm"), "staple battery")
+    await client.post("/account/password/", form=form | {"current_password": ada.password})
+    assert (await new_client(app).get("/account/", headers=thief)).status_code == 303
+
+
+async def test_the_data_are_a_file_of_json(client: Client, ada: Person) -> None:
+    response = await client.get("/account/data.json")
+    assert response.headers["Content-Disposition"].startswith("attachment")
+    data = json.loads(await response.get_data())
+    assert data["username"] == ada.username
+    assert data["email"] == ada.email
+    assert data["events"][0]["what"] == "logged in"
+    assert "hash" not in str(data)
+
+
+async def test_an_account_is_deleted_with_its_password(
+    app: Quart, client: Client, ada: Person
+) -> None:
+    response = await client.post("/account/delete/", form={"current_password": "wrong password"})
+    assert "not your password" in await response.get_data(as_text=True)
+    response = await client.post("/account/delete/", form={"current_password": ada.password})
+    assert response.status_code == 303
+    assert (await client.get("/account/")).status_code == 303
+    async with app.extensions["database"].read() as session:
+        assert await session.scalar(select(User.id)) is None
+        kind = select(AuditEvent.kind).order_by(AuditEvent.id.desc()).limit(1)
+        assert await session.scalar(kind) == "account deleted"
+    # Name and address are free again.
+    assert (await new_client(app).post("/register/", form=ada.registration)).status_code == 303
+
+
+async def test_everybody_sees_what_happened_to_their_account(
+    app: Quart, client: Client, ada: Person
+) -> None:
+    stranger = new_client(app)
+    await stranger.post("/login/", form=ada.login | {"password": "wrong password"})
+    await (await Person().register(app)).log_in(stranger)
+    soup = BeautifulSoup(await text_of(client), "html.parser")
+    rows = [row.select("td")[1].get_text(strip=True) for row in soup.select("tbody tr")]
+    assert rows == ["Logged in", "Address confirmed", "Registered", "Login failed"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE audit_events SET kind = 'x'", "DELETE FROM audit_events", "TRUNCATE audit_events"],
+)
+async def test_nothing_in_the_audit_trail_is_changed(
+    app: Quart, ada: Person, statement: str
+) -> None:
+    with pytest.raises(DBAPIError, match="append-only"):
+        async with app.extensions["database"].write() as session:
+            await session.execute(text(statement))
+
+
+async def test_a_login_lasts_as_long_as_it_was_told_to(
+    app: Quart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await Person().register(app)
+    short, kept = new_client(app), new_client(app)
+    response = await short.post("/login/", form=ada.login)
+    assert "Max-Age" not in login_cookie(response.headers.getlist("Set-Cookie"))
+    response = await kept.post("/login/", form=ada.login | {"remember": "y"})
+    assert f"Max-Age={KEPT_LOGIN}" in login_cookie(response.headers.getlist("Set-Cookie"))
+    for client in (short, kept):
+        assert (await client.get("/account/")).status_code == 200
+    monkeypatch.setattr(login, "SESSION_LIFETIME", -1)
+    assert (await short.get("/account/")).status_code == 303
+    assert (await kept.get("/account/")).status_code == 200
+
+
+def login_cookie(headers: list[str]) -> str:
+    (found,) = [each for each in headers if each.startswith("login=")]
+    return found
+
+
+async def test_a_kept_login_stays_kept_after_a_new_password(app: Quart, client: Client) -> None:
+    ada = await Person().register(app)
+    await client.post("/login/", form=ada.login | {"remember": "y"})
+    form = dict.fromkeys(("password", "confirm"), "staple battery")
+    response = await client.post(
+        "/account/password/", form=form | {"current_password": ada.password}
+    )
+    assert "Max-Age" in login_cookie(response.headers.getlist("Set-Cookie"))
+
+
+async def test_a_new_key_signs_nobody_out(settings: Settings) -> None:
+    login = ""
+    for key, fallbacks, status in (
+        ("old", "", 200),
+        ("new", "older, old", 200),
+        ("new", "", 303),
+    ):
+        update = {"secret_key": SecretStr(key), "secret_key_fallbacks": SecretStr(fallbacks)}
+        app = create_app(settings.model_copy(update=update))
+        async with app.test_app():
+            client = new_client(app)
+            if not login:
+                await (await Person().register(app)).log_in(client)
+                login = {cookie.name: cookie.value or "" for cookie in client.cookie_jar or ()}[
+                    "login"
+                ]
+            response = await new_client(app).get("/account/", headers={"Cookie": f"login={login}"})
+            assert response.status_code == status
+
+
+async def test_no_cookie_of_one_environment_opens_another(settings: Settings) -> None:
+    """With the same key and the same data, as in a preview that was cloned from production."""
+    production, preview = (
+        settings.model_copy(
+            update={"platform": environment(kind), "secret_key": SecretStr("k" * 9)}
+        )
+        for kind in ("production", "development")
+    )
+    cookies: dict[str, str] = {}
+    for here, name in ((production, "__Host-login"), (preview, "__Host-preview-login")):
+        app = create_app(here)
+        async with app.test_app():
+            if not cookies:
+                ada = await Person().register(app)
+                async with app.extensions["database"].write() as session:
+                    # In place of `quart sanitize`, which would end the session as well.
+                    done = {"environment": "development", "finished_at": datetime.now(UTC)}
+                    await session.execute(insert(Sanitization).values(done))
+            response = await new_client(app).post(
+                "/login/", form=ada.login, headers={"X-Forwarded-Proto": "https"}
+            )
+            sent = response.headers.getlist("Set-Cookie")
+            cookies[name] = next(each for each in sent if each.startswith(f"{name}=")).split(";")[0]
+    for here in (production, preview):
+        app = create_app(here)
+        async with app.test_app():
+            opened = []
+            for cookie in cookies.values():
+                value = cookie.partition("=")[2]
+                both = "; ".join(f"{name}={value}" for name in cookies)  # under either name
+                headers = {"Cookie": both, "X-Forwarded-Proto": "https"}
+                response = await new_client(app).get("/account/", headers=headers)
+                opened.append(response.status_code == 200)
+        assert opened == [here is production, here is preview]
+
+
+def environment(kind: str) -> Environment:
+    return Environment(
+        name=kind,
+        type=kind,
+        release="1f3a",
+        branch="main",
+        origin="https://www.example.com",
+        hosts=frozenset(),
+        smtp_host="",
+    )

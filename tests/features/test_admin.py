@@ -1,0 +1,143 @@
+"""The administrators' pages."""
+
+from typing import cast
+
+import pytest
+from bs4 import BeautifulSoup
+from quart import Quart
+from quart.testing import QuartClient as Client
+from sqlalchemy import insert, text
+
+from app.admin import views
+from app.mail import outbox
+from app.mail.models import Mail
+from app.user.models import User
+from tests.features.factories import Person
+
+EVERY_PAGE = ("/admin/", "/admin/audit/", "/admin/mail/")
+
+
+@pytest.fixture
+async def root(app: Quart, client: Client) -> Person:
+    """An administrator, who is logged in with `client`."""
+    person = await Person(username="root").register(app, administrator=True)
+    await person.log_in(client)
+    return person
+
+
+def new_client(app: Quart) -> Client:
+    return cast(Client, app.test_client())
+
+
+async def page(client: Client, path: str) -> BeautifulSoup:
+    response = await client.get(path)
+    assert response.status_code == 200
+    return BeautifulSoup(await response.get_data(as_text=True), "html.parser")
+
+
+async def names(client: Client, path: str) -> list[str]:
+    return [row.get_text(strip=True) for row in (await page(client, path)).select("tbody tr a")]
+
+
+async def test_to_members_the_pages_are_not_there(app: Quart, client: Client) -> None:
+    ada = await Person().register(app)
+    await ada.log_in(client)
+    for path in (*EVERY_PAGE, f"/admin/users/{ada.id}/"):
+        assert (await client.get(path)).status_code == 404
+    for path in ("deactivate", "reactivate", "end-sessions"):
+        assert (await client.post(f"/admin/users/{ada.id}/{path}/")).status_code == 404
+    assert "Administration" not in str(await page(client, "/"))
+
+
+async def test_users_are_listed_page_by_page(
+    app: Quart, client: Client, root: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "PAGE", 3)
+    async with app.extensions["database"].write() as session:
+        await session.execute(
+            insert(User),
+            [
+                {"username": f"many{n}", "email": f"{n}@example.com", "password_hash": "x"}
+                for n in range(7)
+            ],
+        )
+    found, path = [], "/admin/"
+    while path:
+        found.append(await names(client, path))
+        older = (await page(client, path)).select_one("a[rel=next]")
+        path = str(older["href"]) if older else ""
+    assert found == [["many6", "many5", "many4"], ["many3", "many2", "many1"], ["many0", "root"]]
+
+
+async def test_users_are_found_by_the_first_letters(
+    app: Quart, client: Client, root: Person
+) -> None:
+    ada = await Person("Ada_1", "ada@example.com").register(app)
+    await Person("AdaX1", "other@example.com").register(app)
+    bob = await Person("bob", "Ada@elsewhere.test").register(app, confirmed=False)
+    assert await names(client, "/admin/?q=aDa_") == [ada.username]
+    assert await names(client, "/admin/?q=ada@e") == [bob.username, ada.username]
+    assert await names(client, "/admin/?q=other%") == []
+    for odd in (
+        "q=%00",
+        "q=" + "x" * 5000,
+        "before=-1",
+        "before=x",
+        "before=" + "9" * 50,
+        "before=" + "9" * 5000,
+    ):
+        assert (await client.get(f"/admin/?{odd}")).status_code == 200, odd
+
+
+async def test_a_deactivated_user_is_out_at_once(app: Quart, client: Client, root: Person) -> None:
+    ada = await Person().register(app)
+    hers = new_client(app)
+    await ada.log_in(hers)
+    path = f"/admin/users/{ada.id}/"
+    assert (await client.post(f"{path}deactivate/")).status_code == 303
+    assert (await hers.get("/users/")).status_code == 303
+    response = await hers.post("/login/", form=ada.login)
+    assert "This account is deactivated." in await response.get_data(as_text=True)
+    response = await hers.post("/login/", form=ada.login | {"password": "wrong password"})
+    assert "deactivated" not in await response.get_data(as_text=True)
+    assert "by an administrator" in str(await page(client, path))
+
+    assert (await client.post(f"{path}reactivate/")).status_code == 303
+    await ada.log_in(hers)
+    assert (await client.post(f"{path}end-sessions/")).status_code == 303
+    assert (await hers.get("/users/")).status_code == 303
+    trail = (await page(client, "/admin/audit/")).get_text()
+    for event in ("Deactivated by user", "Reactivated by user", "All sessions ended by user"):
+        assert event in trail
+
+
+async def test_nobody_deactivates_themselves(client: Client, root: Person) -> None:
+    path = f"/admin/users/{root.id}/"
+    assert (await client.post(f"{path}deactivate/")).status_code == 303
+    assert "cannot deactivate yourself" in str(await page(client, path))
+
+
+async def test_who_is_not_there_is_not_found(client: Client, root: Person) -> None:
+    for number in (0, 12345, 2**63, 10**40):
+        assert (await client.get(f"/admin/users/{number}/")).status_code == 404
+        assert (await client.post(f"/admin/users/{number}/deactivate/")).status_code == 404
+        assert (await client.post(f"/admin/mail/{number}/again/")).status_code == 404
+
+
+async def test_mails_that_failed_are_shown_and_tried_again(
+    app: Quart, client: Client, root: Person
+) -> None:
+    app.extensions["mail"].stop()
+    async with app.extensions["database"].write() as session:
+        await outbox.post(session, "confirm", user_id=root.id)
+        await session.execute(
+            text("UPDATE mails SET due_at = NULL, attempts = 8, error = 'refused <here>'")
+        )
+    shown = await page(client, "/admin/mail/")
+    assert "8 attempts: refused <here>" in shown.get_text()
+    form = shown.select_one("main article form")
+    assert form is not None
+    assert (await client.post(str(form["action"]))).status_code == 303
+    async with app.extensions["database"].read() as session:
+        attempts = await session.scalar(Mail.__table__.select().with_only_columns(Mail.attempts))
+    assert attempts == 0

@@ -1,0 +1,692 @@
+"""Mail: from the transaction that posts it to a real mail server, or to where else it goes."""
+
+import asyncio
+import logging
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import asyncpg
+import pytest
+from bs4 import BeautifulSoup
+from jinja2 import ChoiceLoader, DictLoader
+from pydantic import SecretStr
+from quart import Quart
+from sqlalchemy import URL, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app import create_app
+from app.database import Database
+from app.mail import delivery as delivering
+from app.mail import outbox, rendering, transports
+from app.mail.delivery import ATTEMPTS, Delivery, external_url
+from app.mail.models import Mail
+from app.mail.outbox import Letter
+from app.settings import Settings, parse_database_url
+from app.upsun import Environment
+from tests.smtp import MailServer, mail_server
+
+ORIGIN = "https://www.example.com"
+ADA = "ada@example.com"
+
+TEMPLATES = {
+    "mail/greeting.txt": (
+        "Subject: Hello {{ name }}\n\nDear {{ name }},\n\nplease have a\nlook:\n\n{{ link }}\n\n"
+        "It is on {{ origin }}.\n"
+    ),
+    "mail/broken.txt": "Subject: {{ nowhere }}\n\nText\n",
+}
+
+
+async def greeting(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+    if data.get("gone"):
+        return None
+    name = await session.scalar(select(func.trim(data["name"])))
+    link = external_url("public.about", token="t0ken")
+    return Letter(data.get("to", ADA), "greeting", {"name": name, "link": link})
+
+
+async def broken_template(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+    return Letter(ADA, "broken")
+
+
+async def broken_composer(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+    raise KeyError(ADA)
+
+
+COMPOSERS = {
+    "greeting": greeting,
+    "broken template": broken_template,
+    "broken composer": broken_composer,
+}
+
+
+def of(app: Quart) -> Delivery:
+    delivery: Delivery = app.extensions["mail"]
+    return delivery
+
+
+def database_of(app: Quart) -> Database:
+    database: Database = app.extensions["database"]
+    return database
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[MailServer]:
+    async with mail_server() as server:
+        yield server
+
+
+def settings_for(database_url: str | URL, **values: Any) -> Settings:
+    options: Any = {"public_origin": ORIGIN, **values}
+    if "mail_url" in options:
+        options["mail_url"] = SecretStr(options["mail_url"])
+    return Settings(
+        database_url=parse_database_url(database_url),
+        secret_key=SecretStr("a key for tests, of no worth anywhere else"),
+        **options,
+    )
+
+
+def on_upsun(kind: str, *, smtp_host: str = "", origin: str | None = ORIGIN) -> Environment:
+    return Environment(
+        name=f"{kind}-bvxea6i",
+        type=kind,
+        release="1f3a",
+        branch="main",
+        origin=origin,
+        hosts=frozenset(),
+        smtp_host=smtp_host,
+    )
+
+
+@asynccontextmanager
+async def application(settings: Settings, *, serving: bool = False) -> AsyncIterator[Quart]:
+    """The application with mails of the test's own; it delivers by itself only if it serves."""
+    app = create_app(settings)
+    of(app).composers = COMPOSERS
+    app.jinja_env.loader = ChoiceLoader([DictLoader(TEMPLATES), cast(Any, app.jinja_env.loader)])
+    if serving:
+        async with app.test_app():
+            yield app
+    else:
+        yield app
+        await database_of(app).close()
+
+
+@pytest.fixture
+async def app(database_url: str, server: MailServer) -> AsyncIterator[Quart]:
+    async with application(settings_for(database_url, mail_url=server.url)) as app:
+        yield app
+
+
+async def post(app: Quart, kind: str = "greeting", **data: Any) -> None:
+    async with app.app_context(), database_of(app).write() as session:
+        await outbox.post(session, kind, **({"name": "ada"} | data))
+
+
+async def rows(app: Quart) -> list[Mail]:
+    async with database_of(app).read() as session:
+        return list(await session.scalars(select(Mail).order_by(Mail.id)))
+
+
+async def row(app: Quart) -> Mail:
+    (only,) = await rows(app)
+    return only
+
+
+async def make_due(app: Quart) -> None:
+    async with database_of(app).write() as session:
+        await session.execute(update(Mail).values(due_at=func.now() - text("interval '1 s'")))
+
+
+def logged(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
+    """What the application itself has logged, at this level and above."""
+    return [
+        str(record.msg)
+        for record in caplog.records
+        if record.name.startswith("app.") and record.levelno >= level
+    ]
+
+
+async def test_a_mail_is_sent_once_its_transaction_is_committed(
+    database_url: str, server: MailServer
+) -> None:
+    settings = settings_for(database_url, mail_url=server.url)
+    async with application(settings, serving=True) as app, app.app_context():
+        async with database_of(app).write() as session:
+            async with session.begin_nested():
+                await outbox.post(session, "greeting", name="ada")
+            await outbox.post(session, "greeting", name="grace")
+            assert await of(app).deliver_due() == 0
+        messages = await server.arrived(2)  # far sooner than the next look
+    assert {str(message["Subject"]) for message in messages} == {"Hello ada", "Hello grace"}
+
+    message = next(each for each in messages if each["Subject"] == "Hello ada")
+    assert message["To"] == ADA
+    assert message["From"] == "noreply@www.example.com"
+    assert message["Message-ID"].endswith("@www.example.com>")
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert message["Date"].datetime.tzinfo is not None
+    plain, html = (message.get_body(preferencelist=(kind,)) for kind in ("plain", "html"))
+    assert plain is not None
+    assert html is not None
+    link = f"{ORIGIN}/about/?token=t0ken"
+    assert "Dear ada," in plain.get_content()
+    assert f"\n{link}\n" in plain.get_content()
+    soup = BeautifulSoup(html.get_content(), "html.parser")
+    assert [a["href"] for a in soup.select("a")] == [link]
+    assert "please have a look:" in soup.get_text()
+
+
+async def test_a_mail_of_a_change_that_was_undone_is_not_sent(
+    app: Quart, server: MailServer
+) -> None:
+    with suppress(ZeroDivisionError):
+        async with app.app_context(), database_of(app).write() as session:
+            await outbox.post(session, "greeting", name="ada")
+            raise ZeroDivisionError
+    await post(app, gone=True)
+    assert await of(app).deliver_due() == 1  # the other one, which nobody needs any more
+    assert server.connections == 0
+    assert await rows(app) == []
+
+
+async def test_no_connection_to_the_database_is_held_while_sending(
+    app: Quart, server: MailServer
+) -> None:
+    held: list[int] = []
+    engine = database_of(app).engine
+    server.on_data = lambda: held.append(cast(Any, engine.pool).checkedout())
+    await post(app)
+    await of(app).deliver_due()
+    assert held == [0]
+
+
+@pytest.mark.parametrize("failure", ["450 Later, <ada@example.com>", "no server"])
+async def test_what_fails_for_now_is_tried_again(
+    app: Quart, server: MailServer, failure: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await post(app)
+    url = of(app).transport
+    if failure == "no server":
+        async with mail_server() as stopped:
+            of(app).transport = transports.Smtp("127.0.0.1", stopped.port)
+    else:
+        server.answers["RCPT"] = failure
+    assert await of(app).deliver_due() == 1
+    waiting = await row(app)
+    assert waiting.attempts == 1
+    assert waiting.due_at is not None
+    assert waiting.error
+    assert failure[:3] in waiting.error or failure == "no server"
+    assert any("mail failed" in line for line in logged(caplog, logging.WARNING))
+    assert not any(ADA in line or "t0ken" in line for line in logged(caplog))
+
+    assert await of(app).deliver_due() == 0
+    await make_due(app)
+    server.answers.clear()
+    of(app).transport = url
+    assert await of(app).deliver_due() == 1
+    assert len(server.messages) == 1
+    assert await rows(app) == []
+
+
+async def test_attempts_end_after_about_a_day(
+    app: Quart, server: MailServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert 20 < sum(delivering.BACK_OFF) / 3600 < 28
+    server.answers["DATA"] = "451 Later"
+    await post(app)
+    for _ in range(ATTEMPTS):
+        await make_due(app)
+        assert await of(app).deliver_due() == 1
+    given_up = await row(app)
+    assert given_up.due_at is None
+    assert given_up.error == "451 Later"
+    assert len(logged(caplog, logging.ERROR)) == 1
+
+
+@pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA"])
+async def test_what_is_refused_is_given_up_and_kept(
+    app: Quart, server: MailServer, command: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.answers[command] = f"550 No {ADA} here"
+    await post(app)
+    await of(app).deliver_due()
+    refused = await row(app)
+    assert refused.due_at is None
+    assert refused.error == f"550 No {ADA} here"
+    (line,) = logged(caplog, logging.ERROR)
+    assert f"'id': {refused.id}" in line
+    assert "'kind': 'greeting'" in line
+    assert ADA not in line
+
+    server.answers.clear()
+    await post(app, name="grace")
+    await of(app).deliver_due()
+    async with database_of(app).write() as session:
+        listed = await outbox.kept_and_failed(session)
+        assert [mail.id for mail in listed] == [refused.id]
+        assert await outbox.kept_and_failed(session, before=refused.id) == []
+        assert await outbox.try_again(session, refused.id)
+    await of(app).deliver_due()
+    assert [str(message["Subject"]) for message in server.messages] == ["Hello grace", "Hello ada"]
+    assert await rows(app) == []
+
+
+async def test_a_reason_that_is_not_utf_8_is_kept(app: Quart, server: MailServer) -> None:
+    server.answers["RCPT"] = cast(Any, b"550 refus\xe9")
+    await post(app)
+    await of(app).deliver_due()
+    refused = await row(app)
+    assert refused.due_at is None
+    assert refused.error == "550 refus?"
+
+
+async def test_what_is_being_sent_is_not_tried_again_beside_it(
+    app: Quart, server: MailServer
+) -> None:
+    server.answers["RCPT"] = "450 Later"
+    await post(app)
+    await of(app).deliver_due()
+    failed = await row(app)
+    assert failed.error == "450 Later"
+    server.answers.clear()
+    server.hold.clear()
+    await make_due(app)
+    sending = asyncio.create_task(of(app).deliver_due())
+    await server.is_holding()
+    async with database_of(app).write() as session:
+        assert not await outbox.try_again(session, failed.id)
+        assert await outbox.kept_and_failed(session) == []
+    assert await of(app).deliver_due() == 0
+    server.hold.set()
+    assert await sending == 1
+    assert len(server.messages) == 1
+    assert await rows(app) == []
+
+
+async def test_what_a_killed_process_left_is_taken_up_again(app: Quart, server: MailServer) -> None:
+    await post(app)
+    assert await of(app)._claim()  # and no more of that process
+    assert await of(app).deliver_due() == 0
+    await make_due(app)
+    assert await of(app).deliver_due() == 1
+    assert len(server.messages) == 1
+    assert await rows(app) == []
+
+
+async def test_a_late_verdict_does_not_disturb_who_has_the_mail_now(
+    app: Quart, server: MailServer
+) -> None:
+    await post(app)
+    late = await of(app)._claim()
+    assert late is not None
+    await make_due(app)
+    assert await of(app)._claim()
+    await of(app)._settle(late, {"due_at": None, "error": "from long ago"})
+    assert (await row(app)).error is None
+
+
+async def test_several_processes_send_each_mail_once(
+    app: Quart, database_url: str, server: MailServer
+) -> None:
+    server.delay = 0.05
+    for number in range(20):
+        await post(app, name=f"n{number}")
+    async with application(settings_for(database_url, mail_url=server.url)) as other:
+        done = await asyncio.gather(of(app).deliver_due(), of(other).deliver_due())
+    assert sum(done) == 20
+    assert min(done) > 0
+    subjects = [str(message["Subject"]) for message in server.messages]
+    assert sorted(subjects) == sorted(f"Hello n{number}" for number in range(20))
+    assert server.most_at_once <= 2 * delivering.AT_ONCE
+
+
+@pytest.mark.parametrize("kind", ["development", "staging", "unknown"])
+async def test_no_mail_leaves_a_preview(
+    database_url: str, server: MailServer, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_for(
+        database_url,
+        mail_url=server.url,
+        platform=on_upsun(kind, smtp_host="127.0.0.1"),
+    )
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(
+        "INSERT INTO sanitizations (environment, finished_at) VALUES ($1, now())", f"{kind}-bvxea6i"
+    )
+    await connection.close()
+    async with application(settings) as app:
+        await post(app)
+        await of(app).deliver_due()
+        kept = await row(app)
+        async with database_of(app).read() as session:
+            assert [mail.id for mail in await outbox.kept_and_failed(session)] == [kept.id]
+        assert (await app.test_client().get("/dev/mail/")).status_code == 404
+    assert server.connections == 0
+    assert kept.due_at is None
+    assert kept.error is None
+    assert kept.message is not None
+    written = rendering.read(kept.message)
+    assert written.subject == "Hello ada"
+    (line,) = logged(caplog)[-1:]
+    for part in ("mail kept", "'kind': 'greeting'", f"'id': {kept.id}", f"{ORIGIN}/about/?token="):
+        assert part in line
+
+
+async def test_production_without_a_mail_server_says_so_and_goes_on(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with application(settings_for(database_url, platform=on_upsun("production"))) as app:
+        await post(app)
+        await post(app)
+        assert await of(app).deliver_due() == 2
+        for mail in await rows(app):
+            assert (mail.due_at, mail.message) == (None, None)
+            assert "Mail is off" in (mail.error or "")
+    lines = logged(caplog, logging.WARNING)
+    assert len(lines) == 2
+    assert all("mail is off" in line for line in lines)
+    assert not any("t0ken" in line or ADA in line for line in logged(caplog))
+
+
+async def test_without_an_origin_no_mail_is_made(database_url: str, server: MailServer) -> None:
+    settings = settings_for(
+        database_url,
+        public_origin="",
+        mail_url=server.url,
+        platform=on_upsun("production", origin=None),
+    )
+    async with application(settings) as app:
+        await post(app)
+        await of(app).deliver_due()
+        waiting = await row(app)
+    assert waiting.due_at is not None
+    assert "PUBLIC_ORIGIN" in (waiting.error or "")
+
+
+async def test_links_never_lead_where_a_request_says(app: Quart, server: MailServer) -> None:
+    @app.post("/post-a-mail")
+    async def post_a_mail() -> str:
+        async with database_of(app).write() as session:
+            await outbox.post(session, "greeting", name="ada")
+        await of(app).deliver_due()
+        return external_url("public.home")
+
+    response = await app.test_client().post(
+        "/post-a-mail", headers={"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
+    )
+    assert await response.get_data(as_text=True) == f"{ORIGIN}/"
+    assert "evil" not in server.messages[0].as_string()
+
+
+async def test_nothing_gets_into_a_header(app: Quart, server: MailServer) -> None:
+    await post(app, name="x\nBcc: evil@example.com")
+    await post(app, name="x\r\nBcc: evil@example.com")
+    await post(app, to=f"{ADA}, evil@example.com")
+    await post(app, to=f"{ADA}\nBcc: evil@example.com")
+    await post(app, to="")
+    await post(app, name="x\x0b\x85\u2028Bcc: evil@example.com")
+    await post(app, name="x\n\nhttps://evil.example/login\n\ny")
+    assert await of(app).deliver_due() == 7
+    assert len(await rows(app)) == 5
+    # Sent at the same time, they arrive in any order.
+    by_subject = {str(message["Subject"]): message for message in server.messages}
+    assert set(by_subject) == {"Hello xBcc: evil@example.com", "Hello x"}
+    assert server.recipients == [ADA, ADA]
+    assert all(message["Bcc"] is None for message in server.messages)
+    html = by_subject["Hello x"].get_body(preferencelist=("html",))
+    assert html is not None
+    links = BeautifulSoup(html.get_content(), "html.parser").select("a")
+    assert [a["href"] for a in links] == [f"{ORIGIN}/about/?token=t0ken"]
+
+
+async def test_a_mail_that_cannot_be_made_stops_no_other(
+    app: Quart, server: MailServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for kind in ("unheard of", "broken template", "broken composer", "greeting"):
+        await post(app, kind)
+    assert await of(app).deliver_due() == 4
+    assert len(server.messages) == 1
+    waiting = await rows(app)
+    assert [mail.kind for mail in waiting] == ["unheard of", "broken template", "broken composer"]
+    assert all(mail.due_at and mail.error for mail in waiting)
+    lines = logged(caplog, logging.WARNING)
+    assert len(lines) == 3
+    assert not any(ADA in line for line in lines)
+    assert any("test_mail.py:" in line for line in lines)
+
+
+async def test_the_console_keeps_files_and_shows_them(
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(transports, "CONSOLE_KEEPS", 3)
+    directory = tmp_path / "mail"
+    async with application(settings_for(database_url)) as app:
+        # Without debugging it may be a site that others reach.
+        assert (await app.test_client().get("/dev/mail/")).status_code == 404
+    monkeypatch.setattr(transports, "MAILS", directory)
+    async with application(settings_for(database_url, flask_debug=True)) as app:
+        client = app.test_client()
+        assert "No mail yet" in await (await client.get("/dev/mail/")).get_data(as_text=True)
+        for name in ("one", "two", "three", "<script>alert(1)</script>"):
+            await post(app, name=name)
+            await of(app).deliver_due()
+        assert await rows(app) == []
+        assert any("please have a" in line for line in logged(caplog))
+        names = [path.name for path in transports.files(directory)]
+        assert len(names) == 3
+        assert len(list(directory.iterdir())) == 3
+
+        soup = BeautifulSoup(
+            await (await client.get("/dev/mail/")).get_data(as_text=True), "html.parser"
+        )
+        subjects = [a.get_text() for a in soup.select("td a")]
+        assert subjects == ["Hello <script>alert(1)</script>", "Hello three", "Hello two"]
+        response = await client.get(str(soup.select("td a")[0]["href"]))
+        soup = BeautifulSoup(await response.get_data(as_text=True), "html.parser")
+        assert not soup.select("script:not([src])")
+        assert soup.select(f'main a[href="{ORIGIN}/about/?token=t0ken"]')
+        assert ADA in soup.get_text()
+
+        (tmp_path / "secret.eml").write_text("Subject: secret\n\nsecret\n")
+        other = names[0].replace(".eml", "-secret.eml")
+        (directory / other).write_text("Subject: secret\n\nsecret\n")
+        for path in ("..%2Fsecret.eml", "%2e%2e%2fsecret.eml", other, f"{names[0]}%00"):
+            assert (await client.get(f"/dev/mail/{path}/")).status_code == 404
+        (directory / names[0]).unlink()
+        assert (await client.get(f"/dev/mail/{names[0]}/")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("line", "links"),
+    [
+        ("see https://a.example/x?y=1, or not", ["https://a.example/x?y=1"]),
+        ("javascript:alert(1) data:text/html,x ftp://a.example", []),
+        ('http://a.example/"onclick="x', ["http://a.example/"]),
+    ],
+)
+def test_links_in_text(line: str, links: list[str]) -> None:
+    pieces = rendering.pieces(line)
+    assert "".join(piece for piece, _ in pieces) == line
+    assert [piece for piece, is_link in pieces if is_link] == links
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("smtp://mail.example", (25, False, None)),
+        ("smtp://mail.example:2525", (2525, False, None)),
+        ("smtp://u:p@mail.example", (587, False, True)),
+        ("smtp://u:p@localhost", (587, False, None)),
+        ("smtp://u:p@127.0.0.1:1025", (1025, False, None)),
+        ("smtps://u:p@mail.example", (465, True, False)),
+    ],
+)
+def test_a_login_that_leaves_the_machine_insists_on_tls(
+    url: str, expected: tuple[int, bool, bool | None]
+) -> None:
+    for platform in (None, on_upsun("production", smtp_host="smtp.internal")):
+        smtp = transports.choose(settings_for("postgresql://x/y", mail_url=url, platform=platform))
+        assert isinstance(smtp, transports.Smtp)
+        assert (smtp.port, smtp.from_the_start, smtp.start_tls) == expected
+
+
+def test_how_mail_leaves_where_nothing_is_set() -> None:
+    def choose(**values: Any) -> transports.Transport:
+        return transports.choose(settings_for("postgresql://x/y", **values))
+
+    laptop = choose(flask_debug=True)
+    assert isinstance(laptop, transports.Console)
+    assert laptop.directory is not None
+    elsewhere = choose()
+    assert isinstance(elsewhere, transports.Console)
+    assert elsewhere.directory is None
+    relay = choose(platform=on_upsun("production", smtp_host="smtp.internal"))
+    assert isinstance(relay, transports.Smtp)
+    assert (relay.host, relay.port, relay.start_tls) == ("smtp.internal", 25, False)
+    console = choose(platform=on_upsun("production"), mail_url="console:", flask_debug=True)
+    assert isinstance(console, transports.Console)
+    assert console.directory is None
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+async def test_a_login_through_tls_with_a_certificate_that_is_checked(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+        f" -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout {key}"
+        f" -out {certificate}"
+    )
+    await asyncio.to_thread(subprocess.run, command.split(), check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    options = {"start_tls" if scheme == "smtp" else "tls": context}
+    async with mail_server(**options) as server:
+        settings = settings_for(
+            database_url, mail_url=f"{scheme}://us%40er:p%2Fss%3A@localhost:{server.port}"
+        )
+        async with application(settings) as app:
+            await post(app)
+            await of(app).deliver_due()
+            assert server.messages == []
+            assert "certificate" in ((await row(app)).error or "")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        async with application(settings) as app:
+            await make_due(app)
+            await of(app).deliver_due()
+            assert await rows(app) == []
+    assert server.logins == [("us@er", "p/ss:")]
+    assert server.encrypted == [True]
+
+
+async def test_the_mail_servers_password_is_not_told(
+    database_url: str, server: MailServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"smtp://user:hunter2@127.0.0.1:{server.port}"  # which offers no login without TLS
+    async with application(settings_for(database_url, mail_url=url)) as app:
+        await post(app)
+        await of(app).deliver_due()
+        waiting = await row(app)
+    assert waiting.due_at is not None
+    assert "AUTH" in (waiting.error or "")
+    assert server.messages == []
+    assert "AUTH" in logged(caplog, logging.WARNING)[0]
+    assert "hunter2" not in caplog.text + (waiting.error or "") + repr(vars(app))
+
+
+async def test_a_process_that_stops_finishes_a_mail_and_begins_none(
+    database_url: str, server: MailServer
+) -> None:
+    server.hold.clear()
+    settings = settings_for(database_url, mail_url=server.url)
+    async with application(settings, serving=True) as app:
+        await post(app)
+        await server.is_holding()
+        app.extensions["draining"].set()
+        await post(app, name="grace")
+        assert await of(app).deliver_due() == 0
+        server.hold.set()
+    assert [str(message["Subject"]) for message in server.messages] == ["Hello ada"]
+    async with application(settings) as app:
+        assert [mail.data["name"] for mail in await rows(app)] == ["grace"]
+
+
+async def test_a_process_that_stops_does_not_wait_for_long(
+    database_url: str, server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "FINISH", 0.05)
+    server.hold.clear()
+    settings = settings_for(database_url, mail_url=server.url)
+    async with application(settings, serving=True) as app:
+        await post(app)
+        await server.is_holding()
+    async with application(settings) as app:
+        left = await row(app)
+        assert left.due_at is not None
+        assert left.error is None
+
+
+@pytest.mark.parametrize("how", ["draining", "stop"])
+async def test_a_process_that_stops_does_not_wait_for_room_to_send(
+    app: Quart, server: MailServer, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(delivering, "FINISH", 0.05)
+    server.hold.clear()
+    for _ in range(delivering.AT_ONCE + 1):
+        await post(app)
+    running = asyncio.create_task(of(app).run())
+    await server._until(lambda: server.at_once == delivering.AT_ONCE)
+    if how == "draining":
+        app.extensions["draining"].set()
+    else:
+        of(app).stop()
+    async with asyncio.timeout(5):  # half of what a silent server is given for a step
+        await running
+    assert [mail.attempts for mail in await rows(app)] == [1] * delivering.AT_ONCE + [0]
+
+
+async def test_more_mails_than_are_sent_at_once_are_sent_as_room_gets_free(
+    database_url: str, server: MailServer
+) -> None:
+    server.hold.clear()
+    count = 2 * delivering.AT_ONCE + 1
+    async with application(settings_for(database_url, mail_url=server.url), serving=True) as app:
+        for _ in range(count):
+            await post(app)
+        await server._until(lambda: server.at_once == delivering.AT_ONCE)
+        server.hold.set()
+        await server.arrived(count)  # far sooner than the next look
+    assert server.most_at_once == delivering.AT_ONCE
+
+
+async def test_while_the_database_is_away_it_waits_quietly(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(delivering, "POLL", 0.01)
+    looked = asyncio.Semaphore(0)
+    begin = Delivery._begin_due
+
+    async def look(self: Delivery) -> list[asyncio.Task[None]]:
+        looked.release()
+        return await begin(self)
+
+    monkeypatch.setattr(Delivery, "_begin_due", look)
+    async with application(settings_for(empty_database), serving=True):
+        async with asyncio.timeout(5):
+            for _ in range(4):
+                await looked.acquire()
+    assert len(logged(caplog)) == 1
+    assert "schema behind" in logged(caplog)[0]

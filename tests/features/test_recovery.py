@@ -1,0 +1,407 @@
+"""What goes through the mail: confirming addresses, forgotten passwords, and who is told what."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import cast
+
+import pytest
+from pydantic import SecretStr
+from quart import Quart
+from quart.testing import QuartClient as Client
+from sqlalchemy import func, select, text
+
+from app.mail.models import Mail
+from app.security import tokens
+from app.security.models import AuditEvent
+from app.settings import Settings
+from app.user import accounts, mails, recovery
+from app.user.models import User
+from tests.features.factories import Person
+from tests.smtp import MailServer, mail_server
+
+NEW_PASSWORD = "staple battery horse"
+
+
+@pytest.fixture
+async def mailbox() -> AsyncIterator[MailServer]:
+    async with mail_server() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(settings: Settings, mailbox: MailServer) -> Settings:
+    return settings.model_copy(
+        update={
+            "mail_url": SecretStr(mailbox.url),
+            "public_origin": "https://www.example.com",
+        }
+    )
+
+
+def new_client(app: Quart) -> Client:
+    return cast(Client, app.test_client())
+
+
+async def link(mailbox: MailServer, number: int = 1) -> str:
+    """Return the path of the first link in the text of a mail, counted from one."""
+    message = (await mailbox.arrived(number))[number - 1]
+    part = message.get_body(("plain",))
+    assert part is not None
+    found = re.search(r"https://www\.example\.com(/\S*)", part.get_content())
+    assert found is not None
+    return found[1]
+
+
+async def user_of(app: Quart, person: Person) -> User:
+    async with app.extensions["database"].read() as session:
+        user = await accounts.by_username(session, person.username)
+    assert user is not None
+    return user
+
+
+async def kinds(app: Quart) -> list[str]:
+    async with app.extensions["database"].read() as session:
+        query = select(AuditEvent.kind).order_by(AuditEvent.id)
+        return list(await session.scalars(query))
+
+
+async def register(client: Client, person: Person) -> None:
+    assert (await client.post("/register/", form=person.registration)).status_code == 303
+
+
+async def ask_for_reset(client: Client, email: str) -> str:
+    response = await client.post("/forgot/", form={"email": email})
+    assert (response.status_code, response.location) == (303, "/forgot/")
+    return await (await client.get("/forgot/")).get_data(as_text=True)
+
+
+def reset_form(password: str = NEW_PASSWORD) -> dict[str, str]:
+    return {"password": password, "confirm": password}
+
+
+async def test_an_address_is_confirmed_by_the_link_in_the_mail(
+    app: Quart, client: Client, mailbox: MailServer
+) -> None:
+    ada = Person(email="Ada@example.com")
+    await register(client, ada)
+    path = await link(mailbox)
+    message = mailbox.messages[0]
+    assert message["To"] == ada.email
+    assert message["Subject"] == "Confirm your address"
+
+    await ada.log_in(client)
+    members = await (await client.get("/users/")).get_data(as_text=True)
+    assert "is not confirmed yet" in members
+    page = await client.get(path)  # as a program that looks into mails does
+    assert page.status_code == 200
+    assert (await user_of(app, ada)).email is None
+
+    response = await client.post(path)
+    assert (response.status_code, response.location) == (303, "/account/")
+    user = await user_of(app, ada)
+    assert (user.email, user.pending_email) == (ada.email, None)
+    assert "is not confirmed yet" not in await (await client.get("/users/")).get_data(as_text=True)
+    assert (await client.post(path)).status_code == 303  # again does no harm
+    assert (await kinds(app)).count("address confirmed") == 1
+
+
+async def test_the_mail_is_sent_again(app: Quart, client: Client, mailbox: MailServer) -> None:
+    ada = await Person().register(app, confirmed=False)
+    await ada.log_in(client)
+    assert (await client.post("/account/resend/")).status_code == 303
+    assert (await client.post(await link(mailbox))).status_code == 303
+    assert (await user_of(app, ada)).email == ada.email
+    assert (await client.post("/account/resend/")).status_code == 303
+    text = await (await client.get("/account/")).get_data(as_text=True)
+    assert "confirmed already" in text
+
+
+async def test_who_is_unconfirmed_sends_no_mail_to_others(
+    app: Quart, client: Client, mailbox: MailServer
+) -> None:
+    ada = await Person().register(app, confirmed=False)
+    await ada.log_in(client)
+    assert (await client.get("/invite/")).status_code == 403
+    assert (await client.post("/invite/", form={"email": "bob@example.com"})).status_code == 403
+    async with app.extensions["database"].write() as session:
+        await accounts.confirm(session, ada.id, ada.email)
+    assert (await client.post("/invite/", form={"email": "bob@example.com"})).status_code == 303
+    assert await link(mailbox) == "/register/"
+    assert mailbox.messages[0]["To"] == "bob@example.com"
+
+
+async def test_only_the_owner_of_an_address_learns_that_it_has_an_account(
+    app: Quart, client: Client, mailbox: MailServer
+) -> None:
+    ada = await Person(email="ada@example.com").register(app)
+    await register(client, Person(email="ADA@example.com"))
+    message = (await mailbox.arrived())[0]
+    assert message["Subject"] == "You have an account already"
+    assert ada.username in str(message.get_body(("plain",)))
+
+
+async def test_of_two_claims_the_first_confirmed_has_the_address(
+    app: Quart, client: Client, mailbox: MailServer
+) -> None:
+    first, second = Person(email="contested@example.com"), Person(email="contested@example.com")
+    await register(client, first)
+    first_link = await link(mailbox, 1)
+    await register(client, second)
+    second_link = await link(mailbox, 2)
+    assert (await client.post(second_link)).status_code == 303
+    assert (await client.post(first_link)).status_code == 303
+    assert "Another account has this address" in await (await client.get("/")).get_data(
+        as_text=True
+    )
+    assert (await user_of(app, second)).email == second.email
+    assert (await user_of(app, first)).email is None
+
+
+async def test_a_forgotten_password_is_replaced_once(
+    app: Quart, client: Client, mailbox: MailServer
+) -> None:
+    ada = await Person().register(app)
+    elsewhere = new_client(app)
+    await ada.log_in(elsewhere)
+    await ask_for_reset(client, ada.email.upper())
+    path = await link(mailbox)
+    page = await client.get(path)
+    assert page.status_code == 200
+    assert ada.username in await page.get_data(as_text=True)
+    refused = await client.post(path, form=reset_form(ada.email))
+    assert "neither your user name nor your address" in await refused.get_data(as_text=True)
+
+    response = await client.post(path, form=reset_form())
+    assert (response.status_code, response.location) == (303, "/login/")
+    assert (await elsewhere.get("/users/")).status_code == 303  # signed out
+    await Person(ada.username, ada.email, NEW_PASSWORD).log_in(new_client(app))
+    for again in (await client.get(path), await client.post(path, form=reset_form())):
+        assert again.status_code == 410
+    message = (await mailbox.arrived(2))[1]
+    assert message["Subject"] == "Your password was changed"
+    assert {"password reset requested", "password reset"} <= set(await kinds(app))
+
+
+async def test_of_two_who_come_with_one_link_one_is_refused(
+    app: Quart, client: Client, mailbox: MailServer
+) -> None:
+    ada = await Person().register(app)
+    await ask_for_reset(client, ada.email)
+    path = await link(mailbox)
+    responses = await asyncio.gather(
+        *(new_client(app).post(path, form=reset_form()) for _ in range(3))
+    )
+    assert sorted(response.status_code for response in responses) == [303, 410, 410]
+
+
+async def test_an_address_asked_for_dies_with_the_session(
+    app: Quart, client: Client, mailbox: MailServer
+) -> None:
+    """Whoever knew the password asks for an address of theirs; the owner sets a new password."""
+    ada = await Person().register(app)
+    thief = new_client(app)
+    await ada.log_in(thief)
+    form = {"email": "thief@example.com", "current_password": ada.password}
+    assert (await thief.post("/account/email/", form=form)).status_code == 303
+    await mailbox.mail(ada.email, "Your address is about to change")
+    asked = await mailbox.mail("thief@example.com", "Confirm your address")
+    path = await link(mailbox, mailbox.messages.index(asked) + 1)
+    await ask_for_reset(client, ada.email)
+    await mailbox.mail(ada.email, "A new password")
+    assert (await client.post(await link(mailbox, 3), form=reset_form())).status_code == 303
+    assert (await thief.get(path)).status_code == 410
+    assert (await thief.post(path)).status_code == 410
+    assert (await user_of(app, ada)).email == ada.email
+
+
+async def test_who_claims_an_address_does_not_learn_whose_it_is(
+    app: Quart, mailbox: MailServer
+) -> None:
+    """The own audit trail must not tell whether somebody else has confirmed it."""
+    bob = await Person().register(app)
+    seen = []
+    for email in (bob.email, "nobody@example.com"):
+        spy, client = Person(email=email), new_client(app)
+        await register(client, spy)
+        await spy.log_in(client)
+        await ask_for_reset(new_client(app), email)
+        page = await (await client.get("/account/")).get_data(as_text=True)
+        seen.append("reset requested" in page)
+    assert seen[0] == seen[1]
+
+
+async def test_everybody_who_claims_an_address_gets_a_link(
+    app: Quart, client: Client, mailbox: MailServer
+) -> None:
+    ada = await Person(email="ada@example.com").register(app, confirmed=False)
+    await Person(email="ada@example.com").register(app, confirmed=False)  # a newer claim
+    await ask_for_reset(client, "ada@example.com")
+    message = (await mailbox.arrived())[0].get_body(("plain",))
+    assert message is not None
+    text = message.get_content()
+    assert text.count("https://www.example.com/reset/") == 2
+    own = text.partition(f"For the account {ada.username}:")[2]
+    found = re.search(r"https://www\.example\.com(/\S*)", own)
+    assert found is not None
+    assert ada.username in await (await client.get(found[1])).get_data(as_text=True)
+
+
+async def test_registrations_send_few_mails_to_one_address(
+    app: Quart, client: Client, mailbox: MailServer
+) -> None:
+    app.extensions["mail"].stop()
+    for _ in range(mails.CONFIRMATIONS.count + 3):
+        await register(client, Person(email="victim@example.com"))
+    async with app.extensions["database"].read() as session:
+        count = await session.scalar(select(func.count(Mail.id)))
+    assert count == mails.CONFIRMATIONS.count
+
+
+@pytest.mark.parametrize("what", ["password", "address", "session"])
+async def test_a_link_dies_when_something_changes(
+    app: Quart, client: Client, mailbox: MailServer, what: str
+) -> None:
+    ada = await Person().register(app)
+    await ask_for_reset(client, ada.email)
+    path = await link(mailbox)
+    if what == "address":
+        change = "UPDATE users SET email = 'other@example.com'"
+    else:  # a change of the password raises the version as well
+        change = "UPDATE users SET session_version = session_version + 1"
+    async with app.extensions["database"].write() as session:
+        await session.execute(text(change))
+    assert (await client.get(path)).status_code == 410
+    assert (await client.post(path, form=reset_form())).status_code == 410
+
+
+async def test_links_end_with_their_time_and_their_key(
+    app: Quart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await Person().register(app)
+    client = new_client(app)
+    user = await user_of(app, ada)
+    async with app.app_context():
+        good = mails.reset_token(user)
+        other_purpose = tokens.sign("confirm", [user.id, user.email])
+        app.config["TOKEN_KEYS"] = ["another key"]
+        other_key = mails.reset_token(user)
+        app.config["TOKEN_KEYS"] = ["a new key", *settings_keys(app)]
+    assert (await client.get(f"/reset/{good}/")).status_code == 200, "the old key is a fallback"
+    for bad in (other_purpose, other_key, good[:-1], "x", "%00"):
+        assert (await client.get(f"/reset/{bad}/")).status_code == 410, bad
+    monkeypatch.setattr(mails, "RESET_LIFETIME", -1)
+    assert (await client.get(f"/reset/{good}/")).status_code == 410
+
+
+def settings_keys(app: Quart) -> list[str]:
+    keys: list[str] = app.extensions["test_keys"]
+    return keys
+
+
+@pytest.fixture(autouse=True)
+def remember_keys(app: Quart) -> None:
+    app.extensions["test_keys"] = app.config["TOKEN_KEYS"]
+
+
+async def test_the_answer_does_not_tell_whether_there_is_an_account(
+    app: Quart, client: Client, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same text, and the same statements: what differs is done after the answer."""
+    ada = await Person().register(app)
+    statements: list[str] = []
+
+    def listen(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        statements.append(statement)
+
+    from sqlalchemy import event
+
+    await client.get("/forgot/")
+    pages, asked = [], []
+    # What is sent meanwhile would be heard as well.
+    app.extensions["mail"].stop()
+    engine = app.extensions["database"].engine.sync_engine
+    event.listen(engine, "before_cursor_execute", listen)
+    for email in (ada.email, "nobody@example.com"):
+        statements.clear()
+        pages.append(await ask_for_reset(client, email))
+        asked.append([each for each in statements if "rate_limits" not in each])
+    event.remove(engine, "before_cursor_execute", listen)
+    assert pages[0] == pages[1]
+    assert asked[0] == asked[1] != []
+
+
+async def test_nobody_gets_more_than_a_few_mails_an_hour(
+    app: Quart, client: Client, mailbox: MailServer
+) -> None:
+    ada = await Person().register(app)
+    app.extensions["mail"].stop()
+    pages = {await ask_for_reset(client, ada.email) for _ in range(5)}
+    assert len(pages) == 1
+    async with app.extensions["database"].read() as session:
+        count = await session.scalar(select(func.count(Mail.id)))
+    assert count == recovery.TO_ONE_ADDRESS.count
+
+
+async def test_a_deactivated_account_gets_no_link(
+    app: Quart, client: Client, mailbox: MailServer
+) -> None:
+    ada = await Person().register(app)
+    async with app.extensions["database"].write() as session:
+        await accounts.set_active(session, ada.id, active=False)
+    await ask_for_reset(client, ada.email)
+    await app.extensions["mail"].deliver_due()
+    assert mailbox.messages == []
+
+
+@pytest.mark.parametrize("email", ["", "nowhere", "a@b@c", "x" * 5000])
+async def test_what_is_no_address_is_said_to_be_none(client: Client, email: str) -> None:
+    response = await client.post("/forgot/", form={"email": email})
+    assert response.status_code == 200
+    assert 'aria-invalid="true"' in await response.get_data(as_text=True)
+
+
+async def test_the_new_address_confirms_and_the_old_one_is_told(
+    app: Quart, client: Client, mailbox: MailServer
+) -> None:
+    ada = await Person(email="old@example.com").register(app)
+    await ada.log_in(client)
+    form = {"email": "new@example.com", "current_password": "wrong password"}
+    refused = await client.post("/account/email/", form=form)
+    assert "This is not your password." in await refused.get_data(as_text=True)
+    response = await client.post("/account/email/", form=form | {"current_password": ada.password})
+    assert response.status_code == 303
+    await mailbox.arrived(2)
+    by_address = {str(message["To"]): message for message in mailbox.messages}
+    assert by_address["old@example.com"]["Subject"] == "Your address is about to change"
+    assert (await user_of(app, ada)).email == "old@example.com"
+    number = mailbox.messages.index(by_address["new@example.com"]) + 1
+    assert (await client.post(await link(mailbox, number))).status_code == 303
+    user = await user_of(app, ada)
+    assert (user.email, user.pending_email) == ("new@example.com", None)
+
+
+async def test_a_link_for_an_address_that_was_replaced_is_dead(
+    app: Quart, client: Client, mailbox: MailServer
+) -> None:
+    ada = Person(email="typo@example.com")
+    await register(client, ada)
+    wrong = await link(mailbox)
+    await ada.log_in(client)
+    form = {"email": "right@example.com", "current_password": ada.password}
+    assert (await client.post("/account/email/", form=form)).status_code == 303
+    assert (await client.post(wrong)).status_code == 410
+    assert (await client.post(await link(mailbox, 2))).status_code == 303
+    assert (await user_of(app, ada)).email == "right@example.com"
+
+
+async def test_links_never_lead_to_the_host_of_a_request(app: Quart, mailbox: MailServer) -> None:
+    ada = Person()
+    response = await new_client(app).post(
+        "/register/",
+        form=ada.registration,
+        headers={"Host": "evil.example", "X-Forwarded-Host": "evil.example"},
+    )
+    assert response.status_code == 303
+    assert (await link(mailbox)).startswith("/confirm/")
+    assert "evil" not in str(mailbox.messages[0])

@@ -1,0 +1,477 @@
+"""A preview shows nobody who is real: the command, the gate until it is through, the banner."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+from bs4 import BeautifulSoup
+from click.testing import CliRunner, Result
+from quart import Quart
+from sqlalchemy import BigInteger, ForeignKey, Integer, MetaData, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from app import create_app, upsun
+from app.database import Base
+from app.preview import sanitize as module
+from app.preview.columns import EMPTIED, KEPT, ended, replaced
+from app.preview.commands import sanitize_command
+from app.preview.sanitize import SanitizeError, load_models, mistakes, sanitize
+from app.settings import Settings, parse_database_url
+from app.user.passwords import verify_password
+
+PREVIEW = "feature-4tw7dqi"
+HASH = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$Zm9ydHktdHdvIGJ5dGVzIG9mIG5vdGhpbmc"
+# Names that others are about to get: in other letters, in a circle, by somebody later and earlier.
+NAMES = ["User-2", "user-1", "ada.lovelace", "user-7", "grace.hopper", "user-3", "user-99"]
+
+
+def environment(kind: str) -> upsun.Environment:
+    return upsun.Environment(
+        name=PREVIEW,
+        type=kind,
+        release="1f3a5c7e9b1d",
+        branch="feature/<b>",
+        origin="https://feature.example",
+        hosts=frozenset(),
+        smtp_host="",
+    )
+
+
+def settings_in(settings: Settings, kind: str | None) -> Settings:
+    platform = environment(kind) if kind else None
+    return settings.model_copy(update={"platform": platform})
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+async def people(database_url: str) -> str:
+    """A database with people, of whom PostgreSQL keeps statistics."""
+    async with connected(database_url) as connection:
+        await connection.executemany(
+            "INSERT INTO users (username, email, pending_email, password_hash)"
+            " VALUES ($1, $2, $3, $4)",
+            [
+                (name, f"{name}@people.example", f"new.{name}@people.example", HASH)
+                for name in NAMES[:-1]
+            ],
+        )
+        # Once the address of the user with the number 1 is replaced, it is this one.
+        await connection.execute(
+            "INSERT INTO users (username, email, password_hash, role, deactivated_at)"
+            " VALUES ('user-99', 'User-1@example.invalid', $1, 'administrator', now())",
+            HASH,
+        )
+        await connection.execute(
+            "INSERT INTO users (username, password_hash) VALUES ('nobody', $1)", HASH
+        )
+        await connection.execute(
+            "INSERT INTO audit_events (kind, client) SELECT 'login', '203.0.113.77'"
+            " FROM generate_series(1, 5)"
+        )
+        await connection.execute(
+            "INSERT INTO mails (kind, message)"
+            " VALUES ('confirm', 'To: ada.lovelace@people.example')"
+        )
+        await connection.execute("INSERT INTO rate_limits VALUES ('login', 1, now())")
+        await connection.execute("ANALYZE")
+    return database_url
+
+
+async def run(url: str, name: str = PREVIEW) -> list[str]:
+    """Sanitize; return what it says."""
+    said: list[str] = []
+    await sanitize(parse_database_url(url), name, said.append)
+    return said
+
+
+async def users(url: str) -> list[tuple[object, ...]]:
+    async with connected(url) as connection:
+        return [
+            tuple(row)
+            for row in await connection.fetch(
+                "SELECT id, username, email, pending_email, password_hash, session_version"
+                " FROM users ORDER BY id"
+            )
+        ]
+
+
+def made_up(number: int, version: int = 2) -> tuple[object, ...]:
+    address = f"user-{number}@example.invalid"
+    pending = address if number < len(NAMES) else None
+    confirmed = address if number <= len(NAMES) else None
+    return number, f"user-{number}", confirmed, pending, "sanitized", version
+
+
+EVERYBODY = [made_up(number) for number in range(1, len(NAMES) + 2)]
+
+
+def test_every_column_is_classified() -> None:
+    load_models()
+    assert len(Base.metadata.tables) > 1
+    assert mistakes(Base) == []
+
+
+def test_what_is_not_classified_is_named() -> None:
+    class Wrong(DeclarativeBase):
+        metadata = MetaData()
+
+    class Silent(Wrong):
+        __tablename__ = "silent"
+        id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+
+    class Incomplete(Wrong):
+        __tablename__ = "incomplete"
+        __sanitize__ = {"id": KEPT, "gone": KEPT}  # noqa: RUF012
+        id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+        nickname: Mapped[str] = mapped_column(String(50))
+
+    class Unfit(Wrong):
+        __tablename__ = "unfit"
+        __sanitize__ = {"word": KEPT, "number": replaced("1")}  # noqa: RUF012
+        word: Mapped[str] = mapped_column(String(50), primary_key=True)
+        number: Mapped[int] = mapped_column(Integer, unique=True)
+
+    class Misspelt(Wrong):
+        __tablename__ = "misspelt"
+        __sanitize__ = "emptyed"
+        id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+
+    class Emptied(Wrong):
+        __tablename__ = "emptied"
+        __sanitize__ = EMPTIED
+        id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+
+    class Referring(Wrong):
+        __tablename__ = "referring"
+        __sanitize__ = {"id": KEPT, "one": KEPT, "other": ended("NULL")}  # noqa: RUF012
+        id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+        one: Mapped[int | None] = mapped_column(ForeignKey("emptied.id"))
+        other: Mapped[int | None] = mapped_column(ForeignKey("emptied.id"))
+
+    assert mistakes(Wrong) == [
+        "silent: its model has no __sanitize__",
+        "incomplete.nickname is not classified",
+        "incomplete has no column gone",
+        "unfit: rows cannot be changed without one integer as primary key",
+        "unfit.number is unique and replaced, but holds no text",
+        "misspelt: 'emptyed' is not known",
+        'referring.one refers to emptied, which is emptied, and must be ended("NULL")',
+    ]
+
+
+async def test_nobody_is_left(people: str) -> None:
+    (line,) = await run(people)
+    assert "8 rows of users changed" in line
+    assert await users(people) == EVERYBODY
+    assert not await verify_password("sanitized", "sanitized")
+    async with connected(people) as connection:
+        for table in ("audit_events", "mails", "rate_limits"):
+            assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608
+        kept = await connection.fetchrow("SELECT role, deactivated_at FROM users WHERE id = 7")
+        assert kept["role"] == "administrator"
+        assert kept["deactivated_at"] is not None
+        statistics = await connection.fetchval("SELECT string_agg(s::text, ' ') FROM pg_stats AS s")
+        for word in ("ada.lovelace", "people.example", "argon2", "203.0.113.77"):
+            assert word not in statistics
+        # The trigger lets nobody through again.
+        await connection.execute("INSERT INTO audit_events (kind) VALUES ('login')")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("DELETE FROM audit_events")
+
+    (line,) = await run(people)
+    assert "nothing is to be done" in line
+    assert await users(people) == EVERYBODY
+    # A clone of this preview is another environment; whoever came in the meantime goes there.
+    async with connected(people) as connection:
+        await connection.execute(
+            "INSERT INTO users (username, password_hash) VALUES ('charles.babbage', $1)", HASH
+        )
+    await run(people, "another-4tw7dqi")
+    rows = await users(people)
+    assert [row[1] for row in rows] == [f"user-{n}" for n in range(1, len(rows) + 1)]
+
+
+async def test_a_killed_run_goes_on_where_it_was(
+    people: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 3)
+    monkeypatch.setattr(module, "REPORT_SECONDS", 0.0)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("users: 3 of 8"):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await sanitize(parse_database_url(people), PREVIEW, say)
+    half = await users(people)
+    assert half[:3] == EVERYBODY[:3]
+    # Nobody any more stands in the way of those to come; the others are as they were.
+    assert half[4][1] == "grace.hopper"
+
+    said = await run(people)
+    assert said[0] == "Going on in users, where the last run ended."
+    assert any(line.startswith("users: 3 of 5") for line in said), said
+    assert "5 rows of users changed" in said[-1]
+    assert await users(people) == EVERYBODY  # each of them once
+    async with connected(people) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM audit_events") == 0
+
+
+async def test_one_at_a_time(people: str) -> None:
+    runs = await asyncio.gather(*(run(people) for _ in range(3)))
+    said = [line for lines in runs for line in lines]
+    assert len([line for line in said if line.startswith("Sanitized")]) == 1, said
+    assert len([line for line in said if "nothing is to be done" in line]) == 2, said
+    assert await users(people) == EVERYBODY
+
+
+async def test_what_only_a_later_release_knows_goes_as_well(people: str) -> None:
+    async with connected(people) as connection:
+        await connection.execute(
+            "ALTER TABLE users ADD later_name text, ADD later_plan text DEFAULT 'free',"
+            " ADD later_initial text GENERATED ALWAYS AS (left(username, 1)) STORED;"
+            " ALTER TABLE sanitizations ADD author text;"
+            " UPDATE users SET later_name = 'The Countess', later_plan = 'paid by the Countess';"
+            " CREATE TABLE later_visits (user_id bigint REFERENCES users, place text);"
+            " INSERT INTO later_visits VALUES (1, 'Ockham Park')"
+        )
+    await run(people)
+    assert await users(people) == EVERYBODY
+    async with connected(people) as connection:
+        rows = await connection.fetch(
+            "SELECT DISTINCT later_name, later_plan, later_initial FROM users"
+        )
+        assert [tuple(row) for row in rows] == [(None, "free", "u")]
+        assert await connection.fetchval("SELECT count(*) FROM later_visits") == 0
+
+
+async def test_tables_that_refer_to_each_other(people: str) -> None:
+    """A later release's people are in teams, and a trigger of it writes down who they were."""
+    async with connected(people) as connection:
+        await connection.execute(
+            "CREATE TABLE later_teams (id bigint PRIMARY KEY, name text);"
+            "CREATE TABLE later_rooms (id bigint PRIMARY KEY, team_id bigint NOT NULL"
+            " REFERENCES later_teams ON DELETE RESTRICT);"
+            "CREATE TABLE later_keys (room_id bigint REFERENCES later_rooms, text text);"
+            "ALTER TABLE later_teams ADD room_id bigint REFERENCES later_rooms,"
+            " ADD mail_id bigint REFERENCES mails;"
+            "INSERT INTO later_teams SELECT 1, 'Bluestockings', NULL, min(id) FROM mails;"
+            "INSERT INTO later_rooms VALUES (1, 1);"
+            "INSERT INTO later_keys VALUES (1, 'of Ada Lovelace');"
+            "UPDATE later_teams SET room_id = 1;"
+            "ALTER TABLE users ADD later_team_id bigint DEFAULT 1 REFERENCES later_teams"
+            " ON DELETE CASCADE;"
+            "CREATE TABLE later_names (name text);"
+            "CREATE FUNCTION later_note() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN INSERT INTO later_names VALUES (OLD.username); RETURN NULL; END$$;"
+            "CREATE TRIGGER later_note AFTER UPDATE ON users FOR EACH ROW"
+            " EXECUTE FUNCTION later_note();"
+            "CREATE FUNCTION later_note_team() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN INSERT INTO later_names VALUES (OLD.name); RETURN NULL; END$$;"
+            "CREATE TRIGGER later_note AFTER DELETE ON later_teams FOR EACH ROW"
+            " EXECUTE FUNCTION later_note_team()"
+        )
+    for name in (PREVIEW, "another-4tw7dqi"):
+        await run(people, name)
+        async with connected(people) as connection:
+            assert not await connection.fetch(
+                "SELECT FROM users WHERE later_team_id IS NOT NULL OR username NOT LIKE 'user-%'"
+            )
+            for table in ("teams", "rooms", "keys", "names"):
+                # None of its rows is left in the file, either.
+                assert await connection.fetchval(f"SELECT pg_relation_size('later_{table}')") == 0
+            assert await connection.fetchval("SELECT count(*) FROM mails") == 0
+    assert len(await users(people)) == len(EVERYBODY)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE users ADD later_team_id bigint NOT NULL DEFAULT 1 REFERENCES later_teams (id)",
+        "ALTER TABLE users ADD FOREIGN KEY (session_version) REFERENCES later_teams (id)",
+    ],
+)
+async def test_what_must_refer_to_something_is_named(people: str, change: str) -> None:
+    async with connected(people) as connection:
+        await connection.execute(
+            "CREATE TABLE later_teams (id bigint PRIMARY KEY); INSERT INTO later_teams VALUES (1)"
+        )
+        await connection.execute(change)
+    with pytest.raises(SanitizeError, match="later_teams is to be emptied, but users has FOREIGN"):
+        await run(people)
+    assert (await users(people))[0][1] == NAMES[0]
+
+
+async def test_what_it_cannot_reach_is_refused(settings: Settings, people: str) -> None:
+    async with connected(people) as connection:
+        await connection.execute(
+            "CREATE MATERIALIZED VIEW addresses AS SELECT email FROM users;"
+            "CREATE VIEW names AS SELECT username FROM users;"
+            "CREATE FOREIGN DATA WRAPPER elsewhere; CREATE SERVER elsewhere"
+            " FOREIGN DATA WRAPPER elsewhere;"
+            "CREATE FOREIGN TABLE contacts (email text) SERVER elsewhere;"
+            "CREATE SCHEMA archive; CREATE TABLE archive.users AS SELECT * FROM users;"
+            "CREATE TABLE visits (year integer) PARTITION BY LIST (year);"
+            "CREATE TABLE archive.visits_1843 PARTITION OF visits FOR VALUES IN (1843);"
+            "SELECT lo_from_bytea(0, 'ada.lovelace@people.example')"
+        )
+        preview = settings_in(settings, "staging")
+        refused = await command(preview)
+        assert refused.exit_code == 1
+        assert refused.stdout == ""
+        assert refused.stderr == (
+            "Error: What these hold cannot be sanitized: foreign table public.contacts, large"
+            " objects (1), materialized view public.addresses, table archive.users; drop them in"
+            " this preview, or keep it in tables beside the application's own.\n"
+        )
+        assert (await users(people))[0][1] == NAMES[0]
+        assert not await connection.fetchval("SELECT count(*) FROM sanitizations")
+
+        await connection.execute(
+            "DROP MATERIALIZED VIEW addresses; DROP FOREIGN TABLE contacts;"
+            "DROP TABLE archive.users; SELECT lo_unlink(oid) FROM pg_largeobject_metadata;"
+            # Of an extension, and of this session alone.
+            "CREATE SCHEMA extension; CREATE TABLE extension.codes (code integer);"
+            "CREATE EXTENSION IF NOT EXISTS plpgsql; ALTER EXTENSION plpgsql"
+            " ADD TABLE extension.codes; CREATE TEMPORARY TABLE passing (code integer)"
+        )
+        assert (await command(preview)).exit_code == 0
+
+
+async def command(settings: Settings, *arguments: str) -> Result:
+    return await asyncio.to_thread(CliRunner().invoke, sanitize_command(settings), arguments)
+
+
+async def test_the_command_and_its_exit_codes(
+    settings: Settings, people: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, words in (
+        (None, "This is no Upsun environment"),
+        ("production", "The type of this environment is production"),
+        ("unknown", "The type of this environment is unknown"),
+    ):
+        refused = await command(settings_in(settings, kind))
+        assert refused.exit_code == 1
+        assert words in refused.stderr
+        assert refused.stdout == ""
+    assert (await users(people))[0][1] == NAMES[0]
+    preview = settings_in(settings, "staging")
+    assert (await command(preview, "--bad")).exit_code == 2
+    assert "Once for each environment" in (await command(preview, "--help")).stdout
+
+    # A row that no rule foresees: said without its values, and mended by the next run.
+    async with connected(people) as connection:
+        await connection.execute("ALTER TABLE users ADD CHECK (username <> 'user-5')")
+    failed = await command(preview)
+    assert failed.exit_code == 1
+    assert failed.stderr == (
+        "Error: PostgreSQL refused a statement: CheckViolationError at public.users"
+        " (users_username_check); the next run goes on where this one was.\n"
+    )
+    async with connected(people) as connection:
+        await connection.execute("ALTER TABLE users DROP CONSTRAINT users_username_check")
+    done = await command(preview)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "8 rows of users changed" in done.stdout
+
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.0)
+    nowhere = parse_database_url("postgresql://ada:secret@127.0.0.1:9/none")
+    failed = await command(preview.model_copy(update={"database_url": nowhere}))
+    assert (failed.exit_code, failed.stdout) == (1, "")
+    assert "The database cannot be reached" in failed.stderr
+
+
+async def test_not_before_the_migration(empty_database: str, people: str) -> None:
+    with pytest.raises(SanitizeError, match="must be migrated first"):
+        await run(empty_database)
+    async with connected(people) as connection:
+        await connection.execute("ALTER TABLE users DROP role")
+    with pytest.raises(SanitizeError, match=r"lacks users\.role: it must be migrated first"):
+        await run(people)
+    assert (await users(people))[0][1] == NAMES[0]
+
+
+@asynccontextmanager
+async def serving(settings: Settings, kind: str | None) -> AsyncIterator[Quart]:
+    app = create_app(settings_in(settings, kind))
+    async with app.test_app():
+        yield app
+
+
+async def test_a_preview_waits_for_it(
+    settings: Settings,
+    people: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.database.PREVIEW_INTERVAL", 0.5)
+    async with serving(settings, "development") as app:
+        client = app.test_client()
+        form = {"username": "ada.lovelace", "password": "some password"}
+        for _ in range(3):
+            ready = await client.get("/readyz")
+            assert ready.status_code == 503
+            assert await ready.get_json() == {
+                "status": "unready",
+                "reason": "sanitize",
+                "environment": PREVIEW,
+            }
+            page = await client.post("/login/", form=form)
+            assert page.status_code == 503
+            assert int(page.headers["Retry-After"]) > 0
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/")).status_code == 200
+        assert caplog.text.count("data not sanitized") == 1
+
+        await run(people)
+        await asyncio.sleep(0.3)  # the gate asks again after GATE_INTERVAL
+        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.post("/login/", form=form)).status_code == 200
+
+        # A data sync brings production's tables, where this environment's row is not.
+        async with connected(people) as connection:
+            await connection.execute("DELETE FROM sanitizations")
+        deadline = time.monotonic() + 3
+        while (await client.post("/login/", form=form)).status_code != 503:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("kind", [None, "production", "unknown"])
+async def test_elsewhere_nothing_waits(kind: str | None, settings: Settings) -> None:
+    async with serving(settings, kind) as app:
+        client = app.test_client()
+        assert (await client.get("/readyz")).status_code == 200
+        assert "preview-banner" not in await (await client.get("/")).get_data(as_text=True)
+
+
+async def test_every_page_of_a_preview_says_what_it_is(settings: Settings, people: str) -> None:
+    async with serving(settings, "staging") as app:
+        client = app.test_client()
+        login = {"username": "ada.lovelace", "password": "some password"}
+        for page in (
+            await client.get("/"),
+            await client.get("/register/"),
+            await client.get("/nowhere/"),
+            await client.post("/login/", form=login),  # 503
+        ):
+            soup = BeautifulSoup(await page.get_data(), "html.parser")
+            (banner,) = soup.select("aside.preview-banner")
+            assert banner["aria-label"]
+            assert " ".join(banner.get_text().split()) == (
+                "Preview of feature/<b>, release 1f3a5c7."
+                " The people here are made up, and no mail is sent."
+            )
