@@ -4,12 +4,10 @@ Works from the command line and when called inside a running event loop.
 """
 
 import asyncio
-import importlib
 import logging
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from alembic import context
 from alembic.util import CommandError
@@ -18,8 +16,7 @@ from sqlalchemy import Connection, pool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-import app
-from app.database import Base
+from app.database import Base, load_models
 from app.settings import load_database_url
 
 log = logging.getLogger("alembic.env")
@@ -37,8 +34,7 @@ def option(name: str) -> str:
     return value
 
 
-for models in sorted(Path(app.__file__).parent.glob("*/models.py")):
-    importlib.import_module(f"app.{models.parent.name}.models")
+load_models()
 
 if not logging.getLogger().handlers:  # the command line; an application has its own
     logging.basicConfig(stream=sys.stderr, format="%(levelname)-5s %(message)s", level="INFO")

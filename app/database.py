@@ -1,6 +1,7 @@
 """The engine, `read()` and `write()` sessions, the base of all models, and the schema gate."""
 
 import asyncio
+import importlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -55,6 +56,13 @@ class Base(DeclarativeBase):
 
     __sanitize__: ClassVar[Rules]
     """What happens to the data in a preview; each model says it."""
+
+
+def load_models() -> None:
+    """Import the models of every feature, so that `Base.metadata` knows all tables."""
+    root = Path(__file__).parent
+    for models in sorted(root.glob("*/models.py")):
+        importlib.import_module(f"app.{models.parent.name}.models")
 
 
 class Unavailable(Exception):

@@ -113,6 +113,8 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
         app.asgi_app, behind_router=settings.platform is not None, draining=draining
     )
     hosts = frozenset(map(canonical_host, settings.platform.hosts if settings.platform else ()))
+    # A route may be for every host below one: https://*.example.com/.
+    below = tuple(host[1:] for host in hosts if host.startswith("*."))
     headers = {**SECURITY_HEADERS}
     if settings.secure:
         headers["Strict-Transport-Security"] = STRICT_TRANSPORT
@@ -121,7 +123,7 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
 
     @app.before_request
     async def refuse() -> None:
-        _refuse_other_hosts(request, hosts)
+        _refuse_other_hosts(request, hosts, below)
         limit = request.max_content_length
         if limit is not None and (request.content_length or 0) > limit:
             # Before the view does anything, also one that would not read the body.
@@ -132,7 +134,7 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     @app.before_websocket
     async def refuse_handshake() -> None:
         # It is a GET, and other pages may cause it: nothing else keeps them from reading along.
-        _refuse_other_hosts(websocket, hosts)
+        _refuse_other_hosts(websocket, hosts, below)
         _refuse_other_sites(websocket)
 
     @app.after_request
@@ -240,12 +242,12 @@ def _cache_control(response: Response) -> str:
     return rule
 
 
-def _refuse_other_hosts(incoming: BaseRequestWebsocket, hosts: frozenset[str]) -> None:
+def _refuse_other_hosts(
+    incoming: BaseRequestWebsocket, hosts: frozenset[str], below: tuple[str, ...]
+) -> None:
     if not hosts or incoming.path in HEALTH_PATHS:
         return
     host = canonical_host(incoming.host)
-    # A route may be for every host below one: https://*.example.com/.
-    below = tuple(known[1:] for known in hosts if known.startswith("*."))
     if host not in hosts and not host.endswith(below):
         raise BadRequest("This host is none of the site's.")
 

@@ -5,12 +5,10 @@ on where it was. One run at a time, and once for each environment.
 """
 
 import asyncio
-import importlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from asyncpg import PostgresError
@@ -20,8 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
-import app
-from app.database import CONNECT_TIMEOUT, UNDEFINED, Base
+from app.database import CONNECT_TIMEOUT, UNDEFINED, Base, load_models
 from app.preview.columns import EMPTIED, KEPT, Rules
 
 # Any number that nothing else in this database locks.
@@ -70,12 +67,6 @@ class Update:
     """SQL by column."""
     unique: list[tuple[list[str], list[str]]]
     """The columns and expressions of each unique index of which a column is replaced."""
-
-
-def load_models() -> None:
-    """Let `Base` know all tables, as for a migration."""
-    for models in sorted(Path(app.__file__).parent.glob("*/models.py")):
-        importlib.import_module(f"app.{models.parent.name}.models")
 
 
 def rules(base: type[DeclarativeBase]) -> dict[str, Rules | None]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from itertools import count
+from typing import cast
 
 from quart import Quart
 from quart.testing import QuartClient as Client
@@ -13,6 +14,11 @@ from app.user import accounts, passwords
 from app.user.models import Role
 
 _numbers = count(1)
+
+
+def new_client(app: Quart) -> Client:
+    """A browser without cookies."""
+    return cast(Client, app.test_client())
 
 
 @dataclass

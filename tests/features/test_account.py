@@ -2,7 +2,6 @@
 
 import json
 from datetime import UTC, datetime
-from typing import cast
 
 import pytest
 from bs4 import BeautifulSoup
@@ -19,7 +18,7 @@ from app.settings import KEPT_LOGIN, Settings
 from app.upsun import Environment
 from app.user import login
 from app.user.models import User
-from tests.features.factories import Person
+from tests.features.factories import Person, new_client
 
 
 @pytest.fixture
@@ -28,10 +27,6 @@ async def ada(app: Quart, client: Client) -> Person:
     person = await Person().register(app)
     await person.log_in(client)
     return person
-
-
-def new_client(app: Quart) -> Client:
-    return cast(Client, app.test_client())
 
 
 async def text_of(client: Client, path: str = "/account/") -> str:

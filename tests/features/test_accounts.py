@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import cast
 
 import pytest
 from bs4 import BeautifulSoup, Tag
@@ -18,12 +17,7 @@ from app import create_app
 from app.settings import Settings, parse_database_url
 from app.user import passwords
 from app.user.models import User
-from tests.features.factories import Person
-
-
-def new_client(app: Quart) -> Client:
-    """A browser without cookies."""
-    return cast(Client, app.test_client())
+from tests.features.factories import Person, new_client
 
 
 async def page(client: Client, path: str) -> BeautifulSoup:

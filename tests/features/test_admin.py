@@ -1,7 +1,5 @@
 """The administrators' pages."""
 
-from typing import cast
-
 import pytest
 from bs4 import BeautifulSoup
 from quart import Quart
@@ -12,7 +10,7 @@ from app.admin import views
 from app.mail import outbox
 from app.mail.models import Mail
 from app.user.models import User
-from tests.features.factories import Person
+from tests.features.factories import Person, new_client
 
 EVERY_PAGE = ("/admin/", "/admin/audit/", "/admin/mail/")
 
@@ -23,10 +21,6 @@ async def root(app: Quart, client: Client) -> Person:
     person = await Person(username="root").register(app, administrator=True)
     await person.log_in(client)
     return person
-
-
-def new_client(app: Quart) -> Client:
-    return cast(Client, app.test_client())
 
 
 async def page(client: Client, path: str) -> BeautifulSoup:

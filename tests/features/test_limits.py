@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from typing import cast
 
 import pytest
 from quart import Quart
@@ -15,13 +14,9 @@ from app.security.limits import Limit
 from app.security.models import RateLimit
 from app.settings import Settings
 from app.user import views
-from tests.features.factories import Person
+from tests.features.factories import Person, new_client
 
 LIMIT = Limit("test", 5, 3600)
-
-
-def new_client(app: Quart) -> Client:
-    return cast(Client, app.test_client())
 
 
 async def test_so_many_are_served_and_one_more_must_wait(app: Quart) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from typing import cast
 
 import pytest
 from pydantic import SecretStr
@@ -17,7 +16,7 @@ from app.security.models import AuditEvent
 from app.settings import Settings
 from app.user import accounts, mails, recovery
 from app.user.models import User
-from tests.features.factories import Person
+from tests.features.factories import Person, new_client
 from tests.smtp import MailServer, mail_server
 
 NEW_PASSWORD = "staple battery horse"
@@ -37,10 +36,6 @@ def settings(settings: Settings, mailbox: MailServer) -> Settings:
             "public_origin": "https://www.example.com",
         }
     )
-
-
-def new_client(app: Quart) -> Client:
-    return cast(Client, app.test_client())
 
 
 async def link(mailbox: MailServer, number: int = 1) -> str:

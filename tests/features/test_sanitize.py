@@ -14,11 +14,11 @@ from sqlalchemy import BigInteger, ForeignKey, Integer, MetaData, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from app import create_app, upsun
-from app.database import Base
+from app.database import Base, load_models
 from app.preview import sanitize as module
 from app.preview.columns import EMPTIED, KEPT, ended, replaced
 from app.preview.commands import sanitize_command
-from app.preview.sanitize import SanitizeError, load_models, mistakes, sanitize
+from app.preview.sanitize import SanitizeError, mistakes, sanitize
 from app.settings import Settings, parse_database_url
 from app.user.passwords import verify_password
 
