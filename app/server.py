@@ -122,7 +122,7 @@ def work(
         return 1
     finally:
         for number in STOP_SIGNALS:  # asyncio has put the default back, which would kill
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, signal.SIG_IGN)  # drops what has come while it was blocked, too
     return 0
 
 
@@ -171,8 +171,10 @@ async def serve_until_stopped(
             in_flight, hypercorn_config(descriptor), shutdown_trigger=shutdown_trigger, mode="asgi"
         )
     finally:
-        # The loop closes this pipe before it gives the signals up: one more would complain.
+        # The loop closes this pipe before it gives the signals up: one more would complain. And
+        # between giving them up and our ignoring them, one more would kill.
         signal.set_wakeup_fd(-1)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     log.info("stopped")
 
 
