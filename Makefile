@@ -12,7 +12,7 @@ CHOSEN = $(filter command environment,$(origin PYTHON))
 ASSETS = $(shell find assets -type f) package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format migration rehearse lock clean python-packages npm-packages
+.PHONY: help run test lint format migration rehearse bench lock clean python-packages npm-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -43,12 +43,19 @@ migration: python-packages ## write a migration for what changed in the models: 
 rehearse: python-packages ## deploy to a local Upsun, as committed; ARGS=--help for what it can do
 	@exec $(PY) -m rehearsal $(ARGS)
 
+bench: python-packages app/manifest.json ## measure what is promised of speed, for the README; ARGS="--only api"
+	@exec $(PY) -m benchmarks $(ARGS)
+
 COMPILE = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links -q
 
 lock: python-packages ## pin what pyproject.toml and package.json ask for; ARGS=--upgrade for newer
 	$(COMPILE) -o requirements.txt $(ARGS)
 	$(COMPILE) --extra dev -c requirements.txt -o requirements-dev.txt $(ARGS)
+	$(PY) -m uv pip compile benchmarks/side_by_side/requirements.in --universal \
+		--python-version 3.11 --generate-hashes --no-annotate --no-header \
+		--no-emit-index-url --no-emit-find-links -q \
+		-o benchmarks/side_by_side/requirements.txt $(ARGS)
 	npm install --package-lock-only
 
 clean: ## remove caches and what was built, but neither packages nor data

@@ -25,9 +25,21 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
 
     from app import assets, commands, errors, health, http, logs, templating
     from app.admin.views import blueprint as admin
+    from app.api import cors, document, idempotency
+    from app.api.pages import blueprint as tokens
+    from app.api.views import blueprint as api
     from app.database import Database
-    from app.mail import delivery
+    from app.jobs import cleanup, runner
+    from app.links import imports
+    from app.links import jobs as links
+    from app.links.api import blueprint as links_api
+    from app.links.public import blueprint as lists
+    from app.links.transfer_views import blueprint as transfers
+    from app.links.views import blueprint as reading
+    from app.live import hub
+    from app.mail import delivery, outbox
     from app.public.views import blueprint as public
+    from app.security import retention
     from app.settings import load
     from app.user import login
     from app.user.account import blueprint as account
@@ -51,10 +63,27 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     app.after_serving(database.close)
 
     http.init_app(app, settings, app.extensions["draining"])
+    hub.init_app(app, settings)
     login.init_app(app)
     assets.init_app(app, plain_max_age=settings.send_file_max_age_default)
     errors.init_app(app)
+    cors.init_app(app, settings.allowed_origins)
+    document.init_app(app, settings)
     delivery.init_app(app, settings, composers=COMPOSERS)
+    links.init_app(app)
+    runner.init_app(
+        app,
+        settings,
+        tasks=[delivery.MAIL, *links.TASKS, *imports.TASKS],
+        schedules=[
+            *outbox.SCHEDULES,
+            *links.SCHEDULES,
+            *imports.SCHEDULES,
+            retention.FORGET,
+            cleanup.FORGET,
+            idempotency.FORGET,
+        ],
+    )
 
     app.register_blueprint(health.blueprint)
     app.register_blueprint(public)
@@ -62,6 +91,13 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     app.register_blueprint(recovery)
     app.register_blueprint(account)
     app.register_blueprint(admin)
+    app.register_blueprint(tokens)
+    app.register_blueprint(api)
+    app.register_blueprint(reading)
+    app.register_blueprint(lists)
+    app.register_blueprint(transfers)
+    app.register_blueprint(links_api)
+    app.register_blueprint(document.blueprint)
     templating.init_app(app, settings)
     commands.init_app(app, settings)
     return app

@@ -18,6 +18,7 @@ from quart.wrappers.base import BaseRequestWebsocket
 from werkzeug.exceptions import HTTPException, ServiceUnavailable
 
 from app import bodies, logs
+from app.api import credentials, problems
 from app.database import SchemaBehind, Unavailable, Unsanitized
 
 log = logs.get(__name__)
@@ -45,7 +46,9 @@ def init_app(app: Quart) -> None:
 
 
 async def http_error(error: HTTPException) -> Response:
-    """Answer with a page of the same status, keeping headers such as `Allow`."""
+    """Answer with a page of the same status, or a problem, keeping headers such as `Allow`."""
+    if has_request_context() and credentials.of_api(request):
+        return with_headers(problems.answer(error), error)
     code = error.code or 500
     title = HTTPStatus(code).phrase
     message = MESSAGES.get(code, f"{title}.")
@@ -54,7 +57,11 @@ async def http_error(error: HTTPException) -> Response:
     page: dict[str, object] = {"code": code, "title": title, "message": message}
     if code >= 500:
         page["login_bar"] = False  # it would not work now
-    response = Response(await render_template("error.html", **page), code)
+    return with_headers(Response(await render_template("error.html", **page), code), error)
+
+
+def with_headers(response: Response, error: HTTPException) -> Response:
+    """Return the response with the headers that belong to the error."""
     for name, value in error.get_headers():
         if name.lower() not in {"content-type", "content-length"}:
             response.headers.add(name, value)

@@ -14,11 +14,13 @@ from quart.wrappers.base import BaseRequestWebsocket
 from werkzeug.exceptions import BadRequest, Forbidden, RequestEntityTooLarge
 
 from app import bodies
+from app.api import credentials
 from app.settings import Settings
 
 View = TypeVar("View", bound=Callable[..., Awaitable[Any]])
 
 PRIVATE = "private, no-store"
+IMMUTABLE = "public, max-age=31536000, immutable"
 
 # Everything comes from our own origin; nothing is inline. Bootstrap draws its small icons from
 # data: addresses in the style sheet.
@@ -109,12 +111,14 @@ class Edge:
 def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     """Put the edge around the application and the rules onto every request and answer."""
     app.request_class = bodies.Request
+    app.asgi_http_class = bodies.Connection
     app.asgi_app = Edge(  # type: ignore[method-assign]
         app.asgi_app, behind_router=settings.platform is not None, draining=draining
     )
     hosts = frozenset(map(canonical_host, settings.platform.hosts if settings.platform else ()))
     # A route may be for every host below one: https://*.example.com/.
     below = tuple(host[1:] for host in hosts if host.startswith("*."))
+    other_origins = settings.allowed_origins
     headers = {**SECURITY_HEADERS}
     if settings.secure:
         headers["Strict-Transport-Security"] = STRICT_TRANSPORT
@@ -128,7 +132,11 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
         if limit is not None and (request.content_length or 0) > limit:
             # Before the view does anything, also one that would not read the body.
             raise RequestEntityTooLarge
-        if request.method not in {"GET", "HEAD", "OPTIONS", "TRACE"}:
+        if request.method not in {"GET", "HEAD", "OPTIONS", "TRACE"} and not (
+            # Only a script of a site that is named can send a token from elsewhere. Where one is
+            # sent nothing looks at the cookie, which is what other sites could abuse.
+            credentials.carries_token(request) and request.headers.get("Origin") in other_origins
+        ):
             _refuse_other_sites(request)
 
     @app.before_websocket
@@ -199,6 +207,15 @@ def shared(seconds: int) -> Callable[[View], View]:
     return decorate
 
 
+def immutable(view: View) -> View:
+    """Let everybody keep for ever what the view answers.
+
+    For content that is named by its digest, and is the same for whoever asks.
+    """
+    view.cache_control = IMMUTABLE  # type: ignore[attr-defined]
+    return view
+
+
 def private(view: View) -> View:
     """Keep what the view answers out of every cache."""
     view.cache_control = PRIVATE  # type: ignore[attr-defined]
@@ -231,8 +248,10 @@ def own_cookies() -> Iterable[str]:
 def _cache_control(response: Response) -> str:
     view = current_app.view_functions.get(request.endpoint or "")
     rule: str = getattr(view, "cache_control", PRIVATE)
-    if rule == PRIVATE or response.status_code != 200:
+    if rule == PRIVATE or response.status_code not in {200, 304}:
         return PRIVATE
+    if rule == IMMUTABLE and "Set-Cookie" not in response.headers:
+        return rule
     # Who has one of our cookies sees another page than who has none, also in caches that,
     # unlike the platform's, would not step aside for a cookie.
     response.vary.add("Cookie")

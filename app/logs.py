@@ -68,7 +68,7 @@ def configure(level: str, *, stream: TextIO | None = None, readable: bool | None
     ] + [handler]
     root.setLevel(level.upper())
     # These talk about every statement, byte and template in debug mode.
-    for chatty in ("alembic.runtime.plugins", "asyncio", "hpack", "sqlalchemy"):
+    for chatty in ("alembic.runtime.plugins", "asyncio", "hpack", "httpcore", "sqlalchemy"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

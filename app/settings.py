@@ -94,6 +94,10 @@ class Settings(DatabaseSettings):
     database_pool_size: int = Field(
         default=8, ge=1, le=100, description="Connections one process keeps to PostgreSQL at most"
     )
+    run_jobs: bool | None = Field(
+        default=None,
+        description="Whether server processes do the jobs too; by default only off Upsun",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error"
     )
@@ -117,6 +121,10 @@ class Settings(DatabaseSettings):
     public_origin: str = Field(
         default="",
         description="Scheme and host of the site for links in mails; known by itself on Upsun",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="Other sites whose scripts may use the API with tokens, separated by commas",
     )
     platform: upsun.Environment | None = Field(
         default=None, description="Where on Upsun this runs; read from PLATFORM_* by app/upsun.py"
@@ -156,6 +164,23 @@ class Settings(DatabaseSettings):
             raise ValueError("must be of the form https://www.example.com, without a path")
         return value.rstrip("/")
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _only_origins(cls, value: str) -> str:
+        for origin in filter(None, map(str.strip, value.split(","))):
+            url = urlsplit(origin)
+            port = f":{url.port}" if url.port is not None else ""  # raises ValueError for none
+            if url.scheme not in {"http", "https"} or not url.hostname or "*" in origin:
+                raise ValueError("must hold origins such as https://app.example.com")
+            if port == {"http": ":80", "https": ":443"}[url.scheme] or (
+                origin != f"{url.scheme}://{url.hostname}{port}"
+            ):
+                # Compared letter by letter with what browsers send, so it must be just that.
+                raise ValueError(
+                    "must hold origins as browsers send them: no path, no last slash, no usual port"
+                )
+        return value
+
     @model_validator(mode="after")
     def _strong_key_on_upsun(self) -> Self:
         if self.platform is None:
@@ -186,6 +211,16 @@ class Settings(DatabaseSettings):
         return self.platform is not None and self.platform.is_preview
 
     @property
+    def runs_jobs(self) -> bool:
+        """Whether server processes do the jobs as well, because there may be no worker."""
+        return self.run_jobs if self.run_jobs is not None else self.platform is None
+
+    @property
+    def allowed_origins(self) -> frozenset[str]:
+        """Other sites whose scripts may use the API, as browsers call them."""
+        return frozenset(filter(None, map(str.strip, self.cors_origins.split(","))))
+
+    @property
     def origin(self) -> str:
         """Scheme and host under which the public reaches the application, for links in mails.
 
@@ -210,9 +245,11 @@ class Settings(DatabaseSettings):
             "QUART_AUTH_COOKIE_SECURE": self.secure,
             "TOKEN_KEYS": self.keys("tokens"),
             "LIMITS_KEY": self.keys("limits")[0],
+            "PUBLIC_ORIGIN": self.origin,
             "QUART_AUTH_DURATION": KEPT_LOGIN,
             "DEVICE_COOKIE_NAME": f"{prefix}device",
             "MAX_CONTENT_LENGTH": 1024 * 1024,
+            "BODY_LIMITS": {},  # by path: what features let be larger, see app/bodies.py
             "MAX_FORM_PARTS": 100,  # fields and files together
             "BODY_TIMEOUT": 30,  # seconds for a body to arrive
             "TEMPLATES_AUTO_RELOAD": self.traceback_pages,

@@ -18,10 +18,11 @@ const POLL_MILLISECONDS = 200;
 
 const HELP = `usage: npm run build -- [--outdir DIR] [--manifest FILE] [--watch]
 
-Bundles and minifies assets/css/main.scss and assets/js/main.js and copies
-assets/img (images, fonts). Every built file carries a digest of its content in
-its name, and has a .gz and a .br file beside it where that is smaller. The
-manifest, a JSON object from plain names to digested names, is written last.
+Bundles and minifies assets/css/main.scss, assets/js/main.js, and beside them
+what only some pages ask for: links.js, and the two docs.*. Copies assets/img
+(images, fonts). Every built file carries a digest of its content in its name,
+and has a .gz and a .br file beside it where that is smaller. The manifest, a
+JSON object from plain names to digested names, is written last.
 
   --outdir DIR     where the files go (default: app/static)
   --manifest FILE  where the manifest goes (default: app/manifest.json)
@@ -119,6 +120,9 @@ async function bundle() {
     entryPoints: [
       { in: path.join(ASSETS, "css", "main.scss"), out: "main" },
       { in: path.join(ASSETS, "js", "main.js"), out: "main" },
+      { in: path.join(ASSETS, "js", "links.js"), out: "links" },
+      { in: path.join(ASSETS, "css", "docs.css"), out: "docs" },
+      { in: path.join(ASSETS, "js", "docs.js"), out: "docs" },
       ...images.map((image) => {
         const { dir, name } = path.parse(path.relative(ASSETS, image));
         return { in: image, out: path.posix.join(...dir.split(path.sep), name) };
@@ -215,6 +219,13 @@ async function build({ outdir, manifest, watch }) {
   for (const name of [...files.keys()].sort()) {
     const contents = files.get(name);
     names[name.replace(DIGEST, "")] = name;
+    // The name holds a digest, and the file comes after its siblings: what is there is the same.
+    // To compress Swagger UI again takes longer than all the rest of a build.
+    const there = await fs.stat(path.join(outdir, name)).catch(() => null);
+    if (there?.size === contents.length) {
+      for (const suffix of ["", ".gz", ".br"]) written.add(name + suffix);
+      continue;
+    }
     // Siblings first: a file that can be served can be served compressed.
     const siblings = COMPRESSIBLE.test(name) ? compress(contents) : [];
     for (const [suffix, bytes] of [...siblings, ["", contents]]) {

@@ -52,7 +52,9 @@ async def afterwards(scene: Scene, live: Instance) -> None:
     if live.workers:
         with scene.stage("workers") as stage:
             scene.report.findings += inspection.judge_workers(live)
-            stage.detail = ", ".join(worker.name for worker in live.workers)
+            stage.detail = ", ".join(
+                f"{worker.name}: {worker.megabytes():.0f} MB" for worker in live.workers
+            )
 
 
 async def kill(scene: Scene, live: Instance) -> None:
@@ -82,6 +84,7 @@ async def stop(scene: Scene, live: Instance) -> None:
             live, scene.project.pages[0], host=scene.environment.domain
         )
         scene.report.findings += inspection.judge_end(end, stage.name)
+        scene.report.findings += inspection.judge_worker_ends(live, stage.name)
         if lost:
             scene.find(
                 stage.name,

@@ -205,4 +205,6 @@ async def end(scene: Scene, instance: Instance, name: str) -> None:
     with scene.stage(name) as stage:
         end = await instance.stop()
         scene.report.findings += inspection.judge_end(end, stage.name)
+        scene.report.findings += inspection.judge_workers(instance, stage.name)
+        scene.report.findings += inspection.judge_worker_ends(instance, stage.name)
         stage.detail = f"exit code {end.code}"

@@ -270,8 +270,8 @@ async def kill_processes(instance: Instance) -> int:
     return len(processes)
 
 
-def judge_workers(instance: Instance) -> list[Finding]:
-    """Judge whether the workers stay."""
+def judge_workers(instance: Instance, stage: str = "workers") -> list[Finding]:
+    """Judge whether the workers stay; also those of the release before, on the new schema."""
     found = []
     for worker in instance.workers:
         if worker.codes:
@@ -280,7 +280,7 @@ def judge_workers(instance: Instance) -> list[Finding]:
             )
             found.append(
                 Finding(
-                    "workers",
+                    stage,
                     f"the worker {worker.name} has ended {len(worker.codes)} times, with exit code"
                     f" {worker.codes[-1]}",
                     consequence="the platform starts it again at once, for ever",
@@ -290,6 +290,33 @@ def judge_workers(instance: Instance) -> list[Finding]:
                     excerpt=tail(worker.log),
                 )
             )
+    return found
+
+
+def judge_worker_ends(instance: Instance, stage: str) -> list[Finding]:
+    """Judge how the workers ended after SIGTERM."""
+    found = []
+    for worker in instance.workers:
+        end = instance.worker_ends.get(worker.name)
+        if end is None or (not end.killed and end.code in {0, -15, 143, None}):
+            continue
+        how = (
+            f"had not ended {STOP_SECONDS} s after SIGTERM, and was killed"
+            if end.killed
+            else f"ended with exit code {end.code} after SIGTERM"
+        )
+        found.append(
+            Finding(
+                stage,
+                f"the worker {worker.name} {how}",
+                consequence="what it was doing is lost, at every deploy" if end.killed else "",
+                mend="`exec` it in the start command, and let it end on SIGTERM"
+                if end.killed
+                else "",
+                weight=Weight.ERROR if end.killed else Weight.WARNING,
+                excerpt=tail(worker.log),
+            )
+        )
     return found
 
 

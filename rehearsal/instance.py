@@ -76,6 +76,14 @@ class Kept:
     def processes(self) -> list[psutil.Process]:
         return self.running.processes() if self.running else []
 
+    def megabytes(self) -> float:
+        """Return the resident memory of its processes together."""
+        total = 0
+        for process in self.processes():
+            with suppress(psutil.Error):
+                total += process.memory_info().rss
+        return total / 1e6
+
     def listening(self) -> set[int]:
         """Return the TCP ports that its processes listen on."""
         ports = set()
@@ -161,6 +169,8 @@ class Instance:
         """Whether it has accepted a connection where the web server looks for it."""
         self.web: Kept | None = None
         self.workers: list[Kept] = []
+        self.worker_ends: dict[str, End] = {}
+        """How each of them ended that was told to."""
         self._nginx: Running | None = None
         scratch.mkdir(parents=True, exist_ok=True)
 
@@ -178,8 +188,12 @@ class Instance:
         """Return the port that the router sends requests to."""
         return self.web_port if self.nginx else self.port
 
-    def container(self) -> Container:
-        """Return a container as the platform starts one for the application or a hook."""
+    def container(self, *, listens: bool = True) -> Container:
+        """Return a container as the platform starts one.
+
+        Args:
+            listens: for the application or a hook; a worker is not told where to listen.
+        """
         binds = {"/run/web": self.scratch}
         read_only = {"/image/bin": self.image.programs}
         for key, directory in self.mounts.items():
@@ -190,7 +204,11 @@ class Instance:
         limits.write_text(json.dumps({"info": {"limits": {"cpu": 0.5, "memory": memory}}}))
         return Container(
             tree=self.image.directory,
-            variables=self.variables,
+            variables={
+                name: value
+                for name, value in self.variables.items()
+                if listens or name not in {"PORT", "SOCKET"}
+            },
             bwrap=self.bwrap,
             binds=binds,
             read_only_binds=read_only | {"/run/config.json": limits},
@@ -211,7 +229,7 @@ class Instance:
         for name, worker in self.application.workers.items():
             if worker.commands.start:
                 log = self.log.with_name(f"{self.log.stem}-{name}.log")
-                kept = Kept(name, container, worker.commands.start, log)
+                kept = Kept(name, self.container(listens=False), worker.commands.start, log)
                 self.workers.append(kept)
                 await kept.start()
 
@@ -251,9 +269,12 @@ class Instance:
         return await self.container().run(text, log=log, seconds=seconds, show=show)
 
     async def stop(self) -> End:
-        """Stop the application, then its workers, then the web server; return the first's end."""
+        """Stop the application and its workers, then the web server; return the first's end."""
+        stopped = asyncio.gather(*(worker.stop() for worker in self.workers))
         end = await self.web.stop() if self.web else End(0.0, None, killed=False)
-        await asyncio.gather(*(worker.stop() for worker in self.workers))
+        self.worker_ends = dict(
+            zip((worker.name for worker in self.workers), await stopped, strict=True)
+        )
         if self._nginx:
             await self._nginx.stop(signal.SIGQUIT, NGINX_SECONDS)  # answers what it has begun
         await self.close()

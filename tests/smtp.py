@@ -55,7 +55,7 @@ class MailServer:
 
     async def arrived(self, count: int = 1) -> list[EmailMessage]:
         """Wait until so many messages have been taken, and return all."""
-        await self._until(lambda: len(self.messages) >= count)
+        await self.until(lambda: len(self.messages) >= count)
         return self.messages
 
     async def mail(self, to: str, subject: str) -> EmailMessage:
@@ -66,14 +66,15 @@ class MailServer:
                 each for each in self.messages if (each["To"], each["Subject"]) == (to, subject)
             ]
 
-        await self._until(lambda: bool(found()))
+        await self.until(lambda: bool(found()))
         return found()[-1]
 
     async def is_holding(self) -> None:
         """Wait until somebody waits for an answer to what was sent."""
-        await self._until(lambda: self.at_once > 0)
+        await self.until(lambda: self.at_once > 0)
 
-    async def _until(self, happened: Callable[[], bool]) -> None:
+    async def until(self, happened: Callable[[], bool]) -> None:
+        """Wait until something is so that changes with what is sent here."""
         async with asyncio.timeout(PATIENCE), self._news:
             await self._news.wait_for(happened)
 

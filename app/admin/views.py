@@ -1,10 +1,12 @@
-"""What administrators see: users, the audit trail, and the mails that were not sent."""
+"""What administrators see: users, the audit trail, jobs, and the mails that were not sent."""
 
-from quart import Blueprint, abort, flash, redirect, render_template, request, url_for
+from quart import Blueprint, abort, current_app, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
+from app import logs
 from app.database import read, write
 from app.http import private
+from app.jobs import failed
 from app.mail import outbox, rendering
 from app.security import audit
 from app.security.audit import Event, audited, unaudited
@@ -12,6 +14,8 @@ from app.security.limits import Limit, by_account, limited
 from app.user import accounts
 from app.user.login import administrators_only, member
 from app.user.models import User
+
+log = logs.get(__name__)
 
 blueprint = Blueprint("admin", __name__, url_prefix="/admin")
 
@@ -99,13 +103,72 @@ async def trail() -> ResponseReturnValue:
     return await render_template("admin/audit.html", events=events[:PAGE], more=events[PAGE:])
 
 
+@blueprint.get("/jobs/")
+@private
+@administrators_only
+async def jobs() -> ResponseReturnValue:
+    """Count the jobs, and show those that were given up.
+
+    Of what they are about only what a task names: the rest may tell about people.
+    """
+    async with read() as session:
+        counts = await failed.counts(session)
+        given_up = await failed.latest(session, before=before(), limit=PAGE + 1)
+    tasks = current_app.extensions["jobs"].tasks
+    shown = {name: tasks[name].shown for name in tasks}
+    return await render_template(
+        "admin/jobs.html",
+        counts=counts,
+        states=failed.STATES.values(),
+        jobs=given_up[:PAGE],
+        more=given_up[PAGE:],
+        shown=shown,
+    )
+
+
+@blueprint.post("/jobs/<int:job_id>/again/")
+@private
+@administrators_only
+@limited(CHANGES, by_account)
+@unaudited("concerns no account")
+async def do_again(job_id: int) -> ResponseReturnValue:
+    """Let a job that was given up begin anew."""
+    if job_id > LARGEST_ID:
+        abort(404)
+    try:
+        async with write() as session:
+            task = await failed.try_again(session, job_id) or abort(404)
+    except failed.AskedForAgain:
+        await flash("This is being done already, as another job. You can remove this one.", "info")
+    else:
+        log.info("job begun anew", task=task, job=job_id, by=member().id)
+        await flash("The job is tried again.", "success")
+    return redirect(url_for("admin.jobs"), 303)
+
+
+@blueprint.post("/jobs/<int:job_id>/remove/")
+@private
+@administrators_only
+@limited(CHANGES, by_account)
+@unaudited("concerns no account")
+async def remove_job(job_id: int) -> ResponseReturnValue:
+    """Forget a job that was given up."""
+    if job_id > LARGEST_ID:
+        abort(404)
+    async with write() as session:
+        task = await failed.remove(session, job_id) or abort(404)
+    log.info("job removed", task=task, job=job_id, by=member().id)
+    await flash("The job is removed.", "success")
+    return redirect(url_for("admin.jobs"), 303)
+
+
 @blueprint.get("/mail/")
 @private
 @administrators_only
 async def mail() -> ResponseReturnValue:
-    """Show the mails that could not be sent, and in a preview all of them."""
+    """Show the mails that are kept instead of sent: in a preview all of them."""
     async with read() as session:
-        mails = await outbox.kept_and_failed(session, before=before(), limit=PAGE + 1)
+        mails = await outbox.kept(session, before=before(), limit=PAGE + 1)
     texts = {mail.id: rendering.read(mail.message).text for mail in mails if mail.message}
     return await render_template(
         "admin/mail.html", mails=mails[:PAGE], more=mails[PAGE:], texts=texts
@@ -118,7 +181,7 @@ async def mail() -> ResponseReturnValue:
 @limited(CHANGES, by_account)
 @unaudited("concerns no account")
 async def send_again(mail_id: int) -> ResponseReturnValue:
-    """Try once more to send a mail that failed."""
+    """Try once more to send a mail that the release before has given up."""
     if mail_id > LARGEST_ID:
         abort(404)
     async with write() as session:

@@ -1,4 +1,4 @@
-"""The outbox."""
+"""Mails that are kept where none is sent."""
 
 from datetime import datetime
 from typing import Any
@@ -12,9 +12,11 @@ from app.preview.columns import EMPTIED
 
 
 class Mail(Base):
-    """A mail that is to be sent, could not be sent, or is kept where none is sent.
+    """A mail that was kept instead of sent: never due, and with its message.
 
-    What it says is put together when it is sent: no link that opens something lies here before.
+    The release before has its outbox here. While it runs beside this one it sends what it posts,
+    and what it leaves `outbox.take_over` makes into jobs. `data`, `attempts`, `due_at` and `error`
+    are its own.
     """
 
     __tablename__ = "mails"
@@ -28,7 +30,7 @@ class Mail(Base):
     due_at: Mapped[datetime | None] = mapped_column(
         DateTime(timezone=True), server_default=func.now()
     )
-    """When to try next; None once it was given up or is kept."""
+    """When to try next; None once it was given up, and in what this release adds."""
     error: Mapped[str | None] = mapped_column(Text)
     """Why the last attempt failed."""
     message: Mapped[str | None] = mapped_column(Text)

@@ -1,83 +1,101 @@
-"""What is to be sent: written in the transaction of the change it belongs to."""
+"""Mail to be sent, and what became of it where none is sent."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import secrets
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
-from quart import current_app, has_app_context
-from sqlalchemy import event, func, insert, or_, select, update
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.sql import ColumnElement
 
+from app import logs
+from app.jobs import cleanup
+from app.jobs.queue import Running, Schedule, Task, enqueue, enqueue_many
+from app.mail.delivery import MAIL
 from app.mail.models import Mail
 
+log = logs.get(__name__)
 
-@dataclass(frozen=True)
-class Letter:
-    """A mail before it is rendered: a template of `templates/mail/`, and what it needs."""
-
-    to: str
-    template: str
-    context: dict[str, Any] = field(default_factory=dict)
-
-
-# Looks up what a mail of one kind needs, when it is sent; None if there is nothing to send now.
-Composer = Callable[[AsyncSession, dict[str, Any]], Awaitable[Letter | None]]
-Composers = Mapping[str, Composer]
+KEEP = timedelta(days=30)
+# The release before looks every 15 seconds: what is overdue by this, nobody of it is there to send.
+OVERDUE = timedelta(minutes=1)
+AT_ONCE = 500  # rows
 
 
 async def post(session: AsyncSession, kind: str, **data: Any) -> None:
-    """Put a mail into the outbox: it is sent once the transaction is committed, or never.
+    """Let a mail be sent once the transaction is committed, or never.
 
     Args:
         session: of `write()`.
         kind: the name of its composer.
         data: what the composer is given; no secrets, it may lie here for a while.
     """
-    await session.execute(insert(Mail).values(kind=kind, data=data))
-    # Without an application around, as in a script, a server finds it when it looks next.
-    if has_app_context() and not session.info.get("wakes_mail"):
-        session.info["wakes_mail"] = True
-        wake: Callable[[], None] = current_app.extensions["mail"].wake
-
-        @event.listens_for(session.sync_session, "after_commit")
-        def committed(session: Session) -> None:
-            if not session.in_nested_transaction():  # the end of a savepoint is none of the change
-                wake()
+    await enqueue(session, MAIL, kind=kind, data=data, identity=secrets.token_hex(16))
 
 
-async def kept_and_failed(
-    session: AsyncSession, before: int | None = None, limit: int = 50
-) -> Sequence[Mail]:
-    """Return the mails that somebody should look at, the newest first.
+async def kept(session: AsyncSession, before: int | None = None, limit: int = 50) -> Sequence[Mail]:
+    """Return the mails that were kept instead of sent, the newest first.
 
-    These are the ones that were kept instead of sent (with `message`), were given up (no `due_at`,
-    with `error`), or wait for another attempt (both).
+    And those that the release before has given up (with `error`); ours are given up as jobs.
 
     Args:
         session: for the query.
         before: the id of the last one on the page before; None for the first page.
         limit: how many at most.
     """
-    query = select(Mail).where(or_(Mail.due_at.is_(None), Mail.error.is_not(None)))
+    query = select(Mail).where(Mail.due_at.is_(None))
     if before is not None:
         query = query.where(Mail.id < before)
     return (await session.scalars(query.order_by(Mail.id.desc()).limit(limit))).all()
 
 
 async def try_again(session: AsyncSession, mail_id: int) -> bool:
-    """Make a mail that was given up or waits for another attempt due now.
-
-    Returns False if there is none, if it was kept, or while it is being sent.
+    """Try once more to send what the release before has given up; False if there is no such mail.
 
     Args:
         session: of `write()`.
         mail_id: which.
     """
-    again = (
-        update(Mail)
-        .where(Mail.id == mail_id, Mail.error.is_not(None))
-        .values(attempts=0, due_at=func.now())
-        .returning(Mail.id)
-    )
-    return await session.scalar(again) is not None
+    return await _become_jobs(session, Mail.id == mail_id, Mail.error.is_not(None)) > 0
+
+
+async def take_over(running: Running) -> None:
+    """Send what the release before has left: it sends out of the table by itself.
+
+    It is not asked for its given up mails: their time may be over, so somebody is to look first.
+    """
+    async with running.database.write() as session:
+        overdue = select(Mail.id).where(Mail.due_at < func.now() - OVERDUE).limit(AT_ONCE)
+        # A row that it has just taken is due later; one that we take is not there for it any more.
+        count = await _become_jobs(session, Mail.id.in_(overdue.with_for_update(skip_locked=True)))
+    if count:
+        log.info("mails of the release before taken over", count=count)
+
+
+async def forget_mails(running: Running) -> None:
+    """Delete old mails that are kept, or were given up by the release before."""
+    old = (Mail.created_at < func.now() - KEEP, Mail.due_at.is_(None))
+    await cleanup.forget(running.database, cleanup.oldest(Mail.id, *old))
+
+
+async def _become_jobs(session: AsyncSession, *which: ColumnElement[bool]) -> int:
+    columns = (Mail.id, Mail.kind, Mail.data, Mail.created_at)
+    rows = (await session.execute(delete(Mail).where(*which).returning(*columns))).all()
+    if rows:
+        await enqueue_many(
+            session,
+            MAIL,
+            # The identity is the one that its attempts before have had.
+            [
+                {"kind": row.kind, "data": row.data, "identity": f"{row.id} {row.created_at}"}
+                for row in rows
+            ],
+        )
+    return len(rows)
+
+
+SCHEDULES = (
+    Schedule(Task("take over mails", take_over), "*/5 * * * *"),
+    Schedule(Task("forget old mails", forget_mails, timeout=cleanup.TIMEOUT), "27 3 * * *"),
+)

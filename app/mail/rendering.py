@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from quart import Quart
 
-from app.mail.outbox import Letter
+from app.mail.letters import Letter
 
 SUBJECT = "Subject: "
 SHOWN = ("From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted")

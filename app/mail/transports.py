@@ -18,13 +18,14 @@ from urllib.parse import unquote, urlsplit
 import aiosmtplib
 
 from app import logs
+from app.jobs.queue import Failed, Refused
 from app.mail import rendering
 from app.settings import DATA, Settings
 
 log = logs.get(__name__)
 
 OPERATION = 10.0  # seconds that a mail server has for each step
-WHOLE = 60.0  # and for all of them; far below the lease of a mail that is being sent
+WHOLE = 60.0  # and for all of them
 
 MAILS = DATA / "mail"  # where a laptop keeps the mails it shows
 CONSOLE_KEEPS = 200  # files
@@ -35,25 +36,9 @@ FILE_TIME = "%Y%m%dT%H%M%S%fZ"
 LOGIN_MISSING = 530
 
 
-class Failed(Exception):
-    """The mail did not get away; a later attempt may succeed.
-
-    Attributes:
-        code: what kind of failure it is, fit for a log: no address, nothing of the mail.
-    """
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Refused(Failed):
-    """The mail server will not take this mail, now or later."""
-
-
 @dataclass(frozen=True)
 class Outgoing:
-    """A rendered mail with the number and the kind it has in the outbox."""
+    """A rendered mail with its kind and the number of its job."""
 
     id: int
     kind: str
@@ -64,7 +49,7 @@ class Transport(Protocol):
     """A way for mail to leave."""
 
     async def send(self, mail: Outgoing) -> bool:
-        """Send a mail; False if it did not leave, and the outbox is to keep it.
+        """Send a mail; False if it did not leave, and is to be kept.
 
         Raises:
             Failed: it may be tried again.
@@ -99,7 +84,7 @@ def choose(settings: Settings) -> Transport:
 
 
 class Kept:
-    """Sends nothing: the outbox keeps the mail, and the log tells it to who tries a preview."""
+    """Sends nothing: the mail is kept, and the log tells it to who tries a preview."""
 
     async def send(self, mail: Outgoing) -> bool:
         written = rendering.read(mail.message)

@@ -16,8 +16,8 @@ def sanitize_command(settings: Settings) -> click.Command:
 
         A preview begins with a copy of production's data. What each column's model says in
         `__sanitize__` is done: users get made-up names and addresses and no password fits any
-        more, the audit trail and the outbox are emptied. Until it is through, the application
-        serves no page that needs the database.
+        more, the audit trail, the jobs and the kept mails are emptied. Until it is through, the
+        application serves no page that needs the database.
 
         Once for each environment: a second run says so and ends, and one that was killed goes on
         where it was. Refused in production and off Upsun.

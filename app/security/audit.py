@@ -34,6 +34,8 @@ class Event(StrEnum):
     RESET_LINK_MADE = "reset link made"
     DEACTIVATED = "deactivated"
     REACTIVATED = "reactivated"
+    TOKEN_CREATED = "access token created"
+    TOKEN_DELETED = "access token deleted"
 
 
 def audited(*events: Event) -> Callable[[View], View]:

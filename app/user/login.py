@@ -9,6 +9,7 @@ from itsdangerous import SignatureExpired
 from quart import Quart, abort, current_app, g, redirect, render_template, request, session, url_for
 from quart_auth import Action, AuthUser, QuartAuth
 
+from app.api import credentials
 from app.database import read
 from app.user import accounts
 from app.user.models import User
@@ -124,6 +125,8 @@ async def load_user() -> None:
         return
     if request.endpoint == "static" or request.blueprint == "health":
         return
+    if credentials.carries_token(request):
+        return  # which alone says who asks: the cookie is not even looked at
     user_id, _, version = (_auth().load_user().auth_id or "").partition(".")
     if user_id.isdecimal() and version.isdecimal():
         async with read() as database:

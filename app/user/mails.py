@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.mail.delivery import external_url
-from app.mail.outbox import Composers, Letter
+from app.mail.letters import Composers, Letter
 from app.security import tokens
 from app.security.limits import Limit
 from app.user import accounts

@@ -6,6 +6,7 @@ Each link leads to a page with a button: programs that look into mails follow li
 from quart import Blueprint, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
+from app.api import tokens
 from app.database import read, write
 from app.http import private, shared
 from app.security.audit import Event, audited
@@ -109,9 +110,13 @@ async def reset(token: str) -> ResponseReturnValue:
 @private
 @everybody
 @limited(LINKS)
-@audited(Event.PASSWORD_RESET)
+@audited(Event.PASSWORD_RESET, Event.TOKEN_DELETED)
 async def set_password(token: str) -> ResponseReturnValue:
-    """Set it, and end every session there is."""
+    """Set it, and end every session and token there is.
+
+    This is the way back in for somebody whose account was taken over, and who did that may have
+    made a token. Who is logged in, and changes the password, sees the list of tokens instead.
+    """
     async with read() as session:
         user = await mails.read_reset_token(session, token)
     if user is None:
@@ -127,6 +132,7 @@ async def set_password(token: str) -> ResponseReturnValue:
             changed = await accounts.set_password(
                 session, user, password_hash=password_hash, event=Event.PASSWORD_RESET
             )
+            await tokens.end_all(session, changed.id)
     except accounts.SessionEnded:  # the same link, a moment before
         return await dead_link()
     log_out()

@@ -59,7 +59,10 @@ async (picture) => {
     const range = new Range();
     range.selectNodeContents(text);
     const { color } = getComputedStyle(text.parentElement);
-    const boxes = [...range.getClientRects()].map((box) => clipped(box, text.parentElement));
+    const boxes = [...range.getClientRects()]
+      .map((box) => clipped(box, text.parentElement))
+      .filter(({ left, top, right, bottom }) => right > left && bottom > top);
+    if (boxes.length === 0) continue; // nothing of it is left
     const ratio = Math.min(...boxes.map((box) => lowest(color, box)));
     results.push({ what: text.data.trim(), kind: "text", ratio });
   }

@@ -10,9 +10,11 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 from playwright.async_api import Page, ViewportSize, expect
-from sqlalchemy import insert
+from sqlalchemy import func, insert
 
-from app.mail.models import Mail
+from app.jobs.models import Job, JobLog
+from app.links import lists
+from app.links.models import Link
 from tests.browser.browsing import (
     NARROW,
     WIDE,
@@ -113,16 +115,52 @@ def administration(path: str) -> Visit:
     return visit
 
 
-async def failed_mail(page: Page, site: Site) -> None:
+async def given_up_job(page: Page, site: Site) -> None:
+    await administration("/admin/")(page, site)
     async with site.database.write() as session:
-        error = {"kind": "confirm", "due_at": None, "error": "550 no such user", "attempts": 8}
-        await session.execute(insert(Mail).values(**error))
-    await administration("/admin/mail/")(page, site)
+        job = {"entrypoint": "mail", "priority": 10, "status": "failed"}
+        payload = b'{"kind": "confirm"}'
+        added = insert(Job).values(**job, attempts=7, payload=payload).returning(Job.id)
+        traceback = {"exception_message": f"550 no such user {'x' * 60}@example.com"}
+        job_id = await session.scalar(added)
+        await session.execute(insert(JobLog).values(**job, job_id=job_id, traceback=traceback))
+    await page.goto("/admin/jobs/")
+    await expect(page.get_by_text("550 no such user").first).to_be_visible()
 
 
 async def home_of_a_member(page: Page, site: Site) -> None:
     await members(page, site)
     await page.goto("/")
+
+
+def reading_list(path: str) -> Visit:
+    """A page about links with long words, marks, states and errors; `{id}` is one of them."""
+
+    async def visit(page: Page, site: Site) -> None:
+        ada = Person()
+        await register(site, ada)
+        async with site.database.write() as session:
+            shown = {"user_id": ada.id, "fetched_at": func.now(), "tags": ["sea", "x" * 40]}
+            url = f"https://example.com/{'a' * 200}"
+            # Not by `library.save`: the server would go and fetch them.
+            sea = {"title": "The sea", "description": "As wide as the sea. " * 20}
+            link = await session.scalar(
+                insert(Link).values(**shown, **sea, url=url).returning(Link.id)
+            )
+            error = {"fetch_error": "Its certificate is not valid.", "archived": True}
+            await session.execute(insert(Link).values(**shown, **error, url=f"{url}/sea"))
+            await session.execute(insert(Link).values(url="https://a.example/", user_id=ada.id))
+            await lists.publish(session, ada.id, "sea")
+        await log_in(page, ada)
+        await page.goto(path.format(id=link, name=ada.username))
+
+    return visit
+
+
+async def refused_link(page: Page, site: Site) -> None:
+    await reading_list("/links/")(page, site)
+    await page.locator("#saveForm").get_by_role("button", name="Save").click()
+    await expect(page.get_by_text("Please enter an address.")).to_be_visible()
 
 
 # One of each kind; the journeys see the rest.
@@ -139,7 +177,13 @@ PAGES: dict[str, Visit] = {
     "account": account,
     "new password": reset,
     "list of users": administration("/admin/"),
-    "failed mail": failed_mail,
+    "jobs": given_up_job,
+    "links": reading_list("/links/?state=all"),
+    "links of a public tag": reading_list("/links/?tag=sea"),
+    "links that were found": reading_list("/links/?q=sea"),
+    "refused link": refused_link,
+    "link": reading_list("/links/{id}/"),
+    "public list": reading_list("/lists/{name}/sea/"),
 }
 
 every_page = pytest.mark.parametrize("visit", PAGES.values(), ids=PAGES.keys())
@@ -159,7 +203,9 @@ async def test_structure(page: Page, site: Site, watch: Watch, visit: Visit) -> 
     )
     assert levels[0] == 1
     assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
-    nameless = await page.locator("input, button, a, img:not([alt])").evaluate_all(
+    nameless = await page.locator(
+        "input:not([type=hidden]), button, a, img:not([alt])"
+    ).evaluate_all(
         """elements => elements
             .filter(element => !(element.labels?.length || element.ariaLabel
                 || (!element.matches("input, img") && element.textContent.trim())))
@@ -306,7 +352,7 @@ async def test_everything_works_without_scripts(new_page: NewPage, screen: Viewp
 
 async def test_the_keyboard_goes_through_a_page_in_its_order(page: Page) -> None:
     await page.goto("/")
-    assert [await press_tab(page) for _ in range(11)] == [
+    assert [await press_tab(page) for _ in range(12)] == [
         "Skip to the content",
         "quart-upsun",
         "Home",
@@ -317,6 +363,7 @@ async def test_the_keyboard_goes_through_a_page_in_its_order(page: Page) -> None
         "Log in",
         "Create an account",
         "How it is made",
+        "API",
         "About this application",
     ]
 

@@ -9,7 +9,7 @@ from quart.testing import QuartClient as Client
 from sqlalchemy import delete
 
 from app.database import Database
-from app.mail.models import Mail
+from app.jobs.models import Job
 from app.user import accounts, passwords
 from app.user.models import Role
 
@@ -66,7 +66,7 @@ class Person:
                 await accounts.confirm(session, user.id, self.email)
             if administrator:
                 await accounts.set_role(session, user.id, Role.ADMINISTRATOR)
-            await session.execute(delete(Mail))
+            await session.execute(delete(Job).where(Job.entrypoint == "mail"))
         self.id = user.id
         return self
 

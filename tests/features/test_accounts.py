@@ -368,7 +368,10 @@ async def test_one_round_trip_for_the_user_and_one_for_the_page(database_url: st
     """No BEGIN, no ROLLBACK, no ping, no second PREPARE around the two queries."""
     relay = Relay(database_url)
     async with relay.listen() as url:
-        app = create_app(Settings(database_url=url, secret_key=SecretStr("for tests only")))
+        settings = Settings(
+            database_url=url, secret_key=SecretStr("for tests only"), run_jobs=False
+        )
+        app = create_app(settings)
         async with app.test_app():
             client = new_client(app)
             await (await Person().register(app)).log_in(client)

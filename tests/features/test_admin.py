@@ -4,15 +4,15 @@ import pytest
 from bs4 import BeautifulSoup
 from quart import Quart
 from quart.testing import QuartClient as Client
-from sqlalchemy import insert, text
+from sqlalchemy import insert, select
 
 from app.admin import views
-from app.mail import outbox
+from app.jobs.models import Job
 from app.mail.models import Mail
 from app.user.models import User
 from tests.features.factories import Person, new_client
 
-EVERY_PAGE = ("/admin/", "/admin/audit/", "/admin/mail/")
+EVERY_PAGE = ("/admin/", "/admin/audit/", "/admin/jobs/", "/admin/mail/")
 
 
 @pytest.fixture
@@ -116,22 +116,25 @@ async def test_who_is_not_there_is_not_found(client: Client, root: Person) -> No
         assert (await client.get(f"/admin/users/{number}/")).status_code == 404
         assert (await client.post(f"/admin/users/{number}/deactivate/")).status_code == 404
         assert (await client.post(f"/admin/mail/{number}/again/")).status_code == 404
+        for change in ("again", "remove"):
+            assert (await client.post(f"/admin/jobs/{number}/{change}/")).status_code == 404
 
 
-async def test_mails_that_failed_are_shown_and_tried_again(
+async def test_mails_of_the_release_before_are_shown_and_tried_again(
     app: Quart, client: Client, root: Person
 ) -> None:
-    app.extensions["mail"].stop()
+    error = {"kind": "confirm", "data": {"user_id": root.id}, "due_at": None, "attempts": 8}
     async with app.extensions["database"].write() as session:
-        await outbox.post(session, "confirm", user_id=root.id)
-        await session.execute(
-            text("UPDATE mails SET due_at = NULL, attempts = 8, error = 'refused <here>'")
-        )
+        await session.execute(insert(Mail).values(error | {"error": "refused <here>"}))
     shown = await page(client, "/admin/mail/")
     assert "8 attempts: refused <here>" in shown.get_text()
     form = shown.select_one("main article form")
     assert form is not None
     assert (await client.post(str(form["action"]))).status_code == 303
+    assert (await client.post(str(form["action"]))).status_code == 404
     async with app.extensions["database"].read() as session:
-        attempts = await session.scalar(Mail.__table__.select().with_only_columns(Mail.attempts))
-    assert attempts == 0
+        assert await session.scalar(select(Mail.id)) is None
+        assert (await session.execute(select(Job.entrypoint, Job.status))).one() == (
+            "mail",
+            "queued",
+        )

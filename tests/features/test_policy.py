@@ -1,15 +1,20 @@
 """Rules that hold for every route: a new one cannot be added without deciding about them."""
 
+import re
+
 import pytest
 from quart import Quart
 from quart.testing import QuartClient as Client
 from werkzeug.routing import Rule
 
-from app.http import PRIVATE, SECURITY_HEADERS
+from app.http import IMMUTABLE, PRIVATE, SECURITY_HEADERS
+from app.links import lists
 from app.security.audit import Event
 from app.security.limits import Limit
+from tests.features.factories import Person
 
 GUARDED = {"members", "confirmed", "administrators"}
+API = "api"  # lets in by a token or a login, and sends nobody to a page
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 
 
@@ -26,10 +31,16 @@ def path_of(rule: Rule) -> str:
     """A path that leads to the rule; what a variable stands for need not exist."""
     path = rule.rule
     for name in rule.arguments:
-        for part in ("", "path:", "int:"):
-            path = path.replace(f"<{part}{name}>", "1")
+        path = re.sub(rf"<((path|int|int\(max=\d+\)):)?{name}>", "1", path)
     assert "<" not in path, f"{rule}: teach path_of this converter"
     return path
+
+
+async def publish_a_list(app: Quart) -> None:
+    """Put something at the address that `path_of` makes of the routes of public lists."""
+    person = await Person("1").register(app)
+    async with app.extensions["database"].write() as session:
+        await lists.publish(session, person.id, "1")
 
 
 def login_rule(app: Quart, rule: Rule) -> str | None:
@@ -42,7 +53,7 @@ def cache_rule(app: Quart, rule: Rule) -> str | None:
 
 def test_every_view_declares_who_may_see_it_and_who_may_keep_it(app: Quart) -> None:
     for rule, _ in routes(app):
-        assert login_rule(app, rule) in {"everybody", *GUARDED}, f"{rule}: no login rule"
+        assert login_rule(app, rule) in {"everybody", API, *GUARDED}, f"{rule}: no login rule"
         assert cache_rule(app, rule), f"{rule}: no cache rule"
 
 
@@ -64,7 +75,7 @@ def test_limits_do_not_share_a_name(app: Quart) -> None:
 
 def test_what_a_view_changes_or_shows_to_members_is_never_shared(app: Quart) -> None:
     for rule, method in routes(app):
-        if method != "GET" or login_rule(app, rule) in GUARDED:
+        if method != "GET" or login_rule(app, rule) in {API, *GUARDED}:
             assert cache_rule(app, rule) == PRIVATE, rule
 
 
@@ -93,12 +104,15 @@ async def test_anonymous_pages_set_no_cookie(app: Quart, client: Client) -> None
 
 
 async def test_shared_pages_are_shared_for_strangers_only(app: Quart, client: Client) -> None:
+    await publish_a_list(app)
     shared = [
         path_of(rule)
         for rule, method in routes(app)
-        if method == "GET" and rule.endpoint != "static" and cache_rule(app, rule) != PRIVATE
+        if method == "GET"
+        and rule.endpoint != "static"
+        and cache_rule(app, rule) not in {PRIVATE, IMMUTABLE}
     ]
-    assert {"/", "/about/", "/login/", "/register/"} <= set(shared)
+    assert {"/", "/about/", "/login/", "/register/", "/lists/1/1/"} <= set(shared)
     for path in shared:
         stranger = await client.get(path)
         assert stranger.headers["Cache-Control"].startswith("public, max-age=0, s-maxage="), path
@@ -117,6 +131,18 @@ async def test_members_pages_send_strangers_to_the_login(app: Quart, client: Cli
                 assert response.location == f"/login/?next={path_of(rule)}", rule
             else:
                 assert response.status_code == 401
+
+
+async def test_the_api_knows_its_views_by_their_scope(app: Quart, client: Client) -> None:
+    found = [each for each in routes(app) if each[0].rule.startswith("/api/")]
+    assert found
+    for rule, _ in routes(app):
+        assert (login_rule(app, rule) == API) == rule.rule.startswith("/api/"), rule
+    for rule, method in found:
+        response = await client.open(path_of(rule), method=method)
+        assert response.status_code == 401, (rule, method)
+        assert response.mimetype == "application/problem+json"
+        assert response.headers["WWW-Authenticate"].startswith("Bearer ")
 
 
 async def test_another_site_can_change_nothing(app: Quart, client: Client) -> None:

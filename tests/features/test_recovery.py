@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from email.message import EmailMessage
 
 import pytest
 from pydantic import SecretStr
@@ -10,7 +11,7 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import func, select, text
 
-from app.mail.models import Mail
+from app.jobs.models import Job
 from app.security import tokens
 from app.security.models import AuditEvent
 from app.settings import Settings
@@ -38,9 +39,15 @@ def settings(settings: Settings, mailbox: MailServer) -> Settings:
     )
 
 
-async def link(mailbox: MailServer, number: int = 1) -> str:
+async def arrived(app: Quart, mailbox: MailServer, number: int = 1) -> EmailMessage:
+    """Send what is to be sent, and return a mail, counted from one."""
+    await app.extensions["jobs"].run_due()
+    return mailbox.messages[number - 1]
+
+
+async def link(app: Quart, mailbox: MailServer, number: int = 1) -> str:
     """Return the path of the first link in the text of a mail, counted from one."""
-    message = (await mailbox.arrived(number))[number - 1]
+    message = await arrived(app, mailbox, number)
     part = message.get_body(("plain",))
     assert part is not None
     found = re.search(r"https://www\.example\.com(/\S*)", part.get_content())
@@ -80,7 +87,7 @@ async def test_an_address_is_confirmed_by_the_link_in_the_mail(
 ) -> None:
     ada = Person(email="Ada@example.com")
     await register(client, ada)
-    path = await link(mailbox)
+    path = await link(app, mailbox)
     message = mailbox.messages[0]
     assert message["To"] == ada.email
     assert message["Subject"] == "Confirm your address"
@@ -105,7 +112,7 @@ async def test_the_mail_is_sent_again(app: Quart, client: Client, mailbox: MailS
     ada = await Person().register(app, confirmed=False)
     await ada.log_in(client)
     assert (await client.post("/account/resend/")).status_code == 303
-    assert (await client.post(await link(mailbox))).status_code == 303
+    assert (await client.post(await link(app, mailbox))).status_code == 303
     assert (await user_of(app, ada)).email == ada.email
     assert (await client.post("/account/resend/")).status_code == 303
     text = await (await client.get("/account/")).get_data(as_text=True)
@@ -122,7 +129,7 @@ async def test_who_is_unconfirmed_sends_no_mail_to_others(
     async with app.extensions["database"].write() as session:
         await accounts.confirm(session, ada.id, ada.email)
     assert (await client.post("/invite/", form={"email": "bob@example.com"})).status_code == 303
-    assert await link(mailbox) == "/register/"
+    assert await link(app, mailbox) == "/register/"
     assert mailbox.messages[0]["To"] == "bob@example.com"
 
 
@@ -131,7 +138,7 @@ async def test_only_the_owner_of_an_address_learns_that_it_has_an_account(
 ) -> None:
     ada = await Person(email="ada@example.com").register(app)
     await register(client, Person(email="ADA@example.com"))
-    message = (await mailbox.arrived())[0]
+    message = await arrived(app, mailbox)
     assert message["Subject"] == "You have an account already"
     assert ada.username in str(message.get_body(("plain",)))
 
@@ -141,9 +148,9 @@ async def test_of_two_claims_the_first_confirmed_has_the_address(
 ) -> None:
     first, second = Person(email="contested@example.com"), Person(email="contested@example.com")
     await register(client, first)
-    first_link = await link(mailbox, 1)
+    first_link = await link(app, mailbox, 1)
     await register(client, second)
-    second_link = await link(mailbox, 2)
+    second_link = await link(app, mailbox, 2)
     assert (await client.post(second_link)).status_code == 303
     assert (await client.post(first_link)).status_code == 303
     assert "Another account has this address" in await (await client.get("/")).get_data(
@@ -160,7 +167,7 @@ async def test_a_forgotten_password_is_replaced_once(
     elsewhere = new_client(app)
     await ada.log_in(elsewhere)
     await ask_for_reset(client, ada.email.upper())
-    path = await link(mailbox)
+    path = await link(app, mailbox)
     page = await client.get(path)
     assert page.status_code == 200
     assert ada.username in await page.get_data(as_text=True)
@@ -173,7 +180,7 @@ async def test_a_forgotten_password_is_replaced_once(
     await Person(ada.username, ada.email, NEW_PASSWORD).log_in(new_client(app))
     for again in (await client.get(path), await client.post(path, form=reset_form())):
         assert again.status_code == 410
-    message = (await mailbox.arrived(2))[1]
+    message = await arrived(app, mailbox, 2)
     assert message["Subject"] == "Your password was changed"
     assert {"password reset requested", "password reset"} <= set(await kinds(app))
 
@@ -183,7 +190,7 @@ async def test_of_two_who_come_with_one_link_one_is_refused(
 ) -> None:
     ada = await Person().register(app)
     await ask_for_reset(client, ada.email)
-    path = await link(mailbox)
+    path = await link(app, mailbox)
     responses = await asyncio.gather(
         *(new_client(app).post(path, form=reset_form()) for _ in range(3))
     )
@@ -199,12 +206,12 @@ async def test_an_address_asked_for_dies_with_the_session(
     await ada.log_in(thief)
     form = {"email": "thief@example.com", "current_password": ada.password}
     assert (await thief.post("/account/email/", form=form)).status_code == 303
+    await arrived(app, mailbox, 2)
     await mailbox.mail(ada.email, "Your address is about to change")
     asked = await mailbox.mail("thief@example.com", "Confirm your address")
-    path = await link(mailbox, mailbox.messages.index(asked) + 1)
+    path = await link(app, mailbox, mailbox.messages.index(asked) + 1)
     await ask_for_reset(client, ada.email)
-    await mailbox.mail(ada.email, "A new password")
-    assert (await client.post(await link(mailbox, 3), form=reset_form())).status_code == 303
+    assert (await client.post(await link(app, mailbox, 3), form=reset_form())).status_code == 303
     assert (await thief.get(path)).status_code == 410
     assert (await thief.post(path)).status_code == 410
     assert (await user_of(app, ada)).email == ada.email
@@ -232,7 +239,7 @@ async def test_everybody_who_claims_an_address_gets_a_link(
     ada = await Person(email="ada@example.com").register(app, confirmed=False)
     await Person(email="ada@example.com").register(app, confirmed=False)  # a newer claim
     await ask_for_reset(client, "ada@example.com")
-    message = (await mailbox.arrived())[0].get_body(("plain",))
+    message = (await arrived(app, mailbox)).get_body(("plain",))
     assert message is not None
     text = message.get_content()
     assert text.count("https://www.example.com/reset/") == 2
@@ -245,11 +252,10 @@ async def test_everybody_who_claims_an_address_gets_a_link(
 async def test_registrations_send_few_mails_to_one_address(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
-    app.extensions["mail"].stop()
     for _ in range(mails.CONFIRMATIONS.count + 3):
         await register(client, Person(email="victim@example.com"))
     async with app.extensions["database"].read() as session:
-        count = await session.scalar(select(func.count(Mail.id)))
+        count = await session.scalar(select(func.count(Job.id)))
     assert count == mails.CONFIRMATIONS.count
 
 
@@ -259,7 +265,7 @@ async def test_a_link_dies_when_something_changes(
 ) -> None:
     ada = await Person().register(app)
     await ask_for_reset(client, ada.email)
-    path = await link(mailbox)
+    path = await link(app, mailbox)
     if what == "address":
         change = "UPDATE users SET email = 'other@example.com'"
     else:  # a change of the password raises the version as well
@@ -313,8 +319,6 @@ async def test_the_answer_does_not_tell_whether_there_is_an_account(
 
     await client.get("/forgot/")
     pages, asked = [], []
-    # What is sent meanwhile would be heard as well.
-    app.extensions["mail"].stop()
     engine = app.extensions["database"].engine.sync_engine
     event.listen(engine, "before_cursor_execute", listen)
     for email in (ada.email, "nobody@example.com"):
@@ -330,11 +334,10 @@ async def test_nobody_gets_more_than_a_few_mails_an_hour(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
     ada = await Person().register(app)
-    app.extensions["mail"].stop()
     pages = {await ask_for_reset(client, ada.email) for _ in range(5)}
     assert len(pages) == 1
     async with app.extensions["database"].read() as session:
-        count = await session.scalar(select(func.count(Mail.id)))
+        count = await session.scalar(select(func.count(Job.id)))
     assert count == recovery.TO_ONE_ADDRESS.count
 
 
@@ -345,7 +348,7 @@ async def test_a_deactivated_account_gets_no_link(
     async with app.extensions["database"].write() as session:
         await accounts.set_active(session, ada.id, active=False)
     await ask_for_reset(client, ada.email)
-    await app.extensions["mail"].deliver_due()
+    await app.extensions["jobs"].run_due()
     assert mailbox.messages == []
 
 
@@ -366,12 +369,12 @@ async def test_the_new_address_confirms_and_the_old_one_is_told(
     assert "This is not your password." in await refused.get_data(as_text=True)
     response = await client.post("/account/email/", form=form | {"current_password": ada.password})
     assert response.status_code == 303
-    await mailbox.arrived(2)
+    await arrived(app, mailbox, 2)
     by_address = {str(message["To"]): message for message in mailbox.messages}
     assert by_address["old@example.com"]["Subject"] == "Your address is about to change"
     assert (await user_of(app, ada)).email == "old@example.com"
     number = mailbox.messages.index(by_address["new@example.com"]) + 1
-    assert (await client.post(await link(mailbox, number))).status_code == 303
+    assert (await client.post(await link(app, mailbox, number))).status_code == 303
     user = await user_of(app, ada)
     assert (user.email, user.pending_email) == ("new@example.com", None)
 
@@ -381,12 +384,12 @@ async def test_a_link_for_an_address_that_was_replaced_is_dead(
 ) -> None:
     ada = Person(email="typo@example.com")
     await register(client, ada)
-    wrong = await link(mailbox)
+    wrong = await link(app, mailbox)
     await ada.log_in(client)
     form = {"email": "right@example.com", "current_password": ada.password}
     assert (await client.post("/account/email/", form=form)).status_code == 303
     assert (await client.post(wrong)).status_code == 410
-    assert (await client.post(await link(mailbox, 2))).status_code == 303
+    assert (await client.post(await link(app, mailbox, 2))).status_code == 303
     assert (await user_of(app, ada)).email == "right@example.com"
 
 
@@ -398,5 +401,5 @@ async def test_links_never_lead_to_the_host_of_a_request(app: Quart, mailbox: Ma
         headers={"Host": "evil.example", "X-Forwarded-Host": "evil.example"},
     )
     assert response.status_code == 303
-    assert (await link(mailbox)).startswith("/confirm/")
+    assert (await link(app, mailbox)).startswith("/confirm/")
     assert "evil" not in str(mailbox.messages[0])

@@ -13,14 +13,18 @@ from app.assets import DIGESTED, MANIFEST, YEAR, read_manifest
 from app.http import SECURITY_HEADERS, STRICT_TRANSPORT
 from app.settings import ROOT
 from development import postgres
-from tests.platform.upsun import APPLICATION, COMMANDS, CONFIG, HOOKS
+from tests.platform.upsun import APPLICATION, COMMANDS, CONFIG, HOOKS, WORKERS
 from tests.repository import tracked_files
 from tests.tools import require
 
 SCHEMA = ROOT.parent / "shared" / "upsun" / "config.schema.json"
 STATIC: dict[str, Any] = APPLICATION["web"]["locations"]["/static"]
 RULES: dict[str, dict[str, Any]] = STATIC["rules"]
-SHELL = {**{f"hooks.{name}": text for name, text in HOOKS.items()}, **COMMANDS}
+SHELL = {
+    **{f"hooks.{name}": text for name, text in HOOKS.items()},
+    **COMMANDS,
+    **{f"workers.{name}": command for name, command in WORKERS.items()},
+}
 
 # Python versions that Upsun supports and has not deprecated.
 SUPPORTED = {(3, 13), (3, 14)}
@@ -82,6 +86,15 @@ def test_server_runs_in_the_foreground_in_place_of_the_shell() -> None:
     start = COMMANDS["start"].strip()
     assert re.fullmatch(r"exec \S+/python -m app\.server", start)
     assert APPLICATION["web"]["upstream"]["socket_family"] == "tcp"
+
+
+def test_worker_runs_in_the_foreground_and_like_the_server() -> None:
+    """In the same virtual environment, and with the relationships of the application."""
+    (start,) = WORKERS.values()
+    assert start.strip() == COMMANDS["start"].strip().replace("app.server", "app.worker")
+    (worker,) = APPLICATION["workers"].values()
+    # What it does not say, it takes over: a relationship of its own would replace the database's.
+    assert set(worker) == {"commands"}
 
 
 def test_everything_else_goes_to_the_application() -> None:

@@ -21,6 +21,9 @@ CONFIG: Mapping[str, Any] = CONFIGURATION.raw
 ((NAME, APPLICATION),) = CONFIG["applications"].items()
 HOOKS: dict[str, str] = APPLICATION["hooks"]
 COMMANDS: dict[str, str] = APPLICATION["web"]["commands"]
+WORKERS: dict[str, str] = {
+    name: worker["commands"]["start"] for name, worker in APPLICATION["workers"].items()
+}
 
 ENTROPY = "3JZQ7K2MXN5TB6WPLR4YVHDCSGA7EOUI2F5NQ3XKZJ6TM4WBRPLA"
 PRODUCTION = variables.Environment("main", "production", ENTROPY)

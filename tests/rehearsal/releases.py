@@ -1,6 +1,9 @@
 """Three releases of this application, and their rehearsals: the images are built once for all."""
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +44,35 @@ FAILING = ADDITIVE.replace(
     "    op.add_column",
     1,
 )
+# One job that no worker of the first release can end, and one that only the second knows.
+TASKS = """
+import asyncio
+
+from app import logs
+from app.jobs.queue import Running, Task
+
+log = logs.get(__name__)
+SECONDS = 600
+
+
+async def slow(running: Running) -> None:
+    log.info("slow job begun")
+    await asyncio.sleep(SECONDS)
+    log.info("slow job done", attempt=running.attempt)
+
+
+async def new(running: Running) -> None:
+    log.info("new job done", attempt=running.attempt)
+
+
+TASKS = [Task("rehearsed slow", slow)]
+"""
+ASK = """
+    INSERT INTO pgqueuer (priority, status, entrypoint, payload)
+    VALUES (0, 'queued', 'rehearsed slow', '{}'), (0, 'queued', 'rehearsed new', '{}')
+"""
+LEFT = "SELECT entrypoint, status, attempts FROM pgqueuer WHERE entrypoint LIKE 'rehearsed %'"
+REHEARSED = "app/rehearsed.py"
 MIGRATION = "alembic/versions/20990101_00000000c0de_a_column_more.py"
 STYLE = "assets/css/main.scss"
 
@@ -52,9 +84,9 @@ class Releases:
     repository: Path
     state: Path
     first: str
-    """As it lies here."""
+    """As it lies here, with a task that never ends."""
     second: str
-    """With another style sheet, and a migration that adds a column."""
+    """With another style sheet, a migration that adds a column, and tasks that end."""
     broken: str
     """The first, with a migration that fails."""
 
@@ -63,11 +95,16 @@ def make_releases(directory: Path) -> Releases:
     repository = checkout(directory / "repository")
     names = sorted(path.name for path in (repository / "alembic" / "versions").glob("*.py"))
     head = re.findall(r"^\d+_([0-9a-f]{12})_", names[-1])[0]
-    first = commit(repository, {}, "The first release")
+    first = commit(repository, with_tasks(repository), "The first release")
     style = (repository / STYLE).read_text()
+    tasks = TASKS.replace("600", "0").replace("slow)]", 'slow), Task("rehearsed new", new)]')
     second = commit(
         repository,
-        {MIGRATION: ADDITIVE.format(head=head), STYLE: f"{style}\n.brand-new {{ color: red; }}\n"},
+        {
+            MIGRATION: ADDITIVE.format(head=head),
+            STYLE: f"{style}\n.brand-new {{ color: red; }}\n",
+            REHEARSED: tasks,
+        },
         "The second",
     )
     git(repository, "checkout", "--quiet", first)
@@ -75,10 +112,56 @@ def make_releases(directory: Path) -> Releases:
     return Releases(repository, directory / ".rehearsal", first, second, broken)
 
 
+def with_tasks(repository: Path) -> dict[str, str]:
+    """Return the files that make the application know the tasks; its worker ends sooner, too."""
+    wiring = (repository / "app" / "__init__.py").read_text()
+    runner = (repository / "app" / "jobs" / "runner.py").read_text()
+    load, tasks = "    settings = settings or load()\n", " tasks=["
+    assert (wiring.count(load), wiring.count(tasks)) == (1, 1)
+    wiring = wiring.replace(load, f"    from app import rehearsed\n\n{load}")
+    wiring = wiring.replace(tasks, f"{tasks}*rehearsed.TASKS, ")
+    runner, count = re.subn(r"^FINISH = .*", "FINISH = 1.0", runner, flags=re.MULTILINE)
+    assert count == 1
+    return {
+        REHEARSED: TASKS,
+        "app/__init__.py": wiring,
+        "app/jobs/runner.py": runner,
+    }
+
+
 def is_green(report: Report) -> None:
     """Fail with the report if anything is wrong."""
     assert report.exit_code == 0, told(report)
     assert not [f for f in report.findings if f.weight is Weight.WARNING], told(report)
+
+
+@asynccontextmanager
+async def asked_for_jobs(releases: Releases, environment: str) -> AsyncIterator[None]:
+    """Ask for the jobs as soon as a rehearsal that runs meanwhile has migrated the database."""
+
+    async def ask(url: str) -> None:
+        while True:
+            with suppress(asyncpg.InvalidCatalogNameError, asyncpg.UndefinedTableError):
+                connection = await asyncpg.connect(f"{url.rpartition('/')[0]}/{environment}")
+                try:
+                    await connection.execute(ASK)
+                    return
+                finally:
+                    await connection.close()
+            await asyncio.sleep(0.1)
+
+    with postgres(releases.state / "postgres") as url:
+        asking = asyncio.create_task(ask(url))
+        try:
+            yield
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+
+def log_of(releases: Releases, environment: str, name: str) -> str:
+    """Return what a worker of a rehearsal has said."""
+    return (releases.state / "environments" / environment / "logs" / f"{name}.log").read_text()
 
 
 async def query(releases: Releases, environment: str, text: str) -> list[asyncpg.Record]:

@@ -6,7 +6,14 @@ import re
 import pytest
 
 from rehearsal.report import Report
-from tests.rehearsal.releases import Releases, is_green, query
+from tests.rehearsal.releases import (
+    LEFT,
+    Releases,
+    asked_for_jobs,
+    is_green,
+    log_of,
+    query,
+)
 from tests.rehearsal.sample import errors, rehearse, told
 
 # The images are built once for all tests here; and no other build takes the processor away from an
@@ -29,7 +36,7 @@ async def test_first_deploy_and_the_next(releases: Releases) -> None:
     stages = [stage.name for stage in report.stages]
     assert stages == [
         *("validate", "build", "freeze", "services", "front", "environment"),
-        *("start", "post_start", "deploy", "probe", "post_deploy", "stop", "inspect"),
+        *("start", "post_start", "deploy", "probe", "post_deploy", "workers", "stop", "inspect"),
     ]
     assert report.hold is not None
     assert set(report.hold.parts) == {"start", "post_start", "deploy"}
@@ -46,14 +53,15 @@ async def test_first_deploy_and_the_next(releases: Releases) -> None:
 
 
 async def test_rolling_deploy_loses_nothing(releases: Releases) -> None:
-    report = await rehearse(
-        releases.repository,
-        releases.state,
-        revision=releases.second,
-        strategy="rolling",
-        previous=releases.first,
-        environment="rolling",
-    )
+    async with asked_for_jobs(releases, "rolling_postgresql"):
+        report = await rehearse(
+            releases.repository,
+            releases.state,
+            revision=releases.second,
+            strategy="rolling",
+            previous=releases.first,
+            environment="rolling",
+        )
     is_green(report)
     assert report.load is not None
     print("load:", report.load)
@@ -67,17 +75,19 @@ async def test_rolling_deploy_loses_nothing(releases: Releases) -> None:
     assert report.load["writes"] == kinds["POST /register/"]["answered"]
     assert report.hold is not None
     assert report.hold.parts == {}
+    await is_done_by_the_second(releases, "rolling")
 
 
 async def test_stop_start_holds_and_does_not_refuse(releases: Releases) -> None:
-    report = await rehearse(
-        releases.repository,
-        releases.state,
-        revision=releases.second,
-        strategy="stop-start",
-        previous=releases.first,
-        environment="stop-start",
-    )
+    async with asked_for_jobs(releases, "stop_start_postgresql"):
+        report = await rehearse(
+            releases.repository,
+            releases.state,
+            revision=releases.second,
+            strategy="stop-start",
+            previous=releases.first,
+            environment="stop-start",
+        )
     is_green(report)
     assert report.load is not None
     assert report.hold is not None
@@ -87,6 +97,20 @@ async def test_stop_start_holds_and_does_not_refuse(releases: Releases) -> None:
     assert set(report.hold.parts) == {"stop", "start", "post_start", "deploy"}
     assert report.hold.waited > 0
     assert report.hold.longest <= report.hold.seconds + 1
+    await is_done_by_the_second(releases, "stop-start")
+
+
+async def is_done_by_the_second(releases: Releases, environment: str) -> None:
+    """One job was under way in the first release, and put back; the other was only asked for."""
+    before = log_of(releases, environment, "before-worker")
+    assert "slow job begun" in before
+    assert "jobs put back" in before
+    assert "slow job done" not in before
+    after = log_of(releases, environment, "app-worker")
+    for line in ("slow job done", "new job done"):
+        (event,) = [json.loads(each) for each in after.splitlines() if line in each]
+        assert event["attempt"] == 1, after
+    assert await query(releases, environment.replace("-", "_"), LEFT) == []
 
 
 async def test_failing_migration_is_told_and_healed_by_the_next_release(

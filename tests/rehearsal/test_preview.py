@@ -12,7 +12,7 @@ from development.postgres import postgres, program
 from rehearsal import lifecycle
 from rehearsal.report import Console, Report
 from rehearsal.scene import Options
-from tests.rehearsal.releases import Releases, is_green, query
+from tests.rehearsal.releases import ASK, LEFT, Releases, is_green, log_of, query
 from tests.rehearsal.sample import rehearse
 from tests.tools import require
 
@@ -49,6 +49,7 @@ async def populate(url: str) -> None:
         "INSERT INTO mails (kind, data, message)"
         " SELECT 'confirm', jsonb_build_object('to', pending_email), 'To: ' || email FROM users"
     )
+    await connection.execute(ASK)
     await connection.execute("ANALYZE")
     await connection.close()
 
@@ -117,6 +118,11 @@ async def test_nobody_real_is_in_a_preview(releases: Releases) -> None:
     logs = releases.state / "environments" / name / "logs"
     written = "\n".join(log.read_text(errors="replace") for log in logs.glob("*.log"))
     assert [trace for trace in traces() if trace in written] == []
+    # The worker was there from the beginning, and has waited.
+    assert "data not sanitized" in log_of(releases, name, "app-worker")
+    assert "slow job" not in written
+    assert await query(releases, "feature_x", LEFT) == []
+    assert len(await query(releases, source.replace("-", "_"), LEFT)) == 2
     # By the deploy hook, and found done by the one after.
     assert written.count("Sanitized feature-x-rehears") == 1
     assert written.count("feature-x-rehears was sanitized") == 1

@@ -57,7 +57,9 @@ async def test_workers_crons_and_all_commands(tmp_path: Path) -> None:
         "    hooks:\n",
         "    crons:\n      tidy:\n        spec: 'H * * * *'\n        commands:\n"
         '          start: echo "$GREETING" >public/cron\n'
-        "    workers:\n      queue:\n        commands:\n          start: exec sleep 600\n"
+        # A worker is not told where to listen: with a port this one would end, and be found.
+        "    workers:\n      queue:\n        commands:\n"
+        '          start: test -z "${PORT:-}" && exec sleep 600\n'
         "    hooks:\n      post_deploy: |\n        set -eu\n        date >public/post_deploy\n",
     )
     repository = sample(tmp_path / "repository", **{YAML: config})
@@ -71,6 +73,23 @@ async def test_workers_crons_and_all_commands(tmp_path: Path) -> None:
     assert stages[stages.index("probe") :] == [
         *("probe", "post_deploy", "crons", "workers", "stop", "inspect")
     ]
+
+
+async def test_worker_that_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rehearsal.instance.STOP_SECONDS", 1)
+    worker = "trap '' TERM; while :; do echo busy; sleep 0.2; done"
+    config = CONFIG.replace(
+        "    hooks:\n",
+        f'    workers:\n      queue:\n        commands:\n          start: "{worker}"\n    hooks:\n',
+    )
+    report = await rehearse(sample(tmp_path / "repository", **{YAML: config}), tmp_path / "state")
+    (finding,) = report.findings
+    assert finding.stage == "stop"
+    assert "the worker queue had not ended" in finding.message
+    assert "busy" in finding.excerpt
+    assert report.exit_code == 1
 
 
 @pytest.mark.parametrize("type_", ["redis:8.0", "valkey:8.1"])

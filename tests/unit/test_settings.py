@@ -136,6 +136,36 @@ def test_tracebacks_are_for_laptops_only(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not load().traceback_pages
 
 
+def test_other_origins_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().allowed_origins == frozenset()
+    monkeypatch.setenv("CORS_ORIGINS", "https://app.example.com, http://localhost:3000,")
+    assert load().allowed_origins == {"https://app.example.com", "http://localhost:3000"}
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "app.example.com",
+        "https://*.example.com",
+        "https://app.example.com/",
+        "https://app.example.com/path",
+        "https://App.example.com",
+        "https://app.example.com:443",
+        "https://app.example.com:x",
+        "https://user@app.example.com",
+        "ftp://app.example.com",
+    ],
+)
+def test_an_origin_that_no_browser_would_send_is_refused(
+    monkeypatch: pytest.MonkeyPatch, origin: str
+) -> None:
+    monkeypatch.setenv("CORS_ORIGINS", f"https://good.example.com,{origin}")
+    with pytest.raises(SettingsError, match="CORS_ORIGINS"):
+        load()
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         setattr(load(), "port", 1)  # noqa: B010

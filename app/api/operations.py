@@ -1,0 +1,95 @@
+"""What an API view takes and answers: checked where it comes in, documented where it goes out.
+
+Requests are validated by quart-schema's rules, so its `@validate_querystring` works as it stands.
+Its `@validate_request` does not do for bodies: it reads JSON with Python's parser, which falls over
+deep nesting, takes a form for no body at all, and builds a validator anew for each request.
+
+Answers are documented and not validated: a model that was built has been validated already. To do
+it once more, and to walk through Python's encoder, would cost more than the rest of a view.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from quart import Response, request
+from quart_schema import RequestSchemaValidationError, document_request, document_response
+
+from app.api.problems import DETAILS, Problem
+
+# What PostgreSQL can keep: JSON and addresses can hold a NUL, and there it would be an error.
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+
+T = TypeVar("T")
+View = TypeVar("View", bound=Callable[..., Awaitable[Any]])
+
+
+def takes(model: type[BaseModel]) -> Callable[[Callable[..., Awaitable[T]]], Any]:
+    """Read the body as JSON of this model, and give it to the view as `data`.
+
+    Answers 415 to what is no JSON by its header, 400 to what is none by its content, and 422 with
+    a list of `errors` to what does not fit the model.
+    """
+    adapter = TypeAdapter(model)
+
+    def decorate(view: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+        @wraps(view)
+        async def validated(*args: Any, **kwargs: Any) -> T:
+            if not request.is_json:
+                raise Problem(415, DETAILS[415])
+            body = await request.get_data()
+            try:
+                data = adapter.validate_json(body, strict=True)
+            except ValidationError as error:
+                raise RequestSchemaValidationError(error) from None
+            request.json_body = body  # type: ignore[attr-defined] # for what must not be logged
+            return await view(*args, data=data, **kwargs)
+
+        document_request(model)(validated)
+        return _refusals(validated, {408: DETAILS[408], 413: DETAILS[413], 415: DETAILS[415]})
+
+    return decorate
+
+
+def answers(
+    status: int, model: type[BaseModel] | None = None, *, headers: Mapping[str, str] | None = None
+) -> Callable[[View], View]:
+    """Document an answer.
+
+    Args:
+        status: its HTTP status.
+        model: of its body; None if it has none.
+        headers: names of headers it carries, and what each says.
+    """
+
+    def decorate(view: View) -> View:
+        if model is not None:
+            document_response(model, status)(view)
+        known = getattr(view, "answers", {})
+        view.answers = {**known, status: dict(headers or {})}  # type: ignore[attr-defined]
+        return view
+
+    return decorate
+
+
+def refuses(status: int, detail: str) -> Callable[[View], View]:
+    """Document an error that the view itself answers, as a problem.
+
+    What decorators answer is documented by itself, and 404 where the path has a variable.
+    """
+    return lambda view: _refusals(view, {status: detail})
+
+
+def answer(
+    value: BaseModel, status: int = 200, *, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a model as JSON, by pydantic's own encoder."""
+    response = Response(value.model_dump_json(), status, content_type="application/json")
+    response.headers.update(headers or {})
+    return response
+
+
+def _refusals(view: View, refusals: Mapping[int, str]) -> View:
+    view.refusals = {**refusals, **getattr(view, "refusals", {})}  # type: ignore[attr-defined]
+    return view

@@ -1,0 +1,183 @@
+"""Personal access tokens: functions of a session and plain values.
+
+A token is 32 random bytes, so a plain digest is enough to keep: there is nothing to guess, and
+nothing that a slow hash would have to protect. Its prefix and checksum are for programs that look
+for secrets in places where none should be, and they let a request with something else be refused
+without asking the database.
+"""
+
+import base64
+import hashlib
+import re
+import secrets
+import zlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.api.models import AccessToken
+from app.database import Base
+from app.security import audit
+from app.security.audit import Event
+from app.user.accounts import SessionEnded
+from app.user.models import User
+
+PREFIX = "qu_"
+TOKEN = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{43}})([A-Za-z0-9_-]{{6}})\Z")
+LIFETIMES = (7, 30, 90, 365)  # days
+MOST = 20  # tokens of one user, those included that are over
+USE_NOTED = timedelta(minutes=1)  # how exactly the last use is known
+
+# Tables instead of entities, and built once: this runs with every request of the API.
+_tokens = Base.metadata.tables[AccessToken.__tablename__]
+_users = Base.metadata.tables[User.__tablename__]
+_due = or_(_tokens.c.last_used_at.is_(None), _tokens.c.last_used_at < func.now() - USE_NOTED)
+BY_DIGEST = (
+    select(
+        _users.c.id,
+        _users.c.username,
+        _tokens.c.scopes,
+        _tokens.c.id.label("token_id"),
+        _due.label("due"),
+    )
+    .join_from(_tokens, _users, _users.c.id == _tokens.c.user_id)
+    .where(
+        _tokens.c.digest == bindparam("digest"),
+        _tokens.c.expires_at > func.now(),
+        _users.c.deactivated_at.is_(None),
+    )
+)
+# Of many requests at the same moment one writes; the others wait for it, look again, and do not.
+NOTE_USE = (
+    update(_tokens)
+    .where(_tokens.c.id == bindparam("token_id"), _due)
+    .values(last_used_at=func.now())
+)
+
+
+class TooMany(Exception):
+    """The user has as many tokens as one may have."""
+
+
+def new() -> str:
+    """Return a token that nobody has."""
+    secret = secrets.token_urlsafe(32)
+    return f"{PREFIX}{secret}{_checksum(secret)}"
+
+
+def digest(token: str) -> bytes:
+    """Return what is kept of a token: its SHA-256."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def well_formed(token: str) -> bool:
+    """Tell whether something looks like a token of ours, its checksum included."""
+    found = TOKEN.match(token)
+    return found is not None and _checksum(found[1]) == found[2]
+
+
+async def holder(session: AsyncSession, token: str) -> Row[int, str, list[str], int, bool] | None:
+    """Find whose token it is, in one query: `id`, `username` and `scopes`.
+
+    None for one that is unknown or over, and for a user who is kept out.
+
+    Once a minute it costs a second statement, which notes the use. In the same statement, as a
+    common table expression, that would lock and plan an UPDATE in every request.
+    """
+    if not well_formed(token):
+        return None
+    row = (await session.execute(BY_DIGEST, {"digest": digest(token)})).one_or_none()
+    if row is not None and row.due:
+        await session.execute(NOTE_USE, {"token_id": row.token_id})
+    return row
+
+
+async def make(
+    session: AsyncSession, user: User, *, name: str, scopes: Sequence[str], days: int
+) -> str:
+    """Make a token, and return it: afterwards nobody can.
+
+    Args:
+        session: of `write()`.
+        user: who asks.
+        name: what the user calls it.
+        scopes: names of what it is good for.
+        days: how long it lasts.
+
+    Raises:
+        SessionEnded: the session that asks was ended meanwhile. A token would outlive it.
+        TooMany: there are `MOST` already.
+    """
+    # The lock also puts those of the same user who ask at once into a row, so that they count.
+    still = (
+        select(User.id)
+        .where(
+            User.id == user.id,
+            User.session_version == user.session_version,
+            User.deactivated_at.is_(None),
+        )
+        .with_for_update(key_share=True)
+    )
+    if await session.scalar(still) is None:
+        raise SessionEnded
+    count = select(func.count()).where(AccessToken.user_id == user.id)
+    if (await session.scalar(count) or 0) >= MOST:
+        raise TooMany
+    token = new()
+    await session.execute(
+        insert(AccessToken).values(
+            user_id=user.id,
+            name=name,
+            digest=digest(token),
+            scopes=sorted(scopes),
+            expires_at=func.now() + timedelta(days=days),
+        )
+    )
+    await audit.record(session, Event.TOKEN_CREATED, user.id)
+    return token
+
+
+async def of_user(
+    session: AsyncSession, user_id: int
+) -> Sequence[Row[int, str, list[str], datetime, datetime, datetime | None, bool]]:
+    """Return a user's tokens, newest first, and whether each is `over`."""
+    rows = await session.execute(
+        select(
+            AccessToken.id,
+            AccessToken.name,
+            AccessToken.scopes,
+            AccessToken.created_at,
+            AccessToken.expires_at,
+            AccessToken.last_used_at,
+            (AccessToken.expires_at <= func.now()).label("over"),
+        )
+        .where(AccessToken.user_id == user_id)
+        .order_by(AccessToken.id.desc())
+    )
+    return rows.all()
+
+
+async def end(session: AsyncSession, user_id: int, token_id: int) -> bool:
+    """Delete one of a user's tokens; False if it is none of them."""
+    gone = (
+        delete(AccessToken)
+        .where(AccessToken.id == token_id, AccessToken.user_id == user_id)
+        .returning(AccessToken.id)
+    )
+    if await session.scalar(gone) is None:
+        return False
+    await audit.record(session, Event.TOKEN_DELETED, user_id)
+    return True
+
+
+async def end_all(session: AsyncSession, user_id: int) -> None:
+    """Delete all of a user's tokens."""
+    gone = delete(AccessToken).where(AccessToken.user_id == user_id).returning(AccessToken.id)
+    for _ in (await session.scalars(gone)).all():
+        await audit.record(session, Event.TOKEN_DELETED, user_id)
+
+
+def _checksum(secret: str) -> str:
+    return base64.urlsafe_b64encode(zlib.crc32(secret.encode()).to_bytes(4)).decode().rstrip("=")

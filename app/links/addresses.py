@@ -1,0 +1,100 @@
+"""What users type, in the one form that is kept: addresses and tags."""
+
+import re
+import unicodedata
+from ipaddress import ip_address
+from urllib.parse import parse_qsl, quote, urlencode
+
+import httpx
+
+from app.links.models import TAG_LENGTH, TAGS, URL_LENGTH
+
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE)
+DEFAULT_PORTS = {"http": 80, "https": 443}
+# Parameters that say where a visitor came from, and nothing about the page.
+TRACKING = re.compile(r"utm_[a-z]+|fbclid|gclid|mc_[ce]id|igshid")
+TAG = re.compile(rf"[\w-]{{1,{TAG_LENGTH}}}")
+SEPARATORS = re.compile(r"[\s,;#]+")
+
+
+def normalize(text: str) -> str:
+    """Return the form of an address under which it is kept once.
+
+    The scheme is https if none is given. Small letters for scheme and host, no default port, no
+    `..` in the path, no parameters that only track, and no fragment unless it is an application's
+    route (`#/…`, `#!…`).
+
+    Raises:
+        ValueError: a sentence that says why it is no address of a page.
+    """
+    text = text.strip()
+    if not text:
+        raise ValueError("Please enter an address.")
+    if len(text) > URL_LENGTH:
+        raise ValueError(f"The address is longer than {URL_LENGTH} characters.")
+    if not SCHEME.match(text) or re.match(r"[^/?#:]+:\d", text):  # `localhost:8000` has no scheme
+        text = f"https://{text.lstrip('/')}"
+    try:
+        url = httpx.URL(text)
+        host = url.raw_host.decode("ascii").lower().removesuffix(".")
+        location = f"[{ip_address(host)}]" if ":" in host else host
+    except (httpx.InvalidURL, ValueError):
+        raise ValueError("This is not a valid address.") from None
+    if url.scheme not in DEFAULT_PORTS:
+        raise ValueError("The address must begin with https:// or http://.")
+    if url.userinfo:
+        raise ValueError("The address must not contain a user name or password.")
+    if "%" in host or (":" not in host and not HOST.fullmatch(host)) or len(host) > 253:
+        raise ValueError("This is not a valid address.")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise ValueError("This is not a valid address.")
+    if url.port is not None and url.port != DEFAULT_PORTS[url.scheme]:
+        location += f":{url.port}"
+    path, _, query = url.raw_path.decode("ascii").partition("?")
+    result = f"{url.scheme}://{location}{path or '/'}"
+    if query := _without_tracking(query):
+        result += f"?{query}"
+    if url.fragment.startswith(("/", "!")):
+        result += "#" + quote(url.fragment, safe="/!?&=:@%+,;~$'()*")
+    if len(result) > URL_LENGTH:  # escaped it may be longer
+        raise ValueError(f"The address is longer than {URL_LENGTH} characters.")
+    return result
+
+
+def tags(text: str) -> list[str]:
+    """Return the tags of a line: small letters, sorted, each once.
+
+    Raises:
+        ValueError: a sentence that says which is none.
+    """
+    found = set()
+    for word in SEPARATORS.split(unicodedata.normalize("NFKC", text).casefold()):
+        if not word:
+            continue
+        if not TAG.fullmatch(word):
+            raise ValueError(
+                "A tag consists of letters, digits, - and _,"
+                f" and has at most {TAG_LENGTH} characters."
+            )
+        found.add(word)
+    if len(found) > TAGS:
+        raise ValueError(f"A link has at most {TAGS} tags.")
+    return sorted(found)
+
+
+def one_tag(text: str) -> str:
+    """Return a tag in the form that is kept.
+
+    Raises:
+        ValueError: it is none, or several.
+    """
+    (tag,) = tags(text)
+    return tag
+
+
+def _without_tracking(query: str) -> str:
+    if not TRACKING.search(query):
+        return query
+    pairs = parse_qsl(query, keep_blank_values=True)
+    return urlencode([pair for pair in pairs if not TRACKING.fullmatch(pair[0])])

@@ -1,0 +1,146 @@
+"""A user's links as a file: for browsers, for spreadsheets (CSV), for programs (JSON Lines)."""
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import select
+
+from app.database import Database, patience
+from app.links import bookmarks
+from app.links.models import Link
+
+ROWS = 500  # of one query; each is some hundred bytes
+# Seconds that it waits for a connection: it is in no hurry, and what has begun should not break.
+PATIENCE = 30.0
+
+# A spreadsheet would take such a cell for a formula, and strangers wrote the titles:
+# https://owasp.org/www-community/attacks/CSV_Injection
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Row(NamedTuple):
+    """A link as it is exported, under the names that the API has."""
+
+    id: int
+    url: str
+    title: str
+    description: str
+    tags: list[str]
+    archived: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a file is written: what comes first and last, and links in between."""
+
+    content_type: str
+    rows: Callable[[Sequence[Row]], str]
+    head: str = ""
+    foot: str = ""
+
+
+async def exported(database: Database, user_id: int, form: Format) -> AsyncIterator[bytes]:
+    """Yield all links of a user, the oldest first, in pieces of some hundred kilobytes.
+
+    Between the pieces no connection is held, however slowly they are taken. Links that are added
+    or deleted meanwhile may be in it or not; every other is, once.
+
+    Args:
+        database: where they are.
+        user_id: whose.
+        form: one of `FORMATS`.
+
+    Raises:
+        Unavailable: in the middle: who sends it on must let it be seen that the file is not whole.
+    """
+    patience.set(PATIENCE)
+    columns = [getattr(Link, name) for name in Row._fields]
+    page = select(*columns).where(Link.user_id == user_id).order_by(Link.id).limit(ROWS)
+    if form.head:
+        yield form.head.encode()
+    last = 0
+    while True:
+        async with database.read() as session:
+            rows = [Row(*row) for row in await session.execute(page.where(Link.id > last))]
+        if rows:
+            yield form.rows(rows).encode()
+        if len(rows) < ROWS:
+            break
+        last = rows[-1].id
+    if form.foot:
+        yield form.foot.encode()
+
+
+def _html(rows: Sequence[Row]) -> str:
+    return "".join(
+        bookmarks.entry(
+            row.url,
+            row.title,
+            description=row.description,
+            tags=row.tags,
+            archived=row.archived,
+            created_at=row.created_at,
+        )
+        for row in rows
+    )
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    """Return lines as RFC 4180 has them.
+
+    A cell that could be a formula begins with an apostrophe, which spreadsheets do not show.
+    """
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\r\n").writerows(map(_cells, rows))
+    return out.getvalue()
+
+
+def _cells(row: Sequence[object]) -> list[str]:
+    cells = []
+    for value in row:
+        match value:
+            case datetime():
+                text = _time(value)
+            case bool():
+                text = "true" if value else "false"
+            case list():
+                text = " ".join(value)
+            case _:
+                text = str(value)
+        cells.append(f"'{text}" if text.startswith(FORMULA) else text)
+    return cells
+
+
+def _jsonl(rows: Sequence[Row]) -> str:
+    return "".join(
+        json.dumps(
+            {
+                **row._asdict(),
+                "created_at": _time(row.created_at),
+                "updated_at": _time(row.updated_at),
+            },
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
+        + "\n"
+        for row in rows
+    )
+
+
+def _time(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
+
+
+FORMATS = {
+    "html": Format("text/html; charset=utf-8", _html, bookmarks.HEAD, bookmarks.FOOT),
+    # The mark tells spreadsheets that it is UTF-8; others take it for part of the first name.
+    "csv": Format("text/csv; charset=utf-8; header=present", _csv, "\ufeff" + _csv([Row._fields])),
+    "jsonl": Format("application/jsonl; charset=utf-8", _jsonl),
+}

@@ -1,0 +1,172 @@
+"""What is done about links in the background: fetching pages, and tidying up."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from quart import Quart, current_app
+from sqlalchemy import case, delete, exists, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.jobs.queue import Failed, Running, Schedule, Task, enqueue_many
+from app.links.fetching import ICON_BYTES, Fetched, Fetcher
+from app.links.models import Icon, Link
+from app.links.network import FetchFailed
+from app.links.pages import Page, describe, icon_type
+from app.live.events import publish
+
+ICONS_TRIED = 3
+REFETCH_DAYS = 30
+REFETCHED_AT_ONCE = 500
+ICONS_REMOVED_AT_ONCE = 1000
+
+
+def init_app(app: Quart) -> None:
+    """Give the jobs something to fetch with."""
+
+    @app.while_serving
+    async def fetcher() -> AsyncGenerator[None, None]:
+        async with Fetcher() as app.extensions["fetcher"]:
+            yield
+
+
+async def fetch(running: Running) -> None:
+    """Fetch a link's page, and keep what it says of itself."""
+    link_id = running.data["link"]
+    async with running.database.read() as session:
+        url = await session.scalar(select(Link.url).where(Link.id == link_id))
+    if url is None:  # deleted meanwhile
+        return
+    fetcher: Fetcher = current_app.extensions["fetcher"]
+    try:
+        fetched = await fetcher.get(url, truncate=True)
+    except FetchFailed as error:
+        await _note_failure(running, link_id, error)
+        return
+    page = await asyncio.to_thread(describe, fetched.content, fetched.charset, fetched.url)
+    icon = await _icon(fetcher, page)
+    async with running.complete() as session:
+        values: dict[str, Any] = {"description": page.description or "", "fetch_error": None}
+        if icon is not None:
+            values["icon_digest"] = await _keep(session, icon)
+        await _change(session, link_id, title=page.title, **values)
+
+
+async def _note_failure(running: Running, link_id: int, error: FetchFailed) -> None:
+    """Tell the link's owner; not the administrators, whom dead pages are no matter of.
+
+    Raises:
+        Failed: to try again.
+    """
+    sentence = str(error)
+    if error.permanent or running.attempt > len(FETCH.back_off):
+        async with running.complete() as session:
+            await _change(session, link_id, fetch_error=sentence)
+        return
+    async with running.database.write() as session:
+        await session.execute(update(Link).where(Link.id == link_id).values(fetch_error=sentence))
+    raise Failed(sentence, "not fetched")
+
+
+async def _change(
+    session: AsyncSession, link_id: int, *, title: str | None = None, **values: Any
+) -> None:
+    """Write down how a fetch ended, and tell the owner's pages."""
+    if title:
+        values["title"] = case((Link.title_given, Link.title), else_=title)
+    owner = await session.scalar(
+        update(Link)
+        .where(Link.id == link_id)
+        .values(
+            **values,
+            fetched_at=func.now(),
+            updated_at=func.now(),
+            version=Link.version + 1,
+        )
+        .returning(Link.user_id)
+        .execution_options(synchronize_session=False)
+    )
+    if owner is not None:
+        await publish(session, owner, "link", id=link_id)
+
+
+async def _icon(fetcher: Fetcher, page: Page) -> Fetched | None:
+    """Return the first icon of a page that is an image."""
+    for url in page.icons[:ICONS_TRIED]:
+        try:
+            fetched = await fetcher.get(
+                url, accept="image/*", max_bytes=ICON_BYTES, content_types=None
+            )
+        except FetchFailed:
+            continue
+        if icon_type(fetched.content):
+            return fetched
+    return None
+
+
+async def _keep(session: AsyncSession, icon: Fetched) -> bytes:
+    digest = hashlib.sha256(icon.content).digest()
+    values = {
+        "digest": digest,
+        "content": icon.content,
+        "content_type": icon_type(icon.content),
+    }
+    await session.execute(insert(Icon).values(values).on_conflict_do_nothing())
+    return digest
+
+
+async def refetch(running: Running) -> None:
+    """Ask for the pages that were fetched longest ago, or never: those of imports."""
+    old = func.now() - timedelta(days=REFETCH_DAYS)
+    forgotten = func.now() - timedelta(hours=1)
+    due = (
+        select(Link.id)
+        .where(
+            or_(
+                Link.fetched_at < old,
+                Link.fetched_at.is_(None) & (Link.created_at < forgotten),
+            )
+        )
+        .order_by(Link.fetched_at.nulls_first())
+        .limit(REFETCHED_AT_ONCE)
+    )
+    async with running.database.read() as session:
+        ids = (await session.scalars(due)).all()
+    async with running.complete() as session:
+        await enqueue_many(
+            session,
+            replace(FETCH, priority=0),
+            [{"link": each} for each in ids],
+            keys=[f"{FETCH.name} {each}" for each in ids],
+        )
+
+
+async def remove_icons(running: Running) -> None:
+    """Remove icons that no link has any more."""
+    while True:
+        idle = (
+            select(Icon.digest)
+            .where(
+                Icon.created_at < func.now() - timedelta(days=1),
+                ~exists().where(Link.icon_digest == Icon.digest),
+            )
+            .limit(ICONS_REMOVED_AT_ONCE)
+        )
+        async with running.database.write() as session:
+            removed = await session.execute(
+                delete(Icon).where(Icon.digest.in_(idle)).returning(Icon.digest)
+            )
+            if len(removed.all()) < ICONS_REMOVED_AT_ONCE:
+                return
+
+
+FETCH = Task("links.fetch", fetch, timeout=60, back_off=(60, 600, 3600), priority=10)
+REFETCH = Task("links.refetch", refetch)
+REMOVE_ICONS = Task("links.remove_icons", remove_icons, timeout=600)
+
+TASKS = (FETCH,)
+SCHEDULES = (Schedule(REFETCH, "*/15 * * * *"), Schedule(REMOVE_ICONS, "40 3 * * *"))

@@ -1,0 +1,158 @@
+"""The reading list: links, their tags and icons, published tags, imports."""
+
+from datetime import datetime
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import TSVECTOR
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base
+from app.preview.columns import EMPTIED
+
+URL_LENGTH = 2048
+TITLE_LENGTH = 300
+DESCRIPTION_LENGTH = 1000
+TAG_LENGTH = 40
+TAGS = 20  # of one link at most
+
+
+class Icon(Base):
+    """A site's icon, under the digest of its content, so that no address tells who uses it."""
+
+    __tablename__ = "link_icons"
+    __sanitize__ = EMPTIED
+
+    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    """SHA-256 of the content."""
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    content_type: Mapped[str] = mapped_column(String(40))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class Link(Base):
+    """Something that a user wants to read.
+
+    Two triggers of the migration keep `search` and `link_tags` as the other columns say.
+    """
+
+    __tablename__ = "links"
+    __sanitize__ = EMPTIED
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    user_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("users.id", ondelete="CASCADE"))
+    url: Mapped[str] = mapped_column(String(URL_LENGTH))
+    """Normalised; unique for its owner."""
+    title: Mapped[str] = mapped_column(String(TITLE_LENGTH), server_default="")
+    title_given: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    """By the owner or an import: then a fetch leaves it alone."""
+    description: Mapped[str] = mapped_column(String(DESCRIPTION_LENGTH), server_default="")
+    icon_digest: Mapped[bytes | None] = mapped_column(
+        LargeBinary, ForeignKey("link_icons.digest"), index=True
+    )
+    tags: Mapped[list[str]] = mapped_column(ARRAY(String(TAG_LENGTH)), server_default="{}")
+    """Sorted, each once."""
+    archived: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    version: Mapped[int] = mapped_column(Integer, server_default="1")
+    """One more with each change: the entity tag of the API."""
+    fetched_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When a fetch last ended, well or not; None while the first is awaited."""
+    fetch_error: Mapped[str | None] = mapped_column(String(200))
+    """Why the last fetch failed."""
+    search: Mapped[str | None] = mapped_column(TSVECTOR)
+    """Words of title (weight A), tags and address (B), description (C), and the lexeme `u<owner>`,
+    by which one index finds the words of one user."""
+
+    __table_args__ = (
+        UniqueConstraint("user_id", "url", name="uq_links_user_id"),
+        Index("ix_links_user_id", "user_id", "id"),
+        Index("ix_links_user_id_archived", "user_id", "archived", "id"),
+        Index("ix_links_fetched_at", "fetched_at"),
+        Index("ix_links_search", "search", postgresql_using="gin"),
+    )
+
+
+class LinkTag(Base):
+    """The tags of links once more, in the order in which pages show them; a trigger writes it."""
+
+    __tablename__ = "link_tags"
+    __sanitize__ = EMPTIED
+
+    link_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("links.id", ondelete="CASCADE"), primary_key=True
+    )
+    tag: Mapped[str] = mapped_column(String(TAG_LENGTH), primary_key=True)
+    user_id: Mapped[int] = mapped_column(BigInteger)
+    archived: Mapped[bool] = mapped_column(Boolean)
+
+    __table_args__ = (
+        Index("ix_link_tags_user_id", "user_id", "tag", "link_id"),
+        Index("ix_link_tags_user_id_archived", "user_id", "tag", "archived", "link_id"),
+    )
+
+
+class PublicList(Base):
+    """A tag whose links anybody may see."""
+
+    __tablename__ = "public_lists"
+    __sanitize__ = EMPTIED
+
+    user_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    )
+    tag: Mapped[str] = mapped_column(String(TAG_LENGTH), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class Import(Base):
+    """A file of bookmarks being taken in."""
+
+    __tablename__ = "link_imports"
+    __sanitize__ = EMPTIED
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    user_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("users.id", ondelete="CASCADE"), index=True
+    )
+    state: Mapped[str] = mapped_column(String(20), server_default="waiting")
+    """receiving, waiting, running, done, failed."""
+    size: Mapped[int] = mapped_column(BigInteger)
+    """Bytes of the file."""
+    position: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Bytes of it that are done, for the progress bar."""
+    seen: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Links of it that are done: who goes on after a kill skips so many."""
+    added: Mapped[int] = mapped_column(Integer, server_default="0")
+    refused: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Links that are none, or too long."""
+    error: Mapped[str | None] = mapped_column(String(200))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class ImportChunk(Base):
+    """A piece of a file: here because the worker shares no disk with the web container."""
+
+    __tablename__ = "link_import_chunks"
+    __sanitize__ = EMPTIED
+
+    import_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("link_imports.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    content: Mapped[bytes] = mapped_column(LargeBinary)

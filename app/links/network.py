@@ -1,0 +1,152 @@
+"""The way to other people's servers: names are looked up here, and only public addresses reached.
+
+What is checked is the very number that is connected to: how the URL is written, where it redirects
+to and what its name stands for a moment later is no matter.
+"""
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
+
+import httpcore
+
+STEP = 5.0  # seconds to connect, or for the next bytes
+ADDRESSES = 2  # of each family that are tried, whatever a name server lists
+
+# All unicast addresses of the internet are in here. Outside are those that wrap an IPv4 address
+# (mapped, NAT64), link-local, site-local and private ones, some of which `is_global` lets pass.
+IPV6_INTERNET = ip_network("2000::/3")
+NOT_THE_INTERNET = (
+    ip_network("192.0.0.0/24"),  # protocol assignments, two of which are called global
+    ip_network("192.88.99.0/24"),  # relays to 6to4
+    ip_network("2001::/23"),  # Teredo and other protocols
+    ip_network("2002::/16"),  # 6to4: wraps any IPv4 address
+    ip_network("3fff::/20"),  # documentation; older Pythons do not know
+)
+
+Address = IPv4Address | IPv6Address
+
+
+class FetchFailed(Exception):
+    """Nothing was fetched. Its text is a sentence for the user, without a word of the other side.
+
+    Attributes:
+        permanent: whether a later attempt would only fail again.
+    """
+
+    def __init__(self, sentence: str, *, permanent: bool) -> None:
+        super().__init__(sentence)
+        self.permanent = permanent
+
+
+def is_public(address: Address, port: int) -> bool:
+    """Tell whether anybody on the internet could reach this address, too."""
+    if isinstance(address, IPv6Address) and (address.scope_id or address not in IPV6_INTERNET):
+        return False
+    return (
+        address.is_global
+        and not (address.is_multicast or address.is_reserved)
+        and not any(address in network for network in NOT_THE_INTERNET)
+    )
+
+
+class Network(httpcore.AsyncNetworkBackend):
+    """Connects to names, if they stand for an address that is allowed."""
+
+    def __init__(
+        self, threads: ThreadPoolExecutor, allowed: Callable[[Address, int], bool], budget: int
+    ) -> None:
+        self._threads = threads
+        self._allowed = allowed
+        self._budget = budget
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - the library's signature
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        deadline = time.monotonic() + (timeout or STEP)
+        addresses = await self._addresses(host, port, timeout or STEP)
+        failure: Exception | None = None
+        for number, address in enumerate(addresses):
+            # One that does not answer leaves the others their share of the time.
+            share = (deadline - time.monotonic()) / (len(addresses) - number)
+            try:
+                # The number and never the name, which may stand for another by now.
+                stream = await httpcore.AnyIOBackend().connect_tcp(
+                    str(address), port, share, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+            else:
+                return _Stream(stream, self._budget)
+        raise failure or FetchFailed("The host has no public address.", permanent=True)
+
+    async def _addresses(self, host: str, port: int, seconds: float) -> list[Address]:
+        """Return the addresses to try: allowed ones, in the system's order, few of each family."""
+        lookup = asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                found = await lookup
+        except TimeoutError:
+            raise httpcore.ConnectTimeout from None
+        except socket.gaierror as error:
+            unknown = error.errno == socket.EAI_NONAME
+            sentence = "There is no such host." if unknown else "Its name could not be looked up."
+            raise FetchFailed(sentence, permanent=unknown) from None
+        except ValueError:  # a label that is empty or too long
+            raise FetchFailed("The address is not valid.", permanent=True) from None
+        addresses: dict[Address, None] = {}
+        for *_, sockaddr in found:
+            address = ip_address(sockaddr[0])
+            same_family = sum(other.version == address.version for other in addresses)
+            if same_family < ADDRESSES and self._allowed(address, port):
+                addresses[address] = None
+        return list(addresses)
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """Reads little at a time, so that the loop gets its turns, and not without end."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream, budget: int) -> None:
+        self._stream = stream
+        self._budget = budget
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        content = await self._stream.read(min(max_bytes, 8192), timeout)
+        self._budget -= len(content)
+        if self._budget < 0:
+            raise FetchFailed("Its answer is broken.", permanent=True)
+        return content
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            await self.aclose()  # the library leaves it open when it is cancelled
+            raise
+        return _Stream(stream, self._budget)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)

@@ -1,0 +1,127 @@
+"""Public lists: a page and a feed for everybody, which the router may keep; a switch for owners."""
+
+import re
+from urllib.parse import urlsplit
+
+from quart import (
+    Blueprint,
+    Response,
+    abort,
+    current_app,
+    flash,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
+from quart.typing import ResponseReturnValue
+
+from app.database import read, write
+from app.http import private, shared
+from app.links import addresses, library, lists
+from app.links.library import Item
+from app.links.lists import Shared
+from app.links.selection import number
+from app.security.audit import unaudited
+from app.security.limits import Limit, by_account, limited
+from app.user.login import confirmed_only, everybody, member, members_only
+
+blueprint = Blueprint("lists", __name__)
+
+PUBLISHING = Limit("lists", 30, 600)
+
+PAGE = 30
+# What XML 1.0 cannot hold, not even escaped.
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@blueprint.get("/lists/<username>/<tag>/")
+@shared(300)
+@everybody
+async def show(username: str, tag: str) -> ResponseReturnValue:
+    """Show the links of a list, `before` one of them: the same page to everybody."""
+    before = request.args.get("before")
+    try:
+        below = number(before) if before else None
+    except ValueError:
+        abort(400)
+    found, links = await published(username, tag, below)
+    return await render_template(
+        "links/public.html", list=found, links=links[:PAGE], more=links[PAGE:]
+    )
+
+
+@blueprint.get("/lists/<username>/<tag>/feed.atom")
+@shared(300)
+@everybody
+async def feed(username: str, tag: str) -> Response:
+    """Return the newest links of a list as an Atom feed (RFC 4287)."""
+    found, links = await published(username, tag)
+    xml = await render_template(
+        "links/feed.xml",
+        list=found,
+        links=links[:PAGE],
+        updated=max([found.created_at, *(each.updated_at for each in links[:PAGE])]),
+        origin=current_app.config["PUBLIC_ORIGIN"],
+        tag_uri=tag_uri,
+    )
+    response = Response(NOT_XML.sub("", xml), content_type="application/atom+xml; charset=utf-8")
+    await response.add_etag()
+    # Readers ask again and again for what has seldom changed.
+    return await response.make_conditional(request)
+
+
+@blueprint.post("/lists/<tag>/publish/")
+@private
+@confirmed_only
+@limited(PUBLISHING, by_account)
+@unaudited("concerns no account")
+async def publish(tag: str) -> ResponseReturnValue:
+    """Let everybody see the links of a tag, also those that get it later."""
+    tag = existing(tag)
+    async with write() as session:
+        await lists.publish(session, member().id, tag)
+    await flash("Everybody can see this list now.", "success")
+    return redirect(url_for("links.index", tag=tag), 303)
+
+
+@blueprint.post("/lists/<tag>/withdraw/")
+@private
+@members_only
+@limited(PUBLISHING, by_account)
+@unaudited("concerns no account")
+async def withdraw(tag: str) -> ResponseReturnValue:
+    tag = existing(tag)
+    async with write() as session:
+        await lists.withdraw(session, member().id, tag)
+    await flash("The list is yours alone again. Caches forget it within five minutes.", "success")
+    return redirect(url_for("links.index", tag=tag), 303)
+
+
+async def published(
+    username: str, tag: str, before: int | None = None
+) -> tuple[Shared, list[Item]]:
+    """Return a list and its links, one more than a page has; or answer 404."""
+    async with read() as session:
+        found = await lists.find(session, username, tag)
+        if found is None:
+            abort(404)
+        links = await library.page(
+            session, found.user_id, tag=found.tag, before=before, limit=PAGE + 1
+        )
+    return found, links
+
+
+def existing(tag: str) -> str:
+    """Return a tag in the form that is kept, or answer 404."""
+    try:
+        return addresses.one_tag(tag)
+    except ValueError:
+        abort(404)
+
+
+def tag_uri(item: Shared | Item) -> str:
+    """Return what an entry or the feed is called for ever, whatever moves (RFC 4151)."""
+    host = urlsplit(current_app.config["PUBLIC_ORIGIN"]).hostname or "localhost"
+    name = f"link/{item.id}" if isinstance(item, Item) else f"list/{item.user_id}/{item.tag}"
+    return f"tag:{host},{item.created_at:%Y-%m-%d}:{name}"

@@ -1,0 +1,111 @@
+"""Which of a user's links a page shows: read from its address, and written into the next ones."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.links import addresses, library
+from app.links.library import Found, Item
+
+STATES = {"unread": False, "archived": True, "all": None}
+LARGEST_ID = 2**63 - 1
+WORDS_LENGTH = 200  # characters of a search
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Links in a state, of a tag; or those that a search finds, among all."""
+
+    state: str = "unread"
+    tag: str | None = None
+    words: str = ""
+    before: int | None = None
+    """The id of the last link on the page before."""
+    after: str | None = None
+    """The same for a search: the cursor."""
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> "Selection":
+        """Read the parameters of an address.
+
+        Raises:
+            ValueError: there is nothing that these could mean.
+        """
+        words = query.get("q", "").replace("\x00", "").strip()[:WORDS_LENGTH]
+        if words:
+            return cls("all", words=words, after=query.get("after"))
+        state = query.get("state", "unread")
+        if state not in STATES:
+            raise ValueError("there is no such state")
+        tag, before = query.get("tag"), query.get("before")
+        return cls(
+            state,
+            addresses.one_tag(tag) if tag else None,
+            before=number(before) if before else None,
+        )
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters of the first of its pages."""
+        if self.words:
+            return {"q": self.words}
+        parameters = {"state": self.state} if self.state != "unread" else {}
+        return parameters | ({"tag": self.tag} if self.tag else {})
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether what is saved next belongs on top of the page."""
+        return not self.words and self.before is None
+
+    def of_tag(self, tag: str) -> dict[str, str]:
+        """Return the parameters for those of a tag, in the same state."""
+        return Selection(self.state, tag).query
+
+    def in_state(self, state: str) -> dict[str, str]:
+        """Return the parameters for those in a state, of the same tag."""
+        return Selection(state, self.tag).query
+
+    def older(self, last: Found) -> dict[str, str]:
+        """Return the parameters of the page that begins after `last`."""
+        return self.query | {"after" if self.words else "before": last.cursor}
+
+    def holds(self, item: Item) -> bool:
+        """Tell whether a link belongs to it; of a search, whether it may."""
+        archived = STATES[self.state]
+        return archived in {None, item.archived} and (self.tag is None or self.tag in item.tags)
+
+    async def load(
+        self, session: AsyncSession, user_id: int, *, limit: int
+    ) -> tuple[list[Found], bool]:
+        """Return the links of the page, and whether there are more.
+
+        Raises:
+            ValueError: the cursor is none.
+        """
+        if self.words:
+            found = await library.search(
+                session, user_id, self.words, after=self.after, limit=limit + 1
+            )
+        else:
+            items = await library.page(
+                session,
+                user_id,
+                archived=STATES[self.state],
+                tag=self.tag,
+                before=self.before,
+                limit=limit + 1,
+            )
+            found = [library.unmarked(item) for item in items]
+        return found[:limit], len(found) > limit
+
+
+def number(text: str) -> int:
+    """Return the id that a parameter names.
+
+    Raises:
+        ValueError: it names none that the database could have.
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= LARGEST_ID):
+        raise ValueError("this is no number of a link")
+    return int(text)

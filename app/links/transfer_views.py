@@ -1,0 +1,88 @@
+"""Pages to bring links here, and to take them away."""
+
+from datetime import UTC, datetime
+
+from quart import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
+from quart.blueprints import BlueprintSetupState
+from quart.typing import ResponseReturnValue
+
+from app.bodies import uploaded
+from app.database import current, read
+from app.http import private
+from app.links import imports, library, uploads
+from app.links.exports import FORMATS, exported
+from app.security.audit import unaudited
+from app.security.limits import Limit, by_account, limited
+from app.user.login import member, members_only
+
+blueprint = Blueprint("links_transfer", __name__, url_prefix="/links")
+
+IMPORTS = Limit("imports", 10, 3600)
+EXPORTS = Limit("exports", 20, 3600)
+
+IMPORTS_SHOWN = 10
+# Seconds for a download. A client that never takes the rest is left at last, and so is what waits
+# for it; the connection breaks, so nobody takes the part for the whole.
+DOWNLOAD = 3600
+
+
+@blueprint.record
+def allow_files(state: BlueprintSetupState) -> None:
+    """Let a file be larger than what is sent elsewhere."""
+    limits = state.app.config["BODY_LIMITS"]
+    limits["/links/import/"] = uploads.FORM
+    limits["/api/v1/links/import"] = uploads.FILE  # as the body itself
+
+
+@blueprint.get("/import/")
+@private
+@members_only
+async def overview() -> ResponseReturnValue:
+    """Show how far the last imports have come."""
+    return await page()
+
+
+@blueprint.post("/import/")
+@private
+@members_only
+@limited(IMPORTS, by_account)
+@unaudited("concerns no account")
+async def upload() -> ResponseReturnValue:
+    """Take a file of bookmarks; a job reads it."""
+    try:
+        await uploads.receive(current(), member().id, uploaded(request, "file"))
+    except uploads.Busy:
+        return await page("Another import has not ended yet. Wait for it, please."), 409
+    except uploads.Empty:
+        return await page("Choose a file that your browser has exported.")
+    await flash("The file has arrived, and is being read.", "success")
+    return redirect(url_for("links_transfer.overview"), 303)
+
+
+@blueprint.get("/export.<form>")
+@private
+@members_only
+@limited(EXPORTS, by_account)
+async def export(form: str) -> Response:
+    """Return all links as a file: html, csv or jsonl."""
+    if form not in FORMATS:
+        abort(404)
+    chosen = FORMATS[form]
+    name = f"links-{datetime.now(UTC):%Y-%m-%d}.{form}"
+    is_head = request.method == "HEAD"
+    response = Response(
+        b"" if is_head else exported(current(), member().id, chosen),
+        content_type=chosen.content_type,
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+    response.timeout = DOWNLOAD
+    return response
+
+
+async def page(error: str | None = None) -> str:
+    """Render the page, with what was wrong with the form."""
+    async with read() as session:
+        # First: what happens while the rest is read is told again rather than not at all.
+        newest = await library.newest_event(session, member().id)
+        found = await imports.latest(session, member().id, IMPORTS_SHOWN)
+    return await render_template("links/import.html", imports=found, newest=newest, error=error)

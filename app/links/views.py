@@ -1,0 +1,239 @@
+"""The pages of the reading list, for its owner."""
+
+from quart import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
+from quart.typing import ResponseReturnValue
+
+from app.database import read, write
+from app.http import immutable, local_target, private
+from app.links import library, lists
+from app.links.forms import EditForm, SaveForm
+from app.links.selection import LARGEST_ID, Selection
+from app.live.views import stream
+from app.security.audit import unaudited
+from app.security.limits import Limit, by_account, limited
+from app.user.forms import say
+from app.user.login import everybody, member, members_only
+
+blueprint = Blueprint("links", __name__, url_prefix="/links")
+blueprint.add_app_template_filter(library.segments)
+
+SAVES = Limit("links-save", 60, 60)
+CHANGES = Limit("links-change", 120, 60)
+FETCHES = Limit("links-fetch", 20, 60)
+
+PAGE = 20
+# No query can be asked for a greater number.
+LINK = f"/<int(max={LARGEST_ID}):link_id>/"
+
+
+@blueprint.get("/")
+@private
+@members_only
+async def index() -> ResponseReturnValue:
+    """Show links: `state`, `tag`, `before`; or what a search finds: `q`, `after`."""
+    return await listing(SaveForm())
+
+
+@blueprint.post("/")
+@private
+@members_only
+@limited(SAVES, by_account)
+@unaudited("concerns no account")
+async def save() -> ResponseReturnValue:
+    """Save a link; a job fetches the rest."""
+    form = SaveForm(await request.form)
+    if not form.validate():
+        return await listing(form)
+    async with write() as session:
+        item, is_new = await library.save(
+            session, member().id, str(form.url.data), tags=form.tags.tags
+        )
+    if is_new:
+        await flash("Saved.", "success")
+        return redirect(url_for("links.index"), 303)
+    await flash("This link is on your list already.", "info")
+    return redirect(url_for("links.show", link_id=item.id), 303)
+
+
+@blueprint.get("/events/")
+@private
+@members_only
+async def events() -> Response:
+    """Tell open pages what has changed."""
+    return await stream(member().id)
+
+
+@blueprint.get("/icons/<digest>")
+@immutable
+@everybody
+async def icon(digest: str) -> Response:
+    """Show a site's icon. Its address does not tell who has saved a link to the site."""
+    try:
+        key = bytes.fromhex(digest)
+    except ValueError:
+        abort(404)
+    async with read() as session:
+        found = await library.icon(session, key)
+    if found is None:
+        abort(404)
+    content, content_type = found
+    return Response(content, content_type=content_type)
+
+
+@blueprint.get(LINK)
+@private
+@members_only
+async def show(link_id: int) -> ResponseReturnValue:
+    return await detail(link_id)
+
+
+@blueprint.get(f"{LINK}row/")
+@private
+@members_only
+async def row(link_id: int) -> ResponseReturnValue:
+    """Return a link as it stands in a list; 204 if it does not belong to the one of the query."""
+    selected = selection()
+    async with read() as session:
+        item = await library.get(session, member().id, link_id)
+    if item is None:
+        abort(404)
+    if not selected.holds(item):
+        return "", 204
+    return await render_template("links/row.html", found=library.unmarked(item), selection=selected)
+
+
+@blueprint.post(LINK)
+@private
+@members_only
+@limited(CHANGES, by_account)
+@unaudited("concerns no account")
+async def edit(link_id: int) -> ResponseReturnValue:
+    """Change title and tags, unless something else has changed the link meanwhile."""
+    form = EditForm(await request.form)
+    if not form.validate():
+        return await detail(link_id, form)
+    try:
+        async with write() as session:
+            changed = await library.change(
+                session,
+                member().id,
+                link_id,
+                version=form.version.data,
+                title=form.title.data or "",
+                tags=form.tags.tags,
+            )
+    except library.Changed:
+        say(form, "The link has changed since you opened this page. Save again to replace it.")
+        form.version.data = None
+        return await detail(link_id, form)
+    if changed is None:
+        abort(404)
+    await flash("Changed.", "success")
+    return redirect(url_for("links.show", link_id=link_id), 303)
+
+
+@blueprint.post(f"{LINK}archive/")
+@private
+@members_only
+@limited(CHANGES, by_account)
+@unaudited("concerns no account")
+async def archive(link_id: int) -> ResponseReturnValue:
+    return await set_archived(link_id, archived=True)
+
+
+@blueprint.post(f"{LINK}unarchive/")
+@private
+@members_only
+@limited(CHANGES, by_account)
+@unaudited("concerns no account")
+async def unarchive(link_id: int) -> ResponseReturnValue:
+    return await set_archived(link_id, archived=False)
+
+
+@blueprint.post(f"{LINK}fetch/")
+@private
+@members_only
+@limited(FETCHES, by_account)
+@unaudited("concerns no account")
+async def refetch(link_id: int) -> ResponseReturnValue:
+    """Have the page fetched again."""
+    async with write() as session:
+        if not await library.refetch(session, member().id, link_id):
+            abort(404)
+    await flash("The page is being fetched again.", "info")
+    return redirect(url_for("links.show", link_id=link_id), 303)
+
+
+@blueprint.post(f"{LINK}delete/")
+@private
+@members_only
+@limited(CHANGES, by_account)
+@unaudited("concerns no account")
+async def delete(link_id: int) -> ResponseReturnValue:
+    async with write() as session:
+        if not await library.remove(session, member().id, link_id):
+            abort(404)
+    await flash("Deleted.", "success")
+    return redirect(url_for("links.index"), 303)
+
+
+async def listing(form: SaveForm) -> str:
+    """Render the list that the address asks for, with the form for a new link."""
+    user, selected = member(), selection()
+    async with read() as session:
+        # First: what happens while the rest is read is told again rather than not at all.
+        newest = await library.newest_event(session, user.id)
+        try:
+            links, more = await selected.load(session, user.id, limit=PAGE)
+        except ValueError:
+            abort(400)
+        tags = await library.tags(session, user.id)
+        tag = selected.tag
+        is_public = tag is not None and await lists.is_published(session, user.id, tag)
+    return await render_template(
+        "links/index.html",
+        form=form,
+        links=links,
+        more=more,
+        newest=newest,
+        selection=selected,
+        tags=tags,
+        is_public=is_public,
+    )
+
+
+async def detail(link_id: int, form: EditForm | None = None) -> str:
+    """Render the page of one link, with a form that was refused."""
+    user = member()
+    async with read() as session:
+        newest = await library.newest_event(session, user.id)
+        item = await library.get(session, user.id, link_id)
+    if item is None:
+        abort(404)
+    if form is None:
+        form = EditForm(title=item.title, tags=" ".join(item.tags))
+    if form.version.data is None:
+        form.version.data, form.version.raw_data = item.version, None
+    return await render_template(
+        "links/detail.html",
+        form=form,
+        found=library.unmarked(item),
+        newest=newest,
+        selection=Selection("all"),
+    )
+
+
+async def set_archived(link_id: int, *, archived: bool) -> ResponseReturnValue:
+    """Archive a link or take it back, and go on with the list that it was done on."""
+    async with write() as session:
+        if await library.change(session, member().id, link_id, archived=archived) is None:
+            abort(404)
+    return redirect(local_target(request.args.get("next")) or url_for("links.index"), 303)
+
+
+def selection() -> Selection:
+    """Return what the address selects, or answer 400."""
+    try:
+        return Selection.of(request.args)
+    except ValueError:
+        abort(400)

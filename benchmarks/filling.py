@@ -1,0 +1,131 @@
+"""Databases full of links, filled quickly.
+
+Row by row the triggers and indexes of `links` would make a million links a matter of many minutes.
+Here a table is filled first, on two connections, and indexed afterwards; what the trigger of
+`link_tags` does is done by one statement. The words of a link are made by the trigger itself.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import asyncpg
+
+ROOT = Path(__file__).parent.parent
+CONNECTIONS = 2
+SETTINGS = """
+    -- No triggers but those that are told to, and no foreign keys.
+    SET session_replication_role = replica;
+    SET maintenance_work_mem = '512MB';
+    SET synchronous_commit = off
+"""
+WORDS = [
+    *("async", "web", "python", "database", "quart", "flask", "postgres", "queue", "live", "page"),
+    *(
+        "server",
+        "news",
+        "music",
+        "art",
+        "science",
+        "travel",
+        "food",
+        "cooking",
+        "garden",
+        "history",
+    ),
+]
+# `article` is in every title, `rare7` in one of so many descriptions, and each word of `WORDS` in
+# one of ten titles; half of the links have the tag `common`, one in 50 the tag `tag7`.
+RARE = 100_000
+USER = """
+    INSERT INTO users (username, email, password_hash)
+    VALUES ($1::text, $1::text || '@example.com', 'none') RETURNING id
+"""
+LINKS = f"""
+    INSERT INTO links (user_id, url, title, title_given, description, tags, archived, fetched_at)
+    SELECT $1::bigint, 'https://site' || n % 5000 || '.example/articles/' || n,
+        words[1 + n % 20] || ' ' || words[1 + n / 20 % 20] || ' article ' || n, true,
+        'About ' || words[1 + n / 7 % 20] || ' and rare' || n::bigint * 7919 % {RARE},
+        CASE WHEN n % 2 = 0 THEN ARRAY['tag' || n % 50] ELSE ARRAY['common', 'tag' || n % 50] END,
+        n % 3 = 0, now()
+    FROM generate_series($2::int, $3::int) AS n, (SELECT $4::text[]) AS known (words)
+"""  # noqa: S608 only numbers
+TAGS = """
+    INSERT INTO link_tags (link_id, tag, user_id, archived)
+    SELECT id, tag, user_id, archived FROM links, unnest(tags) AS tag ORDER BY id
+"""
+INDEXES = """
+    SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS definition
+    FROM pg_index JOIN pg_class ON pg_class.oid = indrelid
+    WHERE relname IN ('links', 'link_tags')
+    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
+"""
+
+
+def migrate(url: str) -> None:
+    """Give an empty database the schema."""
+    subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": url},
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+async def fill(
+    url: str, links: Mapping[str, int], say: Callable[[str], None] = lambda _: None
+) -> dict[str, int]:
+    """Fill a migrated, empty database.
+
+    Args:
+        url: of the database; its user must be a superuser.
+        links: how many links each user has, by the user's name.
+        say: told what is being done.
+
+    Returns:
+        The users' ids by their names.
+    """
+    connection = await _connect(url)
+    try:
+        await connection.execute("ALTER TABLE links ENABLE ALWAYS TRIGGER set_search")
+        users = {name: await connection.fetchval(USER, name) for name in links}
+        indexes = await connection.fetch(INDEXES)
+        for index in indexes:
+            await connection.execute(f"DROP INDEX {index['name']}")
+        for name, count in links.items():
+            say(f"{count:,} links")
+            await _fill_one(url, users[name], count)
+        say("their tags")
+        await connection.execute(TAGS)
+        for index in indexes:
+            say(index["name"])
+            await connection.execute(index["definition"])
+        await connection.execute("ALTER TABLE links ENABLE TRIGGER set_search")
+        await connection.execute("VACUUM ANALYZE")
+    finally:
+        await connection.close()
+    return users
+
+
+async def _connect(url: str) -> asyncpg.Connection:
+    connection = await asyncpg.connect(url)
+    await connection.execute(SETTINGS)
+    return connection
+
+
+async def _fill_one(url: str, user_id: int, count: int) -> None:
+    async def some(first: int, last: int) -> None:
+        connection = await _connect(url)
+        try:
+            await connection.execute(LINKS, user_id, first, last, WORDS)
+        finally:
+            await connection.close()
+
+    part = -(-count // CONNECTIONS)
+    async with asyncio.TaskGroup() as group:
+        for first in range(1, count + 1, part):
+            group.create_task(some(first, min(first + part - 1, count)))

@@ -1,0 +1,28 @@
+"""The application with a resource of the tests' own, and somebody with a token."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from quart import Quart
+
+from app.settings import Settings
+from tests.features.api.resources import application, token_of
+from tests.features.factories import Person
+
+
+@pytest.fixture
+async def app(settings: Settings) -> AsyncIterator[Quart]:
+    app = application(settings)
+    async with app.test_app():
+        yield app
+
+
+@pytest.fixture
+async def ada(app: Quart) -> Person:
+    return await Person("ada").register(app)
+
+
+@pytest.fixture
+async def token(app: Quart, ada: Person) -> str:
+    """Ada's, good for things."""
+    return await token_of(app, ada)

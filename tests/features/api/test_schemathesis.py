@@ -1,0 +1,65 @@
+"""The running server, tried by a program that knows its document: no 5xx, nothing undocumented."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from app.api import scopes, tokens
+from app.database import Database
+from app.settings import Settings, parse_database_url
+from app.user import accounts
+from tests.features.api.resources import application
+from tests.features.factories import Person
+from tests.process.servers import Server, serving
+
+EXAMPLES = "20"  # requests of each kind and operation
+# What fits the document may still be refused, by rules that JSON Schema cannot say: an address that
+# is none, a key that was used before.
+BEYOND_SCHEMA = "positive_data_acceptance"
+ST = Path(sys.executable).with_name("st")
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(parse_database_url(database_url), pool_size=2)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def token(database: Database, settings: Settings) -> str:
+    """Good for everything."""
+    person = await Person("ada").create(database)
+    async with database.write() as session:
+        user = await accounts.by_id(session, person.id)
+        assert user is not None
+        names = [scope.name for scope in scopes.known(application(settings))]
+        return await tokens.make(session, user, name="a", scopes=names, days=7)
+
+
+@pytest.fixture
+async def server(database_url: str) -> AsyncIterator[Server]:
+    async with serving(1, "tests.features.api.resources", DATABASE_URL=database_url) as server:
+        yield server
+        assert server.problems() == []
+
+
+async def test_nothing_is_outside_of_the_document(
+    server: Server, token: str, tmp_path: Path
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(ST, "run", f"{server.url}/openapi.json", "--url", server.url),
+        *("--header", f"X-API-Key: {token}", "--generation-with-security-parameters", "false"),
+        *("--max-examples", EXAMPLES, "--generation-deterministic", "--no-color"),
+        *("--exclude-checks", BEYOND_SCHEMA),
+        *("--continue-on-failure", "--warnings", "off", "--request-timeout", "20"),
+        cwd=tmp_path,  # it leaves things behind
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()

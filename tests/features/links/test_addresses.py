@@ -1,0 +1,142 @@
+"""What users type, in the form that is kept."""
+
+import pytest
+
+from app.links.addresses import normalize, one_tag, tags
+from app.links.models import URL_LENGTH
+
+SAME = [
+    "https://example.com/",
+    "http://example.com/",
+    "https://example.com/a/b?x=1&y=2",
+    "https://example.com:8443/",
+    "https://example.com/a%2Fb",
+    "https://example.com/?q=a+b%26c",
+    "https://example.com/?x=1&x=2&y=",
+    "https://[2001:db8::1]:8080/",
+    "https://192.0.2.1/",
+    "https://example.com/#/route/1",
+    "https://example.com/#!/route",
+    "https://xn--bcher-kva.example/",
+]
+CHANGED = {
+    "example.com": "https://example.com/",
+    "  Example.COM/Path  ": "https://example.com/Path",
+    "//example.com/a": "https://example.com/a",
+    "localhost:8000/a": "https://localhost:8000/a",
+    "HTTP://EXAMPLE.com:80/": "http://example.com/",
+    "https://example.com:443": "https://example.com/",
+    "https://example.com:080/": "https://example.com:80/",
+    "https://example.com/#part": "https://example.com/",
+    "https://example.com?": "https://example.com/",
+    "https://example.com/a/../b/./c": "https://example.com/b/c",
+    "https://example.com/ä ö": "https://example.com/%C3%A4%20%C3%B6",
+    "https://bücher.example/": "https://xn--bcher-kva.example/",
+    "https://example.com/?utm_source=a&x=1&fbclid=b": "https://example.com/?x=1",
+    "https://example.com/?gclid=1": "https://example.com/",
+    "https://example.com./": "https://example.com/",
+    "https://[2001:DB8:0::1]/": "https://[2001:db8::1]/",
+    "https://example.com/#/a b": "https://example.com/#/a%20b",
+}
+REFUSED = [
+    *("", "   ", "\t\n", "https://", "http:///path", "https://?", "https:", "//"),
+    *("javascript:alert(1)", "JaVaScRiPt:alert(1)", "data:text/html,x", "file:///etc/passwd"),
+    *("ftp://example.com/", "mailto:ada@example.com", "about:blank", "blob:https://example.com/x"),
+    *("java\tscript:alert(1)", "java\nscript:alert(1)", "\x01javascript:alert(1)"),
+    *("https://ada:secret@example.com/", "https://ada@example.com/", "ada:secret@example.com"),
+    *("https://example.com:0/", "https://example.com:65536/", "https://example.com:x/"),
+    *("https://example.com:-1/", "https://exa mple.com/", "https://exam_ple!.com/"),
+    *("https://example.com\t/", "https://example.com/a\nb", "https://example.com/\x00"),
+    *(
+        "https://[fe80::1%25eth0]/",
+        "https://[::1/",
+        "https://[x]/",
+        "https://a..b/",
+        "https://.example.com/",
+    ),
+    *("https://" + "a" * 254 + "/", "https://xn--\udcff/", "https://example.com/" + "ä" * 700),
+]
+
+
+@pytest.mark.parametrize("text", SAME)
+def test_what_is_normal_stays(text: str) -> None:
+    assert normalize(text) == text
+
+
+@pytest.mark.parametrize(("text", "expected"), CHANGED.items())
+def test_an_address_has_one_form(text: str, expected: str) -> None:
+    assert normalize(text) == expected
+    assert normalize(expected) == expected
+
+
+@pytest.mark.parametrize("text", REFUSED, ids=lambda text: ascii(text[:30]))
+def test_what_is_no_address_of_a_page_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^[A-Z].*\.$"):
+        normalize(text)
+
+
+@pytest.mark.parametrize("odd", [chr(code) for code in range(256)], ids=ascii)
+def test_no_character_makes_a_second_form(odd: str) -> None:
+    """Whatever stands somewhere in an address: it is refused, or its form is its own form."""
+    for text in (
+        f"https://example.com/a{odd}b?c{odd}d=e{odd}#/f{odd}g",
+        f"https://example.com/?utm_source=x&a{odd}=b{odd}c",
+        f"exa{odd}mple.com",
+        f"{odd}https://example.com/",
+        f"https://example.com:8{odd}0/",
+        f"https{odd}://example.com/",
+    ):
+        try:
+            first = normalize(text)
+        except ValueError:
+            continue
+        assert normalize(first) == first
+        assert first.isascii()
+        assert first.isprintable()
+        assert first.startswith(("https://", "http://"))
+        assert " " not in first
+
+
+def test_addresses_end_somewhere() -> None:
+    longest = "https://example.com/".ljust(URL_LENGTH, "x")
+    assert normalize(longest) == longest
+    with pytest.raises(ValueError, match="longer than"):
+        normalize(longest + "x")
+    with pytest.raises(ValueError, match="longer than"):
+        normalize("https://example.com/" + "ä" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        (" , ;# ", []),
+        ("News #python,news;Web-Dev", ["news", "python", "web-dev"]),
+        ("\uff37\uff25\uff22 STRASSE straße", ["strasse", "web"]),
+        ("日本語 a_b", ["a_b", "日本語"]),
+        ("a\tb\nc", ["a", "b", "c"]),
+    ],
+)
+def test_tags_have_one_form(text: str, expected: list[str]) -> None:
+    assert tags(text) == expected
+    assert tags(" ".join(expected)) == expected
+
+
+@pytest.mark.parametrize("text", ["a!", "<b>", "a/b", "a\x00b", "x" * 41, "a.b", "🎉"])
+def test_what_is_no_tag_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"A tag consists of"):
+        tags(f"good {text}")
+
+
+def test_a_link_has_so_many_tags() -> None:
+    twenty = [f"t{number:02}" for number in range(20)]
+    assert tags(" ".join(twenty)) == twenty
+    with pytest.raises(ValueError, match="at most 20"):
+        tags(" ".join([*twenty, "more"]))
+
+
+def test_one_tag_is_one() -> None:
+    assert one_tag(" #News ") == "news"
+    for text in ("", "a b", "!"):
+        with pytest.raises(ValueError, match=r"."):
+            one_tag(text)

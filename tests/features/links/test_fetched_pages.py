@@ -1,0 +1,270 @@
+"""What a page says about itself, and what strangers write into one to break its reader."""
+
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+from app.links.pages import MAX_BYTES, describe, icon_type
+from app.settings import ROOT
+
+URL = "https://www.example.com/a/page.html?q=1"
+
+
+def titled(content: str | bytes, charset: str | None = "utf-8") -> str | None:
+    return describe(content if isinstance(content, bytes) else content.encode(), charset, URL).title
+
+
+def icons(content: str) -> list[str]:
+    return describe(content.encode(), "utf-8", URL).icons
+
+
+def test_a_page_as_most_are() -> None:
+    page = describe(
+        b"""<!DOCTYPE html><html><head><meta charset="utf-8"><title> The &lt;title&gt;
+        of it </title><META NAME="Description" CONTENT="What it&#39;s about"></meta>
+        <script>document.write("<title>script</title>")</script>
+        <link rel="shortcut icon" href="/favicon.png"></head><body><title>no</title>""",
+        None,
+        URL,
+    )
+    assert page.title == "The <title> of it"
+    assert page.description == "What it's about"
+    assert page.icons == [
+        "https://www.example.com/favicon.png",
+        "https://www.example.com/favicon.ico",
+    ]
+
+
+def test_what_a_page_says_for_previews_comes_first() -> None:
+    page = describe(
+        b"""<title>Site | Article</title><meta property="og:title" content="">
+        <meta property="og:title" content="Article"><meta property="og:title" content="Second">
+        <meta name="description" content="plain">
+        <meta property="og:description" content="for previews">""",
+        None,
+        URL,
+    )
+    assert (page.title, page.description) == ("Article", "for previews")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"plain text",
+        b"\x00\xff\xfe",
+        b"<title></title>",
+        b"<title>\xe2\x80\x8b </title>",
+        b"<title",
+        b"<![broken[<title>lost</title>",
+        b"<meta property=og:title><meta content=x><link rel=icon><base>",
+    ],
+)
+def test_a_page_that_says_nothing(content: bytes) -> None:
+    page = describe(content, None, URL)
+    assert (page.title, page.description) == (None, None)
+    assert page.icons == ["https://www.example.com/favicon.ico"]
+
+
+def test_a_broken_page_counts_as_far_as_it_can_be_read() -> None:
+    assert titled("<title>First</title><![broken[ <meta property=og:title content=no>") == "First"
+    assert titled("<title>Without an end") == "Without an end"
+    assert titled("<title>Cut &amp; dry</title") == "Cut & dry"
+    assert titled("<title>Fish &amp") == "Fish &"
+
+
+def test_text_is_plain_and_short() -> None:
+    hostile = "\u202eevil\u2066 \u200bz\u200de\x00r\x1bo\u2069\ufeff \n\t\u2028 wi\u00addth\x9b"
+    assert titled(f"<title>{hostile}</title>") == "evil zero width"
+    assert titled("<title>&#x202e;a&#0;&#xD800;</title>") == "a\ufffd\ufffd"
+    page = describe(
+        f"<title>{'t' * 500}</title><meta name=description content='{'d ' * 900}'>".encode(),
+        None,
+        URL,
+    )
+    assert page.title == "t" * 300
+    assert page.description is not None
+    assert len(page.description) == 999  # and no blank at the end
+
+
+@pytest.mark.parametrize(
+    ("content", "charset"),
+    [
+        ("<title>Grüße</title>".encode("latin-1"), "ISO-8859-1"),
+        ("<title>Grüße</title>".encode("utf-8-sig"), "iso-8859-1"),
+        ("<title>Grüße</title>".encode("utf-16"), None),
+        ("<title>Grüße</title>".encode("utf-16-be"), "utf-16be"),
+        ('<meta charset="windows-1252"><title>Grüße</title>'.encode("cp1252"), None),
+        ("<meta charset='windows_1252' /><title>Grüße</title>".encode("cp1252"), "no-such"),
+        (
+            b'<meta http-equiv="Content-Type" content="text/html; charset=iso-8859-15">'
+            + "<title>Grüße</title>".encode("iso8859-15"),
+            None,
+        ),
+        ("<meta charset=utf-16><title>Grüße</title>".encode(), None),
+        ("<title>Grüße</title>".encode(), None),
+        ("<title>Grüße</title>".encode(), "rot13"),
+        ("<title>Grüße</title>".encode(), "punycode"),
+        ("<meta charset=unicode_escape><title>Grüße</title>".encode(), "zlib"),
+    ],
+)
+def test_character_sets(content: bytes, charset: str | None) -> None:
+    assert titled(content, charset) == "Grüße"
+
+
+def test_bytes_of_another_character_set_are_replaced() -> None:
+    assert titled("<title>Grüße</title>".encode("latin-1"), None) == "Gr\ufffd\ufffde"
+    assert titled("<title>日本語</title>".encode("shift_jis"), "Shift_JIS") == "日本語"
+
+
+def test_icons_are_resolved_and_the_best_comes_first() -> None:
+    assert icons(
+        """<link rel=icon href=tiny.png sizes=16x16><link rel=ICON href="big.png" sizes="512x512">
+        <link rel="Icon" href="../good.png" sizes="16x16 48x48"><link rel=stylesheet href=a.css>
+        <link rel=apple-touch-icon href=//cdn.example.com/touch.png><link rel=icon href=any.png>
+        <link rel=icon href=vector type="image/svg+xml"><link rel=mask-icon href=mask.svg>"""
+    ) == [
+        "https://www.example.com/good.png",
+        "https://cdn.example.com/touch.png",
+        "https://www.example.com/a/big.png",
+        "https://www.example.com/a/tiny.png",
+        "https://www.example.com/favicon.ico",
+    ]
+
+
+def test_icons_are_relative_to_the_base_but_the_usual_one_to_the_site() -> None:
+    assert icons(
+        "<link rel=icon href=i.png><base href='http://other.example/x/'><base href=/y/>"
+    ) == [
+        "http://other.example/x/i.png",
+        "https://www.example.com/favicon.ico",
+    ]
+    assert icons("<base href='data:text/plain,x'><link rel=icon href=i.png>")[0] == (
+        "https://www.example.com/a/i.png"
+    )
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "data:image/png;base64,AAAA",
+        "javascript:alert(1)",
+        "java&#10;script:alert(1)",
+        " &#1;javascript:alert(1)",
+        "file:///etc/passwd",
+        "ftp://example.com/i.png",
+        "http://[broken/i.png",
+        "https:",
+        "",
+        "x" * 3000,
+    ],
+)
+def test_icons_that_are_not_on_the_web(href: str) -> None:
+    found = icons(f'<link rel="icon" href="{href}">')
+    assert all(icon.startswith("https://www.example.com/") for icon in found)
+    assert not any(part in icon for icon in found for part in ("x" * 3000, "alert", "passwd"))
+    assert found[-1] == "https://www.example.com/favicon.ico"
+
+
+def test_no_more_icons_than_are_worth_a_try() -> None:
+    found = icons("".join(f"<link rel=icon href={number}.png>" for number in range(1000)))
+    assert len(found) == 5
+    assert found[-1] == "https://www.example.com/favicon.ico"
+
+
+def test_a_title_behind_more_than_is_parsed_at_a_time() -> None:
+    filler = "x" * 100_000
+    for before in (f"<script>{filler}</script>", f"<!-- {filler} -->", f"<a b='{filler}'>", filler):
+        assert titled(f"{before}<title>Found</title>") == "Found"
+    for size in range(32 * 1024 - 30, 32 * 1024 + 5):  # around where it is cut
+        assert titled(f"<b>{'x' * size}</b><title>Fo&amp;und</title>") == "Fo&und"
+        script = f"<script>{'x' * (size + 32 * 1024)}</script>"
+        assert titled(f"{script}<title>Found</title>") == "Found"
+
+
+NASTY = [
+    *("<a ", "<a", "<a b='", '<a b="', "<a b='\" ", "<a =", "<a/", "<a\x00", "<a b=c ", "a="),
+    *("<!--", "<!-- --", "<!--->", "<![", "<![cdata[", "<![if]>", "<!", "<!>", "<!doctype ", "<?"),
+    *(
+        "</",
+        "</ ",
+        "</>",
+        "</a ",
+        "</script",
+        "</title",
+        "<script>",
+        "<script></script ",
+        "<style>",
+    ),
+    *("<title>", "<title>&#", "<textarea>", "<plaintext>", "<svg><title>x</title>", "<b><i>"),
+    *("<", ">", "=", "'", " ", "\n", "&", "&#", "&#x41", "&amp", "&a", "\x00", "b "),
+    *("<meta ", "<meta charset=", "<meta property=og:title content=", "<link rel=icon href=a>"),
+    *("<base href=x>", "<link rel=icon sizes='", "1x", "\u0100 ", "\U0001f600<a ", "\u202e"),
+]
+
+
+@pytest.mark.parametrize("start", ["", "<script>", "<title>", "<a ", "<!--", "<meta content='"])
+def test_no_page_takes_long(start: str) -> None:
+    # Quadratic work takes minutes to hours at this size; the worst of these takes 0.2 s.
+    for part in NASTY:
+        content = (start + part * (MAX_BYTES // len(part))).encode()
+        began = time.process_time()
+        describe(content, None, URL)
+        assert time.process_time() - began < 5, part
+
+
+def test_no_page_takes_much_memory() -> None:
+    # In a process of its own: the peak of this one is long past. The parser alone takes 130 MB.
+    program = """
+import resource
+from app.links.pages import MAX_BYTES, describe
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+describe(b"<title>x</title>", None, "http://a/")
+before = peak()
+for part in (b"b ", b"b=c ", b"<a b ", b"a=&lt ", b"<!--", b"&"):
+    describe(b"<a " + part * (MAX_BYTES // len(part)), None, "http://a/")
+print((peak() - before) // 1024)
+"""
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert int(output) < 70
+
+
+def test_no_garbage_makes_it_fail() -> None:
+    chance = random.Random(7)  # noqa: S311
+    for _ in range(300):
+        parts = chance.choices(NASTY, k=60)
+        parts += [chance.randbytes(5).decode("latin-1") for _ in range(20)]
+        chance.shuffle(parts)
+        charset = chance.choice([None, "utf-16", "iso-2022-jp", "gb18030", "big5", "idna"])
+        page = describe("".join(parts).encode(), charset, URL)
+        assert page.icons[-1] == "https://www.example.com/favicon.ico"
+        assert all(icon.startswith(("http://", "https://")) for icon in page.icons)
+
+
+def test_an_address_that_is_none_has_no_icon() -> None:
+    assert describe(b"<link rel=icon href=x>", None, "http://[").icons == []
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\x89PNG\r\n\x1a\n....", "image/png"),
+        (b"\x00\x00\x01\x00\x01\x00", "image/x-icon"),
+        (b"GIF87a..", "image/gif"),
+        (b"GIF89a..", "image/gif"),
+        (b"\xff\xd8\xff\xe0", "image/jpeg"),
+        (b"RIFF\x10\x00\x00\x00WEBPVP8 ", "image/webp"),
+        (b"RIFF\x10\x00\x00\x00WAVEfmt ", None),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", None),
+        (b"<?xml version='1.0'?><svg/>", None),
+        (b"<!DOCTYPE html>", None),
+        (b"\x89PNG", None),
+        (b"", None),
+    ],
+)
+def test_the_type_of_an_icon(content: bytes, expected: str | None) -> None:
+    assert icon_type(content) == expected

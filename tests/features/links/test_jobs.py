@@ -1,0 +1,231 @@
+"""What happens in the background: pages are fetched, old ones again, idle icons removed."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from quart import Quart
+from sqlalchemy import func, select, text, update
+
+from app.database import Database
+from app.jobs.models import Job
+from app.jobs.queue import enqueue
+from app.jobs.runner import Runner
+from app.links import jobs, library
+from app.links.fetching import Fetcher
+from app.links.library import Item
+from app.links.models import Icon, Link
+from app.live.models import LiveEvent
+from tests.features.factories import Person
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+PAGE = b"""<!doctype html><title>A &lt;i>title&lt;/i> &amp; more</title>
+<meta name="description" content="What it is about"><link rel="icon" href="/icon.png">"""
+
+Answers = dict[str, tuple[str, str, bytes]]
+
+
+class Links:
+    """A user with a reading list, and somebody who does the jobs."""
+
+    def __init__(self, app: Quart, user_id: int) -> None:
+        self.app = app
+        self.user_id = user_id
+        self.database: Database = app.extensions["database"]
+
+    async def save(self, url: str, **values: Any) -> Item:
+        async with self.database.write() as session:
+            item, _ = await library.save(session, self.user_id, url, **values)
+        return item
+
+    async def get(self, item: Item) -> Item:
+        async with self.database.read() as session:
+            found = await library.get(session, self.user_id, item.id)
+        assert found is not None
+        return found
+
+    async def do_jobs(self) -> None:
+        await self.app.extensions["jobs"].run_due()
+
+    async def count(self, *what: Any) -> int:
+        async with self.database.read() as session:
+            return await session.scalar(select(func.count()).select_from(what[0])) or 0
+
+
+@pytest.fixture
+async def links(app: Quart) -> Links:
+    app.extensions["fetcher"] = Fetcher(
+        allowed=lambda address, port: address.is_loopback, ports=range(1, 65536), step=1, whole=2
+    )
+    person = await Person().register(app)
+    return Links(app, person.id)
+
+
+@asynccontextmanager
+async def site(answers: Answers) -> AsyncIterator[Callable[[str], str]]:
+    """Serve answers by path (status, type, content); yield what makes a URL of a path."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        path = head.split()[1].decode()
+        status, kind, content = answers.get(path, ("404 Not Found", "text/plain", b""))
+        writer.write(
+            f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n"
+            "Connection: close\r\n\r\n".encode()
+            + content
+        )
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield lambda path: f"http://127.0.0.1:{port}{path}"
+
+
+async def test_a_page_fills_in_its_link(links: Links) -> None:
+    answers: Answers = {
+        "/": ("200 OK", "text/html", PAGE),
+        "/icon.png": ("200 OK", "image/svg+xml", PNG),  # its content says what it is
+    }
+    async with site(answers) as url:
+        item = await links.save(url("/"))
+        assert item.is_pending
+        await links.do_jobs()
+    now = await links.get(item)
+    assert (now.title, now.description) == ("A <i>title</i> & more", "What it is about")
+    assert now.icon_digest is not None
+    assert now.fetch_error is None
+    assert not now.is_pending
+    assert now.version == item.version + 1
+    async with links.database.read() as session:
+        icon = (await session.scalars(select(Icon))).one()
+        events = (await session.scalars(select(LiveEvent).order_by(LiveEvent.id))).all()
+    assert (icon.content, icon.content_type) == (PNG, "image/png")
+    assert [(each.kind, each.data, each.user_id) for each in events] == [
+        ("link", {"id": item.id}, links.user_id)
+    ] * 2
+    assert await links.count(Job) == 0
+
+
+async def test_a_title_of_the_owner_stays(links: Links) -> None:
+    async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
+        item = await links.save(url("/"), title="Mine")
+        await links.do_jobs()
+        assert (await links.get(item)).title == "Mine"
+        async with links.database.write() as session:  # no title is the page's again
+            await library.change(session, links.user_id, item.id, title="")
+        await links.do_jobs()
+    assert (await links.get(item)).title == "A <i>title</i> & more"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "sentence"),
+    [
+        ("404 Not Found", "text/html", "It answered 404."),
+        ("200 OK", "application/pdf", "It is of the type application/pdf, not a web page."),
+    ],
+)
+async def test_a_page_that_is_none(links: Links, status: str, kind: str, sentence: str) -> None:
+    async with site({"/": (status, kind, b"x")}) as url:
+        item = await links.save(url("/"), title="Mine")
+        await links.do_jobs()
+    now = await links.get(item)
+    assert (now.title, now.fetch_error, now.is_pending) == ("Mine", sentence, False)
+    assert await links.count(Job) == 0
+
+
+async def test_a_page_that_does_not_answer_now(links: Links) -> None:
+    """Its owner is told at once, and it is tried again; administrators are not bothered."""
+    answers: Answers = {"/": ("503 Service Unavailable", "text/html", b"")}
+    async with site(answers) as url:
+        item = await links.save(url("/"))
+        for attempt in range(len(jobs.FETCH.back_off)):
+            await links.do_jobs()
+            now = await links.get(item)
+            assert now.fetch_error == "It answered 503."
+            assert now.is_pending
+            async with links.database.write() as session:
+                row = (await session.execute(select(Job.status, Job.attempts))).one()
+                assert row == ("queued", attempt + 1)
+                await session.execute(update(Job).values(execute_after=func.now()))
+        await links.do_jobs()
+    assert not (await links.get(item)).is_pending
+    assert await links.count(Job) == 0
+
+
+async def test_a_link_that_is_gone(links: Links) -> None:
+    item = await links.save("http://127.0.0.1:1/")
+    async with links.database.write() as session:
+        assert await library.remove(session, links.user_id, item.id)
+    await links.do_jobs()
+    assert await links.count(Job) == 0
+
+
+async def test_private_addresses_are_not_fetched(links: Links) -> None:
+    async with Fetcher() as links.app.extensions["fetcher"]:
+        item = await links.save("http://localhost/")
+        await links.do_jobs()
+    assert (await links.get(item)).fetch_error == "The host has no public address."
+
+
+async def test_pages_are_fetched_again(links: Links) -> None:
+    """Those fetched long ago, and those never: an import asks for none."""
+    async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
+        old = await links.save(url("/"))
+        await links.do_jobs()
+        never, fresh = await links.save(url("/?never")), await links.save(url("/?fresh"))
+        async with links.database.write() as session:
+            await session.execute(text("DELETE FROM pgqueuer"))
+            for item, values in (
+                (old, {"fetched_at": func.now() - text("interval '31 days'"), "description": ""}),
+                (never, {"created_at": func.now() - text("interval '2 hours'")}),
+            ):
+                await session.execute(update(Link).where(Link.id == item.id).values(values))
+            await enqueue(session, jobs.REFETCH)
+        await links.do_jobs()
+    assert (await links.get(old)).description == "What it is about"
+    assert (await links.get(never)).fetch_error == "It answered 404."
+    assert (await links.get(fresh)).is_pending
+
+
+async def test_icons_that_nobody_has_are_removed(links: Links) -> None:
+    item = await links.save("https://example.com/")
+    async with links.database.write() as session:
+        await session.execute(text("DELETE FROM pgqueuer"))
+        for digest in (b"used", b"idle", b"new"):
+            session.add(Icon(digest=digest, content=PNG, content_type="image/png"))
+        await session.flush()
+        await session.execute(
+            update(Icon)
+            .where(Icon.digest != b"new")
+            .values(created_at=text("now() - '2d'::interval"))
+        )
+        await session.execute(update(Link).where(Link.id == item.id).values(icon_digest=b"used"))
+        await enqueue(session, jobs.REMOVE_ICONS)
+    await links.do_jobs()
+    async with links.database.read() as session:
+        left = (await session.scalars(select(Icon.digest).order_by(Icon.digest))).all()
+    assert left == [b"new", b"used"]
+
+
+async def test_an_effect_once(links: Links) -> None:
+    """Two workers have the same job, because the first was thought dead: one of them is heard."""
+    async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
+        item = await links.save(url("/"))
+
+        async def slow(running: Any) -> None:
+            async with links.database.write() as session:
+                await session.execute(update(Job).values(queue_manager_id=None))
+            await jobs.fetch(running)
+
+        task = replace(jobs.FETCH, run=slow)
+        await Runner(links.app, links.database, [task], []).run_due()
+    assert (await links.get(item)).version == item.version

@@ -1,0 +1,352 @@
+"""What is done with links: whose they are, in which order they come, and what finds them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from quart import Quart
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.database import Database
+from app.jobs.models import Job
+from app.links import library
+from app.links.library import MARK, UNMARK, Changed, Found, Item, segments
+from app.links.models import Link
+from app.live.models import LiveEvent
+from tests.features.factories import Person
+
+LIMIT = 7
+
+
+@pytest.fixture
+def database(app: Quart) -> Database:
+    found: Database = app.extensions["database"]
+    return found
+
+
+@pytest.fixture
+async def ada(app: Quart) -> int:
+    return (await Person().register(app)).id
+
+
+@pytest.fixture
+async def bob(app: Quart) -> int:
+    return (await Person().register(app)).id
+
+
+async def saved(database: Database, user: int, name: str, **options: Any) -> Item:
+    async with database.write() as session:
+        url = f"https://example.com/{name}"
+        item, _ = await library.save(session, user, url, **({"title": name} | options))
+    return item
+
+
+async def events(database: Database, user: int) -> int:
+    async with database.read() as session:
+        query = select(func.count()).where(LiveEvent.user_id == user)
+        return await session.scalar(query) or 0
+
+
+async def found(database: Database, user: int, words: str, **options: Any) -> list[Found]:
+    async with database.read() as session:
+        return await library.search(session, user, words, **({"limit": 100} | options))
+
+
+async def test_a_link_is_saved_once_for_each_user(database: Database, ada: int, bob: int) -> None:
+    first = await saved(database, ada, "one", tags=["sea"])
+    again = await saved(database, ada, "one", title="Another", tags=["other"])
+    assert again == first
+    theirs = await saved(database, bob, "one", title="Bob's")
+    assert theirs.id != first.id
+    assert (await events(database, ada), await events(database, bob)) == (1, 1)
+    async with database.read() as session:
+        assert await session.scalar(select(func.count()).select_from(Job)) == 2
+
+
+async def test_of_many_who_save_at_once_one_is_new(database: Database, ada: int) -> None:
+    async def save() -> bool:
+        async with database.write() as session:
+            _, is_new = await library.save(session, ada, "https://example.com/")
+        return is_new
+
+    assert sorted(await asyncio.gather(*(save() for _ in range(8)))) == [False] * 7 + [True]
+
+
+async def test_who_loses_a_row_to_a_deletion_saves_it_anew(
+    database: Database, ada: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there when the insert met it, and is not when it is looked up."""
+    old = await saved(database, ada, "one")
+    execute = AsyncSession.execute
+    deleted: list[bool] = []
+
+    async def delete_in_between(
+        self: AsyncSession, statement: Any, *args: Any, **options: Any
+    ) -> Any:
+        result = await execute(self, statement, *args, **options)
+        if not deleted:
+            deleted.append(True)
+            async with database.write() as session:
+                await library.remove(session, ada, old.id)
+        return result
+
+    monkeypatch.setattr(AsyncSession, "execute", delete_in_between)
+    new = await saved(database, ada, "one")
+    assert new.id > old.id
+
+
+CHANGES: dict[str, Callable[[AsyncSession, int, int], Awaitable[Any]]] = {
+    "get": library.get,
+    "change": lambda session, user, link: library.change(session, user, link, title="Mine"),
+    "change of a version": lambda session, user, link: library.change(
+        session, user, link, version=99, title="Mine"
+    ),
+    "refetch": library.refetch,
+    "remove": library.remove,
+    "removal of a version": lambda session, user, link: library.remove(
+        session, user, link, version=99
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+async def test_links_of_others_are_not_there(
+    database: Database,
+    ada: int,
+    bob: int,
+    change: Callable[[AsyncSession, int, int], Awaitable[Any]],
+) -> None:
+    mine = await saved(database, ada, "mine", tags=["sea"])
+    told = await events(database, ada)
+    for link in (mine.id, mine.id + 1):
+        async with database.write() as session:
+            assert not await change(session, bob, link)
+    async with database.read() as session:
+        assert await library.get(session, ada, mine.id) == mine
+        assert await session.scalar(select(func.count()).select_from(Job)) == 1
+    assert (await events(database, ada), await events(database, bob)) == (told, 0)
+
+
+async def test_lists_are_of_one_user(database: Database, ada: int, bob: int) -> None:
+    await saved(database, ada, f"u{bob} secret", tags=["sea", f"u{bob}"])
+    async with database.read() as session:
+        assert await library.page(session, bob, limit=10) == []
+        assert await library.page(session, bob, tag="sea", limit=10) == []
+        assert await library.tags(session, bob) == []
+        assert await library.newest_event(session, bob) == 0
+        assert await library.newest_event(session, ada) > 0
+    for words in ("secret", f"u{bob}", f"u{ada}", f"u{bob} secret", "u", "sea", "example"):
+        assert await found(database, bob, words) == [], words
+
+
+async def test_a_change_is_of_the_version_it_was_meant_for(database: Database, ada: int) -> None:
+    link = await saved(database, ada, "one")
+
+    async def change(version: int) -> Item | None:
+        async with database.write() as session:
+            return await library.change(session, ada, link.id, version=version, title=f"{version}")
+
+    changed = await change(1)
+    assert changed is not None
+    assert (changed.version, changed.title) == (2, "1")
+    assert changed.updated_at > link.updated_at
+    results = await asyncio.gather(change(2), change(2), change(2), return_exceptions=True)
+    assert sum(isinstance(each, Changed) for each in results) == 2
+    told = await events(database, ada)
+    async with database.write() as session:
+        with pytest.raises(Changed):
+            await library.remove(session, ada, link.id, version=1)
+    assert await events(database, ada) == told
+    async with database.write() as session:
+        assert await library.remove(session, ada, link.id, version=3)
+    assert await events(database, ada) == told + 1
+
+
+async def test_a_title_is_given_or_the_pages_own(database: Database, ada: int) -> None:
+    async def given(title: str) -> bool:
+        async with database.write() as session:
+            await library.change(session, ada, link.id, title=title)
+            return bool(await session.scalar(select(Link.title_given)))
+
+    link = await saved(database, ada, "one", title="")
+    async with database.write() as session:
+        await session.execute(update(Link).values(title="The page's"))
+    assert not await given("The page's")  # a form that was sent for its tags
+    assert await given("Mine")
+    assert await given("Mine")
+    assert not await given("")
+
+
+@pytest.mark.parametrize("tag", [None, "sea"])
+@pytest.mark.parametrize("archived", [None, False, True])
+async def test_pages_have_each_link_once(
+    database: Database, ada: int, bob: int, tag: str | None, archived: bool | None
+) -> None:
+    """While others are saved, archived and deleted."""
+    expected: list[int] = []
+    for number in range(5 * LIMIT):
+        item = await saved(database, ada, f"{number}", tags=["sea"] if number % 3 else ["hill"])
+        await saved(database, bob, f"{number}", tags=["sea"])
+        async with database.write() as session:
+            if number % 2:
+                await library.change(session, ada, item.id, archived=True)
+        belongs = (tag is None or number % 3 != 0) and archived in {None, number % 2 == 1}
+        if belongs:
+            expected.append(item.id)
+    expected.reverse()
+    seen: list[int] = []
+    before = None
+    while True:
+        async with database.read() as session:
+            rows = await library.page(
+                session, ada, archived=archived, tag=tag, before=before, limit=LIMIT
+            )
+        if not rows:
+            break
+        seen += [item.id for item in rows]
+        before = rows[-1].id
+        await saved(database, ada, f"later {before}", tags=["sea"])
+        async with database.write() as session:
+            await library.remove(session, ada, before)
+    assert seen == expected
+
+
+async def test_tags_follow_the_links(database: Database, ada: int) -> None:
+    async def tags() -> list[str]:
+        async with database.read() as session:
+            return await library.tags(session, ada)
+
+    assert await tags() == []
+    link = await saved(database, ada, "one", tags=["b", "a"])
+    await saved(database, ada, "two", tags=["b", "größe"])
+    assert await tags() == ["a", "b", "größe"]
+    async with database.write() as session:
+        await library.change(session, ada, link.id, tags=["c"])
+    assert await tags() == ["b", "c", "größe"]
+    async with database.write() as session:
+        await library.remove(session, ada, link.id)
+    assert await tags() == ["b", "größe"]
+
+
+async def test_the_best_comes_first(database: Database, ada: int) -> None:
+    await saved(database, ada, "1", title="Sea")
+    await saved(database, ada, "2", title="Hill", tags=["sea"])
+    await saved(database, ada, "3", title="Lake")
+    async with database.write() as session:
+        await session.execute(
+            update(Link).where(Link.title == "Lake").values(description="not the sea")
+        )
+    await saved(database, ada, "4", title="Nothing")
+    assert [each.item.title for each in await found(database, ada, "sea")] == [
+        *("Sea", "Hill", "Lake")
+    ]
+    assert [each.item.title for each in await found(database, ada, "sea hill")] == ["Hill"]
+    assert [each.item.title for each in await found(database, ada, "HI")] == ["Hill"]
+    assert [each.item.title for each in await found(database, ada, "example 3")] == ["Lake"]
+
+
+async def test_words_that_were_looked_for_are_marked(database: Database, ada: int) -> None:
+    await saved(database, ada, "1", title="The <b>sea</b> & seagulls, undersea")
+    async with database.write() as session:
+        await session.execute(update(Link).values(description=f"A {MARK}sea{UNMARK}{UNMARK}"))
+    (each,) = await found(database, ada, "sea")
+    assert segments(each.title) == [
+        ("The <b>", False),
+        ("sea", True),
+        ("</b> & ", False),
+        ("seagulls", True),
+        (", undersea", False),
+    ]
+    assert "".join(part for part, _ in segments(each.description)) == "A sea"
+    assert segments("") == []
+    assert segments("plain") == [("plain", False)]
+
+
+async def test_a_search_is_gone_on_with(database: Database, ada: int) -> None:
+    for number in range(3 * LIMIT + 2):
+        title = "sea " * (number % 3) + "sea"
+        await saved(database, ada, f"{number}", title=title)
+    expected = [each.item.id for each in await found(database, ada, "sea")]
+    assert len(expected) == 3 * LIMIT + 2
+    seen: list[int] = []
+    after = None
+    while rows := await found(database, ada, "sea", after=after, limit=LIMIT):
+        seen += [each.item.id for each in rows]
+        after = rows[-1].cursor
+        await saved(database, ada, f"later {after}", title="sea sea sea sea")
+    assert seen == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            "",
+            " ",
+            "u",  # the owner is a lexeme, too
+            "_",
+            "___",
+            "'",
+            '"',
+            "\\",
+            "\\'",
+            "& | ! :*",
+            "'a':*A | 'b'",
+            "<->",
+            "(",
+            "!sea",
+        ),
+        *(
+            "\x00",
+            "\x00nothing",
+            "🎉",
+            "👩‍👩‍👧",
+            "nothing'",
+            "nothing\\",
+            "%",
+            "\ue000",
+            "²",
+            "\u0345",
+        ),
+        *("x" * 10_000, "é" * 10_000, "nothing " * 2_000, "_" * 10_000, "a_" * 5_000),
+    ],
+    ids=lambda words: ascii(words[:12]),
+)
+async def test_odd_searches_find_nothing(database: Database, ada: int, words: str) -> None:
+    await saved(database, ada, "hill")
+    assert await found(database, ada, words) == []
+
+
+@pytest.mark.parametrize("words", ["sea'", "'sea", "sea & !", "sea:*", "s\x00sea", "(sea)", "SEA_"])
+async def test_signs_separate_words(database: Database, ada: int, words: str) -> None:
+    await saved(database, ada, "1", title="s sea")
+    assert len(await found(database, ada, words)) == 1
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        *(
+            "",
+            "x",
+            "1",
+            "1.2",
+            "1.x.2",
+            "1.nan.2",
+            "1.inf.2",
+            "-1.1.1",
+            "1.-1.1",
+            "1.1.-1",
+            "0.1.1",
+        ),
+        *(f"{2**63}.1.1", f"1.1.{2**63}", "1.1e9.1", "9" * 5000, "1." + "9" * 5000 + ".1", "\x00"),
+    ],
+    ids=lambda cursor: ascii(cursor[:12]),
+)
+async def test_what_is_no_cursor_is_refused(database: Database, ada: int, cursor: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        await found(database, ada, "sea", after=cursor)
+    with pytest.raises(ValueError, match=r"."):
+        await found(database, ada, "", after=cursor)

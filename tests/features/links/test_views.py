@@ -1,0 +1,410 @@
+"""The pages of the reading list."""
+
+from typing import Any
+
+import pytest
+from bs4 import BeautifulSoup, Tag
+from quart import Quart
+from quart.testing import QuartClient as Client
+from sqlalchemy import insert, select, text, update
+
+from app.database import Database
+from app.jobs.models import Job
+from app.links import library
+from app.links.models import Icon, Link
+from app.links.views import PAGE, SAVES
+from tests.features.factories import Person, new_client
+
+HOSTILE = '"><script>alert(1)</script>'
+LARGEST_ID = 2**63 - 1
+
+
+@pytest.fixture
+async def ada(app: Quart, client: Client) -> Person:
+    """Somebody who is logged in with `client`."""
+    person = await Person().register(app)
+    await person.log_in(client)
+    return person
+
+
+@pytest.fixture
+def database(app: Quart) -> Database:
+    found: Database = app.extensions["database"]
+    return found
+
+
+async def saved(database: Database, person: Person, name: str, **options: Any) -> int:
+    """Save a link without a form."""
+    async with database.write() as session:
+        item, _ = await library.save(
+            session, person.id, f"https://example.com/{name}", title=name, **options
+        )
+    return item.id
+
+
+async def stored(database: Database, link_id: int) -> Any:
+    async with database.read() as session:
+        return await session.get(Link, link_id)
+
+
+async def soup_of(client: Client, path: str = "/links/", status: int = 200) -> BeautifulSoup:
+    response = await client.get(path)
+    assert response.status_code == status, path
+    return BeautifulSoup(await response.get_data(as_text=True), "html.parser")
+
+
+def titles(page: Tag) -> list[str]:
+    return [each.text.strip() for each in page.select(".link-title")]
+
+
+def href(page: Tag, selector: str) -> str:
+    found = page.select_one(selector)
+    assert found is not None, selector
+    return str(found["href"])
+
+
+def sent_by(page: Tag) -> dict[str, str]:
+    """What the form for changes would send."""
+    fields = page.select("#editForm input")
+    return {str(each["name"]): str(each.get("value", "")) for each in fields}
+
+
+async def test_a_link_is_saved_once(client: Client, database: Database, ada: Person) -> None:
+    response = await client.post(
+        "/links/", form={"url": " Example.com:443/a?utm_source=x ", "tags": "News, #python news"}
+    )
+    assert (response.status_code, response.location) == (303, "/links/")
+    page = await soup_of(client)
+    assert "Saved." in page.text
+    (row,) = page.select(".link")
+    link = row.select_one(".link-title a")
+    assert link is not None
+    assert link["href"] == "https://example.com/a"
+    assert link.text == "example.com/a"
+    assert link["rel"] == ["noopener", "noreferrer", "nofollow", "ugc"]
+    assert [each.text for each in row.select(".tags a")] == ["news", "python"]
+    assert "Fetching…" in row.text
+    async with database.read() as session:
+        assert (await session.scalars(select(Job.entrypoint))).all() == ["links.fetch"]
+
+    response = await client.post("/links/", form={"url": "https://example.com/a", "tags": "other"})
+    page = await soup_of(client, response.location or "")
+    assert "on your list already" in page.text
+    assert len(page.select(".link")) == 1
+    assert "other" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({}, "Please enter an address."),
+        ({"url": "javascript:alert(1)"}, "must begin with https:// or http://"),
+        ({"url": "http://"}, "This is not a valid address."),
+        ({"url": "example.com", "tags": "a!"}, "A tag consists of"),
+        ({"url": "example.com/" + "x" * 2048}, "longer than"),
+    ],
+)
+async def test_what_is_wrong_stands_beside_its_field(
+    client: Client, ada: Person, form: dict[str, str], message: str
+) -> None:
+    response = await client.post("/links/", form=form)
+    assert response.status_code == 200
+    page = BeautifulSoup(await response.get_data(as_text=True), "html.parser")
+    assert page.title is not None
+    assert page.title.text.startswith("Error: Links")
+    (wrong,) = page.select("#saveForm [aria-invalid]")
+    assert message in page.select(f"#{str(wrong['aria-describedby']).split()[-1]}")[0].text
+    assert page.select_one("#url[value]") is not None
+    assert page.select(".link") == []
+
+
+async def test_pages_show_each_link_once(
+    client: Client, database: Database, ada: Person, app: Quart
+) -> None:
+    bob = await Person().register(app)
+    for number in range(2 * PAGE + 1):
+        await saved(database, ada, f"n{number}")
+        await saved(database, bob, f"b{number}")
+    path: str | None = "/links/"
+    seen: list[str] = []
+    while path:
+        page = await soup_of(client, path)
+        seen += titles(page)
+        await saved(database, ada, f"later{len(seen)}")  # somebody saves while somebody reads
+        older = page.select_one("a[rel=next]")
+        path = str(older["href"]) if older else None
+    assert seen == [f"n{number}" for number in reversed(range(2 * PAGE + 1))]
+
+
+async def test_lists_show_what_they_say(client: Client, database: Database, ada: Person) -> None:
+    await saved(database, ada, "old", tags=["python"])
+    await saved(database, ada, "new", tags=["python", "sea"])
+    await saved(database, ada, "other")
+    page = await soup_of(client)
+    archive = page.select(".link")[2].select_one("form")
+    assert archive is not None
+    response = await client.post(str(archive["action"]))
+    assert (response.status_code, response.location) == (303, "/links/")
+    for path, expected in (
+        ("/links/", ["other", "new"]),
+        ("/links/?state=archived", ["old"]),
+        ("/links/?state=all", ["other", "new", "old"]),
+        ("/links/?tag=python", ["new"]),
+        ("/links/?tag=PYTHON&state=all", ["new", "old"]),
+        ("/links/?tag=python&state=archived", ["old"]),
+        ("/links/?tag=none", []),
+        ("/links/?q=ol", ["old"]),
+        ("/links/?q=pyth+ne", ["new"]),
+        ("/links/?q=nothing", []),
+        ("/links/?q=%00", ["other", "new"]),
+    ):
+        page = await soup_of(client, path)
+        assert titles(page) == expected, path
+        assert page.select_one(".links-empty") is not None
+    page = await soup_of(client, "/links/?tag=python&state=archived")
+    assert [each.text for each in page.select("nav .tags a")] == ["python", "sea"]
+    unarchive = page.select_one(".link form")
+    assert unarchive is not None
+    response = await client.post(str(unarchive["action"]))
+    assert response.location == "/links/?state=archived&tag=python"
+    assert titles(await soup_of(client)) == ["other", "new", "old"]
+
+
+async def test_titles_tell_lists_apart(client: Client, ada: Person) -> None:
+    paths = ("", "?state=archived", "?state=all", "?tag=sea", "?tag=sea&state=all", "?q=sea")
+    found = [(await soup_of(client, f"/links/{path}")).title for path in paths]
+    assert len({each.text for each in found if each}) == len(paths)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("before=x", "before=-1", f"before={2**63}", "before=%D9%A3", "before=1e3"),
+        *("state=x", "tag=a+b", "tag=%00", "tag=" + "x" * 41, "tag=%20"),
+        *("q=a&after=x", "q=a&after=1.nan.1", f"q=a&after=1.0.{2**63}", "q=a&after=" + "9" * 5000),
+    ],
+    ids=lambda query: query[:20],
+)
+async def test_nonsense_is_refused(client: Client, ada: Person, query: str) -> None:
+    await soup_of(client, f"/links/?{query}", 400)
+    if not query.startswith("q="):
+        await soup_of(client, f"/links/1/row/?{query}", 400)
+
+
+@pytest.mark.parametrize("before", [1, LARGEST_ID])
+async def test_any_number_may_be_gone_on_from(client: Client, ada: Person, before: int) -> None:
+    page = await soup_of(client, f"/links/?before={before}")
+    assert "There is nothing older." in page.text
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["'", "\\", "& | ! :*", "'a' & 'b", "🎉", "x" * 10_000, "%", "<->", "\udcff"],
+    ids=ascii,
+)
+async def test_odd_searches_find_nothing(client: Client, ada: Person, words: str) -> None:
+    response = await client.get("/links/", query_string={"q": words.encode("utf-8", "replace")})
+    assert response.status_code == 200
+
+
+async def test_what_was_looked_for_is_marked(
+    client: Client, database: Database, ada: Person
+) -> None:
+    link = await saved(database, ada, f"Pythons {HOSTILE}")
+    async with database.write() as session:
+        description = f"about python \ue000 {HOSTILE}"
+        await session.execute(update(Link).values(description=description))
+    page = await soup_of(client, "/links/?q=pyth")
+    assert page.select("main script") == []
+    assert [each.text for each in page.select(".link-title mark")] == ["Pythons"]
+    assert "python" in [each.text for each in page.select(".link-description mark")]
+    assert HOSTILE in page.select(".link-title")[0].text
+    for path in ("/links/", f"/links/{link}/", f"/links/{link}/row/"):
+        page = await soup_of(client, path)
+        assert page.select("main script, li script") == []
+        assert HOSTILE in page.select(".link-title")[0].text
+
+
+async def test_only_the_web_is_linked_to(client: Client, database: Database, ada: Person) -> None:
+    """Whatever came into the table, by whatever way."""
+    async with database.write() as session:
+        await session.execute(insert(Link).values(user_id=ada.id, url="javascript:alert(1)"))
+    page = await soup_of(client)
+    assert href(page, ".link-title a") == "about:blank"
+    assert page.select('[href^="javascript"]') == []
+
+
+async def test_searches_go_on_in_their_order(
+    client: Client, database: Database, ada: Person
+) -> None:
+    for number in range(PAGE + 5):
+        await saved(database, ada, f"sea {number}")
+    first = await soup_of(client, "/links/?q=sea")
+    await saved(database, ada, "sea of the meantime")
+    second = await soup_of(client, href(first, "a[rel=next]"))
+    assert [*titles(first), *titles(second)] == [f"sea {n}" for n in reversed(range(PAGE + 5))]
+    assert second.select("a[rel=next]") == []
+
+
+async def test_a_link_is_edited(client: Client, database: Database, ada: Person) -> None:
+    link = await saved(database, ada, "old")
+    page = await soup_of(client, f"/links/{link}/")
+    form = sent_by(page)
+    assert form == {"title": "old", "tags": "", "version": "1"}
+    response = await client.post(f"/links/{link}/", form=form | {"title": "New", "tags": "b A"})
+    assert response.location == f"/links/{link}/"
+    changed = await stored(database, link)
+    assert (changed.title, changed.tags, changed.version) == ("New", ["a", "b"], 2)
+
+    # Another tab still shows the first version.
+    response = await client.post(f"/links/{link}/", form=form | {"title": "Mine"})
+    again = BeautifulSoup(await response.get_data(as_text=True), "html.parser")
+    assert "has changed since" in again.select("#editForm .alert")[0].text
+    assert titles(again) == ["New"]
+    assert (await stored(database, link)).title == "New"
+    form = sent_by(again)
+    assert form == {"title": "Mine", "tags": "", "version": "2"}
+    assert (await client.post(f"/links/{link}/", form=form)).status_code == 303
+    assert (await stored(database, link)).title == "Mine"
+
+
+@pytest.mark.parametrize(
+    "form", [{"title": "x" * 301}, {"tags": "?"}, {"version": "x"}, {"version": str(2**70)}]
+)
+async def test_a_refused_change_changes_nothing(
+    client: Client, database: Database, ada: Person, form: dict[str, str]
+) -> None:
+    link = await saved(database, ada, "old")
+    response = await client.post(f"/links/{link}/", form={"title": "new"} | form)
+    assert response.status_code == 200
+    page = BeautifulSoup(await response.get_data(as_text=True), "html.parser")
+    assert page.title is not None
+    assert page.title.text.startswith("Error: ")
+    assert (await stored(database, link)).title == "old"
+
+
+async def test_a_link_is_fetched_again_and_deleted(
+    client: Client, database: Database, ada: Person
+) -> None:
+    link = await saved(database, ada, "old")
+    async with database.write() as session:
+        await session.execute(text("DELETE FROM pgqueuer"))
+        error = {"fetch_error": "It redirects too often.", "fetched_at": Link.created_at}
+        await session.execute(update(Link).values(**error))
+    page = await soup_of(client, f"/links/{link}/")
+    assert "It redirects too often." in page.text
+    assert "Fetching…" not in page.text
+    assert (await client.post(f"/links/{link}/fetch/")).location == f"/links/{link}/"
+    async with database.read() as session:
+        assert (await session.scalars(select(Job.entrypoint))).all() == ["links.fetch"]
+    assert (await client.post(f"/links/{link}/delete/")).location == "/links/"
+    assert await stored(database, link) is None
+    await soup_of(client, f"/links/{link}/", 404)
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        *((each, "GET") for each in ("", "row/")),
+        *((each, "POST") for each in ("", "archive/", "unarchive/", "fetch/", "delete/")),
+    ],
+)
+async def test_links_of_others_are_not_there(
+    app: Quart, client: Client, database: Database, ada: Person, path: str, method: str
+) -> None:
+    bob = await Person().register(app)
+    theirs = await saved(database, bob, "secret")
+    before = await stored(database, theirs)
+    for link in (theirs, theirs + 1, 0, LARGEST_ID, LARGEST_ID + 1, 10**30):
+        response = await client.open(f"/links/{link}/{path}", method=method, form={"title": "x"})
+        # Of numbers that its rule refuses, Werkzeug may say that only the method is wrong.
+        assert response.status_code in ({404} if link <= LARGEST_ID else {404, 405}), link
+        assert "secret" not in await response.get_data(as_text=True)
+    after = await stored(database, theirs)
+    assert (after.version, after.archived) == (before.version, before.archived)
+
+
+async def test_a_row_belongs_to_the_lists_that_show_it(
+    client: Client, database: Database, ada: Person
+) -> None:
+    link = await saved(database, ada, "row", tags=["sea"])
+    for query, status in (
+        ("", 200),
+        ("state=all", 200),
+        ("state=archived", 204),
+        ("tag=sea", 200),
+        ("tag=mountain", 204),
+        ("q=whatever", 200),
+    ):
+        response = await client.get(f"/links/{link}/row/?{query}")
+        assert response.status_code == status, query
+        assert response.headers["Cache-Control"] == "private, no-store"
+        row = BeautifulSoup(await response.get_data(as_text=True), "html.parser")
+        if status == 200:
+            page = await soup_of(client, f"/links/?{query}".replace("whatever", "row"))
+            (shown,) = page.select(".link")
+            assert row.select("li")[0]["id"] == shown["id"] == f"link-{link}"
+            if query != "q=whatever":
+                assert str(row.select("li")[0]) == str(shown)
+
+
+async def test_a_page_listens_from_where_it_was_read(
+    client: Client, database: Database, ada: Person
+) -> None:
+    async def place() -> int:
+        page = await soup_of(client)
+        return int(str(page.select("#links")[0]["data-after"]))
+
+    assert await place() == 0
+    await saved(database, ada, "one")
+    first = await place()
+    assert first > 0
+    await saved(database, ada, "two")
+    assert await place() > first
+
+
+async def test_the_stream_is_the_members_own(client: Client, ada: Person) -> None:
+    response = await client.head("/links/events/")
+    assert response.content_type == "text/event-stream; charset=utf-8"
+    assert response.headers["Cache-Control"] == "private, no-store"
+
+
+async def test_icons_are_for_everybody_and_for_ever(
+    app: Quart, client: Client, database: Database, ada: Person
+) -> None:
+    link, digest = await saved(database, ada, "one"), bytes(range(32))
+    async with database.write() as session:
+        icon = {"digest": digest, "content": b"\x89PNG", "content_type": "image/png"}
+        await session.execute(insert(Icon).values(**icon))
+        await session.execute(update(Link).values(icon_digest=digest))
+    image = (await soup_of(client, f"/links/{link}/")).select_one("img.link-icon")
+    assert image is not None
+    for each in (client, new_client(app)):
+        response = await each.get(str(image["src"]))
+        assert await response.get_data() == b"\x89PNG"
+        assert response.content_type == "image/png"
+        assert response.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+        assert "Set-Cookie" not in response.headers
+    # A cookie that is worth nothing is taken back, and that is for nobody else.
+    response = await new_client(app).get(str(image["src"]), headers={"Cookie": "login=forged"})
+    assert "Set-Cookie" in response.headers
+    assert response.headers["Cache-Control"] == "private, no-store"
+    for digest_text in ("0" * 64, "x", "00", "0" * 63):
+        response = await client.get(f"/links/icons/{digest_text}")
+        assert response.status_code == 404
+        assert response.headers["Cache-Control"] == "private, no-store"
+
+
+async def test_saving_has_a_limit(client: Client, ada: Person, app: Quart) -> None:
+    async with app.app_context():
+        while await SAVES.take(f"user {ada.id}") == 0:
+            pass
+    response = await client.post("/links/")
+    assert response.status_code == 429
+    assert 0 < int(response.headers["Retry-After"]) < 60
+    bob = await Person().register(app)
+    other = new_client(app)
+    await bob.log_in(other)
+    assert (await other.post("/links/")).status_code == 200

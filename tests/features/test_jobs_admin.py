@@ -1,0 +1,224 @@
+"""What administrators do about jobs that were given up."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from bs4 import BeautifulSoup, Tag
+from pydantic import SecretStr
+from quart import Quart
+from quart.testing import QuartClient as Client
+from sqlalchemy import func, select, update
+
+from app.admin import views
+from app.jobs import runner
+from app.jobs.models import Job, JobLog
+from app.jobs.queue import Refused, Running, Task, enqueue
+from app.mail import delivery
+from app.settings import Settings
+from tests.features.factories import Person
+from tests.smtp import MailServer, mail_server
+
+
+@pytest.fixture
+async def mailbox() -> AsyncIterator[MailServer]:
+    async with mail_server() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(settings: Settings, mailbox: MailServer) -> Settings:
+    mail_url = SecretStr(mailbox.url)
+    return settings.model_copy(
+        update={"mail_url": mail_url, "public_origin": "https://www.example.com"}
+    )
+
+
+@pytest.fixture
+async def root(app: Quart, client: Client) -> Person:
+    """An administrator, who is logged in with `client`."""
+    person = await Person(username="root").register(app, administrator=True)
+    await person.log_in(client)
+    return person
+
+
+async def refuse(running: Running) -> None:
+    raise Refused(f"No <b>{running.data['secret']}</b>", "no")
+
+
+FAILING = Task("failing", refuse, shown=("number",))
+
+
+@pytest.fixture
+def failing(app: Quart) -> Task:
+    app.extensions["jobs"].tasks[FAILING.name] = FAILING
+    return FAILING
+
+
+async def give_up(app: Quart, task: Task, *, key: str | None = None, **data: Any) -> None:
+    async with app.extensions["database"].write() as session:
+        await enqueue(session, task, key=key, secret="swordfish", **data)
+    await do(app)
+
+
+async def do(app: Quart) -> None:
+    await app.extensions["jobs"].run_due()
+
+
+async def page(client: Client, path: str = "/admin/jobs/") -> BeautifulSoup:
+    response = await client.get(path)
+    assert response.status_code == 200
+    return BeautifulSoup(await response.get_data(as_text=True), "html.parser")
+
+
+async def articles(client: Client) -> list[Tag]:
+    return list((await page(client)).select("main article"))
+
+
+async def press(client: Client, article: Tag, button: str) -> str:
+    """Press a button, and return the page that follows."""
+    for form in article.select("form"):
+        if form.get_text(strip=True) == button:
+            response = await client.post(str(form["action"]))
+            assert response.status_code == 303
+            return (await page(client, str(response.location))).get_text()
+    raise AssertionError(f"no button {button}")
+
+
+async def test_a_mail_through_all_its_states(
+    app: Quart,
+    client: Client,
+    root: Person,
+    mailbox: MailServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Posted with the change; no server; tried again; given up; seen; tried anew; delivered."""
+    ada = await Person().register(app)
+    mailbox.stop()
+    response = await client.post("/forgot/", form={"email": ada.email})
+    assert response.status_code == 303
+    database = app.extensions["database"]
+    for attempt in range(delivery.ATTEMPTS):
+        async with database.read() as session:
+            assert (await session.execute(select(Job.status, Job.attempts))).one() == (
+                "queued",
+                attempt,
+            )
+        assert await articles(client) == []
+        await do(app)
+        async with database.write() as session:
+            await session.execute(update(Job).values(execute_after=func.now()))
+    (article,) = await articles(client)
+    text = article.get_text(" ", strip=True)
+    assert "mail, number" in text
+    assert "Kind: reset" in text
+    assert f"attempts: {delivery.ATTEMPTS}" in text
+    assert "Error connecting to" in text
+    assert ada.email not in text
+    logged = [record for record in caplog.records if record.name.startswith("app.")]
+    assert [record.levelno for record in logged][-2:] == [logging.WARNING, logging.ERROR]
+    assert not any(ada.email in str(record.msg) for record in logged)
+
+    async with mail_server() as repaired:
+        app.extensions["mail"].transport.port = repaired.port
+        assert "The job is tried again." in await press(client, article, "Try again")
+        await do(app)
+        assert [message["To"] for message in repaired.messages] == [ada.email]
+    assert await articles(client) == []
+
+
+async def test_a_worker_looks_at_once(
+    app: Quart,
+    client: Client,
+    root: Person,
+    mailbox: MailServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "POLL", timedelta(minutes=1))
+    mailbox.answers["RCPT"] = "550 No"
+    ada = await Person().register(app)
+    await client.post("/forgot/", form={"email": ada.email})
+    await do(app)
+    mailbox.answers.clear()
+    (article,) = await articles(client)
+    worker = app.extensions["jobs"]
+    working = asyncio.create_task(worker.run())
+    await asyncio.sleep(0.5)  # it has looked, and waits for news
+    await press(client, article, "Try again")
+    await mailbox.arrived()
+    worker.stop()
+    await working
+
+
+async def test_what_a_job_is_about_is_not_shown(
+    app: Quart, client: Client, root: Person, failing: Task
+) -> None:
+    await give_up(app, failing, number=7)
+    shown = await page(client)
+    (article,) = shown.select("main article")
+    assert "Number: 7" in article.get_text()
+    assert "No <b>swordfish</b>" in article.get_text()  # the reason tells what it tells
+    assert article.get_text().count("swordfish") == 1
+    counts = [
+        [cell.get_text() for cell in row.select("td, th")] for row in shown.select("#counts tr")
+    ]
+    assert counts == [["Task", "Waiting", "Running", "Given up"], ["failing", "0", "0", "1"]]
+
+
+async def test_who_tries_again_a_job_that_another_one_does_meanwhile(
+    app: Quart, client: Client, root: Person, failing: Task
+) -> None:
+    await give_up(app, failing, key="the key")
+    async with app.extensions["database"].write() as session:
+        await enqueue(session, failing, key="the key", secret="x")
+    (article,) = await articles(client)
+    assert "being done already" in await press(client, article, "Try again")
+    (article,) = await articles(client)
+    assert "The job is removed." in await press(client, article, "Remove")
+    assert await articles(client) == []
+
+
+async def test_a_removed_job_leaves_no_words(
+    app: Quart, client: Client, root: Person, failing: Task
+) -> None:
+    await give_up(app, failing)
+    await give_up(app, failing)
+    (newer, older) = await articles(client)
+    await press(client, newer, "Remove")
+    assert [each.h3 for each in await articles(client)] == [older.h3]
+    async with app.extensions["database"].read() as session:
+        (job,) = await session.scalars(select(Job.id))
+        words = select(JobLog.job_id).where(JobLog.entrypoint == failing.name)
+        assert set(await session.scalars(words)) == {job}
+
+
+async def test_pages(
+    app: Quart, client: Client, root: Person, failing: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "PAGE", 2)
+    for number in range(5):
+        async with app.extensions["database"].write() as session:
+            await enqueue(session, failing, secret="x", number=number)
+    await do(app)
+    found, path = [], "/admin/jobs/"
+    while path:
+        shown = await page(client, path)
+        found.append([each.select("p")[0].get_text() for each in shown.select("main article")])
+        older = shown.select_one("a[rel=next]")
+        path = str(older["href"]) if older else ""
+    assert found == [["Number: 4", "Number: 3"], ["Number: 2", "Number: 1"], ["Number: 0"]]
+
+
+async def test_only_what_was_given_up_is_changed(
+    app: Quart, client: Client, root: Person, failing: Task
+) -> None:
+    async with app.extensions["database"].write() as session:
+        await enqueue(session, failing, secret="x")
+        job = await session.scalar(select(Job.id))
+    for change in ("again", "remove"):
+        assert (await client.post(f"/admin/jobs/{job}/{change}/")).status_code == 404
+    async with app.extensions["database"].read() as session:
+        assert await session.scalar(select(Job.status)) == "queued"
