@@ -44,6 +44,8 @@ UNDEFINED = {UNDEFINED_TABLE, "42703", "3F000"}  # table, column, schema
 TRANSIENT_CLASSES = ("08", "53", "57", "58", "40")
 LOCK_NOT_AVAILABLE = "55P03"
 
+LARGEST_ID = 2**63 - 1  # that a column can hold, and a query be asked for
+
 
 class Base(DeclarativeBase):
     """The base of all models. Constraint names are part of the schema, so they are ruled here."""

@@ -4,7 +4,7 @@ from quart import Blueprint, abort, current_app, flash, redirect, render_templat
 from quart.typing import ResponseReturnValue
 
 from app import logs
-from app.database import read, write
+from app.database import LARGEST_ID, read, write
 from app.http import private
 from app.jobs import failed
 from app.mail import outbox, rendering
@@ -21,7 +21,6 @@ blueprint = Blueprint("admin", __name__, url_prefix="/admin")
 
 CHANGES = Limit("admin", 60, 60)
 PAGE = 50
-LARGEST_ID = 2**63 - 1
 
 
 @blueprint.get("/")

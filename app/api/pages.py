@@ -5,7 +5,7 @@ from quart.typing import ResponseReturnValue
 
 from app.api import scopes, tokens
 from app.api.forms import TokenForm
-from app.database import read, write
+from app.database import LARGEST_ID, read, write
 from app.http import private
 from app.security.audit import Event, audited
 from app.security.limits import Limit, by_account, limited
@@ -15,7 +15,6 @@ from app.user.login import log_out, member, members_only
 blueprint = Blueprint("tokens", __name__, url_prefix="/account/tokens")
 
 CHANGES = Limit("tokens", 20, 600)
-LARGEST_ID = 2**63 - 1
 
 
 @blueprint.get("/")

@@ -89,8 +89,10 @@ def one_tag(text: str) -> str:
     Raises:
         ValueError: it is none, or several.
     """
-    (tag,) = tags(text)
-    return tag
+    found = tags(text)
+    if len(found) != 1:
+        raise ValueError("Each tag is one word.")
+    return found[0]
 
 
 def _without_tracking(query: str) -> str:

@@ -14,11 +14,12 @@ from app.api.idempotency import idempotent
 from app.api.operations import Text, answer, answers, refuses, takes
 from app.api.problems import Problem
 from app.api.scopes import Scope
-from app.database import read, write
+from app.database import LARGEST_ID, read, write
 from app.http import private
 from app.links import addresses, library
 from app.links.library import Changed, Item
 from app.links.models import DESCRIPTION_LENGTH, TAG_LENGTH, TAGS, TITLE_LENGTH, URL_LENGTH
+from app.links.selection import STATES
 from app.security.audit import unaudited
 from app.security.limits import Limit, limited
 
@@ -30,7 +31,7 @@ WRITE = Scope("links:write", "Save, change and delete links")
 
 CHANGES = Limit("links_api", count=300, seconds=60)
 
-LARGEST_ID = 2**63 - 1
+LINK = f"/links/<int(max={LARGEST_ID}):id>"
 ENTITY_TAG = {"ETag": "The version of the link, for `If-Match`"}
 NO_SUCH_LINK = "You have no link of this number."
 OLD_VERSION = "The link has changed since: it is not at the version that If-Match names."
@@ -38,14 +39,7 @@ OLD_VERSION = "The link has changed since: it is not at the version that If-Matc
 Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 
 
-def _one_tag(text: str) -> str:
-    found = addresses.tags(text)
-    if len(found) != 1:
-        raise ValueError("Each tag is one word.")
-    return found[0]
-
-
-Tag = Annotated[Text, Field(max_length=TAG_LENGTH), AfterValidator(_one_tag)]
+Tag = Annotated[Text, Field(max_length=TAG_LENGTH), AfterValidator(addresses.one_tag)]
 Tags = Annotated[list[Tag], Field(max_length=TAGS)]
 
 
@@ -128,7 +122,7 @@ async def index(query_args: Query) -> Response:
     limit = query_args.limit
     async with read() as session:
         if query_args.q is None:
-            archived = {"unread": False, "archived": True}.get(query_args.state)
+            archived = STATES[query_args.state]
             items = await library.page(
                 session,
                 caller().id,
@@ -176,7 +170,7 @@ async def save(data: NewLink, session: AsyncSession) -> Response:
     return _answer(item, 201 if is_new else 200, Location=url_for("links_api.show", id=item.id))
 
 
-@blueprint.get("/links/<int(max=9223372036854775807):id>")
+@blueprint.get(LINK)
 @private
 @scoped(READ)
 @answers(200, LinkAnswer, headers=ENTITY_TAG)
@@ -192,7 +186,7 @@ async def show(id: int) -> Response:
     return _answer(item)
 
 
-@blueprint.patch("/links/<int(max=9223372036854775807):id>")
+@blueprint.patch(LINK)
 @private
 @scoped(WRITE)
 @limited(CHANGES, by_caller)
@@ -220,7 +214,7 @@ async def change(id: int, data: LinkChange) -> Response:
     return _answer(item)
 
 
-@blueprint.delete("/links/<int(max=9223372036854775807):id>")
+@blueprint.delete(LINK)
 @private
 @scoped(WRITE)
 @limited(CHANGES, by_caller)

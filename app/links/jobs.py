@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -12,6 +12,7 @@ from sqlalchemy import case, delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.jobs.cleanup import BATCH, TIMEOUT, forget
 from app.jobs.queue import Failed, Running, Schedule, Task, enqueue_many
 from app.links.fetching import ICON_BYTES, Fetched, Fetcher
 from app.links.models import Icon, Link
@@ -22,7 +23,6 @@ from app.live.events import publish
 ICONS_TRIED = 3
 REFETCH_DAYS = 30
 REFETCHED_AT_ONCE = 500
-ICONS_REMOVED_AT_ONCE = 1000
 
 
 def init_app(app: Quart) -> None:
@@ -32,6 +32,22 @@ def init_app(app: Quart) -> None:
     async def fetcher() -> AsyncGenerator[None, None]:
         async with Fetcher() as app.extensions["fetcher"]:
             yield
+
+
+async def ask(session: AsyncSession, ids: Sequence[int], *, priority: int | None = None) -> None:
+    """Ask for the pages of links to be fetched; one that is waited for already is not asked twice.
+
+    Args:
+        session: of `write()`.
+        ids: of the links.
+        priority: of the jobs; by default that of something a user waits for.
+    """
+    await enqueue_many(
+        session,
+        FETCH if priority is None else replace(FETCH, priority=priority),
+        [{"link": each} for each in ids],
+        keys=[f"{FETCH.name} {each}" for each in ids],
+    )
 
 
 async def fetch(running: Running) -> None:
@@ -137,36 +153,25 @@ async def refetch(running: Running) -> None:
     async with running.database.read() as session:
         ids = (await session.scalars(due)).all()
     async with running.complete() as session:
-        await enqueue_many(
-            session,
-            replace(FETCH, priority=0),
-            [{"link": each} for each in ids],
-            keys=[f"{FETCH.name} {each}" for each in ids],
-        )
+        await ask(session, ids, priority=0)
 
 
 async def remove_icons(running: Running) -> None:
     """Remove icons that no link has any more."""
-    while True:
-        idle = (
-            select(Icon.digest)
-            .where(
-                Icon.created_at < func.now() - timedelta(days=1),
-                ~exists().where(Link.icon_digest == Icon.digest),
-            )
-            .limit(ICONS_REMOVED_AT_ONCE)
+    idle = (
+        select(Icon.digest)
+        .where(
+            Icon.created_at < func.now() - timedelta(days=1),
+            ~exists().where(Link.icon_digest == Icon.digest),
         )
-        async with running.database.write() as session:
-            removed = await session.execute(
-                delete(Icon).where(Icon.digest.in_(idle)).returning(Icon.digest)
-            )
-            if len(removed.all()) < ICONS_REMOVED_AT_ONCE:
-                return
+        .limit(BATCH)
+    )
+    await forget(running.database, delete(Icon).where(Icon.digest.in_(idle)))
 
 
 FETCH = Task("links.fetch", fetch, timeout=60, back_off=(60, 600, 3600), priority=10)
 REFETCH = Task("links.refetch", refetch)
-REMOVE_ICONS = Task("links.remove_icons", remove_icons, timeout=600)
+REMOVE_ICONS = Task("links.remove_icons", remove_icons, timeout=TIMEOUT)
 
 TASKS = (FETCH,)
 SCHEDULES = (Schedule(REFETCH, "*/15 * * * *"), Schedule(REMOVE_ICONS, "40 3 * * *"))

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Select, bindparam, case, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql import ColumnElement
 
 from app.database import Base
-from app.jobs.queue import enqueue
-from app.links.jobs import FETCH
+from app.links import jobs
 from app.links.models import Icon, Link, LinkTag
 from app.live.events import publish
 from app.live.models import LiveEvent
@@ -119,7 +119,7 @@ async def save(
             return Item(*row), False
         # Deleted between the two statements: now there is room for it.
     item = Item(*row)
-    await enqueue(session, FETCH, key=f"{FETCH.name} {item.id}", link=item.id)
+    await jobs.ask(session, [item.id])
     await publish(session, user_id, "link", id=item.id)
     return item, True
 
@@ -162,12 +162,11 @@ async def change(
     )
     row = (await session.execute(changed)).one_or_none()
     if row is None:
-        if at and await session.scalar(select(Link.id).where(*mine)):
-            raise Changed
+        await _refuse_another_version(session, *mine, version=version)
         return None
     item = Item(*row)
     if values.get("title") == "":
-        await enqueue(session, FETCH, key=f"{FETCH.name} {item.id}", link=item.id)
+        await jobs.ask(session, [item.id])
     await publish(session, user_id, "link", id=item.id)
     return item
 
@@ -176,7 +175,7 @@ async def refetch(session: AsyncSession, user_id: int, link_id: int) -> bool:
     """Ask for a link's page to be fetched again; return False if the user has no such link."""
     if await get(session, user_id, link_id) is None:
         return False
-    await enqueue(session, FETCH, key=f"{FETCH.name} {link_id}", link=link_id)
+    await jobs.ask(session, [link_id])
     return True
 
 
@@ -192,8 +191,7 @@ async def remove(
     at = () if version is None else (Link.version == version,)
     gone = delete(Link).where(*mine, *at).returning(Link.id)
     if await session.scalar(gone) is None:
-        if at and await session.scalar(select(Link.id).where(*mine)):
-            raise Changed
+        await _refuse_another_version(session, *mine, version=version)
         return False
     await publish(session, user_id, "link", id=link_id)
     return True
@@ -391,6 +389,14 @@ async def newest_event(session: AsyncSession, user_id: int) -> int:
     """Return where a page begins to listen for what happens after it was read; 0 for the start."""
     newest = select(func.max(LiveEvent.id)).where(LiveEvent.user_id == user_id)
     return await session.scalar(newest) or 0
+
+
+async def _refuse_another_version(
+    session: AsyncSession, *mine: ColumnElement[bool], version: int | None
+) -> None:
+    """Tell why nothing was changed: raise `Changed` if the link is there."""
+    if version is not None and await session.scalar(select(Link.id).where(*mine)):
+        raise Changed
 
 
 def _of(user_id: int) -> Select[Any]:

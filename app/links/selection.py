@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.database import LARGEST_ID
 from app.links import addresses, library
 from app.links.library import Found, Item
 
 STATES = {"unread": False, "archived": True, "all": None}
-LARGEST_ID = 2**63 - 1
 WORDS_LENGTH = 200  # characters of a search
 
 

@@ -3,11 +3,11 @@
 from quart import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
-from app.database import read, write
+from app.database import LARGEST_ID, read, write
 from app.http import immutable, local_target, private
 from app.links import library, lists
 from app.links.forms import EditForm, SaveForm
-from app.links.selection import LARGEST_ID, Selection
+from app.links.selection import Selection
 from app.live.views import stream
 from app.security.audit import unaudited
 from app.security.limits import Limit, by_account, limited
