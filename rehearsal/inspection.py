@@ -14,6 +14,7 @@ import psutil
 from rehearsal.configuration import CONFIG_FILE
 from rehearsal.findings import Finding, Weight
 from rehearsal.instance import START_SECONDS, STOP_SECONDS, End, Instance
+from rehearsal.load import SHARE
 from rehearsal.sandbox import run
 from rehearsal.services import Databases
 
@@ -410,6 +411,16 @@ async def judge_load(
                     for kind, result in numbers["kinds"].items()
                     for failure, count in result["failures"].items()
                 ),
+            )
+        )
+    if numbers["asked"] > numbers["capacity"] * SHARE > 0:
+        found.append(
+            Finding(
+                "load",
+                f"the release answers {numbers['capacity']:.0f} requests a second here, so the"
+                f" load is {numbers['capacity'] * SHARE:.0f} and not {numbers['asked']:.0f}",
+                consequence="more would try the machine: two releases are started on it meanwhile",
+                weight=Weight.NOTE,
             )
         )
     if numbers["refused"]:

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from rehearsal.load import SHARE
 from rehearsal.report import Report
 from tests.rehearsal.releases import (
     LEFT,
@@ -20,7 +21,7 @@ from tests.rehearsal.sample import errors, rehearse, told
 # application that is under load.
 pytestmark = pytest.mark.xdist_group("builds")
 
-RATE = 200  # requests a second
+RATE = 200  # requests a second, where the machine has room for so many
 
 ADA = """
     INSERT INTO users (username, email, password_hash) VALUES ('ada', 'ada@example.com', 'none')
@@ -67,12 +68,14 @@ async def test_rolling_deploy_loses_nothing(releases: Releases) -> None:
     print("load:", report.load)
     assert report.load["failed"] == 0, told(report)
     assert report.load["lost"] == 0, told(report)
-    assert report.load["rate"] >= RATE, report.load
+    least = min(RATE, 0.9 * SHARE * report.load["capacity"])
+    assert report.load["rate"] >= least > 0, report.load
     kinds = report.load["kinds"]
-    assert kinds["GET /"]["answered"] > RATE
+    assert kinds["GET /"]["answered"] > least
     for kind in ("POST /register/", "POST /login/", "GET /users/"):
         assert kinds[kind]["answered"] > 0, kind
-    assert report.load["writes"] == kinds["POST /register/"]["answered"]
+    # Those of before the load was steady are looked for as well.
+    assert report.load["writes"] >= kinds["POST /register/"]["answered"]
     assert report.hold is not None
     assert report.hold.parts == {}
     await is_done_by_the_second(releases, "rolling")

@@ -21,6 +21,8 @@ def numbers(**failures: int) -> dict[str, Any]:
     }
     return {
         "kinds": kinds,
+        "asked": 200.0,
+        "capacity": 400.0,
         "acknowledged": [("SELECT 1", "kept"), ("SELECT 0", "a row that is not there")],
     }
 
@@ -46,6 +48,16 @@ async def test_only_what_cannot_be_held_may_be_refused(
     assert (result["failed"], result["refused"]) == (failed, refused)
     errors = [finding for finding in found if finding.weight is Weight.ERROR]
     assert [f"{failed} requests failed"] == [finding.message for finding in errors]
+
+
+async def test_a_load_that_is_less_than_asked_for_is_told() -> None:
+    result, found = await inspection.judge_load(
+        numbers() | {"acknowledged": [], "capacity": 100.0}, None, [], refuses_unsafe=False
+    )
+    assert result["failed"] == 0
+    (note,) = found
+    assert note.weight is Weight.NOTE
+    assert "answers 100 requests a second here, so the load is 50 and not 200" in note.message
 
 
 def test_the_end_of_a_traceback_is_shown() -> None:
