@@ -4,7 +4,7 @@ import asyncio
 import importlib
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar
@@ -284,6 +284,18 @@ class SchemaGate:
         if self._verdict is not None:
             # Raised many times: without this every raise would lengthen the same traceback.
             raise self._verdict.with_traceback(None)
+
+    async def wait(self) -> None:
+        """Return once it is open; asks again and again.
+
+        A server does so from its start: the requests that a deploy has held come all at once, and
+        then is no time to connect for the first time.
+        """
+        while not self.is_open:
+            with suppress(Unavailable):
+                await self.check()
+                break
+            await asyncio.sleep(GATE_INTERVAL)
 
     async def _ask(self) -> None:
         try:

@@ -25,6 +25,7 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 from quart import Quart
 
 from app import create_app, logs, upsun
+from app.database import Database
 from app.settings import Settings, load
 from app.supervisor import Supervisor
 
@@ -132,6 +133,7 @@ async def serve_until_stopped(
     """Serve; at SIGTERM or SIGINT let readiness fall, answer what is in flight, and end."""
     loop = asyncio.get_running_loop()
     draining: asyncio.Event = app.extensions["draining"]
+    database: Database = app.extensions["database"]
     in_flight = InFlight(app)
     # Given away: Hypercorn closes what it is given.
     descriptor = listener.detach()
@@ -161,7 +163,9 @@ async def serve_until_stopped(
         freeze_heap()
         log.info("serving")
         report_ready()
+        knocking = asyncio.create_task(database.gate.wait())
         await draining.wait()
+        knocking.cancel()
         await asyncio.sleep(NOTICE)
         await refuse(descriptor)
         await asyncio.sleep(SETTLE)

@@ -55,6 +55,15 @@ async def test_an_empty_database(processes: int, empty_database: str) -> None:
         await server.stops()
 
 
+async def test_it_knows_before_anybody_asks(empty_database: str) -> None:
+    """What a deploy has held comes all at once, and must not wait for the first connection."""
+    async with serving(2, DATABASE_URL=empty_database) as server:
+        await server.says("schema behind", times=2)
+        await migrate(empty_database)
+        await server.says("schema ready", times=2)
+        await server.stops()
+
+
 async def refuses_what_needs_the_database(server: Server, client: httpx.AsyncClient) -> None:
     assert (await client.get("/livez")).status_code == 200
     assert (await client.get("/")).status_code == 200
