@@ -34,9 +34,10 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     from app.links import jobs as links
     from app.links.api import blueprint as links_api
     from app.links.public import blueprint as lists
+    from app.links.transfer_api import blueprint as transfers_api
     from app.links.transfer_views import blueprint as transfers
     from app.links.views import blueprint as reading
-    from app.live import hub
+    from app.live import events, hub
     from app.mail import delivery, outbox
     from app.public.views import blueprint as public
     from app.security import retention
@@ -74,7 +75,11 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     runner.init_app(
         app,
         settings,
-        tasks=[delivery.MAIL, *links.TASKS, *imports.TASKS],
+        tasks=[
+            delivery.MAIL,
+            *links.TASKS,
+            *imports.TASKS,
+        ],
         schedules=[
             *outbox.SCHEDULES,
             *links.SCHEDULES,
@@ -82,6 +87,7 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
             retention.FORGET,
             cleanup.FORGET,
             idempotency.FORGET,
+            events.FORGET,
         ],
     )
 
@@ -97,6 +103,7 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     app.register_blueprint(lists)
     app.register_blueprint(transfers)
     app.register_blueprint(links_api)
+    app.register_blueprint(transfers_api)
     app.register_blueprint(document.blueprint)
     templating.init_app(app, settings)
     commands.init_app(app, settings)

@@ -50,6 +50,10 @@ IDEMPOTENCY_KEY = {
     },
 }
 
+# Bytes of a media type, which no schema describes:
+# https://spec.openapis.org/oas/v3.1.0#considerations-for-file-uploads
+FILE: dict[str, Any] = {}
+
 
 class Provider(OpenAPIProvider):
     """What quart-schema makes of a route, and what our own decorators know beside it."""
@@ -132,14 +136,18 @@ def _complete(operation: dict[str, Any], view: Any, rule: Rule) -> None:
     """Add to an operation what the decorators of its view mean."""
     operation["description"] = operation.get("description", "").strip()
     responses = operation["responses"]
-    for status, headers in getattr(view, "answers", {}).items():
+    for status, known in getattr(view, "answers", {}).items():
         response = responses.setdefault(status, {})
         response["description"] = response.get("description") or DETAILS.get(status, "Done.")
-        if headers:
+        if known["headers"]:
             response["headers"] = {
                 name: {"description": meaning, "schema": {"type": "string"}}
-                for name, meaning in headers.items()
+                for name, meaning in known["headers"].items()
             }
+        if known["files"]:
+            response["content"] = dict.fromkeys(known["files"], FILE)
+    if file := getattr(view, "file", None):
+        operation["requestBody"] = {"content": {file: FILE}}
     if "requestBody" in operation:
         operation["requestBody"]["required"] = True
     if scope := getattr(view, "scope", None):

@@ -8,9 +8,9 @@ Answers are documented and not validated: a model that was built has been valida
 it once more, and to walk through Python's encoder, would cost more than the rest of a view.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import wraps
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from quart import Response, request
@@ -21,6 +21,7 @@ from app.api.problems import DETAILS, Problem
 # What PostgreSQL can keep: JSON and addresses can hold a NUL, and there it would be an error.
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 View = TypeVar("View", bound=Callable[..., Awaitable[Any]])
 
@@ -52,22 +53,50 @@ def takes(model: type[BaseModel]) -> Callable[[Callable[..., Awaitable[T]]], Any
     return decorate
 
 
+def takes_file(media_type: str) -> Callable[[Callable[P, Awaitable[T]]], Any]:
+    """Document that the body is a file of this type, which the view takes in pieces itself.
+
+    Answers 415 to any other by its header.
+    """
+
+    def decorate(view: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        @wraps(view)
+        async def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+            if request.mimetype != media_type:
+                raise Problem(415, wanted)
+            return await view(*args, **kwargs)
+
+        checked.file = media_type  # type: ignore[attr-defined]
+        return _refusals(checked, {408: DETAILS[408], 413: DETAILS[413], 415: wanted})
+
+    wanted = f"The body must be {media_type}."
+    return decorate
+
+
 def answers(
-    status: int, model: type[BaseModel] | None = None, *, headers: Mapping[str, str] | None = None
+    status: int,
+    model: type[BaseModel] | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    files: Iterable[str] = (),
 ) -> Callable[[View], View]:
     """Document an answer.
 
     Args:
         status: its HTTP status.
-        model: of its body; None if it has none.
+        model: of its body; None if it has none, or it is a file.
         headers: names of headers it carries, and what each says.
+        files: the media types that the file may have.
     """
 
     def decorate(view: View) -> View:
         if model is not None:
             document_response(model, status)(view)
         known = getattr(view, "answers", {})
-        view.answers = {**known, status: dict(headers or {})}  # type: ignore[attr-defined]
+        view.answers = {  # type: ignore[attr-defined]
+            **known,
+            status: {"headers": dict(headers or {}), "files": list(files)},
+        }
         return view
 
     return decorate

@@ -5,9 +5,10 @@ import io
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
+from quart import Response, request
 from sqlalchemy import select
 
 from app.database import Database, patience
@@ -17,6 +18,9 @@ from app.links.models import Link
 ROWS = 500  # of one query; each is some hundred bytes
 # Seconds that it waits for a connection: it is in no hurry, and what has begun should not break.
 PATIENCE = 30.0
+# Seconds for a download. A client that never takes the rest is left at last, and so is what waits
+# for it; the connection breaks, so nobody takes the part for the whole.
+TIMEOUT = 3600
 
 # A spreadsheet would take such a cell for a formula, and strangers wrote the titles:
 # https://owasp.org/www-community/attacks/CSV_Injection
@@ -76,6 +80,25 @@ async def exported(database: Database, user_id: int, form: Format) -> AsyncItera
         last = rows[-1].id
     if form.foot:
         yield form.foot.encode()
+
+
+def download(database: Database, user_id: int, name: str) -> Response:
+    """Return the answer that is the file, or its headers for HEAD.
+
+    Args:
+        database: where the links are.
+        user_id: whose.
+        name: a key of `FORMATS`.
+    """
+    form = FORMATS[name]
+    file_name = f"links-{datetime.now(UTC):%Y-%m-%d}.{name}"
+    response = Response(
+        b"" if request.method == "HEAD" else exported(database, user_id, form),
+        content_type=form.content_type,
+        headers={"Content-Disposition": f'attachment; filename="{file_name}"'},
+    )
+    response.timeout = TIMEOUT
+    return response
 
 
 def _html(rows: Sequence[Row]) -> str:

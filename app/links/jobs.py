@@ -84,7 +84,15 @@ async def _note_failure(running: Running, link_id: int, error: FetchFailed) -> N
             await _change(session, link_id, fetch_error=sentence)
         return
     async with running.database.write() as session:
-        await session.execute(update(Link).where(Link.id == link_id).values(fetch_error=sentence))
+        owner = await session.scalar(
+            update(Link)
+            .where(Link.id == link_id)
+            .values(fetch_error=sentence)
+            .returning(Link.user_id)
+            .execution_options(synchronize_session=False)
+        )
+        if owner is not None:
+            await publish(session, owner, "link", id=link_id)
     raise Failed(sentence, "not fetched")
 
 

@@ -1,7 +1,5 @@
 """Pages to bring links here, and to take them away."""
 
-from datetime import UTC, datetime
-
 from quart import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
 from quart.blueprints import BlueprintSetupState
 from quart.typing import ResponseReturnValue
@@ -10,7 +8,7 @@ from app.bodies import uploaded
 from app.database import current, read
 from app.http import private
 from app.links import imports, library, uploads
-from app.links.exports import FORMATS, exported
+from app.links.exports import FORMATS, download
 from app.security.audit import unaudited
 from app.security.limits import Limit, by_account, limited
 from app.user.login import member, members_only
@@ -21,9 +19,6 @@ IMPORTS = Limit("imports", 10, 3600)
 EXPORTS = Limit("exports", 20, 3600)
 
 IMPORTS_SHOWN = 10
-# Seconds for a download. A client that never takes the rest is left at last, and so is what waits
-# for it; the connection breaks, so nobody takes the part for the whole.
-DOWNLOAD = 3600
 
 
 @blueprint.record
@@ -53,6 +48,8 @@ async def upload() -> ResponseReturnValue:
         await uploads.receive(current(), member().id, uploaded(request, "file"))
     except uploads.Busy:
         return await page("Another import has not ended yet. Wait for it, please."), 409
+    except uploads.Gone:
+        return redirect(url_for("public.home"), 303)
     except uploads.Empty:
         return await page("Choose a file that your browser has exported.")
     await flash("The file has arrived, and is being read.", "success")
@@ -67,16 +64,7 @@ async def export(form: str) -> Response:
     """Return all links as a file: html, csv or jsonl."""
     if form not in FORMATS:
         abort(404)
-    chosen = FORMATS[form]
-    name = f"links-{datetime.now(UTC):%Y-%m-%d}.{form}"
-    is_head = request.method == "HEAD"
-    response = Response(
-        b"" if is_head else exported(current(), member().id, chosen),
-        content_type=chosen.content_type,
-        headers={"Content-Disposition": f'attachment; filename="{name}"'},
-    )
-    response.timeout = DOWNLOAD
-    return response
+    return download(current(), member().id, form)
 
 
 async def page(error: str | None = None) -> str:

@@ -6,6 +6,7 @@ In the database, because the worker shares no disk with the web container.
 from collections.abc import AsyncIterator
 
 from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError, NoResultFound
 from sqlalchemy.ext.asyncio import AsyncSession
 from werkzeug.exceptions import RequestEntityTooLarge
 
@@ -46,6 +47,10 @@ class Empty(Exception):
     """There was no file, or nothing in it."""
 
 
+class Gone(Exception):
+    """The account was deleted while the file arrived."""
+
+
 async def receive(database: Database, user_id: int, chunks: AsyncIterator[bytes]) -> int:
     """Keep a file as it arrives, and ask for it to be read; return the number of the import.
 
@@ -60,9 +65,17 @@ async def receive(database: Database, user_id: int, chunks: AsyncIterator[bytes]
     Raises:
         Busy: another import of the user has not ended.
         Empty: there is no content.
+        Gone: the user is.
         RequestEntityTooLarge: there is more than 32 MiB.
         Exception: whatever `chunks` raises.
     """
+    try:
+        return await _receive(database, user_id, chunks)
+    except (IntegrityError, NoResultFound):  # the rows went with their user
+        raise Gone from None
+
+
+async def _receive(database: Database, user_id: int, chunks: AsyncIterator[bytes]) -> int:
     async with database.write() as session:
         import_id = await _begin(session, user_id)
     try:

@@ -8,6 +8,12 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app import logs
+from app.jobs import cleanup
+from app.jobs.queue import Running, Schedule, Task
+
+log = logs.get(__name__)
+
 CHANNEL = "live"
 KEPT_DAYS = 1
 
@@ -95,23 +101,18 @@ async def publish(session: AsyncSession, user_id: int, kind: str, **data: Any) -
     )
 
 
-async def forget_old(session: AsyncSession, days: int = KEPT_DAYS) -> int:
-    """Delete events older than `days`, except each user's newest; return how many those were.
-
-    Commits after each thousand, so that nobody waits for all of it.
-
-    Args:
-        session: of `write()`, with nothing else in its transaction.
-        days: how long events are kept for streams that come back.
-    """
+async def forget_old(running: Running) -> None:
+    """Delete events that nobody comes back for, a batch in each transaction."""
     count = 0
     since: datetime | None = datetime(1970, 1, 1, tzinfo=UTC)
     while since is not None:
         # From where the last batch ended: what stays is looked at once, not with every batch.
-        row = await session.execute(
-            _FORGET, {"days": days, "since": since, "limit": FORGOTTEN_AT_ONCE}
-        )
-        batch, since = row.one()
-        await session.commit()
-        count += batch
-    return count
+        batch = {"days": KEPT_DAYS, "since": since, "limit": FORGOTTEN_AT_ONCE}
+        async with running.database.write() as session:
+            deleted, since = (await session.execute(_FORGET, batch)).one()
+        count += deleted
+    if count:
+        log.info("old rows deleted", table="live_events", count=count)
+
+
+FORGET = Schedule(Task("forget old events", forget_old, timeout=cleanup.TIMEOUT), "27 * * * *")

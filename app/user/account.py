@@ -7,6 +7,7 @@ from quart import Blueprint, Response, flash, jsonify, redirect, render_template
 from quart.typing import ResponseReturnValue, ResponseTypes
 from wtforms import Form
 
+from app.api import tokens
 from app.database import read, write
 from app.http import private
 from app.mail import outbox
@@ -139,6 +140,7 @@ async def download() -> Response:
         failures = await audit.latest(
             session, user_id=user.id, failures=True, limit=FAILURES_DOWNLOADED
         )
+        access_tokens = await tokens.of_user(session, user.id)
     response = jsonify(
         username=user.username,
         email=user.email,
@@ -147,6 +149,16 @@ async def download() -> Response:
         created_at=user.created_at.isoformat(),
         events=[as_json(each) for each in events],
         failed_logins=[as_json(each) for each in failures],
+        access_tokens=[
+            {
+                "name": each.name,
+                "scopes": each.scopes,
+                "created_at": each.created_at.isoformat(),
+                "expires_at": each.expires_at.isoformat(),
+                "last_used_at": each.last_used_at and each.last_used_at.isoformat(),
+            }
+            for each in access_tokens
+        ],
     )
     response.headers["Content-Disposition"] = 'attachment; filename="my-data.json"'
     return response

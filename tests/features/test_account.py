@@ -18,6 +18,7 @@ from app.settings import KEPT_LOGIN, Settings
 from app.upsun import Environment
 from app.user import login
 from app.user.models import User
+from tests.features.api.resources import token_of
 from tests.features.factories import Person, new_client
 
 
@@ -151,14 +152,18 @@ async def test_a_copy_of_the_cookie_dies_with_the_password(
     assert (await new_client(app).get("/account/", headers=thief)).status_code == 303
 
 
-async def test_the_data_are_a_file_of_json(client: Client, ada: Person) -> None:
+async def test_the_data_are_a_file_of_json(app: Quart, client: Client, ada: Person) -> None:
+    token = await token_of(app, ada)
     response = await client.get("/account/data.json")
     assert response.headers["Content-Disposition"].startswith("attachment")
     data = json.loads(await response.get_data())
     assert data["username"] == ada.username
     assert data["email"] == ada.email
-    assert data["events"][0]["what"] == "logged in"
+    assert [each["what"] for each in data["events"][:2]] == ["access token created", "logged in"]
     assert "hash" not in str(data)
+    (known,) = data["access_tokens"]
+    assert (known["name"], known["last_used_at"]) == ("a test", None)
+    assert token not in str(data)
 
 
 async def test_an_account_is_deleted_with_its_password(

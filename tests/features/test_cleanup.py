@@ -1,5 +1,7 @@
 """What comes round to delete what is old."""
 
+import importlib
+import pkgutil
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -8,10 +10,12 @@ import pytest
 from quart import Quart
 from sqlalchemy import func, insert, select
 
+import app as app_package
 from app.database import Database
 from app.jobs import cleanup
 from app.jobs.models import Job, JobLog, JobStatistics
-from app.jobs.queue import Running
+from app.jobs.queue import Running, Schedule, Task
+from app.jobs.runner import Runner
 from app.mail import outbox
 from app.mail.models import Mail
 from app.security import retention
@@ -108,3 +112,20 @@ async def test_they_all_come_round(app: Quart) -> None:
         "forget old jobs",
         "forget old audit events",
     } <= tasks.keys()
+
+
+def test_all_that_is_scheduled_comes_round(app: Quart) -> None:
+    """What no list in `create_app` names would never be done, and nobody would miss it for long."""
+    runner: Runner = app.extensions["jobs"]
+    written: set[str] = set()
+    for info in pkgutil.walk_packages(app_package.__path__, "app."):
+        if not info.name.endswith("__main__"):
+            for value in vars(importlib.import_module(info.name)).values():
+                for each in value if isinstance(value, tuple | list) else [value]:
+                    match each:
+                        case Task():
+                            written.add(each.name)
+                        case Schedule():
+                            written.add(each.task.name)
+    assert "mail" in written
+    assert written == {*runner.tasks}

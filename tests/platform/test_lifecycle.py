@@ -166,6 +166,23 @@ def test_build_compiles_for_good(first: Path) -> None:
         assert flags == UNCHECKED_HASH, module
 
 
+LOADS_TEMPLATES = """
+from jinja2 import Environment
+from app import create_app, templating
+
+def compile(*args, **options):
+    raise SystemExit("a template is compiled at the start")
+
+Environment.compile = compile
+templating.load_all(create_app())
+"""
+
+
+def test_build_compiles_templates(first: Path, mount: Path, database: URL) -> None:
+    command = f".venv/bin/python -c '{LOADS_TEMPLATES}'"
+    succeeded(frozen(first, mount, database).run(command))
+
+
 def test_first_deploy(first: Path, mount: Path, database: URL, tmp_path: Path) -> None:
     account = {
         "username": "ada",

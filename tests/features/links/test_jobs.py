@@ -152,6 +152,7 @@ async def test_a_page_that_does_not_answer_now(links: Links) -> None:
             now = await links.get(item)
             assert now.fetch_error == "It answered 503."
             assert now.is_pending
+            assert await links.count(LiveEvent) == 2 + attempt  # the first tells that it was saved
             async with links.database.write() as session:
                 row = (await session.execute(select(Job.status, Job.attempts))).one()
                 assert row == ("queued", attempt + 1)

@@ -1,0 +1,253 @@
+"""The reading list as JSON, for programs with a token."""
+
+from json import loads
+from typing import Any, NamedTuple
+
+import pytest
+from quart import Quart
+from quart.testing import QuartClient as Client
+from sqlalchemy import select
+from werkzeug.datastructures import Headers
+
+from app.jobs.models import Job
+from app.jobs.runner import Runner
+from app.links import uploads
+from app.links.api import READ, WRITE
+from app.links.imports import TASK
+from tests.features.api.resources import token_of
+from tests.features.factories import Person
+from tests.features.links.test_imports import bookmarks
+
+LINKS = "/api/v1/links"
+EXAMPLE = "https://example.com/a"
+
+
+class Answer(NamedTuple):
+    """What came back, read."""
+
+    status: int
+    headers: Headers
+    body: Any
+
+
+class Program:
+    """What uses the API, with a token."""
+
+    def __init__(self, client: Client, token: str) -> None:
+        self.client, self.token = client, token
+
+    async def __call__(self, method: str, path: str, json: Any = None, **headers: str) -> Answer:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        response = await self.client.open(
+            path, method=method, json=json, headers={"X-API-Key": self.token, **names}
+        )
+        text = await response.get_data(as_text=True)
+        is_json = (response.content_type or "").partition(";")[0].endswith("json")
+        return Answer(
+            response.status_code,
+            response.headers,
+            loads(text) if is_json else text,
+        )
+
+    async def save(self, url: str = EXAMPLE, **values: Any) -> Answer:
+        return await self("POST", LINKS, {"url": url, **values})
+
+
+@pytest.fixture
+async def ada(app: Quart, client: Client) -> Program:
+    person = await Person("ada").register(app)
+    return Program(client, await token_of(app, person, READ, WRITE))
+
+
+@pytest.fixture
+async def bob(app: Quart, client: Client) -> Program:
+    person = await Person("bob").register(app)
+    return Program(client, await token_of(app, person, READ, WRITE))
+
+
+async def jobs(app: Quart) -> list[str]:
+    async with app.extensions["database"].read() as session:
+        return list(await session.scalars(select(Job.entrypoint)))
+
+
+async def test_a_link_is_saved_once(ada: Program) -> None:
+    saved = await ada.save("HTTPS://Example.com:443/a", title="  An   example ", tags=["b", "a"])
+    assert saved.status == 201
+    link = saved.body
+    assert (link["url"], link["title"], link["tags"]) == (EXAMPLE, "An example", ["a", "b"])
+    assert (link["archived"], link["version"], link["fetched_at"]) == (False, 1, None)
+    assert saved.headers["Location"] == f"{LINKS}/{link['id']}"
+    assert saved.headers["ETag"] == '"1"'
+    assert (await ada("GET", saved.headers["Location"])).body == link
+
+    again = await ada.save(EXAMPLE, title="Another", tags=["c"])
+    assert (again.status, again.body) == (200, link)
+
+
+async def test_the_same_key_saves_once_and_answers_the_same(ada: Program) -> None:
+    body = {"url": EXAMPLE}
+    first = await ada("POST", LINKS, body, Idempotency_Key="k1")
+    second = await ada("POST", LINKS, body, Idempotency_Key="k1")
+    assert (first.status, second.status, first.body) == (201, 201, second.body)
+    assert second.headers["Idempotency-Replayed"] == "true"
+    other = await ada("POST", LINKS, {"url": EXAMPLE + "b"}, Idempotency_Key="k1")
+    assert other.status == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({}, "#/url"),
+        ({"url": "no address"}, "#/url"),
+        ({"url": "ftp://example.com/"}, "#/url"),
+        ({"url": "https://example.com/" + "a" * 5000}, "#/url"),
+        ({"url": EXAMPLE, "tags": ["two words"]}, "#/tags/0"),
+        ({"url": EXAMPLE, "tags": ["a", "a\x00b"]}, "#/tags/1"),
+        ({"url": EXAMPLE, "tags": "a"}, "#/tags"),
+        ({"url": EXAMPLE, "title": 7}, "#/title"),
+        ({"url": EXAMPLE, "owner": 7}, "#/owner"),
+    ],
+)
+async def test_what_does_not_fit_is_told_with_its_place(
+    ada: Program, body: dict[str, Any], place: str
+) -> None:
+    answer = await ada("POST", LINKS, body)
+    assert answer.status == 422, answer.body
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert [error["pointer"] for error in answer.body["errors"]] == [place]
+    assert (await ada("GET", LINKS)).body["items"] == []
+
+
+async def test_pages_follow_one_another_to_the_end(ada: Program) -> None:
+    for number in range(5):
+        await ada.save(f"{EXAMPLE}{number}", tags=["odd" if number % 2 else "even"])
+    seen, path = [], f"{LINKS}?limit=2"
+    while path:
+        page = await ada("GET", path)
+        assert page.status == 200
+        seen += [link["url"] for link in page.body["items"]]
+        path = page.body["next"]
+        assert page.headers.get("Link") == (f'<{path}>; rel="next"' if path else None)
+    assert seen == [f"{EXAMPLE}{number}" for number in range(4, -1, -1)]
+    odd = await ada("GET", f"{LINKS}?tag=odd")
+    assert [link["url"][-1] for link in odd.body["items"]] == ["3", "1"]
+
+
+async def test_search_goes_on_where_it_stopped(ada: Program) -> None:
+    for number in range(5):
+        await ada.save(f"{EXAMPLE}{number}", title=f"Sour dough {number}")
+    await ada.save(f"{EXAMPLE}/other", title="Rye")
+    seen, path = set(), f"{LINKS}?q=sour+dou&limit=2"
+    while path:
+        page = await ada("GET", path)
+        seen |= {link["title"] for link in page.body["items"]}
+        path = page.body["next"]
+    assert seen == {f"Sour dough {number}" for number in range(5)}
+    assert (await ada("GET", f"{LINKS}?q=sour&after=nonsense")).status == 422
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=101", "limit=x", "state=new", "before=0", f"before={10**20}"],
+)
+async def test_a_query_that_makes_no_sense(ada: Program, query: str) -> None:
+    answer = await ada("GET", f"{LINKS}?{query}")
+    assert answer.status == 422
+    assert [error["parameter"] for error in answer.body["errors"]] == [query.partition("=")[0]]
+
+
+async def test_a_change_is_for_the_version_that_was_seen(ada: Program) -> None:
+    where = (await ada.save()).headers["Location"]
+    changed = await ada("PATCH", where, {"archived": True, "tags": ["x"]}, If_Match='"1"')
+    assert changed.status == 200
+    assert (changed.body["archived"], changed.body["tags"]) == (True, ["x"])
+    assert changed.headers["ETag"] == '"2"'
+    for method, body in (("PATCH", {"title": "Old"}), ("DELETE", None)):
+        assert (await ada(method, where, body, If_Match='"1"')).status == 412
+    assert (await ada("GET", where, If_None_Match='"2"')).status == 304
+    assert (await ada("GET", where, If_None_Match='"1"')).status == 200
+    states = {
+        state: len((await ada("GET", f"{LINKS}?state={state}")).body["items"])
+        for state in ("unread", "archived", "all")
+    }
+    assert states == {"unread": 0, "archived": 1, "all": 1}
+    assert (await ada("DELETE", where, If_Match='"2"')).status == 204
+    assert (await ada("GET", where)).status == 404
+    assert (await ada("DELETE", where)).status == 404
+
+
+async def test_what_belongs_to_others_is_not_there(ada: Program, bob: Program) -> None:
+    where = (await ada.save(tags=["secret"])).headers["Location"]
+    for method, body in (("GET", None), ("PATCH", {"title": "Mine"}), ("DELETE", None)):
+        assert (await bob(method, where, body)).status == 404
+    assert (await bob("GET", LINKS)).body == {"items": [], "next": None}
+    assert (await bob("GET", "/api/v1/tags")).body == {"items": []}
+    assert (await ada("GET", "/api/v1/tags")).body == {"items": ["secret"]}
+
+
+async def test_a_token_that_may_only_read(app: Quart, client: Client) -> None:
+    person = await Person("ada").register(app)
+    reader = Program(client, await token_of(app, person, READ))
+    assert (await reader("GET", LINKS)).status == 200
+    for method, path in (
+        ("POST", LINKS),
+        ("PATCH", f"{LINKS}/1"),
+        ("DELETE", f"{LINKS}/1"),
+        ("POST", f"{LINKS}/import"),
+    ):
+        answer = await reader(method, path)
+        assert (answer.status, answer.body["scope"]) == (403, "links:write")
+
+
+async def send(ada: Program, content: bytes, content_type: str = "text/html") -> Answer:
+    response = await ada.client.post(
+        f"{LINKS}/import",
+        data=content,
+        headers={"X-API-Key": ada.token, "Content-Type": content_type},
+    )
+    return Answer(response.status_code, response.headers, await response.get_json())
+
+
+async def test_a_file_is_imported_by_a_job_that_tells_how_far_it_is(
+    app: Quart, ada: Program, bob: Program
+) -> None:
+    sent = await send(ada, bookmarks(3), "text/html; charset=utf-8")
+    assert sent.status == 202, sent.body
+    assert (sent.body["state"], sent.body["percent"]) == ("waiting", 0)
+    where = sent.headers["Location"]
+    assert where == f"{LINKS}/imports/{sent.body['id']}"
+    assert (await send(ada, bookmarks(1))).status == 409
+    await Runner(app, app.extensions["database"], [TASK], []).run_due()
+    done = await ada("GET", where)
+    assert done.status == 200
+    assert (done.body["state"], done.body["percent"], done.body["added"]) == ("done", 100, 3)
+    assert (done.body["seen"], done.body["known"], done.body["refused"]) == (3, 0, 0)
+    assert len((await ada("GET", LINKS)).body["items"]) == 3
+    assert (await bob("GET", where)).status == 404
+
+
+async def test_files_that_are_not_taken(
+    app: Quart, ada: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for content_type in ("application/json", "application/octet-stream", "multipart/form-data"):
+        assert (await send(ada, bookmarks(1), content_type)).status == 415
+    assert (await send(ada, b"")).status == 422
+    monkeypatch.setattr(uploads, "LARGEST_FILE", 1000)
+    assert (await send(ada, b"a" * 1001)).status == 413
+    assert TASK.name not in await jobs(app)
+
+
+async def test_all_links_as_a_file(ada: Program) -> None:
+    for number in range(3):
+        await ada.save(f"{EXAMPLE}{number}", title=f"Title {number}")
+    lines = (await ada("GET", f"{LINKS}/export")).body.splitlines()
+    assert [loads(line)["title"] for line in lines] == ["Title 0", "Title 1", "Title 2"]
+    csv = await ada("GET", f"{LINKS}/export?format=csv")
+    assert csv.headers["Content-Type"].startswith("text/csv")
+    assert csv.headers["Content-Disposition"].endswith('.csv"')
+    assert csv.body.count("\r\n") == 4
+    html = await ada("GET", f"{LINKS}/export?format=html")
+    assert html.body.startswith("<!DOCTYPE NETSCAPE-Bookmark-file-1>")
+    assert (await ada("GET", f"{LINKS}/export?format=pdf")).status == 422
+    head = await ada("HEAD", f"{LINKS}/export")
+    assert (head.status, head.body) == (200, "")
