@@ -22,7 +22,13 @@ from benchmarks import report
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-NAMES = ("api", "growth", "streams", "jobs", "fetches")
+NAMES = (
+    "api",
+    "growth",
+    "streams",
+    "jobs",
+    "fetches",
+)
 PATIENCE = 20  # seconds for what a benchmark has started to end with it
 
 

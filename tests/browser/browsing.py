@@ -100,6 +100,10 @@ class Site:
         return found[1]
 
 
+Visit = Callable[[Page, Site], Awaitable[None]]
+"""Goes to a page, and does before what it takes to get there."""
+
+
 async def register(site: Site, *people: Person, **options: bool) -> None:
     """Create accounts without a browser; see `Person.create`."""
     for person in people:

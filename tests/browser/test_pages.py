@@ -1,7 +1,6 @@
 """What holds for every page: its structure, its colours, its width, and what it loads."""
 
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,22 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 from playwright.async_api import Page, ViewportSize, expect
-from sqlalchemy import func, insert
+from sqlalchemy import insert
 
 from app.jobs.models import Job, JobLog
-from app.links import lists
-from app.links.models import Link
 from tests.browser.browsing import (
     NARROW,
     WIDE,
     NewPage,
     Site,
+    Visit,
     Watch,
     log_in,
     press_tab,
     register,
     tab_to,
 )
+from tests.browser.links import PAGES as LINKS
 from tests.features.factories import Person
 from tests.process.servers import serving
 
@@ -47,8 +46,6 @@ ADD_STYLE = """css => {
 # The narrowest that WCAG asks for (1.4.10), a telephone, and where the layout changes.
 WIDTHS = (320, 375, 576, 768, 992)
 BODY_BACKGROUND = "getComputedStyle(document.body).backgroundColor"
-
-Visit = Callable[[Page, Site], Awaitable[None]]
 
 
 def at(path: str) -> Visit:
@@ -133,36 +130,6 @@ async def home_of_a_member(page: Page, site: Site) -> None:
     await page.goto("/")
 
 
-def reading_list(path: str) -> Visit:
-    """A page about links with long words, marks, states and errors; `{id}` is one of them."""
-
-    async def visit(page: Page, site: Site) -> None:
-        ada = Person()
-        await register(site, ada)
-        async with site.database.write() as session:
-            shown = {"user_id": ada.id, "fetched_at": func.now(), "tags": ["sea", "x" * 40]}
-            url = f"https://example.com/{'a' * 200}"
-            # Not by `library.save`: the server would go and fetch them.
-            sea = {"title": "The sea", "description": "As wide as the sea. " * 20}
-            link = await session.scalar(
-                insert(Link).values(**shown, **sea, url=url).returning(Link.id)
-            )
-            error = {"fetch_error": "Its certificate is not valid.", "archived": True}
-            await session.execute(insert(Link).values(**shown, **error, url=f"{url}/sea"))
-            await session.execute(insert(Link).values(url="https://a.example/", user_id=ada.id))
-            await lists.publish(session, ada.id, "sea")
-        await log_in(page, ada)
-        await page.goto(path.format(id=link, name=ada.username))
-
-    return visit
-
-
-async def refused_link(page: Page, site: Site) -> None:
-    await reading_list("/links/")(page, site)
-    await page.locator("#saveForm").get_by_role("button", name="Save").click()
-    await expect(page.get_by_text("Please enter an address.")).to_be_visible()
-
-
 # One of each kind; the journeys see the rest.
 PAGES: dict[str, Visit] = {
     "home": at("/"),
@@ -178,21 +145,26 @@ PAGES: dict[str, Visit] = {
     "new password": reset,
     "list of users": administration("/admin/"),
     "jobs": given_up_job,
-    "links": reading_list("/links/?state=all"),
-    "links of a public tag": reading_list("/links/?tag=sea"),
-    "links that were found": reading_list("/links/?q=sea"),
-    "refused link": refused_link,
-    "link": reading_list("/links/{id}/"),
-    "public list": reading_list("/lists/{name}/sea/"),
+    **LINKS,
 }
 
 every_page = pytest.mark.parametrize("visit", PAGES.values(), ids=PAGES.keys())
 
 
 @every_page
-async def test_structure(page: Page, site: Site, watch: Watch, visit: Visit) -> None:
+async def test_structure_and_contrast(page: Page, site: Site, watch: Watch, visit: Visit) -> None:
     watch.expected.add(404)
     await visit(page, site)
+    await is_well_built(page)
+    for screen in (WIDE, NARROW):
+        await page.set_viewport_size(screen)
+        await page.emulate_media(color_scheme="light")
+        assert await unreadable(page) == []
+        await page.emulate_media(color_scheme="dark")
+        assert await unreadable(page) == []
+
+
+async def is_well_built(page: Page) -> None:
     await expect(page.locator("html")).to_have_attribute("lang", "en")
     await expect(page.get_by_role("heading", level=1)).to_have_count(1)
     for landmark in ("banner", "main", "contentinfo"):
@@ -224,18 +196,6 @@ async def test_titles_tell_pages_apart(page: Page, site: Site, watch: Watch) -> 
             await page.context.clear_cookies()
     assert len(set(titles)) == len(titles), titles
     assert all(title.endswith(" · quart-upsun") for title in titles)
-
-
-@every_page
-async def test_text_can_be_read(page: Page, site: Site, watch: Watch, visit: Visit) -> None:
-    watch.expected.add(404)
-    await visit(page, site)
-    for screen in (WIDE, NARROW):
-        await page.set_viewport_size(screen)
-        await page.emulate_media(color_scheme="light")
-        assert await unreadable(page) == []
-        await page.emulate_media(color_scheme="dark")
-        assert await unreadable(page) == []
 
 
 async def unreadable(page: Page) -> list[dict[str, Any]]:

@@ -1,0 +1,118 @@
+"""The recipe names what exists, and what it says to delete can be deleted."""
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+
+from app.settings import ROOT
+from tests.development.clone import environment, share_packages
+from tests.repository import checkout, tracked_files
+
+DOCUMENT = ROOT / "docs" / "adding-a-feature.md"
+SECONDS = 1800
+# What looks at all routes, tables, jobs, columns and documents, beside the linters. The rest of the
+# suite takes as long as it does here: REST=tests in the environment runs that as well.
+REST = os.environ.get(
+    "REST",
+    "tests/unit tests/documents tests/features/api/test_openapi.py"
+    " tests/features/test_accounts.py tests/features/test_cleanup.py"
+    " tests/features/test_policy.py tests/features/test_sanitize.py",
+)
+
+
+def last_section() -> str:
+    return DOCUMENT.read_text().partition("\n## Starting without the reading list\n")[2]
+
+
+def block(language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", last_section(), re.DOTALL)
+    assert found
+    return found[1]
+
+
+def deleted() -> list[str]:
+    """The files and folders that go."""
+    command, data, *_ = block("sh").replace("\\\n", " ").splitlines()
+    assert data == "rm -rf .data/postgres .rehearsal"
+    git, rm, recursively, *names = command.split()
+    assert (git, rm, recursively) == ("git", "rm", "-r")
+    return names
+
+
+def removed() -> dict[str, list[str]]:
+    """By file, the pieces of it that go."""
+    parts = re.split(r"^--- (.+)\n", block("diff"), flags=re.MULTILINE)[1:]
+    return {
+        name: [
+            "".join(f"{line[1:]}\n" for line in piece.splitlines())
+            for piece in re.split(r"\n\n", text.strip("\n"))
+        ]
+        for name, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+def test_what_it_names_exists() -> None:
+    files = tracked_files()
+    named = re.findall(r"`((?:app|tests|docs|assets|benchmarks)/[\w./]+)`", DOCUMENT.read_text())
+    assert len(named) > 10
+    for path in [*named, *deleted(), *removed()]:
+        assert path in files or any(name.startswith(f"{path.rstrip('/')}/") for name in files), path
+
+
+def without_the_example(tree: Path) -> None:
+    for path in deleted():
+        if (tree / path).is_dir():
+            rmtree(tree / path)
+        else:
+            (tree / path).unlink()
+    for name, pieces in removed().items():
+        text = (tree / name).read_text()
+        for piece in pieces:
+            assert text.count(piece) == 1, f"{name} does not have once:\n{piece}"
+            text = text.replace(piece, "")
+        (tree / name).write_text(text)
+    gone = re.compile(r"app/links/|docs/adding-a-feature\.md|tests/features/links/")
+    for name in ("README.md", "SECURITY.md"):
+        lines = (tree / name).read_text().splitlines(keepends=True)
+        rows = [line for line in lines if line.startswith("|") and gone.search(line)]
+        assert rows, name
+        (tree / name).write_text("".join(line for line in lines if line not in rows))
+
+
+# It takes as long as builds do, and shall not be in the way of what measures time.
+@pytest.mark.xdist_group("builds")
+def test_the_rest_stands_by_itself(tmp_path: Path) -> None:
+    tree = checkout(tmp_path / "tree")
+    without_the_example(tree)
+    share_packages(tree)
+
+    def run(*command: str) -> None:
+        with subprocess.Popen(
+            command,
+            cwd=tree,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                output, _ = process.communicate(timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        assert process.returncode == 0, output
+
+    # Tests of the documents look at what Git has. A link in the place of a folder is not ignored.
+    run("git", "init", "--quiet")
+    (tree / ".git" / "info" / "exclude").write_text(".venv\nnode_modules\n")
+    run("git", "add", "--all")
+    for verb in ("format", "lint"):
+        run("make", verb)
+    run("make", "test", f"ARGS=-n 0 {REST}")
