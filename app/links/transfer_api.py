@@ -25,6 +25,7 @@ blueprint = Blueprint("links_transfer_api", __name__, url_prefix="/api/v1/links"
 tag_blueprint(blueprint, ["Links"])
 
 BUSY = "Another import has not ended yet."
+EMPTY = "There is nothing in the file."
 
 
 class ImportAnswer(BaseModel):
@@ -58,7 +59,7 @@ class Query(BaseModel):
 @takes_file("text/html")
 @answers(202, ImportAnswer, headers={"Location": "Where it says how far it has come"})
 @refuses(409, BUSY)
-@refuses(422, "There is nothing in the file.")
+@refuses(422, EMPTY)
 async def take() -> Response:
     """Take a file of bookmarks, as browsers export it; a job reads it.
 
@@ -71,7 +72,7 @@ async def take() -> Response:
     except uploads.Gone:
         raise unauthorized("This account is not there any more.") from None
     except uploads.Empty:
-        raise Problem(422, "There is nothing in the file.") from None
+        raise Problem(422, EMPTY) from None
     return _answer(await _progress(id), 202, Location=url_for(".progress", id=id))
 
 

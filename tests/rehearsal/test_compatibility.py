@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -63,7 +62,7 @@ def add_migration(repository: Path, statement: str, revision: str = "second") ->
 def test_this_repository() -> None:
     """The release before this one works on its schema."""
     # Its suite makes hundreds of databases, as this one does.
-    result = compatibility(ROOT, TMPDIR=quick_place() or tempfile.gettempdir())
+    result = compatibility(ROOT, TMPDIR=quick_place())
     assert result.returncode == 0, result.stdout + result.stderr
     only_one = len(list((ROOT / VERSIONS).glob("*.py"))) == 1
     assert ("only one migration" in result.stdout) is only_one

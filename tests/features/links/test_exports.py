@@ -30,19 +30,6 @@ FILL = text(
 )
 
 
-@pytest.fixture
-async def ada(app: Quart, client: Client) -> Person:
-    person = await Person().register(app)
-    await person.log_in(client)
-    return person
-
-
-@pytest.fixture
-def database(app: Quart) -> Database:
-    found: Database = app.extensions["database"]
-    return found
-
-
 async def fill(database: Database, person: Person, first: int, last: int) -> None:
     async with database.write() as session:
         await session.execute(FILL, {"user_id": person.id, "first": first, "last": last})

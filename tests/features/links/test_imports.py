@@ -67,13 +67,6 @@ class Library:
 
 
 @pytest.fixture
-async def ada(app: Quart, client: Client) -> Person:
-    person = await Person().register(app)
-    await person.log_in(client)
-    return person
-
-
-@pytest.fixture
 def shelf(app: Quart, ada: Person) -> Library:
     return Library(app, ada.id)
 

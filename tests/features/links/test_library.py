@@ -21,12 +21,6 @@ LIMIT = 7
 
 
 @pytest.fixture
-def database(app: Quart) -> Database:
-    found: Database = app.extensions["database"]
-    return found
-
-
-@pytest.fixture
 async def ada(app: Quart) -> int:
     return (await Person().register(app)).id
 

@@ -13,9 +13,7 @@ from app.database import Database
 from app.links.models import Link
 from app.links.public import PAGE
 from tests.features.factories import Person, new_client
-from tests.features.links.test_views import ada, database, saved, soup_of, titles
-
-__all__ = ["ada", "database"]  # fixtures
+from tests.features.links.test_views import saved, soup_of, titles
 
 ATOM = "{http://www.w3.org/2005/Atom}"
 SHARED = "public, max-age=0, s-maxage=300"

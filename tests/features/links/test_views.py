@@ -19,20 +19,6 @@ HOSTILE = '"><script>alert(1)</script>'
 LARGEST_ID = 2**63 - 1
 
 
-@pytest.fixture
-async def ada(app: Quart, client: Client) -> Person:
-    """Somebody who is logged in with `client`."""
-    person = await Person().register(app)
-    await person.log_in(client)
-    return person
-
-
-@pytest.fixture
-def database(app: Quart) -> Database:
-    found: Database = app.extensions["database"]
-    return found
-
-
 async def saved(database: Database, person: Person, name: str, **options: Any) -> int:
     """Save a link without a form."""
     async with database.write() as session:
