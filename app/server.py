@@ -17,14 +17,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from types import FrameType
 
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 from quart import Quart
 
-from app import create_app, logs, upsun
+from app import create_app, logs, stop_signals, upsun
 from app.database import Database
 from app.settings import Settings, load
 from app.supervisor import Supervisor
@@ -38,18 +37,17 @@ Factory = Callable[[Settings], Quart]
 NOTICE = 0.2  # still accepting: every answer closes its connection, readiness is down
 SETTLE = 0.2  # no longer accepting: who was accepted last sends a request
 CANCEL = 7.5  # what is not answered by now is cut off
-EXIT = 8.5  # whatever still hangs, the process ends
+EXIT = 8.5  # whatever still hangs, such as a client that does not read, the process ends
 KILL = 9.5  # a process that did not even hear is killed by its supervisor
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LAST_WORDS = "gave up waiting for requests and connections to end"
 
 MEMORY_PER_PROCESS = 128  # megabytes, with room for requests
 
 
 def main(factory: Factory = create_app) -> int:
     """Serve until told to stop, and return the exit code."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: os._exit(0))  # while there is nothing to drain
+    stop_signals.end_at_once()
     settings = load()
     logs.configure(settings.log_level)
     app = factory(settings)  # opens nothing, so that processes can be forked with it
@@ -122,8 +120,7 @@ def work(
         log.exception("the server failed")
         return 1
     finally:
-        for number in STOP_SIGNALS:  # asyncio has put the default back, which would kill
-            signal.signal(number, signal.SIG_IGN)  # drops what has come while it was blocked, too
+        stop_signals.ignore()
     return 0
 
 
@@ -152,12 +149,7 @@ async def serve_until_stopped(
     async def shutdown_trigger() -> None:
         # Hypercorn calls this when it has started to accept. Before, a signal ends the process
         # at once, even if the application hangs while it starts.
-        signal.signal(signal.SIGALRM, give_up)
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, stop)
-            # In place of the empty handler that asyncio has put there: unlike `stop` it runs also
-            # when a view blocks the loop.
-            signal.signal(number, start_clock)
+        stop_signals.listen(stop, seconds=EXIT, last_words=LAST_WORDS)
         if parent is not None:
             loop.add_reader(parent, supervisor_died, parent)
         freeze_heap()
@@ -175,10 +167,7 @@ async def serve_until_stopped(
             in_flight, hypercorn_config(descriptor), shutdown_trigger=shutdown_trigger, mode="asgi"
         )
     finally:
-        # The loop closes this pipe before it gives the signals up: one more would complain. And
-        # between giving them up and our ignoring them, one more would kill.
-        signal.set_wakeup_fd(-1)
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        stop_signals.block()
     log.info("stopped")
 
 
@@ -246,20 +235,6 @@ class InFlight:
             log.error("requests cut off", count=len(self.tasks))
         for task in self.tasks:
             task.cancel()
-
-
-def start_clock(number: int, frame: FrameType | None) -> None:
-    """Give the process `EXIT` seconds from the first signal."""
-    if signal.getitimer(signal.ITIMER_REAL)[0] == 0:
-        signal.setitimer(signal.ITIMER_REAL, EXIT)
-
-
-def give_up(number: int, frame: FrameType | None) -> None:
-    """End a process that something keeps from ending, such as a client that does not read."""
-    try:
-        log.error("gave up waiting for requests and connections to end")
-    finally:
-        os._exit(0)
 
 
 def freeze_heap() -> None:

@@ -1,13 +1,14 @@
 """A real PostgreSQL for the whole run, and a database of its own for each test that asks."""
 
+import fcntl
 import os
 import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -27,6 +28,9 @@ from app.settings import ROOT, Settings, parse_database_url
 from development.postgres import postgres
 
 _stack = ExitStack()
+
+# Beside the cluster: where the processes of one run of tests agree on who runs alone.
+TURN = "TEST_TURN"
 
 MEMORY = Path("/dev/shm")
 ROOM = 4 * 2**30  # bytes; a run takes a fraction
@@ -57,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         temporary = tempfile.TemporaryDirectory(prefix="quart-upsun-", dir=quick_place())
         directory = Path(_stack.enter_context(temporary))
+        os.environ[TURN] = str(directory / "turn")
         os.environ["TEST_SERVER_URL"] = _stack.enter_context(
             postgres(directory / "data", durable=False, max_connections=300)
         )
@@ -68,6 +73,30 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     _stack.close()
+
+
+@contextmanager
+def turn(*, alone: bool) -> Iterator[None]:
+    """Run beside other tests, or when they have ended and none begins."""
+    place = os.environ[TURN]
+    with open(f"{place}.next", "w") as queue, open(f"{place}.now", "w") as running:
+        # Who waits to be alone waits here with all who come later: else some test always runs.
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(queue, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    with turn(alone=False):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    with turn(alone=item.get_closest_marker("alone") is not None):
+        yield
 
 
 @pytest.fixture(scope="session")

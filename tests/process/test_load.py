@@ -61,6 +61,8 @@ async def stop_under_load(processes: int) -> Counter[str]:
     return counts
 
 
+@pytest.mark.alone
+@pytest.mark.xdist_group("builds")  # else it waits for what is being built
 @pytest.mark.parametrize("processes", [1, 2])
 async def test_nothing_is_lost_under_load(processes: int) -> None:
     """Most stops must lose nothing at all.

@@ -50,9 +50,12 @@ class Queue:
                 await enqueue(session, task, number=number)
 
     async def jobs(self) -> list[tuple[str, int]]:
-        """Return the state of each job, and how many attempts count."""
+        """Return the state of each job that was asked for, and how many attempts count."""
+        # The application's own come when their time has come.
+        mine = Job.entrypoint.in_([task.name for task in (HOLD, BLOCK, QUICK)])
         async with self.database.read() as session:
-            rows = await session.execute(select(Job.status, Job.attempts).order_by(Job.id))
+            query = select(Job.status, Job.attempts).where(mine).order_by(Job.id)
+            rows = await session.execute(query)
             return [(status, attempts) for status, attempts in rows]
 
     async def effects(self) -> list[int]:

@@ -2,16 +2,22 @@
 
 import asyncio
 import re
+import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 
 from development.postgres import postgres
+from rehearsal import configuration
 from rehearsal.findings import Weight
+from rehearsal.image import Images
+from rehearsal.locks import kept_word
 from rehearsal.report import Report
+from rehearsal.sandbox import bubblewrap
+from rehearsal.tree import find
 from tests.rehearsal.sample import commit, git, told
 from tests.repository import checkout
 
@@ -127,6 +133,28 @@ def with_tasks(repository: Path) -> dict[str, str]:
         "app/__init__.py": wiring,
         "app/jobs/runner.py": runner,
     }
+
+
+async def build_images(releases: Releases) -> None:
+    """Build those that a rehearsal with a switch needs."""
+    releases.state.mkdir(exist_ok=True)
+    images = Images(
+        releases.state,
+        bwrap=bubblewrap(),
+        entropy=kept_word(releases.state / "entropy", secrets.token_hex(28).upper()),
+    )
+    async with AsyncExitStack() as hold:
+        for revision in (releases.first, releases.second):
+            tree = find(releases.repository, revision)
+            exported = tree.export(releases.state / "exported" / revision)
+            await images.build(
+                tree,
+                configuration.read(exported),
+                "app",
+                log=releases.state / "build.log",
+                show=lambda line: None,
+                hold=hold,
+            )
 
 
 def is_green(report: Report) -> None:

@@ -17,8 +17,7 @@ from tests.rehearsal.releases import (
 )
 from tests.rehearsal.sample import errors, rehearse, told
 
-# The images are built once for all tests here; and no other build takes the processor away from an
-# application that is under load.
+# The images are built once for all tests here.
 pytestmark = pytest.mark.xdist_group("builds")
 
 RATE = 200  # requests a second, where the machine has room for so many
@@ -53,14 +52,15 @@ async def test_first_deploy_and_the_next(releases: Releases) -> None:
     assert "as built before" in build.detail
 
 
-async def test_rolling_deploy_loses_nothing(releases: Releases) -> None:
-    async with asked_for_jobs(releases, "rolling_postgresql"):
+@pytest.mark.alone
+async def test_rolling_deploy_loses_nothing(built: Releases) -> None:
+    async with asked_for_jobs(built, "rolling_postgresql"):
         report = await rehearse(
-            releases.repository,
-            releases.state,
-            revision=releases.second,
+            built.repository,
+            built.state,
+            revision=built.second,
             strategy="rolling",
-            previous=releases.first,
+            previous=built.first,
             environment="rolling",
         )
     is_green(report)
@@ -78,17 +78,18 @@ async def test_rolling_deploy_loses_nothing(releases: Releases) -> None:
     assert report.load["writes"] >= kinds["POST /register/"]["answered"]
     assert report.hold is not None
     assert report.hold.parts == {}
-    await is_done_by_the_second(releases, "rolling")
+    await is_done_by_the_second(built, "rolling")
 
 
-async def test_stop_start_holds_and_does_not_refuse(releases: Releases) -> None:
-    async with asked_for_jobs(releases, "stop_start_postgresql"):
+@pytest.mark.alone
+async def test_stop_start_holds_and_does_not_refuse(built: Releases) -> None:
+    async with asked_for_jobs(built, "stop_start_postgresql"):
         report = await rehearse(
-            releases.repository,
-            releases.state,
-            revision=releases.second,
+            built.repository,
+            built.state,
+            revision=built.second,
             strategy="stop-start",
-            previous=releases.first,
+            previous=built.first,
             environment="stop-start",
         )
     is_green(report)
@@ -100,7 +101,7 @@ async def test_stop_start_holds_and_does_not_refuse(releases: Releases) -> None:
     assert set(report.hold.parts) == {"stop", "start", "post_start", "deploy"}
     assert report.hold.waited > 0
     assert report.hold.longest <= report.hold.seconds + 1
-    await is_done_by_the_second(releases, "stop-start")
+    await is_done_by_the_second(built, "stop-start")
 
 
 async def is_done_by_the_second(releases: Releases, environment: str) -> None:
