@@ -65,8 +65,14 @@ class Queue:
 
     async def is_done(self, server: Server, within: float = 15.0) -> None:
         """Wait until nothing is left to do."""
+        await self.is_at([], server, within)
+
+    async def is_at(
+        self, jobs: list[tuple[str, int]], server: Server, within: float = 15.0
+    ) -> None:
+        """Wait until just these are left."""
         deadline = time.monotonic() + within
-        while await self.jobs():
+        while await self.jobs() != jobs:
             assert time.monotonic() < deadline, f"{await self.jobs()}\n{server.output}"
             await asyncio.sleep(0.02)
 
@@ -348,6 +354,7 @@ async def test_the_database_crashes_and_comes_back(tmp_path: Path, gate: Gate) -
             async with opened_again(url) as queue:
                 await queue.ask(QUICK, 2)
                 await has_effects(queue, [2])
+                await queue.is_at([("queued", 1)], worker)  # for its next attempt, in 30 seconds
                 async with queue.database.write() as session:
                     await session.execute(text("UPDATE pgqueuer SET execute_after = now()"))
                 await queue.is_done(worker)
