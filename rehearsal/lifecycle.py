@@ -1,7 +1,6 @@
 """One rehearsal from the commit to the end of the application: the table of contents."""
 
 import os
-import secrets
 import shutil
 import sys
 import tempfile
@@ -15,14 +14,14 @@ import psutil
 from rehearsal import aftermath, deploy, preparation
 from rehearsal.configuration import ConfigurationError
 from rehearsal.image import Images, fingerprint
-from rehearsal.locks import kept_word, locked
+from rehearsal.locks import locked
 from rehearsal.network import Ports, allow_files
 from rehearsal.report import Console, Report
 from rehearsal.sandbox import bubblewrap
 from rehearsal.scene import Options, Scene, Stopped
 from rehearsal.services import ServiceError
 from rehearsal.tree import Tree, find
-from rehearsal.variables import Environment
+from rehearsal.variables import Environment, project_entropy
 
 Complete = Callable[[Report], Awaitable[None]]
 
@@ -141,8 +140,7 @@ async def entered(options: Options, console: Console, tree: Tree) -> AsyncIterat
             environment=Environment(
                 name="main" if options.environment_type == "production" else options.environment,
                 type=options.environment_type,
-                # The project's, the same in all environments for ever.
-                entropy=kept_word(options.state / "entropy", secrets.token_hex(28).upper()),
+                entropy=project_entropy(options.state),
             ),
             bwrap=bubblewrap() if options.isolated else None,
             ports=ports,

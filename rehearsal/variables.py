@@ -3,11 +3,14 @@
 import base64
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rehearsal.configuration import Application, Configuration
+from rehearsal.locks import kept_word
 
 # How package managers reach their registries on this machine.
 REGISTRIES = ("PIP_", "NPM_CONFIG_", "SSL_CERT_", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
@@ -91,6 +94,11 @@ class Endpoint:
             "SERVICE": self.service,
         }
         return {f"{prefix}_{key}": str(value) for key, value in values.items()}
+
+
+def project_entropy(state: Path) -> str:
+    """Return the project's word, the same in all environments for ever."""
+    return kept_word(state / "entropy", secrets.token_hex(28).upper())
 
 
 def encode(value: object) -> str:

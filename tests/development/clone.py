@@ -75,9 +75,9 @@ class Running:
                 pytest.fail(f"no {text!r} in:\n{self.output}")
             time.sleep(0.05)
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = SECONDS) -> int:
         """Wait for the end, and return the exit code."""
-        code = self.process.wait(SECONDS)
+        code = self.process.wait(seconds)
         self._thread.join(SECONDS)
         return code
 

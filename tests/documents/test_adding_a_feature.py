@@ -2,15 +2,13 @@
 
 import os
 import re
-import signal
-import subprocess
 from pathlib import Path
 from shutil import copytree, rmtree
 
 import pytest
 
 from app.settings import ROOT
-from tests.development.clone import environment, share_packages
+from tests.development.clone import running, share_packages
 from tests.repository import checkout, tracked_files
 
 DOCUMENT = ROOT / "docs" / "adding-a-feature.md"
@@ -92,22 +90,8 @@ def test_the_rest_stands_by_itself(tmp_path: Path) -> None:
     share_packages(tree)
 
     def run(*command: str) -> None:
-        with subprocess.Popen(
-            command,
-            cwd=tree,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            try:
-                output, _ = process.communicate(timeout=SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                raise
-        assert process.returncode == 0, output
+        with running(tree, *command) as process:
+            assert process.wait(SECONDS) == 0, process.output
 
     # Tests of the documents look at what Git has. A link in the place of a folder is not ignored.
     run("git", "init", "--quiet")

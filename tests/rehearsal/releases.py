@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from development.postgres import postgres
 from rehearsal import configuration
 from rehearsal.findings import Weight
 from rehearsal.image import Images
-from rehearsal.locks import kept_word
 from rehearsal.report import Report
 from rehearsal.sandbox import bubblewrap
 from rehearsal.tree import find
+from rehearsal.variables import project_entropy
 from tests.rehearsal.sample import commit, git, told
 from tests.repository import checkout
 
@@ -138,11 +137,8 @@ def with_tasks(repository: Path) -> dict[str, str]:
 async def build_images(releases: Releases) -> None:
     """Build those that a rehearsal with a switch needs."""
     releases.state.mkdir(exist_ok=True)
-    images = Images(
-        releases.state,
-        bwrap=bubblewrap(),
-        entropy=kept_word(releases.state / "entropy", secrets.token_hex(28).upper()),
-    )
+    entropy = project_entropy(releases.state)
+    images = Images(releases.state, bwrap=bubblewrap(), entropy=entropy)
     async with AsyncExitStack() as hold:
         for revision in (releases.first, releases.second):
             tree = find(releases.repository, revision)
