@@ -1,6 +1,7 @@
 """A real PostgreSQL for the whole run, and a database of its own for each test that asks."""
 
 import fcntl
+import gc
 import os
 import secrets
 import shutil
@@ -69,6 +70,12 @@ def pytest_configure(config: pytest.Config) -> None:
         # that would be most of the time that many a test takes.
         with suppress(AssetsMissing):  # the tests that need them say so
             templating.compile_all(templating.COMPILED)
+
+
+def pytest_collection_finish() -> None:
+    """Take what is loaded out of the garbage collector's way: it would look at it for each test."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

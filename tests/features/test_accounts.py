@@ -1,7 +1,6 @@
 """Registration, login and logout as a browser without JavaScript does them."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -242,30 +241,6 @@ async def test_an_unknown_user_costs_as_much_work_as_a_wrong_password(
             "/login/", form={"username": username, "password": "not the password"}
         )
     assert [bool(password_hash) for password_hash in verified] == [True, False, False]
-    assert not passwords.needs_rehash(passwords.NOBODYS_HASH)
-
-
-async def test_nobodys_hash_opens_for_nothing() -> None:
-    assert not await passwords.verify_password(None, "")
-    assert not await passwords.verify_password(None, "anything")
-    assert not await passwords.verify_password("not a hash", "anything")
-
-
-async def test_hashing_leaves_the_event_loop_free() -> None:
-    """While passwords are hashed, other things on the loop get their turn."""
-    turns = 0
-
-    async def other_work() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(other_work())
-    started = time.perf_counter()
-    await asyncio.gather(*(passwords.hash_password("correct horse") for _ in range(4)))
-    task.cancel()
-    assert turns > 50, f"{turns} turns in {time.perf_counter() - started:.2f} s"
 
 
 async def test_a_login_renews_a_weaker_hash(
