@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import asyncpg
 import psutil
@@ -27,6 +27,10 @@ from app import create_app, templating
 from app.assets import AssetsMissing
 from app.settings import ROOT, Settings, parse_database_url
 from development.postgres import postgres
+from tests.tools import require
+
+if TYPE_CHECKING:
+    from tests.rehearsal.releases import Releases
 
 _stack = ExitStack()
 
@@ -192,3 +196,29 @@ async def app(settings: Settings) -> AsyncIterator[Quart]:
 @pytest.fixture
 def client(app: Quart) -> Client:
     return cast(Client, app.test_client())
+
+
+@pytest.fixture(scope="session")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> "Releases":
+    """Releases of this application.
+
+    For tests in the group `builds` alone: elsewhere they would be built once more.
+    """
+    from tests.rehearsal.releases import make_releases
+
+    return make_releases(tmp_path_factory.mktemp("releases"))
+
+
+@pytest.fixture(scope="session")
+async def images(releases: "Releases") -> dict[str, Path]:
+    """What the build hook has made of the first and the second of them, by revision."""
+    from tests.rehearsal.releases import build_images
+
+    require("bwrap")
+    return await build_images(releases)
+
+
+@pytest.fixture
+def built(releases: "Releases", images: dict[str, Path]) -> "Releases":
+    """The releases with their images: no build is to take the processor away from visitors."""
+    return releases

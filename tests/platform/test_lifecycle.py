@@ -3,7 +3,6 @@
 A build in a writable container, then everything else in one that is read-only outside its mount.
 """
 
-import importlib.util
 import json
 import re
 import secrets
@@ -31,9 +30,10 @@ from tests.platform.upsun import (
     reserved_port,
     runtime_variables,
 )
+from tests.rehearsal.releases import Releases
 from tests.repository import checkout
 
-# One build serves all tests of a process: they shall be in the same one.
+# The images are those of the rehearsals.
 pytestmark = pytest.mark.xdist_group("builds")
 
 FIRST, SECOND = "1f3a5c7e", "2b4d6f80"  # what PLATFORM_TREE_ID is made of
@@ -45,11 +45,12 @@ Result = subprocess.CompletedProcess[str]
 Build = Callable[[Path, str], Result]
 
 
-@pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Run the build hook; all builds of the module share the platform's cache."""
-    cache = tmp_path_factory.mktemp("cache")
-    python = image(tmp_path_factory.mktemp("image") / "image")
+@pytest.fixture
+def build(releases: Releases, tmp_path: Path) -> Build:
+    """Run the build hook; all builds share the platform's cache."""
+    cache = releases.state / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    python = image(tmp_path / "image")
 
     def build(tree: Path, release: str) -> Result:
         container = Container(
@@ -64,12 +65,10 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return build
 
 
-@pytest.fixture(scope="module")
-def first(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first release, built. Nobody writes there afterwards."""
-    tree = checkout(tmp_path_factory.mktemp("first") / "app")
-    succeeded(build(tree, FIRST))
-    return tree
+@pytest.fixture
+def first(releases: Releases, images: dict[str, Path]) -> Path:
+    """The first release, as the build hook left it. Nobody writes there afterwards."""
+    return images[releases.first]
 
 
 @pytest.fixture
@@ -142,13 +141,13 @@ def assets(mount: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
-def test_build_makes_a_complete_image(first: Path) -> None:
+def test_build_makes_a_complete_image(first: Path, tmp_path: Path) -> None:
     manifest = json.loads((first / "app" / "manifest.json").read_text())
     for name in manifest.values():
         assert (first / "build" / "static" / name).is_file()
     # The mount would hide it, and home is here: no cache may get into the image.
     assert not any((first / "app" / "static").glob("*"))
-    tracked = {path.name for path in checkout(first.parent / "untouched").iterdir()}
+    tracked = {path.name for path in checkout(tmp_path / "untouched").iterdir()}
     assert {path.name for path in first.iterdir()} == tracked | {".venv", "build"}
 
 
@@ -161,7 +160,8 @@ def test_build_compiles_for_good(first: Path) -> None:
     ]
     assert len(modules) > 1000
     for module in modules:
-        compiled = Path(importlib.util.cache_from_source(str(module)))
+        # By the image's Python, which may be another than ours.
+        (compiled,) = module.parent.glob(f"__pycache__/{module.stem}.cpython-*.pyc")
         flags = int.from_bytes(compiled.read_bytes()[4:8], "little")
         assert flags == UNCHECKED_HASH, module
 
@@ -241,15 +241,13 @@ def test_first_deploy(first: Path, mount: Path, database: URL, tmp_path: Path) -
 
 
 def test_next_release_keeps_the_files_of_the_last(
-    first: Path, build: Build, mount: Path, database: URL, tmp_path: Path
+    releases: Releases, images: dict[str, Path], mount: Path, database: URL
 ) -> None:
-    succeeded(frozen(first, mount, database).run(HOOKS["deploy"]))
+    """Whose style sheet is another one."""
+    succeeded(frozen(images[releases.first], mount, database).run(HOOKS["deploy"]))
     before = assets(mount)
 
-    second = shutil.copytree(first, tmp_path / "second" / "app", symlinks=True)
-    with (second / "assets" / "css" / "main.scss").open("a") as style:
-        style.write(".brand-new { color: red; }\n")
-    succeeded(build(second, SECOND))
+    second = images[releases.second]
     succeeded(frozen(second, mount, database, release=SECOND).run(HOOKS["deploy"]))
 
     after = assets(mount)

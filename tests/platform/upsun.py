@@ -143,6 +143,6 @@ def programs() -> list[str]:
 
 
 def image(directory: Path) -> Path:
-    """Make the part of an image that Python is in: the interpreter of the tests as `python3`."""
-    stand_in(directory / "bin", find_python(""))
+    """Make the part of an image that Python is in."""
+    stand_in(directory / "bin", find_python(APPLICATION["type"]))
     return directory

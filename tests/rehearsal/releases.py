@@ -1,16 +1,19 @@
 """Three releases of this application, and their rehearsals: the images are built once for all."""
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copytree
 
 import asyncpg
 
 from development.postgres import postgres
 from rehearsal import configuration
+from rehearsal.configuration import CONFIG_FILE
 from rehearsal.findings import Weight
 from rehearsal.image import Images
 from rehearsal.report import Report
@@ -77,6 +80,12 @@ ASK = """
     VALUES (0, 'queued', 'rehearsed slow', '{}'), (0, 'queued', 'rehearsed new', '{}')
 """
 LEFT = "SELECT entrypoint, status, attempts FROM pgqueuer WHERE entrypoint LIKE 'rehearsed %'"
+# How the broken one is built, in place of the shipped hook: only its migration is not the first's.
+TAKE_OVER = """\
+      build: |
+        set -eu
+        cp -a "$PLATFORM_CACHE_DIR/first/." .
+"""
 REHEARSED = "app/rehearsed.py"
 MIGRATION = "alembic/versions/20990101_00000000c0de_a_column_more.py"
 STYLE = "assets/css/main.scss"
@@ -113,7 +122,13 @@ def make_releases(directory: Path) -> Releases:
         "The second",
     )
     git(repository, "checkout", "--quiet", first)
-    broken = commit(repository, {MIGRATION: FAILING.format(head=head)}, "A broken one")
+    shipped = (repository / CONFIG_FILE).read_text()
+    hook, count = re.subn(
+        r"^      build: \|\n(?:(?:        .*)?\n)+", TAKE_OVER, shipped, flags=re.MULTILINE
+    )
+    assert count == 1
+    files = {MIGRATION: FAILING.format(head=head), CONFIG_FILE: hook}
+    broken = commit(repository, files, "A broken one")
     return Releases(repository, directory / ".rehearsal", first, second, broken)
 
 
@@ -134,16 +149,20 @@ def with_tasks(repository: Path) -> dict[str, str]:
     }
 
 
-async def build_images(releases: Releases) -> None:
-    """Build those that a rehearsal with a switch needs."""
+async def build_images(releases: Releases) -> dict[str, Path]:
+    """Build the first release and the second by the shipped hook; return their trees.
+
+    The broken one takes over what the first one's has made.
+    """
     releases.state.mkdir(exist_ok=True)
     entropy = project_entropy(releases.state)
     images = Images(releases.state, bwrap=bubblewrap(), entropy=entropy)
+    built = {}
     async with AsyncExitStack() as hold:
         for revision in (releases.first, releases.second):
             tree = find(releases.repository, revision)
             exported = tree.export(releases.state / "exported" / revision)
-            await images.build(
+            image = await images.build(
                 tree,
                 configuration.read(exported),
                 "app",
@@ -151,6 +170,10 @@ async def build_images(releases: Releases) -> None:
                 show=lambda line: None,
                 hold=hold,
             )
+            built[revision] = image.directory
+    kept = releases.state / "cache" / "first"
+    copytree(built[releases.first], kept, symlinks=True, copy_function=os.link)
+    return built
 
 
 def is_green(report: Report) -> None:

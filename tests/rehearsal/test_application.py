@@ -118,17 +118,17 @@ async def is_done_by_the_second(releases: Releases, environment: str) -> None:
 
 
 async def test_failing_migration_is_told_and_healed_by_the_next_release(
-    releases: Releases,
+    built: Releases,
 ) -> None:
     async def release(revision: str) -> Report:
         return await rehearse(
-            releases.repository, releases.state, revision=revision, environment="failing"
+            built.repository, built.state, revision=revision, environment="failing"
         )
 
-    is_green(await release(releases.first))
-    await query(releases, "failing", ADA)
-    before = await query(releases, "failing", EVERYTHING)
-    report = await release(releases.broken)
+    is_green(await release(built.first))
+    await query(built, "failing", ADA)
+    before = await query(built, "failing", EVERYTHING)
+    report = await release(built.broken)
     assert report.exit_code == 1
     (deploy,) = [finding for finding in errors(report) if finding.stage == "deploy"]
     assert "deploy ends with exit code 1" in deploy.message
@@ -141,10 +141,10 @@ async def test_failing_migration_is_told_and_healed_by_the_next_release(
     assert '"reason":"schema"' in seen.replace(" ", ""), seen
     assert not any("traceback" in finding.message for finding in report.findings), told(report)
 
-    assert await query(releases, "failing", EVERYTHING) == before  # though it began with an UPDATE
+    assert await query(built, "failing", EVERYTHING) == before  # though it began with an UPDATE
 
-    is_green(await release(releases.second))
-    (row,) = await query(releases, "failing", "SELECT username, nickname FROM users")
+    is_green(await release(built.second))
+    (row,) = await query(built, "failing", "SELECT username, nickname FROM users")
     assert tuple(row) == ("ada", None)
 
 
