@@ -152,8 +152,11 @@ every_page = pytest.mark.parametrize("visit", PAGES.values(), ids=PAGES.keys())
 
 
 @every_page
-async def test_structure_and_contrast(page: Page, site: Site, watch: Watch, visit: Visit) -> None:
+async def test_structure_contrast_and_width(
+    new_page: NewPage, site: Site, watch: Watch, visit: Visit
+) -> None:
     watch.expected.add(404)
+    page = await new_page()
     await visit(page, site)
     await is_well_built(page)
     for screen in (WIDE, NARROW):
@@ -162,6 +165,11 @@ async def test_structure_and_contrast(page: Page, site: Site, watch: Watch, visi
         assert await unreadable(page) == []
         await page.emulate_media(color_scheme="dark")
         assert await unreadable(page) == []
+    await is_as_wide_as_the_screen(page)
+    # Where there are no scripts the menu is unfolded.
+    page = await new_page(java_script_enabled=False)
+    await visit(page, site)
+    await is_as_wide_as_the_screen(page)
 
 
 async def is_well_built(page: Page) -> None:
@@ -184,6 +192,12 @@ async def is_well_built(page: Page) -> None:
             .map(element => element.outerHTML)"""
     )
     assert nameless == []
+
+
+async def is_as_wide_as_the_screen(page: Page) -> None:
+    for width in WIDTHS:
+        await page.set_viewport_size({"width": width, "height": 667})
+        assert await page.evaluate("document.scrollingElement.scrollWidth") <= width
 
 
 async def test_titles_tell_pages_apart(page: Page, site: Site, watch: Watch) -> None:
@@ -232,20 +246,6 @@ async def test_colours_follow_the_system(new_page: NewPage) -> None:
     assert await dark.evaluate(BODY_BACKGROUND) == "rgb(13, 24, 33)"
     await light.emulate_media(color_scheme="dark")
     assert await light.evaluate(BODY_BACKGROUND) == "rgb(13, 24, 33)"
-
-
-@every_page
-async def test_nothing_is_wider_than_the_screen(
-    new_page: NewPage, site: Site, watch: Watch, visit: Visit
-) -> None:
-    watch.expected.add(404)
-    # The menu is unfolded where there are no scripts, so this sees it as well.
-    for scripts in (True, False):
-        page = await new_page(java_script_enabled=scripts)
-        await visit(page, site)
-        for width in WIDTHS:
-            await page.set_viewport_size({"width": width, "height": 667})
-            assert await page.evaluate("document.scrollingElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("with_keyboard", [False, True])
