@@ -6,7 +6,8 @@ Starts the embedded PostgreSQL in a directory that is removed at the end, and ev
 process on the same database: a user with 1,000 links, and a token. The servers take turns, several
 times, so that what else happens on the machine hits all alike; the load (benchmarks/load.py) keeps
 32 connections busy. The peers are in benchmarks/side_by_side/, and their packages are installed
-into build/side-by-side/ at the first run. `--alone` leaves them out.
+into build/side-by-side/ at the first run. `--alone` leaves them out. In any case there is a view
+that does nothing at all, in Quart and Hypercorn as well: what is possible on this machine now.
 
 Prints a line for people for each result, and at the end one line of JSON: for each server requests
 a second, the 50th and 99th percentile and the longest wait in milliseconds, milliseconds of
@@ -51,6 +52,7 @@ LINKS = 1000
 POOL = 8  # connections to the database, for each; and threads of those that have threads
 CONNECTIONS = 32
 OURS = "this application (Quart, Hypercorn)"
+BARE = "Quart, Hypercorn: the same answer, without the work"
 PROMISED = 600  # requests a second
 ADD_TOKEN = """
     INSERT INTO access_tokens (user_id, name, digest, scopes, expires_at)
@@ -88,17 +90,27 @@ class Server:
         return sum(sum(each.cpu_times()[:2]) for each in self.workers())
 
 
+def bare() -> list[str]:
+    """Return how the view without work is started, on `PORT`."""
+    # No workers beside it: the process serves itself.
+    hypercorn = ["-m", "hypercorn", "--workers", "0", "--log-level", "warning"]
+    view = "benchmarks.side_by_side.bare_app:app"
+    return [sys.executable, *hypercorn, "--bind", "127.0.0.1:PORT", view]
+
+
 def commands(python: Path) -> dict[str, list[str]]:
     """Return how each peer is started, on `PORT`."""
     flask = "benchmarks.side_by_side.flask_app:create_app"
     fastapi = "benchmarks.side_by_side.fastapi_app:app"
+    threads = "benchmarks.side_by_side.fastapi_threads_app:app"
     gunicorn = [*("--workers", "1", "--worker-class", "gthread"), *("--threads", str(POOL))]
-    uvicorn = ["--host", "127.0.0.1", "--no-access-log", "--log-level", "warning"]
+    uvicorn = [
+        *("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"),
+        *("--host", "127.0.0.1", "--port", "PORT"),
+    ]
     return {
-        "FastAPI, uvicorn": [
-            *(str(python), "-m", "uvicorn", fastapi, *uvicorn),
-            *("--loop", "uvloop", "--http", "httptools", "--port", "PORT"),
-        ],
+        "FastAPI, uvicorn": [str(python), "-m", "uvicorn", fastapi, *uvicorn],
+        "FastAPI in threads, uvicorn": [str(python), "-m", "uvicorn", threads, *uvicorn],
         "Flask, gunicorn gthread": [
             *(str(python), "-m", "gunicorn", f"{flask}()", *gunicorn),
             *("--log-level", "warning", "--bind", "127.0.0.1:PORT"),
@@ -138,8 +150,18 @@ def wanted(requirements: Path) -> str:
 
 
 @contextmanager
-def serving(name: str, command: list[str], url: str, logs: Path) -> Iterator[Server]:
-    """Run a server on a free port, and end it and its children."""
+def serving(
+    name: str, command: list[str], url: str, logs: Path, *, answer: str = ""
+) -> Iterator[Server]:
+    """Run a server on a free port, and end it and its children.
+
+    Args:
+        name: for people.
+        command: with `PORT` where its number belongs.
+        url: of the database.
+        logs: where it may write.
+        answer: what the view without work says.
+    """
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     log = logs / f"{port}.log"
@@ -158,6 +180,7 @@ def serving(name: str, command: list[str], url: str, logs: Path) -> Iterator[Ser
                 "MAIL_URL": "console:",
                 "RUN_JOBS": "false",
                 "LOG_LEVEL": "warning",
+                "ANSWER": answer,
             },
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -227,8 +250,7 @@ async def one_round(server: Server, token: str, seconds: float, warm_up: float) 
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    peers = {} if options.alone else commands(install())
-    all_of_them = {OURS: [sys.executable, "-m", "app.server"], **peers}
+    others = {BARE: bare(), **({} if options.alone else commands(install()))}
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="api-")))
         postgres_url = stack.enter_context(postgres(directory / "postgres"))
@@ -239,11 +261,14 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         connection = await asyncpg.connect(url)
         await connection.execute(ADD_TOKEN, users["ada"], tokens.digest(token))
         await connection.close()
-        servers = [
-            stack.enter_context(serving(name, command, url, directory))
-            for name, command in all_of_them.items()
-        ]
-        said = [look(server, token) for server in servers]
+        own = [sys.executable, "-m", "app.server"]
+        servers = [stack.enter_context(serving(OURS, own, url, directory))]
+        said = [look(servers[0], token)]
+        answer = servers[0].body
+        for name, command in others.items():
+            starting = serving(name, command, url, directory, answer=answer)
+            servers.append(stack.enter_context(starting))
+            said.append(look(servers[-1], token))
         if any(each != said[0] for each in said):
             raise SystemExit("The servers do not answer the same.")
         for number in range(options.rounds + 1):

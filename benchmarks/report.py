@@ -77,7 +77,8 @@ def _peers(result: Result) -> list[str]:
     kept = _kept(ours["requests_per_second"] >= result["promised"])
     return [
         "`GET /api/v1/links?limit=20` with a token: two queries, 20 links as JSON. The peers do the"
-        " same work on the same database (`benchmarks/side_by_side/`); every answer is compared,"
+        " same work on the same database (`benchmarks/side_by_side/`); the second row does none of"
+        " it, and says what this machine has room for. Every answer is compared,"
         f" byte by byte. 32 connections ask. Promised: {result['promised']} requests a second;"
         f" {kept}.",
         "\n".join(rows),

@@ -34,10 +34,17 @@ async def unmigrated(empty_database: str) -> AsyncIterator[Quart]:
         yield app
 
 
-def migrate(monkeypatch: pytest.MonkeyPatch, url: str, revision: str = "head") -> None:
+async def migrate(monkeypatch: pytest.MonkeyPatch, url: str, revision: str = "head") -> None:
+    """Migrate while the application goes on: in the middle of a statement it would hold a lock."""
     monkeypatch.setenv("DATABASE_URL", url)
-    config = Config(ROOT / "alembic.ini")
-    (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+    change = command.downgrade if revision == "base" else command.upgrade
+    await asyncio.to_thread(change, Config(ROOT / "alembic.ini"), revision)
+
+
+async def gate_opens(app: Quart) -> None:
+    database: Database = app.extensions["database"]
+    async with asyncio.timeout(10):
+        await database.gate.wait()
 
 
 async def add_user(database: Database, name: str) -> None:
@@ -123,8 +130,8 @@ async def test_behind_is_503_with_words_until_migrated(
     assert int(page.headers["Retry-After"]) > 0
     assert page.headers["Cache-Control"] == "private, no-store"
 
-    migrate(monkeypatch, empty_database)
-    await asyncio.sleep(0.3)  # the gate asks again after GATE_INTERVAL
+    await migrate(monkeypatch, empty_database)
+    await gate_opens(unmigrated)
     assert (await client.get("/readyz")).status_code == 200
     responses = await asyncio.gather(
         *(
@@ -159,15 +166,16 @@ async def test_a_schema_that_goes_away_closes_the_gate(
 ) -> None:
     """A restore of an old backup, or a data sync from another environment."""
     # By this tree's migrations: those of a later release would not be known to be undone.
-    migrate(monkeypatch, empty_database)
+    await migrate(monkeypatch, empty_database)
     client = unmigrated.test_client()
+    await gate_opens(unmigrated)
     form = {"username": "somebody", "password": "some password"}
     assert (await client.post("/login/", form=form)).status_code == 200
-    migrate(monkeypatch, empty_database, "base")
+    await migrate(monkeypatch, empty_database, "base")
     assert (await client.post("/login/", form=form)).status_code == 503
     assert (await client.get("/readyz")).status_code == 503
-    migrate(monkeypatch, empty_database)
-    await asyncio.sleep(0.3)
+    await migrate(monkeypatch, empty_database)
+    await gate_opens(unmigrated)
     assert (await client.post("/login/", form=form)).status_code == 200
 
 
