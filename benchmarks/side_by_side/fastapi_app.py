@@ -1,19 +1,22 @@
 """The list of links by FastAPI, async SQLAlchemy and asyncpg, run by uvicorn with uvloop."""
 
-import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Annotated
-from urllib.parse import urlencode
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, Security
-from fastapi.security import APIKeyHeader
-from pydantic import BaseModel, ConfigDict
-from sqlalchemy import ARRAY, BigInteger, DateTime, ForeignKey, LargeBinary, String, func, select
+from fastapi import Depends, FastAPI, Request
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from benchmarks.side_by_side.fastapi_answers import (
+    Key,
+    Limit,
+    LinkAnswer,
+    LinksAnswer,
+    authorized,
+    following,
+)
+from benchmarks.side_by_side.tables import holder, newest
 
 engine = create_async_engine(
     os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+asyncpg://"),
@@ -26,95 +29,16 @@ engine = create_async_engine(
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 
 
-class Base(DeclarativeBase):
-    type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012 as SQLAlchemy has it
-
-
-class User(Base):
-    __tablename__ = "users"
-
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    username: Mapped[str]
-    deactivated_at: Mapped[datetime | None]
-
-
-class AccessToken(Base):
-    __tablename__ = "access_tokens"
-
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    user_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("users.id"))
-    digest: Mapped[bytes] = mapped_column(LargeBinary)
-    scopes: Mapped[list[str]] = mapped_column(ARRAY(String))
-    expires_at: Mapped[datetime]
-
-
-class Link(Base):
-    __tablename__ = "links"
-
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    user_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("users.id"))
-    url: Mapped[str]
-    title: Mapped[str]
-    description: Mapped[str]
-    tags: Mapped[list[str]] = mapped_column(ARRAY(String))
-    archived: Mapped[bool]
-    created_at: Mapped[datetime]
-    updated_at: Mapped[datetime]
-    version: Mapped[int]
-    fetched_at: Mapped[datetime | None]
-    fetch_error: Mapped[str | None]
-
-
-class LinkAnswer(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    id: int
-    url: str
-    title: str
-    description: str
-    tags: list[str]
-    archived: bool
-    created_at: datetime
-    updated_at: datetime
-    version: int
-    fetched_at: datetime | None
-    fetch_error: str | None
-
-
-class LinksAnswer(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    items: list[LinkAnswer]
-    next: str | None
-
-
 async def database() -> AsyncIterator[AsyncSession]:
     async with sessions() as session:
         yield session
 
 
 Database = Annotated[AsyncSession, Depends(database)]
-Key = Annotated[str, Security(APIKeyHeader(name="X-API-Key"))]
 
 
 async def caller(session: Database, key: Key) -> int:
-    found = (
-        await session.execute(
-            select(User.id, User.username, AccessToken.scopes)
-            .join(AccessToken, AccessToken.user_id == User.id)
-            .where(
-                AccessToken.digest == hashlib.sha256(key.encode()).digest(),
-                AccessToken.expires_at > func.now(),
-                User.deactivated_at.is_(None),
-            )
-        )
-    ).one_or_none()
-    if found is None:
-        raise HTTPException(401)
-    if "links:read" not in found.scopes:
-        raise HTTPException(403)
-    user_id: int = found.id
-    return user_id
+    return authorized((await session.execute(holder(key))).one_or_none())
 
 
 @asynccontextmanager
@@ -131,11 +55,10 @@ async def index(
     request: Request,
     session: Database,
     user_id: Annotated[int, Depends(caller)],
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Limit = 20,
 ) -> LinksAnswer:
-    query = select(Link).where(Link.user_id == user_id).order_by(Link.id.desc()).limit(limit)
-    links = (await session.scalars(query)).all()
-    following = None
-    if len(links) == limit:
-        following = f"{request.url.path}?{urlencode({'limit': limit, 'before': links[-1].id})}"
-    return LinksAnswer(items=[LinkAnswer.model_validate(link) for link in links], next=following)
+    links = (await session.scalars(newest(user_id, limit))).all()
+    return LinksAnswer(
+        items=[LinkAnswer.model_validate(link) for link in links],
+        next=following(request, limit, links[-1].id) if len(links) == limit else None,
+    )

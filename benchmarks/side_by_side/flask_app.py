@@ -4,95 +4,40 @@ Flask, SQLAlchemy with psycopg 3 and its pool, one session a request. Run by gun
 and by `flask run`.
 """
 
-import hashlib
 import os
-from datetime import datetime
 from urllib.parse import urlencode
 
 from flask import Blueprint, Flask, abort, g, jsonify, request
 from flask.typing import ResponseReturnValue
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    ForeignKey,
-    LargeBinary,
-    String,
-    create_engine,
-    func,
-    select,
-)
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, scoped_session, sessionmaker
+from sqlalchemy import create_engine
+from sqlalchemy.orm import scoped_session, sessionmaker
+
+from benchmarks.side_by_side.tables import Link, holder, newest
 
 blueprint = Blueprint("links", __name__, url_prefix="/api/v1")
 sessions = scoped_session(sessionmaker())
 
 
-class Base(DeclarativeBase):
-    pass
-
-
-class User(Base):
-    __tablename__ = "users"
-
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    username: Mapped[str]
-    deactivated_at: Mapped[datetime | None]
-
-
-class AccessToken(Base):
-    __tablename__ = "access_tokens"
-
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    user_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("users.id"))
-    digest: Mapped[bytes] = mapped_column(LargeBinary)
-    scopes: Mapped[list[str]] = mapped_column(ARRAY(String))
-    expires_at: Mapped[datetime]
-
-
-class Link(Base):
-    __tablename__ = "links"
-
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    user_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("users.id"))
-    url: Mapped[str]
-    title: Mapped[str]
-    description: Mapped[str]
-    tags: Mapped[list[str]] = mapped_column(ARRAY(String))
-    archived: Mapped[bool]
-    created_at: Mapped[datetime]
-    updated_at: Mapped[datetime]
-    version: Mapped[int]
-    fetched_at: Mapped[datetime | None]
-    fetch_error: Mapped[str | None]
-
-    def as_dict(self) -> dict[str, object]:
-        return {
-            "id": self.id,
-            "url": self.url,
-            "title": self.title,
-            "description": self.description,
-            "tags": self.tags,
-            "archived": self.archived,
-            "created_at": self.created_at.isoformat(),
-            "updated_at": self.updated_at.isoformat(),
-            "version": self.version,
-            "fetched_at": self.fetched_at and self.fetched_at.isoformat(),
-            "fetch_error": self.fetch_error,
-        }
+def as_dict(link: Link) -> dict[str, object]:
+    return {
+        "id": link.id,
+        "url": link.url,
+        "title": link.title,
+        "description": link.description,
+        "tags": link.tags,
+        "archived": link.archived,
+        "created_at": link.created_at.isoformat(),
+        "updated_at": link.updated_at.isoformat(),
+        "version": link.version,
+        "fetched_at": link.fetched_at and link.fetched_at.isoformat(),
+        "fetch_error": link.fetch_error,
+    }
 
 
 @blueprint.before_request
 def authenticate() -> None:
-    digest = hashlib.sha256(request.headers.get("X-API-Key", "").encode()).digest()
-    found = sessions.execute(
-        select(User.id, User.username, AccessToken.scopes)
-        .join(AccessToken, AccessToken.user_id == User.id)
-        .where(
-            AccessToken.digest == digest,
-            AccessToken.expires_at > func.now(),
-            User.deactivated_at.is_(None),
-        )
-    ).one_or_none()
+    token = request.headers.get("X-API-Key", "")
+    found = sessions.execute(holder(token)).one_or_none()
     if found is None:
         abort(401)
     if "links:read" not in found.scopes:
@@ -105,12 +50,11 @@ def index() -> ResponseReturnValue:
     limit = request.args.get("limit", 20, type=int)
     if not 1 <= limit <= 100:
         abort(422)
-    query = select(Link).where(Link.user_id == g.user_id).order_by(Link.id.desc()).limit(limit)
-    links = sessions.scalars(query).all()
+    links = sessions.scalars(newest(g.user_id, limit)).all()
     following = None
     if len(links) == limit:
         following = f"{request.path}?{urlencode({'limit': limit, 'before': links[-1].id})}"
-    return jsonify(items=[link.as_dict() for link in links], next=following)
+    return jsonify(items=[as_dict(link) for link in links], next=following)
 
 
 def create_app() -> Flask:

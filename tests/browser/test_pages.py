@@ -148,10 +148,8 @@ PAGES: dict[str, Visit] = {
     **LINKS,
 }
 
-every_page = pytest.mark.parametrize("visit", PAGES.values(), ids=PAGES.keys())
 
-
-@every_page
+@pytest.mark.parametrize("visit", PAGES.values(), ids=PAGES.keys())
 async def test_structure_contrast_and_width(
     new_page: NewPage, site: Site, watch: Watch, visit: Visit
 ) -> None:

@@ -241,10 +241,10 @@ def test_first_deploy(first: Path, mount: Path, database: URL, tmp_path: Path) -
 
 
 def test_next_release_keeps_the_files_of_the_last(
-    releases: Releases, images: dict[str, Path], mount: Path, database: URL
+    first: Path, releases: Releases, images: dict[str, Path], mount: Path, database: URL
 ) -> None:
     """Whose style sheet is another one."""
-    succeeded(frozen(images[releases.first], mount, database).run(HOOKS["deploy"]))
+    succeeded(frozen(first, mount, database).run(HOOKS["deploy"]))
     before = assets(mount)
 
     second = images[releases.second]

@@ -1,0 +1,74 @@
+"""The tables that the peers read, and their two queries: what differs is how each serves them."""
+
+import hashlib
+from datetime import datetime
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    LargeBinary,
+    Select,
+    String,
+    func,
+    select,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012 as SQLAlchemy has it
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    username: Mapped[str]
+    deactivated_at: Mapped[datetime | None]
+
+
+class AccessToken(Base):
+    __tablename__ = "access_tokens"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    user_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("users.id"))
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(String))
+    expires_at: Mapped[datetime]
+
+
+class Link(Base):
+    __tablename__ = "links"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    user_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("users.id"))
+    url: Mapped[str]
+    title: Mapped[str]
+    description: Mapped[str]
+    tags: Mapped[list[str]] = mapped_column(ARRAY(String))
+    archived: Mapped[bool]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    version: Mapped[int]
+    fetched_at: Mapped[datetime | None]
+    fetch_error: Mapped[str | None]
+
+
+def holder(token: str) -> Select[int, str, list[str]]:
+    """Ask whose token it is: `id`, `username` and `scopes`."""
+    return (
+        select(User.id, User.username, AccessToken.scopes)
+        .join(AccessToken, AccessToken.user_id == User.id)
+        .where(
+            AccessToken.digest == hashlib.sha256(token.encode()).digest(),
+            AccessToken.expires_at > func.now(),
+            User.deactivated_at.is_(None),
+        )
+    )
+
+
+def newest(user_id: int, limit: int) -> Select[Link]:
+    """Ask for the links that a user has saved last."""
+    return select(Link).where(Link.user_id == user_id).order_by(Link.id.desc()).limit(limit)
