@@ -28,10 +28,12 @@ MIGRATIONS = Path(__file__).parent.parent / "alembic"
 POOL_TIMEOUT = 2.0
 # What takes its place where no request is waiting, but many jobs at once are.
 patience: ContextVar[float | None] = ContextVar("patience", default=None)
-CONNECT_TIMEOUT = 2.0
+# Longer: a process that is short of processor, such as while another release starts beside it, has
+# a connection that is there already answered in a moment, and needs many moments for a new one.
+CONNECT_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 8
 LOCK_TIMEOUT = 4
-# How long an answer of the gate is good for while it is closed.
+# How often the gate asks at most while it is closed.
 GATE_INTERVAL = 0.25
 # How long it is good for in a preview while it is open: a data sync or a restore can bring people
 # back under our feet.
@@ -253,7 +255,7 @@ class SchemaGate:
         self.needed, self._known = _revisions(MIGRATIONS)
         self._opened = False
         self._lock = asyncio.Lock()
-        self._checked = float("-inf")
+        self._asked = self._checked = float("-inf")  # when the last question began, and ended
         self._verdict: Unavailable | None = None
         self._logged: str | None = None
         self._questions: set[asyncio.Task[Any]] = set()
@@ -278,8 +280,14 @@ class SchemaGate:
             SchemaBehind: it does, and must be migrated first.
             Unsanitized: it does, and tells about people.
         """
+        came = time.monotonic()
         async with self._lock:
-            if time.monotonic() - self._checked > GATE_INTERVAL:
+            rest = self._checked + GATE_INTERVAL - time.monotonic()
+            if isinstance(self._verdict, SchemaBehind | Unsanitized) and self._asked < came:
+                # Whoever comes after the deploy hook has ended must not hear what was so before.
+                await asyncio.sleep(rest)
+                await self._ask()
+            elif rest < 0:
                 await self._ask()
         if self._verdict is not None:
             # Raised many times: without this every raise would lengthen the same traceback.
@@ -298,6 +306,7 @@ class SchemaGate:
             await asyncio.sleep(GATE_INTERVAL)
 
     async def _ask(self) -> None:
+        self._asked = time.monotonic()
         try:
             found, sanitized = await self._answer()
         except Unavailable as error:

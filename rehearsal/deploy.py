@@ -153,6 +153,7 @@ async def judge_load(scene: Scene, numbers: dict[str, object], stage: Stage) -> 
         numbers,
         scene.databases,
         scene.database_names(),
+        [instance.log for instance in scene.instances],
         refuses_unsafe=scene.options.strategy == "stop-start",
     )
     scene.report.findings += found

@@ -25,6 +25,8 @@ LOOK_SECONDS = 0.5  # between two looks at the ports that are listened on
 LOOKS = 12  # after which a port that is not listened on will not be
 ENVIRONMENT_SECONDS = 30
 EXCERPT_LINES = 12
+COMPLAINTS = 5  # of one log
+COMPLAINT = re.compile(r'"level": ?"(?:warning|error|critical)"|\b(?:WARNING|ERROR|CRITICAL)\b')
 
 # The variables before and after, and what the file prints, apart from each other.
 READ_ENVIRONMENT = """
@@ -64,6 +66,14 @@ def tail(log: Path, lines: int = 12) -> str:
     with suppress(FileNotFoundError):
         return "\n".join(log.read_text(errors="replace").rstrip().splitlines()[-lines:])
     return ""
+
+
+def complaints(log: Path) -> list[str]:
+    """Return the last lines of a log, JSON or not, that are warnings or worse."""
+    with suppress(FileNotFoundError):
+        lines = log.read_text(errors="replace").splitlines()
+        return [line[:500] for line in lines if COMPLAINT.search(line)][-COMPLAINTS:]
+    return []
 
 
 async def environment_file(instance: Instance, log: Path) -> list[Finding]:
@@ -363,6 +373,7 @@ async def judge_load(
     numbers: dict[str, Any],
     databases: Databases | None,
     names: list[str],
+    logs: list[Path],
     *,
     refuses_unsafe: bool,
 ) -> tuple[dict[str, Any], list[Finding]]:
@@ -372,6 +383,7 @@ async def judge_load(
         numbers: the load's result.
         databases: where acknowledged writes must be found.
         names: the application's databases; rows are looked for in the first.
+        logs: of the releases that answered; what they have complained of may say why they failed.
         refuses_unsafe: whether POST and PATCH were refused for a while, as the platform does where
             it holds the other requests.
 
@@ -407,9 +419,14 @@ async def judge_load(
                 f"{failed} requests failed",
                 consequence="visitors have seen errors",
                 excerpt="\n".join(
-                    f"{kind}: {count} x {failure}"
-                    for kind, result in numbers["kinds"].items()
-                    for failure, count in result["failures"].items()
+                    [
+                        *(
+                            f"{kind}: {count} x {failure}"
+                            for kind, result in numbers["kinds"].items()
+                            for failure, count in result["failures"].items()
+                        ),
+                        *(f"{log.stem}: {line}" for log in logs for line in complaints(log)),
+                    ]
                 ),
             )
         )

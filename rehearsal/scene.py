@@ -89,6 +89,8 @@ class Scene:
     databases: Databases | None = None
     """None where the application has no relationship with one."""
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    instances: list[Instance] = field(default_factory=list)
+    """All that were prepared, also those that have ended."""
 
     @property
     def logs(self) -> Path:
@@ -171,6 +173,7 @@ class Scene:
             label=label,
         )
         self.stack.push_async_callback(instance.close)
+        self.instances.append(instance)
         return instance
 
     async def hook(self, instance: Instance, text: str | None) -> Result | None:

@@ -1,5 +1,6 @@
 """How the numbers of a load, and what an application writes, are judged."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def numbers(**failures: int) -> dict[str, Any]:
 
 async def test_an_acknowledged_write_that_is_not_there_is_lost(server_url: str) -> None:
     result, found = await inspection.judge_load(
-        numbers(), Databases(server_url), ["postgres"], refuses_unsafe=False
+        numbers(), Databases(server_url), ["postgres"], [], refuses_unsafe=False
     )
     assert (result["writes"], result["lost"], result["failed"]) == (2, 1, 0)
     (finding,) = found
@@ -43,16 +44,38 @@ async def test_only_what_cannot_be_held_may_be_refused(
 ) -> None:
     """A GET that is answered with 503, or anything with 502, has failed in any case."""
     result, found = await inspection.judge_load(
-        numbers(status_503=2, status_502=1), None, [], refuses_unsafe=refuses_unsafe
+        numbers(status_503=2, status_502=1), None, [], [], refuses_unsafe=refuses_unsafe
     )
     assert (result["failed"], result["refused"]) == (failed, refused)
     errors = [finding for finding in found if finding.weight is Weight.ERROR]
     assert [f"{failed} requests failed"] == [finding.message for finding in errors]
 
 
+async def test_failed_requests_stand_beside_what_the_releases_said_of_them(tmp_path: Path) -> None:
+    log = tmp_path / "clone.log"
+    refused = '{"event": "request refused", "level": "warning"}'
+    log.write_text(
+        "\n".join(
+            [
+                *(f"ERROR number {number}" for number in range(9)),
+                "GET /error/ 200 and no error",
+                '{"event": "serving", "level": "info", "error": null}',
+                refused,
+            ]
+        )
+    )
+    logs = [tmp_path / "never-started.log", log]
+    _, found = await inspection.judge_load(
+        numbers(status_503=2), None, [], logs, refuses_unsafe=False
+    )
+    first, second, *said = found[0].excerpt.splitlines()
+    assert (first, second) == ("GET /: 2 x 503", "POST /: 2 x 503")
+    assert said == [*(f"clone: ERROR number {n}" for n in range(5, 9)), f"clone: {refused}"]
+
+
 async def test_a_load_that_is_less_than_asked_for_is_told() -> None:
     result, found = await inspection.judge_load(
-        numbers() | {"acknowledged": [], "capacity": 100.0}, None, [], refuses_unsafe=False
+        numbers() | {"acknowledged": [], "capacity": 100.0}, None, [], [], refuses_unsafe=False
     )
     assert result["failed"] == 0
     (note,) = found
