@@ -1,4 +1,7 @@
-"""The engine, `read()` and `write()` sessions, the base of all models, and the schema gate."""
+"""The engine, `read()` and `write()` sessions, the base of all models, and the schema gate.
+
+`direct()` is beside the two, for the few statements that most requests need (`app.statements`).
+"""
 
 import asyncio
 import importlib
@@ -7,10 +10,10 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias, cast
 
 import asyncpg
-from asyncpg import PostgresError
+from asyncpg import InterfaceError, PostgresError
 from sqlalchemy import URL, MetaData, event, text
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -20,6 +23,8 @@ from app import logs
 from app.preview.columns import Rules
 
 log = logs.get(__name__)
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 MIGRATIONS = Path(__file__).parent.parent / "alembic"
 
@@ -183,20 +188,51 @@ class Database:
         await self.engine.dispose()
 
     @asynccontextmanager
+    async def direct(self) -> AsyncIterator[Connection]:
+        """Give asyncpg's own connection, for a `Statement`: each is its own transaction.
+
+        It is one of the pool's, so who waits for another one inside of it keeps others from theirs,
+        as inside of `read()`.
+
+        Raises:
+            Unavailable: as `read()`.
+        """
+        async with self._admitted():
+            pooled = await self.engine.raw_connection()
+            connection = cast(Connection, pooled.driver_connection)
+            try:
+                yield connection
+            except asyncio.CancelledError:
+                pooled.invalidate()  # it may be busy with what nobody waits for any more
+                raise
+            except (PostgresError, InterfaceError) as error:
+                if connection.is_closed():
+                    raise ConnectionResetError from error
+                raise
+            finally:
+                pooled.close()  # waits for nothing: no transaction was begun
+
+    @asynccontextmanager
     async def _session(
         self, engine: AsyncEngine, *, gated: bool = True
     ) -> AsyncIterator[AsyncSession]:
+        async with self._admitted(gated=gated):
+            session = AsyncSession(engine, expire_on_commit=False, autoflush=False)
+            try:
+                yield session
+            finally:
+                # Not by `async with`, which makes a task of it, so that it cannot be cut off.
+                # Here it waits for nothing: no transaction is open any more.
+                await session.close()
+
+    @asynccontextmanager
+    async def _admitted(self, *, gated: bool = True) -> AsyncIterator[None]:
+        """Wait for the gate and for a connection to be free; tell what is the database's fault."""
         if gated and not self.gate.is_open:
             await self.gate.check()
         try:
             async with self._turn():
-                session = AsyncSession(engine, expire_on_commit=False, autoflush=False)
-                try:
-                    yield session
-                finally:
-                    # Not by `async with`, which makes a task of it, so that it cannot be cut off.
-                    # Here it waits for nothing: no transaction is open any more.
-                    await session.close()
+                yield
         except _NoConnection as error:
             # From here on the gate asks, once for all who wait, until the database is back.
             self.gate.close()
@@ -204,12 +240,14 @@ class Database:
         except (ConnectionError, TimeoutError) as error:
             self.gate.close()
             raise Unavailable("the connection to the database was lost") from error
-        except DBAPIError as error:
-            if error.connection_invalidated:
+        except (DBAPIError, PostgresError) as error:
+            lost = isinstance(error, DBAPIError) and error.connection_invalidated
+            if lost:
                 self.gate.close()
-            if _is_transient(error):
+            state = _sqlstate(error)
+            if lost or state == LOCK_NOT_AVAILABLE or (state or "").startswith(TRANSIENT_CLASSES):
                 raise Unavailable("the database gave up on a statement") from error
-            if gated and _sqlstate(error.orig) in UNDEFINED:
+            if gated and state in UNDEFINED:
                 # A restore or a data sync may have replaced the schema under our feet.
                 self.gate.close()
                 await self.gate.check()
@@ -365,7 +403,7 @@ class SchemaGate:
                 finished = text("SELECT finished_at FROM sanitizations WHERE environment = :name")
                 return found, await session.scalar(finished, {"name": self._preview}) is not None
         except DBAPIError as error:
-            if _sqlstate(error.orig) == UNDEFINED_TABLE:
+            if _sqlstate(error) == UNDEFINED_TABLE:
                 return None, False
             raise Unavailable("the database does not tell its revision") from error
 
@@ -385,6 +423,11 @@ def read() -> AbstractAsyncContextManager[AsyncSession]:
 def write() -> AbstractAsyncContextManager[AsyncSession]:
     """Give the current application's session in a transaction; see `Database.write`."""
     return current().write()
+
+
+def direct() -> AbstractAsyncContextManager[Connection]:
+    """Give the current application's connection for statements; see `Database.direct`."""
+    return current().direct()
 
 
 def current() -> Database:
@@ -470,15 +513,6 @@ def _revisions(directory: Path) -> tuple[str, frozenset[str]]:
     return head, frozenset(script.revision for script in scripts.walk_revisions())
 
 
-def _sqlstate(error: BaseException | None) -> str | None:
-    state = getattr(error, "sqlstate", None)
+def _sqlstate(error: DBAPIError | PostgresError) -> str | None:
+    state = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
     return state if isinstance(state, str) else None
-
-
-def _is_transient(error: DBAPIError) -> bool:
-    state = _sqlstate(error.orig)
-    return (
-        error.connection_invalidated
-        or state == LOCK_NOT_AVAILABLE
-        or (state is not None and state.startswith(TRANSIENT_CLASSES))
-    )

@@ -10,7 +10,7 @@ from quart import g, request
 from app.api import credentials, tokens
 from app.api.problems import Problem
 from app.api.scopes import Scope
-from app.database import read
+from app.database import direct, write
 from app.user.login import current_user
 
 P = ParamSpec("P")
@@ -80,14 +80,19 @@ async def _caller(scope: Scope) -> Caller:
         return Caller(user.id, user.username, "session")
     if len(found) > 1:
         raise Problem(400, "There are two different tokens in this request.")
-    async with read() as session:
-        row = await tokens.holder(session, found.pop())
-    if row is None:
+    token, holder = found.pop(), None
+    if tokens.well_formed(token):
+        async with direct() as connection:
+            holder = await tokens.holder(connection, token)
+    if holder is None:
         # Why not is none of the business of who does not have a token.
         raise unauthorized(
             "This token is not valid, or not any more.", 'Bearer error="invalid_token"'
         )
-    if scope.name not in row.scopes:
+    if holder.is_use_due:
+        async with write() as session:
+            await tokens.note_use(session, holder.token_id)
+    if scope.name not in holder.scopes:
         challenge = f'Bearer error="insufficient_scope", scope="{scope.name}"'
         raise Problem(
             403,
@@ -95,4 +100,4 @@ async def _caller(scope: Scope) -> Caller:
             headers={"WWW-Authenticate": challenge},
             scope=scope.name,
         )
-    return Caller(row.id, row.username, "token")
+    return Caller(holder.id, holder.username, "token")

@@ -13,6 +13,7 @@ import secrets
 import zlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -21,6 +22,7 @@ from app.api.models import AccessToken
 from app.database import Base
 from app.security import audit
 from app.security.audit import Event
+from app.statements import Source, Statement
 from app.user.accounts import SessionEnded
 from app.user.models import User
 
@@ -30,30 +32,31 @@ LIFETIMES = (7, 30, 90, 365)  # days
 MOST = 20  # tokens of one user, those included that are over
 USE_NOTED = timedelta(minutes=1)  # how exactly the last use is known
 
+
+class Holder(NamedTuple):
+    """Whose a token is, and what it is good for."""
+
+    id: int
+    username: str
+    scopes: list[str]
+    token_id: int
+    is_use_due: bool
+    """Whether the last use that is known is too long ago: `note_use` is for that."""
+
+
 # Tables instead of entities, and built once: this runs with every request of the API.
 _tokens = Base.metadata.tables[AccessToken.__tablename__]
 _users = Base.metadata.tables[User.__tablename__]
 _due = or_(_tokens.c.last_used_at.is_(None), _tokens.c.last_used_at < func.now() - USE_NOTED)
-BY_DIGEST = (
-    select(
-        _users.c.id,
-        _users.c.username,
-        _tokens.c.scopes,
-        _tokens.c.id.label("token_id"),
-        _due.label("due"),
-    )
+BY_DIGEST = Statement(
+    select(_users.c.id, _users.c.username, _tokens.c.scopes, _tokens.c.id, _due)
     .join_from(_tokens, _users, _users.c.id == _tokens.c.user_id)
     .where(
         _tokens.c.digest == bindparam("digest"),
         _tokens.c.expires_at > func.now(),
         _users.c.deactivated_at.is_(None),
-    )
-)
-# Of many requests at the same moment one writes; the others wait for it, look again, and do not.
-NOTE_USE = (
-    update(_tokens)
-    .where(_tokens.c.id == bindparam("token_id"), _due)
-    .values(last_used_at=func.now())
+    ),
+    Holder._make,
 )
 
 
@@ -73,25 +76,31 @@ def digest(token: str) -> bytes:
 
 
 def well_formed(token: str) -> bool:
-    """Tell whether something looks like a token of ours, its checksum included."""
+    """Tell whether something looks like a token of ours, its checksum included.
+
+    Of what does not, there is no need to ask the database.
+    """
     found = TOKEN.match(token)
     return found is not None and _checksum(found[1]) == found[2]
 
 
-async def holder(session: AsyncSession, token: str) -> Row[int, str, list[str], int, bool] | None:
-    """Find whose token it is, in one query: `id`, `username` and `scopes`.
+async def holder(source: Source, token: str) -> Holder | None:
+    """Find whose token it is, in one query.
 
     None for one that is unknown or over, and for a user who is kept out.
-
-    Once a minute it costs a second statement, which notes the use. In the same statement, as a
-    common table expression, that would lock and plan an UPDATE in every request.
     """
-    if not well_formed(token):
-        return None
-    row = (await session.execute(BY_DIGEST, {"digest": digest(token)})).one_or_none()
-    if row is not None and row.due:
-        await session.execute(NOTE_USE, {"token_id": row.token_id})
-    return row
+    found = await BY_DIGEST.rows(source, digest=digest(token))
+    return found[0] if found else None
+
+
+async def note_use(session: AsyncSession, token_id: int) -> None:
+    """Note that a token is used now: once in `USE_NOTED`, as the owner need not know better.
+
+    Of many requests at the same moment one writes; the others wait for it, look again, and do not.
+    """
+    await session.execute(
+        update(_tokens).where(_tokens.c.id == token_id, _due).values(last_used_at=func.now())
+    )
 
 
 async def make(

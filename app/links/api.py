@@ -14,7 +14,7 @@ from app.api.idempotency import idempotent
 from app.api.operations import Text, answer, answers, refuses, takes
 from app.api.problems import Problem
 from app.api.scopes import Scope
-from app.database import LARGEST_ID, read, write
+from app.database import LARGEST_ID, direct, read, write
 from app.http import private
 from app.links import addresses, library
 from app.links.library import Changed, Item
@@ -120,27 +120,27 @@ class Query(BaseModel):
 async def index(query_args: Query) -> Response:
     """List links, or search them."""
     limit = query_args.limit
-    async with read() as session:
-        if query_args.q is None:
-            archived = STATES[query_args.state]
+    if query_args.q is None:
+        async with direct() as connection:
             items = await library.page(
-                session,
+                connection,
                 caller().id,
-                archived=archived,
+                archived=STATES[query_args.state],
                 tag=query_args.tag,
                 before=query_args.before,
                 limit=limit,
             )
-            following = {"before": str(items[-1].id)} if len(items) == limit else {}
-        else:
+        following = {"before": str(items[-1].id)} if len(items) == limit else {}
+    else:
+        async with read() as session:
             try:
                 found = await library.search(
                     session, caller().id, query_args.q, after=query_args.after, limit=limit
                 )
             except ValueError:
                 raise Problem(422, "`after` is not from a `next` of this search.") from None
-            items = [each.item for each in found]
-            following = {"after": found[-1].cursor} if len(found) == limit else {}
+        items = [each.item for each in found]
+        following = {"after": found[-1].cursor} if len(found) == limit else {}
     link = _next(following)
     return answer(
         LinksAnswer(items=[LinkAnswer.model_validate(item) for item in items], next=link),

@@ -19,6 +19,7 @@ from app.links import jobs
 from app.links.models import Icon, Link, LinkTag
 from app.live.events import publish
 from app.live.models import LiveEvent
+from app.statements import Source, Statement
 
 TAGS_SHOWN = 200
 # Links that are ranked: the newest that match. The best of a million are not found in a moment.
@@ -198,7 +199,7 @@ async def remove(
 
 
 async def page(
-    session: AsyncSession,
+    source: Source,
     user_id: int,
     *,
     archived: bool | None = None,
@@ -209,27 +210,22 @@ async def page(
     """Return links, the newest first, in one query by an index: no page costs more than the first.
 
     Args:
-        session: for the query.
+        source: for the query.
         user_id: whose.
         archived: only those in this state; None for all.
         tag: only those with this tag.
         before: the id of the last one on the page before.
         limit: how many at most.
     """
-    query = _page(tag is not None, archived is not None, before is not None)
-    values = {
-        "user_id": user_id,
-        "archived": archived,
-        "tag": tag,
-        "before": before,
-        "count": limit,
-    }
-    return [Item._make(row) for row in await session.execute(query, values)]
+    statement = _page(tag is not None, archived is not None, before is not None)
+    return await statement.rows(
+        source, user_id=user_id, archived=archived, tag=tag, before=before, count=limit
+    )
 
 
 @cache
-def _page(by_tag: bool, by_state: bool, further: bool) -> Select[Any]:
-    """Return the query of `page`, which is asked so often that each form of it is built once."""
+def _page(by_tag: bool, by_state: bool, further: bool) -> Statement[Item]:
+    """Return the statement of `page`, which is asked so often that each form is built once."""
     # Of the tables, because entities cost more than all the rest where only columns are wanted.
     links, link_tags = (Base.metadata.tables[each.__tablename__] for each in (Link, LinkTag))
     query = select(*(links.c[name] for name in Item._fields))
@@ -244,10 +240,10 @@ def _page(by_tag: bool, by_state: bool, further: bool) -> Select[Any]:
     if further:
         chosen.append(number < bindparam("before"))
     if not by_tag:
-        return query.where(*chosen[1:]).limit(bindparam("count"))
+        return Statement(query.where(*chosen[1:]).limit(bindparam("count")), Item._make)
     ids = select(number).where(*chosen).order_by(number.desc()).limit(bindparam("count"))
     found = ids.subquery()
-    return query.join(found, found.c.link_id == links.c.id)
+    return Statement(query.join(found, found.c.link_id == links.c.id), Item._make)
 
 
 async def tags(session: AsyncSession, user_id: int) -> list[str]:

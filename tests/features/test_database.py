@@ -237,6 +237,8 @@ async def test_nothing_listens(unused_tcp_port: int) -> None:
         assert await response.get_json() == {"status": "unready", "reason": "database"}
         page = await client.post("/login/", form={"username": "ada", "password": "some password"})
         assert page.status_code == 503
+        key = {"X-API-Key": "no token of ours"}
+        assert (await client.get("/api/v1/me", headers=key)).status_code == 401
         with pytest.raises(Unavailable):
             async with app.extensions["database"].read():
                 pass

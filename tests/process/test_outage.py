@@ -48,8 +48,9 @@ async def member_of(server: Server) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def statuses(client: httpx.AsyncClient) -> set[int]:
-    """Ask for a page that needs the database, many times at once."""
-    pages = await asyncio.gather(*(client.get("/users/") for _ in range(REQUESTS)))
+    """Ask for a page and for the API, which need the database, many times at once."""
+    paths = ["/users/", "/api/v1/links"] * (REQUESTS // 2)
+    pages = await asyncio.gather(*map(client.get, paths))
     for page in pages:
         if page.status_code == 503:
             assert int(page.headers["Retry-After"]) > 0

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from quart import Quart
 from quart.testing import QuartClient as Client
-from sqlalchemy import event, select, update
+from sqlalchemy import select, update
 
 from app.api import tokens
 from app.api.models import AccessToken
@@ -19,6 +19,7 @@ from app.user import accounts
 from app.user.models import User
 from tests.features.api.resources import READ, application, bearer, token_of
 from tests.features.factories import Person, new_client
+from tests.features.statements import Statements
 
 THINGS = "/api/v1/things"
 
@@ -32,18 +33,6 @@ async def last_used(app: Quart) -> datetime | None:
     async with app.extensions["database"].read() as session:
         found: datetime | None = await session.scalar(select(AccessToken.last_used_at))
         return found
-
-
-class Statements:
-    """What is asked of the database."""
-
-    def __init__(self, app: Quart) -> None:
-        self.seen: list[str] = []
-        engine = app.extensions["database"].engine.sync_engine
-        event.listen(engine, "before_cursor_execute", self.note)
-
-    def note(self, connection: object, cursor: object, statement: str, *rest: object) -> None:
-        self.seen.append(statement)
 
 
 @pytest.mark.parametrize("name", ["Authorization", "X-API-Key"])

@@ -2,26 +2,14 @@
 
 from quart import Quart
 from quart.testing import QuartClient as Client
-from sqlalchemy import event
 
 from app.links import library
 from app.links.api import READ
 from tests.features.api.resources import token_of
 from tests.features.factories import Person
+from tests.features.statements import Statements
 
 LIST = "/api/v1/links?limit=20"
-
-
-class Statements:
-    """Everything that goes to the database through the pool."""
-
-    def __init__(self, app: Quart) -> None:
-        self.seen: list[str] = []
-        engine = app.extensions["database"].engine.sync_engine
-        event.listen(engine, "before_cursor_execute", self._note)
-
-    def _note(self, connection: object, cursor: object, statement: str, *rest: object) -> None:
-        self.seen.append(statement)
 
 
 async def links_of(app: Quart, person: Person) -> None:
@@ -51,19 +39,3 @@ async def test_with_a_login_it_is_two_statements(app: Quart, client: Client) -> 
     response = await client.get(LIST)
     assert len((await response.get_json())["items"]) == 20
     assert len(statements.seen) == 2, statements.seen
-
-
-async def test_a_read_begins_no_transaction(app: Quart, client: Client) -> None:
-    """BEGIN and ROLLBACK would be round trips that nobody sees above."""
-    ada = await Person("ada").register(app)
-    token = await token_of(app, ada, READ)
-    engine = app.extensions["database"].engine.sync_engine
-    seen: list[str] = []
-
-    def note(connection: object) -> None:
-        driver = connection.connection.dbapi_connection  # type: ignore[attr-defined]
-        seen.append("autocommit" if driver.autocommit else "transaction")
-
-    event.listen(engine, "begin", note)
-    await client.get(LIST, headers={"X-API-Key": token})
-    assert set(seen) == {"autocommit"}

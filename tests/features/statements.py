@@ -1,0 +1,27 @@
+"""What an application sends to its database."""
+
+from typing import Any
+
+from asyncpg.connection import LoggedQuery
+from quart import Quart
+from sqlalchemy import event
+
+
+class Statements:
+    """Everything that goes to the database through the pool, from now on: BEGIN as well."""
+
+    def __init__(self, app: Quart) -> None:
+        self.seen: list[str] = []
+        engine = app.extensions["database"].engine.sync_engine
+        # asyncpg does not tell of what SQLAlchemy has prepared, and SQLAlchemy of nothing else.
+        event.listen(engine, "before_cursor_execute", self._prepared)
+        event.listen(engine.pool, "checkout", self._listen)
+
+    def _prepared(self, connection: object, cursor: object, statement: str, *rest: object) -> None:
+        self.seen.append(statement)
+
+    def _listen(self, connection: Any, record: object, proxy: object) -> None:
+        connection.driver_connection.add_query_logger(self._sent)
+
+    def _sent(self, record: LoggedQuery) -> None:
+        self.seen.append(record.query)
