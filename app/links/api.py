@@ -143,7 +143,7 @@ async def index(query_args: Query) -> Response:
         following = {"after": found[-1].cursor} if len(found) == limit else {}
     link = _next(following)
     return answer(
-        LinksAnswer(items=[LinkAnswer.model_validate(item) for item in items], next=link),
+        LinksAnswer.model_validate({"items": items, "next": link}),
         headers={"Link": f'<{link}>; rel="next"'} if link else {},
     )
 
