@@ -145,10 +145,16 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
         _refuse_other_hosts(websocket, hosts, below)
         _refuse_other_sites(websocket)
 
+    def add_missing(response: Response) -> None:
+        # One look for all of them: `setdefault()` walks through what is there for each.
+        there = {name.lower() for name, _ in response.headers}
+        for name, value in headers.items():
+            if name.lower() not in there:
+                response.headers.add(name, value)
+
     @app.after_request
     async def complete(response: Response) -> Response:
-        for name, value in headers.items():
-            response.headers.setdefault(name, value)
+        add_missing(response)
         if request.endpoint != "static" or response.status_code >= 400:
             response.headers["Cache-Control"] = _cache_control(response)
         if response.location and response.location.startswith(request.host_url):
@@ -159,8 +165,7 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     @app.after_websocket  # type: ignore[type-var]
     async def complete_refusal(response: Response | None) -> Response | None:
         if response is not None:
-            for name, value in headers.items():
-                response.headers.setdefault(name, value)
+            add_missing(response)
             response.headers["Cache-Control"] = PRIVATE
         return response
 

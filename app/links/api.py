@@ -6,12 +6,12 @@ from urllib.parse import urlencode
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from quart import Blueprint, Response, request, url_for
-from quart_schema import tag_blueprint, validate_querystring
+from quart_schema import tag_blueprint
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.api.auth import by_caller, caller, scoped
 from app.api.idempotency import idempotent
-from app.api.operations import Text, answer, answers, refuses, takes
+from app.api.operations import Text, answer, answers, asks, refuses, takes
 from app.api.problems import Problem
 from app.api.scopes import Scope
 from app.database import LARGEST_ID, direct, read, write
@@ -115,19 +115,19 @@ class Query(BaseModel):
 @blueprint.get("/links")
 @private
 @scoped(READ)
-@validate_querystring(Query)
+@asks(Query)
 @answers(200, LinksAnswer, headers={"Link": "The next part, as RFC 8288 has it"})
-async def index(query_args: Query) -> Response:
+async def index(query: Query) -> Response:
     """List links, or search them."""
-    limit = query_args.limit
-    if query_args.q is None:
+    limit = query.limit
+    if query.q is None:
         async with direct() as connection:
             items = await library.page(
                 connection,
                 caller().id,
-                archived=STATES[query_args.state],
-                tag=query_args.tag,
-                before=query_args.before,
+                archived=STATES[query.state],
+                tag=query.tag,
+                before=query.before,
                 limit=limit,
             )
         following = {"before": str(items[-1].id)} if len(items) == limit else {}
@@ -135,7 +135,7 @@ async def index(query_args: Query) -> Response:
         async with read() as session:
             try:
                 found = await library.search(
-                    session, caller().id, query_args.q, after=query_args.after, limit=limit
+                    session, caller().id, query.q, after=query.after, limit=limit
                 )
             except ValueError:
                 raise Problem(422, "`after` is not from a `next` of this search.") from None

@@ -5,11 +5,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from quart import Blueprint, Response, request, url_for
-from quart_schema import tag_blueprint, validate_querystring
+from quart_schema import tag_blueprint
 
 from app import bodies
 from app.api.auth import by_caller, caller, scoped, unauthorized
-from app.api.operations import answer, answers, refuses, takes_file
+from app.api.operations import answer, answers, asks, refuses, takes_file
 from app.api.problems import Problem
 from app.database import LARGEST_ID, current, read
 from app.http import private
@@ -89,11 +89,11 @@ async def progress(id: int) -> Response:
 @private
 @scoped(READ)
 @limited(EXPORTS, by_caller)
-@validate_querystring(Query)
+@asks(Query)
 @answers(200, files=[form.content_type.partition(";")[0] for form in FORMATS.values()])
-async def export(query_args: Query) -> Response:
+async def export(query: Query) -> Response:
     """Return all links as a file, the oldest first."""
-    return download(current(), caller().id, query_args.format)
+    return download(current(), caller().id, query.format)
 
 
 async def _progress(id: int) -> Progress:

@@ -8,7 +8,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 from quart import Blueprint, Quart, Response, abort
-from quart_schema import validate_querystring
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from werkzeug.exceptions import TooManyRequests
@@ -17,7 +16,7 @@ from app import create_app, server
 from app.api import tokens
 from app.api.auth import by_caller, caller, scoped
 from app.api.idempotency import idempotent
-from app.api.operations import Text, answer, answers, refuses, takes
+from app.api.operations import Text, answer, answers, asks, refuses, takes
 from app.api.problems import Problem
 from app.api.scopes import Scope
 from app.database import Unavailable
@@ -75,11 +74,11 @@ def things(limit: Limit) -> Blueprint:
     @blueprint.get("")
     @private
     @scoped(READ)
-    @validate_querystring(Which)
+    @asks(Which)
     @answers(200, Thing)
-    async def listed(query_args: Which) -> Response:
+    async def listed(query: Which) -> Response:
         """List things."""
-        return answer(Thing(name="all", sizes=[query_args.limit]))
+        return answer(Thing(name="all", sizes=[query.limit]))
 
     @blueprint.get("/<int:number>")
     @private
