@@ -48,7 +48,7 @@ class Statement(Generic[Row]):
             values: by the names of the parameters; others may be among them.
 
         Raises:
-            KeyError: a value is missing.
+            KeyError: a value is missing; of a session it is SQLAlchemy's StatementError.
         """
         if isinstance(source, AsyncSession):
             return [self._row(row) for row in await source.execute(self.select, values)]
