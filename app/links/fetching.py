@@ -174,6 +174,7 @@ class Fetcher:
         if url.scheme == "https" and self._tls is None:
             # Reads all certificates: 20 ms and more.
             self._tls = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
+            self._tls.set_alpn_protocols(["http/1.1"])
         where = httpcore.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
         )
@@ -184,18 +185,20 @@ class Fetcher:
             (b"Accept-Encoding", b"gzip"),
             (b"Connection", b"close"),
         ]
-        timeout = dict.fromkeys(("connect", "read", "write"), self._step)
-        async with (
-            httpcore.AsyncHTTPConnection(
-                where.origin,
-                self._tls,
-                network_backend=Network(self._threads, self._allowed, budget),
-            ) as connection,
-            connection.stream(
+        timeout = dict.fromkeys(("read", "write"), self._step)
+        host = url.raw_host.decode("ascii")
+        network = Network(self._threads, self._allowed, budget)
+        stream = await network.connect_tcp(host, where.origin.port, self._step)
+        try:
+            if url.scheme == "https" and self._tls is not None:
+                stream = await stream.start_tls(self._tls, host, self._step)
+            connection = httpcore.AsyncHTTP11Connection(where.origin, stream)
+            async with connection.stream(
                 "GET", where, headers=headers, extensions={"timeout": timeout}
-            ) as response,
-        ):
-            yield response
+            ) as response:
+                yield response
+        finally:
+            await stream.aclose()
 
 
 def _type(
