@@ -18,6 +18,8 @@ from sqlalchemy import URL, MetaData, event, text
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import QueuePool
+from sqlalchemy.util import greenlet_spawn
 
 from app import logs
 from app.preview.columns import Rules
@@ -40,8 +42,8 @@ STATEMENT_TIMEOUT = 8
 LOCK_TIMEOUT = 4
 # How often the gate asks at most while it is closed.
 GATE_INTERVAL = 0.25
-# How long it is good for in a preview while it is open: a data sync or a restore can bring people
-# back under our feet.
+# How long its answer is good for in a preview while it is open: a data sync or a restore can bring
+# people back under our feet.
 PREVIEW_INTERVAL = 2.0
 
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
@@ -195,7 +197,7 @@ class Database:
         as inside of `read()`.
 
         Raises:
-            Unavailable: as `read()`.
+            Unavailable: as `read()`. All other errors are asyncpg's, and not SQLAlchemy's.
         """
         async with self._admitted():
             pooled = await self.engine.raw_connection()
@@ -203,7 +205,11 @@ class Database:
             try:
                 yield connection
             except asyncio.CancelledError:
-                pooled.invalidate()  # it may be busy with what nobody waits for any more
+                # It may be busy with what nobody waits for any more. This also tells the server.
+                await greenlet_spawn(pooled.invalidate)
+                raise
+            except TimeoutError:
+                pooled.invalidate()  # without a word: the server has none either
                 raise
             except (PostgresError, InterfaceError) as error:
                 if connection.is_closed():
@@ -380,7 +386,9 @@ class SchemaGate:
         try:
             # `asyncio.timeout` would wait for the end as well: to close a connection whose other
             # side is silent takes two seconds more.
-            await asyncio.wait({question}, timeout=POOL_TIMEOUT)
+            pool = cast(QueuePool, self._database.engine.pool)
+            limit = POOL_TIMEOUT if pool.checkedin() else CONNECT_TIMEOUT
+            await asyncio.wait({question}, timeout=limit)
             if question.done():
                 return question.result()
         finally:

@@ -1,8 +1,8 @@
 """What an API view takes and answers: checked where it comes in, documented where it goes out.
 
-Requests are validated by quart-schema's rules, and not by its decorators: these build a validator
-anew for each request, which costs as much as a query. And `@validate_request` reads JSON with
-Python's parser, which falls over deep nesting, and takes a form for no body at all.
+Requests are validated by pydantic as quart-schema does it, and not by its decorators: these build a
+validator anew for each request, which costs as much as a query. And `@validate_request` reads JSON
+with Python's parser, which falls over deep nesting, and takes a form for no body at all.
 
 Answers are documented and not validated: a model that was built has been validated already. To do
 it once more, and to walk through Python's encoder, would cost more than the rest of a view.

@@ -1,4 +1,4 @@
-"""Personal access tokens: functions of a session and plain values.
+"""Personal access tokens: functions of a session, or a connection, and plain values.
 
 A token is 32 random bytes, so a plain digest is enough to keep: there is nothing to guess, and
 nothing that a slow hash would have to protect. Its prefix and checksum are for programs that look

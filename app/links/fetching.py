@@ -171,10 +171,13 @@ class Fetcher:
         Below httpx's client, for it keeps cookies, and writes every URL into the log; and without
         a pool: nothing is asked twice, and a pool of 1,000 connections is searched for each.
         """
-        if url.scheme == "https" and self._tls is None:
-            # Reads all certificates: 20 ms and more.
-            self._tls = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
-            self._tls.set_alpn_protocols(["http/1.1"])
+        tls = None
+        if url.scheme == "https":
+            if self._tls is None:
+                # Reads all certificates: 20 ms and more.
+                self._tls = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
+                self._tls.set_alpn_protocols(["http/1.1"])
+            tls = self._tls
         where = httpcore.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
         )
@@ -190,8 +193,8 @@ class Fetcher:
         network = Network(self._threads, self._allowed, budget)
         stream = await network.connect_tcp(host, where.origin.port, self._step)
         try:
-            if url.scheme == "https" and self._tls is not None:
-                stream = await stream.start_tls(self._tls, host, self._step)
+            if tls is not None:
+                stream = await stream.start_tls(tls, host, self._step)
             connection = httpcore.AsyncHTTP11Connection(where.origin, stream)
             async with connection.stream(
                 "GET", where, headers=headers, extensions={"timeout": timeout}

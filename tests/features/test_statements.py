@@ -11,10 +11,22 @@ import pytest
 from quart import Quart
 from sqlalchemy import bindparam, func, literal, select
 
-from app.database import Base, Connection, Database, SchemaBehind, Unavailable
+from app.database import (
+    STATEMENT_TIMEOUT,
+    Base,
+    Connection,
+    Database,
+    SchemaBehind,
+    Unavailable,
+)
 from app.settings import parse_database_url
 from app.statements import Statement
 from app.user import accounts
+
+SLEEPER = """
+    SELECT pid FROM pg_stat_activity
+    WHERE datname = current_database() AND state = 'active' AND query = 'SELECT pg_sleep(60)'
+"""
 
 
 class Known(NamedTuple):
@@ -117,10 +129,7 @@ async def sleeper(connection: Connection) -> int:
     """Return the process of the server that sleeps, once it does."""
     async with asyncio.timeout(10):
         while True:
-            found: int | None = await connection.fetchval(
-                "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-                " AND state = 'active' AND query = 'SELECT pg_sleep(60)'"
-            )
+            found: int | None = await connection.fetchval(SLEEPER)
             if found:
                 return found
             await asyncio.sleep(0.01)
@@ -158,11 +167,16 @@ async def test_a_connection_that_is_gone_closes_the_gate(database: Database) -> 
 
 
 async def test_a_silent_server_is_not_waited_for(database: Database) -> None:
+    used = []
+
     async def hasty(connection: Connection) -> None:
+        used.append(connection)
         await connection.fetch("SELECT pg_sleep(60)", timeout=0.05)
 
     with pytest.raises(Unavailable, match="the connection to the database was lost"):
         await inside(database, hasty)
+    # Who got it next would wait for its end, too.
+    assert [connection.is_closed() for connection in used] == [True]
     assert not database.gate.is_open
     assert await names(database) == []
 
@@ -180,6 +194,10 @@ async def test_who_is_cut_off_leaves_no_busy_connection_behind(
     assert (pool.checkedout(), database.waiting) == (0, 0)
     async with database.direct() as connection:
         assert connection.get_server_pid() != busy
+    # The server would end it by itself, later.
+    async with superuser(database_url) as other, asyncio.timeout(STATEMENT_TIMEOUT / 2):
+        while await other.fetchval(SLEEPER):  # noqa: ASYNC110 it is in the server
+            await asyncio.sleep(0.01)
 
 
 async def inside(database: Database, do: Callable[[Connection], Awaitable[None]]) -> None:

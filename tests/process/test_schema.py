@@ -142,3 +142,16 @@ async def test_the_gate_waits_only_so_long(database_url: str) -> None:
         await asyncio.sleep(0.3)  # for as long the gate may repeat what it has heard last
         await asyncio.gather(*(ask() for _ in range(5)))
         await database.close()
+
+
+async def test_a_first_connection_takes_its_time(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a process that is short of processor, as one of a release that is just being started."""
+    monkeypatch.setattr("app.database.POOL_TIMEOUT", 0.05)
+    flows = asyncio.Event()
+    async with relay(database_url, flows) as url:
+        database = Database(parse_database_url(url), pool_size=1)
+        asyncio.get_running_loop().call_later(0.3, flows.set)
+        await database.gate.check()
+        await database.close()
