@@ -73,7 +73,7 @@ class Base(DeclarativeBase):
     """What happens to the data in a preview; each model says it."""
 
 
-async def connect(engine: AsyncEngine, *, name: str, command_timeout: float) -> Any:
+async def connect(engine: AsyncEngine, *, name: str, command_timeout: float) -> Connection:
     """Open an asyncpg connection beside the pool, for who listens to notifications.
 
     The address is read in SQLAlchemy's way, so that what it says about TLS means the same.

@@ -19,10 +19,10 @@ from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.api.models import AccessToken
-from app.database import Base
+from app.database import Base, Connection
 from app.security import audit
 from app.security.audit import Event
-from app.statements import Source, Statement
+from app.statements import Statement
 from app.user.accounts import SessionEnded
 from app.user.models import User
 
@@ -84,12 +84,12 @@ def well_formed(token: str) -> bool:
     return found is not None and _checksum(found[1]) == found[2]
 
 
-async def holder(source: Source, token: str) -> Holder | None:
+async def holder(connection: Connection, token: str) -> Holder | None:
     """Find whose token it is, in one query.
 
     None for one that is unknown or over, and for a user who is kept out.
     """
-    found = await BY_DIGEST.rows(source, digest=digest(token))
+    found = await BY_DIGEST.rows(connection, digest=digest(token))
     return found[0] if found else None
 
 

@@ -12,13 +12,11 @@ from pgqueuer.domain.types import Channel
 from pgqueuer.ports.driver import Driver, NotifyCallback
 
 from app import logs
-from app.database import STATEMENT_TIMEOUT, Database, Unavailable, connect
+from app.database import STATEMENT_TIMEOUT, Connection, Database, Unavailable, connect
 
 log = logs.get(__name__)
 
 T = TypeVar("T")
-# asyncpg has no types.
-Connection = Any
 
 RECONNECT = 1.0  # seconds before the database is asked again
 # Also while it starts, ends or has no room for us.

@@ -1,10 +1,15 @@
-"""What an application sends to its database."""
+"""What an application sends to its database, and a connection to it beside the application's."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 from asyncpg.connection import LoggedQuery
 from quart import Quart
 from sqlalchemy import event
+
+from app.database import Connection
 
 
 class Statements:
@@ -25,3 +30,12 @@ class Statements:
 
     def _sent(self, record: LoggedQuery) -> None:
         self.seen.append(record.query)
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()

@@ -1,7 +1,8 @@
 """Sessions and the schema gate, on a real PostgreSQL."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import asyncpg
@@ -89,14 +90,17 @@ async def test_no_connection_is_left_behind(app: Quart) -> None:
     assert pool.checkedout() == 0
 
 
+@pytest.mark.parametrize("way", [Database.read, Database.direct])
 async def test_an_exhausted_pool_is_unavailable(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    way: Callable[[Database], AbstractAsyncContextManager[Any]],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("app.database.POOL_TIMEOUT", 0.05)
     database = Database(parse_database_url(database_url), pool_size=1)
-    async with database.read():
+    async with way(database):
         with pytest.raises(Unavailable, match="busy"):
-            async with database.read():
+            async with way(database):
                 pass
     assert await count_users(database) == 0
     await database.close()

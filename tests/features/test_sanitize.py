@@ -21,6 +21,7 @@ from app.preview.commands import sanitize_command
 from app.preview.sanitize import SanitizeError, mistakes, sanitize
 from app.settings import Settings, parse_database_url
 from app.user.passwords import verify_password
+from tests.features.statements import connected
 
 PREVIEW = "feature-4tw7dqi"
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$Zm9ydHktdHdvIGJ5dGVzIG9mIG5vdGhpbmc"
@@ -43,15 +44,6 @@ def environment(kind: str) -> upsun.Environment:
 def settings_in(settings: Settings, kind: str | None) -> Settings:
     platform = environment(kind) if kind else None
     return settings.model_copy(update={"platform": platform})
-
-
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 @pytest.fixture

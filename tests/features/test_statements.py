@@ -1,8 +1,7 @@
 """Statements that asyncpg sends itself, on a real PostgreSQL: `direct()` errs as `read()` does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from app.database import (
 from app.settings import parse_database_url
 from app.statements import Statement
 from app.user import accounts
+from tests.features.statements import connected
 
 SLEEPER = """
     SELECT pid FROM pg_stat_activity
@@ -53,15 +53,6 @@ KNOWN = Statement(
 def database(app: Quart) -> Database:
     found: Database = app.extensions["database"]
     return found
-
-
-@asynccontextmanager
-async def superuser(url: str) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def add(database: Database, *names: str) -> None:
@@ -106,7 +97,7 @@ async def test_a_schema_that_goes_away_closes_the_gate(
     database: Database, database_url: str
 ) -> None:
     assert await names(database) == []
-    async with superuser(database_url) as other:
+    async with connected(database_url) as other:
         await other.execute("DROP TABLE users CASCADE; DELETE FROM alembic_version")
     with pytest.raises(SchemaBehind):
         await names(database)
@@ -116,13 +107,9 @@ async def test_a_schema_that_goes_away_closes_the_gate(
 async def test_a_changed_column_type_fails_nothing(database: Database, database_url: str) -> None:
     await add(database, "ada")
     assert await names(database) == ["ada"]
-    async with superuser(database_url) as other:
+    async with connected(database_url) as other:
         await other.execute("ALTER TABLE users ALTER COLUMN username TYPE text")
     assert await names(database) == ["ada"]
-
-
-async def nap(connection: Connection) -> None:
-    await connection.fetch("SELECT pg_sleep(60)")
 
 
 async def sleeper(connection: Connection) -> int:
@@ -137,7 +124,7 @@ async def sleeper(connection: Connection) -> int:
 
 async def napping(database: Database) -> None:
     async with database.direct() as connection:
-        await nap(connection)
+        await connection.fetch("SELECT pg_sleep(60)")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +135,7 @@ async def test_what_the_server_ends_may_succeed_later(
     how: str, message: str, database: Database, database_url: str
 ) -> None:
     sleeping = asyncio.create_task(napping(database))
-    async with superuser(database_url) as other:
+    async with connected(database_url) as other:
         await other.execute(f"SELECT {how}({await sleeper(other)})")
     with pytest.raises(Unavailable, match=message):
         await sleeping
@@ -185,7 +172,7 @@ async def test_who_is_cut_off_leaves_no_busy_connection_behind(
     database: Database, database_url: str
 ) -> None:
     sleeping = asyncio.create_task(napping(database))
-    async with superuser(database_url) as other:
+    async with connected(database_url) as other:
         busy = await sleeper(other)
         sleeping.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -195,7 +182,7 @@ async def test_who_is_cut_off_leaves_no_busy_connection_behind(
     async with database.direct() as connection:
         assert connection.get_server_pid() != busy
     # The server would end it by itself, later.
-    async with superuser(database_url) as other, asyncio.timeout(STATEMENT_TIMEOUT / 2):
+    async with connected(database_url) as other, asyncio.timeout(STATEMENT_TIMEOUT / 2):
         while await other.fetchval(SLEEPER):  # noqa: ASYNC110 it is in the server
             await asyncio.sleep(0.01)
 
@@ -232,18 +219,6 @@ async def test_a_wrong_statement_is_a_fault_and_no_outage(database: Database) ->
     with pytest.raises(asyncpg.DataError):
         await inside(database, unfit)
     assert database.gate.is_open
-
-
-async def test_an_exhausted_pool_is_unavailable(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.database.POOL_TIMEOUT", 0.05)
-    database = Database(parse_database_url(database_url), pool_size=1)
-    async with database.direct():
-        with pytest.raises(Unavailable, match="busy"):
-            await names(database)
-    assert await names(database) == []
-    await database.close()
 
 
 async def test_nothing_listens(unused_tcp_port: int) -> None:
