@@ -15,6 +15,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 # Parameters that say where a visitor came from, and nothing about the page.
 TRACKING = re.compile(r"utm_[a-z]+|fbclid|gclid|mc_[ce]id|igshid")
 TAG = re.compile(rf"[\w-]{{1,{TAG_LENGTH}}}")
+NOT_IN_TAG = re.compile(r"[^\w\s-]+")
 SEPARATORS = re.compile(r"[\s,;#]+")
 
 
@@ -93,6 +94,18 @@ def one_tag(text: str) -> str:
     if len(found) != 1:
         raise ValueError("Each tag is one word.")
     return found[0]
+
+
+def as_tag(text: str) -> str | None:
+    """Turn a folder name, or any other words, into a tag.
+
+    Return None if nothing is left of it.
+    """
+    # NFKC can turn a single character into eighteen.
+    plain = unicodedata.normalize("NFKC", text[: 4 * TAG_LENGTH]).casefold()
+    if TAG.fullmatch(plain):
+        return plain
+    return "-".join(NOT_IN_TAG.sub("", plain).split())[:TAG_LENGTH].strip("-") or None
 
 
 def _without_tracking(query: str) -> str:

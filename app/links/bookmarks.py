@@ -11,14 +11,13 @@ come yet, and that is bounded.
 
 import codecs
 import re
-import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from html import escape, unescape
 from typing import NamedTuple
 
 from app.links import addresses
-from app.links.models import TAG_LENGTH, TAGS, TITLE_LENGTH, URL_LENGTH
+from app.links.models import TAGS, TITLE_LENGTH, URL_LENGTH
 from app.links.pages import BOMS, CHARSETS, HIDDEN, META_CHARSET
 
 LONGEST_TAG = 1024 * 1024  # characters: browsers put a site's icon, and scripts, into one
@@ -34,7 +33,6 @@ ATTRIBUTE = re.compile(
     r"""(?<![\w-])([a-z][\w-]*+)\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>]++))""", re.IGNORECASE
 )
 ENDS_TEXT = {"dt", "dd", "dl", "hr", "li", "ul", "ol"}
-NO_TAG = re.compile(r"[^\w\s-]+")
 
 # Folders that say where a browser shows them, and nothing about what is in them. In other languages
 # they are known by their attributes, where they have any.
@@ -294,13 +292,7 @@ def _tags(words: Sequence[str]) -> list[str]:
     for word in words[: 5 * TAGS]:
         if len(found) == TAGS:
             break
-        # A single character may become eighteen.
-        plain = unicodedata.normalize("NFKC", word[: 4 * TAG_LENGTH]).casefold()
-        if addresses.TAG.fullmatch(plain):
-            tag = plain
-        else:
-            tag = "-".join(NO_TAG.sub("", plain).split())[:TAG_LENGTH].strip("-")
-        if tag:
+        if tag := addresses.as_tag(word):
             found[tag] = None
     return sorted(found)
 
