@@ -1,6 +1,8 @@
 """How Alembic reaches the database: one migration at a time, with bounded waiting, then retries.
 
-Works from the command line and when called inside a running event loop.
+It migrates only a database that belongs to this environment (app/ownership.py), and has nothing to
+do for one that is ahead of this code. Works from the command line and when called inside a running
+event loop.
 """
 
 import asyncio
@@ -17,7 +19,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.database import Base, load_models
-from app.settings import load_database_url
+from app.ownership import CLAIM, ForeignDatabaseError, read_owner, require_owner
+from app.settings import DatabaseSettings, Identity, load_database
 
 log = logging.getLogger("alembic.env")
 config = context.config
@@ -55,8 +58,9 @@ def print_sql() -> None:
 
 async def migrate() -> None:
     """Connect, wait for our turn, run."""
+    settings: DatabaseSettings = load_database()
     engine = create_async_engine(
-        load_database_url(),
+        settings.database_url,
         poolclass=pool.NullPool,
         hide_parameters=True,
         connect_args={
@@ -72,7 +76,7 @@ async def migrate() -> None:
     connection = await connect(engine)
     try:
         await take_turn(connection)
-        await run(connection)
+        await run(connection, settings.identity)
     finally:
         await connection.close()  # ends the database session, and with it the lock
         await engine.dispose()
@@ -109,12 +113,12 @@ async def take_turn(connection: AsyncConnection) -> None:
     await connection.commit()
 
 
-async def run(connection: AsyncConnection) -> None:
+async def run(connection: AsyncConnection, identity: Identity) -> None:
     """Run the migrations, again from the start where a lock was not to be had in time."""
     attempts = int(option("attempts"))
     for attempt in range(1, attempts + 1):
         try:
-            await connection.run_sync(run_in_transaction)
+            await connection.run_sync(run_in_transaction, identity)
             return
         except DBAPIError as error:
             await connection.rollback()
@@ -129,10 +133,82 @@ async def run(connection: AsyncConnection) -> None:
             await asyncio.sleep(attempt)  # let the readers through that queued up behind us
 
 
-def run_in_transaction(connection: Connection) -> None:
+def run_in_transaction(connection: Connection, identity: Identity) -> None:
     context.configure(connection=connection, target_metadata=Base.metadata)
     with context.begin_transaction():
+        if not changes_revision():
+            context.run_migrations()
+            return
+        found = context.get_context().get_current_heads()
+        if is_upgrade() and (unknown := [each for each in found if not is_known(each)]):
+            log.info(
+                "nothing to migrate: the database is at revision %s, which is newer than this code",
+                ", ".join(unknown),
+            )
+            return
+        may_claim = require_ownership(connection, identity, found)
         context.run_migrations()
+        if may_claim and identity.name:
+            claim(connection, identity)
+
+
+def changes_revision() -> bool:
+    """Tell whether the command is one like `upgrade`, and not one like `check` or `current`."""
+    try:
+        context.get_revision_argument()
+    except KeyError:
+        return False
+    except CommandError:  # the revision it names does not exist, which the command itself reports
+        return True
+    return True
+
+
+def is_upgrade() -> bool:
+    command = getattr(config.cmd_opts, "cmd", None)  # None where a program calls Alembic
+    return command is None or command[0].__name__ == "upgrade"
+
+
+def is_known(revision: str) -> bool:
+    try:
+        return context.script.get_revision(revision) is not None
+    except CommandError:
+        return False
+
+
+def require_ownership(connection: Connection, identity: Identity, found: tuple[str, ...]) -> bool:
+    """Check that this environment may migrate the database; return whether it may claim it.
+
+    Args:
+        connection: to the database.
+        identity: the environment of this process.
+        found: the revisions that the database is at; empty for a new one.
+
+    Raises:
+        CommandError: the database belongs to another environment, and has something to migrate.
+    """
+    owner = read_owner(connection.execute)
+    if owner is None and (not found or identity.is_named):
+        return True
+    try:
+        require_owner(owner, identity)
+    except ForeignDatabaseError as error:
+        if found == (context.get_revision_argument(),):
+            return False
+        raise CommandError(f"nothing was migrated. {error}") from None
+    return owner is None or identity.has_own_database
+
+
+def claim(connection: Connection, identity: Identity) -> None:
+    """Record that the database belongs to this environment."""
+    before = read_owner(connection.execute)
+    if connection.scalar(text("SELECT to_regclass('database_owner') IS NULL")):
+        return  # a downgrade has dropped the table
+    claimed = connection.execute(
+        CLAIM, {"environment": identity.name, "type": identity.type}
+    ).rowcount
+    if claimed:
+        previous = f"; before, it belonged to {before}" if before else ""
+        log.info("the database belongs to the environment %s now%s", identity.name, previous)
 
 
 def main() -> None:

@@ -56,6 +56,7 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     app.config.from_mapping(settings.quart())
 
     app.extensions["draining"] = asyncio.Event()
+    app.extensions["identity"] = settings.identity
     app.extensions["database"] = database = Database(
         settings.database_url,
         pool_size=settings.database_pool_size,

@@ -4,6 +4,9 @@ import hashlib
 import hmac
 import os
 import secrets
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
 from email.utils import parseaddr
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -55,6 +58,20 @@ def parse_database_url(value: Any) -> URL:
     return url.set(drivername="postgresql+asyncpg", query=query)
 
 
+@dataclass(frozen=True)
+class Identity:
+    """The environment of this process; app/ownership.py compares it with a database's owner."""
+
+    name: str
+    """Upsun's name for it, DATABASE_ENVIRONMENT, or the name of this checkout; may be empty."""
+    type: str
+    """`production`, `staging`, `development` or `unknown`; `local` off Upsun."""
+    is_named: bool = False
+    """Whether DATABASE_ENVIRONMENT names it."""
+    has_own_database: bool = False
+    """Whether the platform says that the database belongs to this environment."""
+
+
 class DatabaseSettings(BaseSettings):
     """What a migration needs to know; the application needs it as well."""
 
@@ -70,6 +87,28 @@ class DatabaseSettings(BaseSettings):
     database_url: Annotated[URL, NoDecode, BeforeValidator(parse_database_url)] = Field(
         description="The PostgreSQL database: postgresql://, postgres:// or pgsql://"
     )
+    database_environment: str = Field(
+        default="",
+        max_length=255,
+        description="The environment to act for, off Upsun; by default this checkout",
+    )
+    checkout: str = Field(
+        default="", description="The name of this checkout off Upsun; kept in .data/environment"
+    )
+    platform: upsun.Environment | None = Field(
+        default=None, description="Where on Upsun this runs; read from PLATFORM_* by app/upsun.py"
+    )
+
+    @property
+    def identity(self) -> Identity:
+        """The environment of this process, for comparison with the owner of the database."""
+        named = self.database_environment
+        if self.platform is None:
+            return Identity(named or self.checkout, "local", is_named=bool(named))
+        address = (self.database_url.host or "", self.database_url.port or 5432)
+        if address in self.platform.databases:
+            return Identity(self.platform.name, self.platform.type, has_own_database=True)
+        return Identity(named or self.platform.name, self.platform.type, is_named=bool(named))
 
 
 class Settings(DatabaseSettings):
@@ -125,9 +164,6 @@ class Settings(DatabaseSettings):
     cors_origins: str = Field(
         default="",
         description="Other sites whose scripts may use the API with tokens, separated by commas",
-    )
-    platform: upsun.Environment | None = Field(
-        default=None, description="Where on Upsun this runs; read from PLATFORM_* by app/upsun.py"
     )
 
     @field_validator("log_level", mode="before")
@@ -280,7 +316,7 @@ def load() -> Settings:
     """
     environment = upsun.environment(os.environ)
     try:
-        settings = Settings(platform=environment)
+        settings = Settings(platform=environment, checkout=_checkout(environment))
         if environment is None and not settings.secret_key.get_secret_value():
             settings = settings.model_copy(update={"secret_key": _development_key()})
     except ValidationError as error:
@@ -288,14 +324,19 @@ def load() -> Settings:
     return settings
 
 
-def load_database_url() -> URL:
-    """Read `DATABASE_URL` alone.
+def load_database(url: str | None = None) -> DatabaseSettings:
+    """Read what says where the database is, and for which environment this process acts.
+
+    Args:
+        url: of the database; by default what DATABASE_URL says.
 
     Raises:
-        SettingsError: it is missing or malformed.
+        SettingsError: a variable is missing or malformed.
     """
+    environment = upsun.environment(os.environ)
     try:
-        return DatabaseSettings().database_url
+        given: dict[str, Any] = {} if url is None else {"database_url": url}
+        return DatabaseSettings(platform=environment, checkout=_checkout(environment), **given)
     except ValidationError as error:
         raise SettingsError(_sentence(error)) from None
 
@@ -303,6 +344,29 @@ def load_database_url() -> URL:
 def _is_weak(key: str) -> bool:
     """Tell whether a key can be guessed: it is short, or one word again and again."""
     return len(key) < 32 or len(set(key)) < 10
+
+
+def _checkout(environment: upsun.Environment | None) -> str:
+    """Return the name of this checkout, chosen at random when it is first needed.
+
+    Empty on Upsun, where DATABASE_ENVIRONMENT is set, and where the name cannot be kept.
+    """
+    if environment is not None or os.environ.get("DATABASE_ENVIRONMENT"):
+        return ""
+    path = DATA / "environment"
+    try:
+        DATA.mkdir(exist_ok=True)
+        if not path.exists() or not path.read_text().strip():
+            # Whole or not at all, and of two processes that start at once both read the same.
+            with tempfile.NamedTemporaryFile("w", dir=DATA) as file:
+                file.write(f"local-{secrets.token_hex(4)}\n")
+                file.flush()
+                path.unlink(missing_ok=True)
+                with suppress(FileExistsError):
+                    os.link(file.name, path)
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _development_key() -> SecretStr:

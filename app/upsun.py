@@ -30,6 +30,8 @@ class Environment:
     """Every host whose requests a route sends here; empty where no routes are told."""
     smtp_host: str
     """The platform's mail server; empty where mail is off."""
+    databases: frozenset[tuple[str, int]] = frozenset()
+    """Host and port of each PostgreSQL service that a relationship of this container leads to."""
 
     @property
     def is_preview(self) -> bool:
@@ -69,6 +71,7 @@ def environment(environ: Mapping[str, str]) -> Environment | None:
         origin=urls[0] if urls else None,
         hosts=frozenset(url.partition("://")[2].lower() for url in urls),
         smtp_host=environ.get("PLATFORM_SMTP_HOST", ""),
+        databases=_databases(environ.get("PLATFORM_RELATIONSHIPS", "")),
     )
 
 
@@ -82,6 +85,23 @@ def limits(path: Path = Path("/run/config.json")) -> Limits | None:
         return Limits(memory=int(info["memory"]), cpu=float(info.get("cpu", 1)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _databases(encoded: str) -> frozenset[tuple[str, int]]:
+    """Return the PostgreSQL services in `PLATFORM_RELATIONSHIPS`.
+
+    The variable is base64 of a JSON object: a list of endpoints by the name of the relationship.
+    """
+    try:
+        relationships = json.loads(base64.b64decode(encoded, validate=True))
+        return frozenset(
+            (endpoint["host"], int(endpoint["port"]))
+            for endpoints in relationships.values()
+            for endpoint in (endpoints if isinstance(endpoints, list) else endpoints.values())
+            if endpoint.get("scheme") == "pgsql"
+        )
+    except (binascii.Error, ValueError, AttributeError, KeyError, TypeError):
+        return frozenset()
 
 
 def _urls(encoded: str, application: str) -> list[str]:

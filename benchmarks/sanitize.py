@@ -20,7 +20,7 @@ from pathlib import Path
 import asyncpg
 
 from app.preview.sanitize import sanitize
-from app.settings import parse_database_url
+from app.settings import Identity, parse_database_url
 from development.postgres import create_database, postgres
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +66,8 @@ async def fill(url: str, users: int) -> None:
 
 async def timed(url: str, name: str) -> float:
     begun = time.monotonic()
-    await sanitize(parse_database_url(url), ENVIRONMENT, lambda line: print(f"    {line}"))
+    identity = Identity(ENVIRONMENT, "development", has_own_database=True)
+    await sanitize(parse_database_url(url), identity, lambda line: print(f"    {line}"))
     seconds = time.monotonic() - begun
     print(f"{name}: {seconds:.2f} s")
     return seconds

@@ -4,7 +4,9 @@
   python -m development COMMAND ARG...   run a command that needs the database
 
 The database is the one that DATABASE_URL names, or else an embedded PostgreSQL in .data/postgres,
-whose address the command finds in DATABASE_URL. HOST and PORT say where to serve.
+whose address the command finds in DATABASE_URL. HOST and PORT say where to serve. A database that
+belongs to another environment is not migrated, and its jobs are not run, unless
+DATABASE_ENVIRONMENT names that environment.
 """
 
 import argparse
@@ -21,8 +23,14 @@ from pathlib import Path
 import httpx
 from watchfiles import Change, awatch
 
-from app.settings import DATA, ROOT, SettingsError, load_database_url
-from development.checks import SetupError, check_address, check_database, check_node
+from app.settings import DATA, ROOT, SettingsError, load_database
+from development.checks import (
+    SetupError,
+    check_address,
+    check_database,
+    check_node,
+    check_owner,
+)
 from development.children import child, stop
 from development.postgres import PostgresError, create_database, postgres
 
@@ -65,7 +73,7 @@ async def database() -> AsyncIterator[str]:
     """Yield the URL of a database that answers, and keep it answering if it is the embedded one."""
     begun = time.monotonic()
     if os.environ.get("DATABASE_URL"):
-        url = load_database_url()
+        url = load_database().database_url
         await check_database(url)
         say(f"Using the database {url.database} at {url.host}, as DATABASE_URL says", begun)
         yield os.environ["DATABASE_URL"]
@@ -109,11 +117,15 @@ async def serve() -> int:
             "PORT": str(port),
         }
         async with assets(node, environment, hurry) as built:
-            if not await migrate(environment, hurry):
+            if foreign := await check_owner(load_database(url)):
+                say(f"Not migrating, and not running jobs: {foreign}")
+            elif not await migrate(environment, hurry):
                 raise SetupError("The database cannot be migrated; the lines above say why.")
             if not await built:
                 raise SetupError("The assets cannot be built; the lines above say why.")
-            await serve_with_reload(environment, origin(host, port), hurry)
+            await serve_with_reload(
+                environment, origin(host, port), hurry, migrates=foreign is None
+            )
     raise AssertionError("serves until it is cancelled")
 
 
@@ -188,7 +200,7 @@ async def migrate(environment: Mapping[str, str], hurry: asyncio.Event) -> bool:
 
 
 async def serve_with_reload(
-    environment: Mapping[str, str], origin: str, hurry: asyncio.Event
+    environment: Mapping[str, str], origin: str, hurry: asyncio.Event, *, migrates: bool
 ) -> None:
     """Run the server, again after each change of what it consists of."""
     served = False
@@ -214,7 +226,7 @@ async def serve_with_reload(
                 change = asyncio.ensure_future(anext(following))
                 await stop(server, RELOAD_SECONDS, hurry)
             say(f"Changed: {', '.join(sorted(str(path.relative_to(ROOT)) for path in paths))}")
-            if any(path.is_relative_to(VERSIONS) for path in paths):
+            if migrates and any(path.is_relative_to(VERSIONS) for path in paths):
                 # Where it fails the server starts all the same, and says which revision it needs.
                 await migrate(environment, hurry)
     finally:

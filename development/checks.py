@@ -14,6 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from app.ownership import ForeignDatabaseError, read_owner, require_owner
+from app.settings import DatabaseSettings
+
 OLDEST_NODE = 20
 CONNECT_SECONDS = 5
 
@@ -89,3 +92,16 @@ async def check_database(url: URL) -> None:
         f"DATABASE_URL names the database {url.database!r} at {place}, which cannot be reached:"
         f" {reason.splitlines()[0].rstrip('.') if reason else 'for no given reason'}."
     )
+
+
+async def check_owner(settings: DatabaseSettings) -> ForeignDatabaseError | None:
+    """Return why this checkout may not work on the database; None if it may, or nobody owns it."""
+    engine = create_async_engine(settings.database_url, poolclass=NullPool)
+    async with engine.connect() as connection:
+        owner = await connection.run_sync(lambda each: read_owner(each.execute))
+    if owner is not None:
+        try:
+            require_owner(owner, settings.identity)
+        except ForeignDatabaseError as error:
+            return error
+    return None

@@ -63,6 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
             "SECRET_KEY_FALLBACKS",
         }:
             del os.environ[name]
+    # The databases of tests belong to the tests, and to the processes that they start.
+    os.environ["DATABASE_ENVIRONMENT"] = "tests"
     if not hasattr(config, "workerinput"):
         temporary = tempfile.TemporaryDirectory(prefix="quart-upsun-", dir=quick_place())
         directory = Path(_stack.enter_context(temporary))

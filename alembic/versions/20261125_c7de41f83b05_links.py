@@ -1,7 +1,7 @@
 """links: the reading list
 
 Revision: c7de41f83b05
-Follows: b51f6a90c2e8
+Follows: 5e9d04b7c6f1
 """
 
 import sqlalchemy as sa
@@ -9,7 +9,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "c7de41f83b05"
-down_revision = "b51f6a90c2e8"
+down_revision = "5e9d04b7c6f1"
 branch_labels = None
 depends_on = None
 

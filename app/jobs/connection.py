@@ -11,8 +11,10 @@ from pgqueuer.domain import models
 from pgqueuer.domain.types import Channel
 from pgqueuer.ports.driver import Driver, NotifyCallback
 
-from app import logs
+from app import logs, ownership
 from app.database import STATEMENT_TIMEOUT, Connection, Database, Unavailable, connect
+from app.ownership import ForeignDatabaseError
+from app.settings import Identity
 
 log = logs.get(__name__)
 
@@ -34,10 +36,14 @@ class LastingDriver(Driver):
 
     Also while it is there, the schema gate must let through: a worker starts before its release's
     migrations, and in a preview nothing of production's is to be done.
+
+    It claims nothing from a database that belongs to another environment, however it got here.
     """
 
-    def __init__(self, database: Database, stopping: asyncio.Event) -> None:
+    def __init__(self, database: Database, stopping: asyncio.Event, identity: Identity) -> None:
         self._database = database
+        self._identity = identity
+        self._refusal = ""
         self._stopping = stopping
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
@@ -46,8 +52,14 @@ class LastingDriver(Driver):
         self._tasks = TaskManager()
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
-        rows = await self._lasting(lambda connection: connection.fetch(query, *args))
-        return [dict(row) for row in rows]
+        async def owned(connection: Connection) -> list[Any]:
+            # Every claim of a job or a schedule is a fetch, and a restore can bring in another
+            # environment's jobs at any time.
+            await self._require_owner(connection)
+            rows: list[Any] = await connection.fetch(query, *args)
+            return rows
+
+        return [dict(row) for row in await self._lasting(owned)]
 
     async def execute(self, query: str, *args: object) -> str:
         return await self._lasting(lambda connection: connection.execute(query, *args))
@@ -74,6 +86,10 @@ class LastingDriver(Driver):
                     await self._database.gate.check()
                 async with self._lock:
                     return await run(await self._connected())
+            except ForeignDatabaseError as error:
+                if self._stopping.is_set():
+                    raise
+                self._report(error)
             except Unavailable:  # the gate has said why
                 if self._stopping.is_set():
                     raise
@@ -84,6 +100,30 @@ class LastingDriver(Driver):
                     raise
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), RECONNECT)
+
+    async def _require_owner(self, connection: Connection) -> None:
+        """Check that this environment may do the jobs in the database.
+
+        Raises:
+            ForeignDatabaseError: the database belongs to another environment.
+        """
+        if self._identity.has_own_database:
+            return
+        row = await connection.fetchrow(ownership.READ)
+        ownership.require_owner(ownership.owner_of(row), self._identity)
+        self._refusal = ""
+
+    def _report(self, error: ForeignDatabaseError) -> None:
+        """Log a refusal when it begins, not at every attempt."""
+        if self._refusal != str(error):
+            self._refusal = str(error)
+            log.warning(
+                "jobs are not run",
+                reason=error.facts,
+                remedy=error.remedy,
+                owner=error.owner.name if error.owner else None,
+                environment=error.identity.name,
+            )
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():

@@ -104,7 +104,7 @@ class Runner:
         await self._work(QueueExecutionMode.drain)
 
     async def _work(self, mode: QueueExecutionMode = QueueExecutionMode.continuous) -> None:
-        driver = LastingDriver(self._database, self._stopping)
+        driver = LastingDriver(self._database, self._stopping, self._app.extensions["identity"])
         queries = Statements(driver, self._database)
         queue, schedules = self._queue(queries), self._scheduler(queries)
         stop = asyncio.create_task(self._stop_when_told(queue, schedules))

@@ -19,7 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.orm import DeclarativeBase
 
 from app.database import CONNECT_TIMEOUT, UNDEFINED, Base, load_models
+from app.ownership import ForeignDatabaseError, read_owner, require_owner
 from app.preview.columns import EMPTIED, KEPT, Rules
+from app.settings import Identity
 
 # Any number that nothing else in this database locks.
 ADVISORY_LOCK = 0x73616E69
@@ -113,17 +115,19 @@ def mistakes(base: type[DeclarativeBase]) -> list[str]:
     return found
 
 
-async def sanitize(url: URL, environment: str, say: Say) -> None:
-    """Sanitize the database at `url` for `environment`, if that was not done before.
+async def sanitize(url: URL, identity: Identity, say: Say) -> None:
+    """Sanitize the database at `url` for an environment, if that was not done before.
 
     Args:
         url: of the database, in the form of the asyncpg dialect.
-        environment: the name of the preview, in which the run is noted down.
+        identity: the preview, for which the run is recorded.
         say: is given each line about the progress.
 
     Raises:
-        SanitizeError: it could not be done to the end.
+        SanitizeError: it could not be done to the end, or the database belongs to another
+            environment.
     """
+    environment = identity.name
     engine = create_async_engine(
         url,
         poolclass=pool.NullPool,
@@ -140,10 +144,15 @@ async def sanitize(url: URL, environment: str, say: Say) -> None:
     )
     try:
         async with _connected(engine, say) as connection:
+            owner = await connection.run_sync(lambda each: read_owner(each.execute))
+            await connection.rollback()
+            require_owner(owner, identity)
             if not await _is_finished(connection, environment, say):
                 await _take_turn(connection, say)
                 if not await _is_finished(connection, environment, say):
                     await Run(connection, environment, say).work()
+    except ForeignDatabaseError as error:
+        raise SanitizeError(f"Nothing was sanitized. {error}") from None
     except DBAPIError as error:
         raise SanitizeError(_sentence(error)) from None
     except (OSError, TimeoutError, PostgresError):

@@ -1,5 +1,6 @@
 """The verbs of the Makefile, run in a clone."""
 
+import asyncio
 import os
 import re
 import shutil
@@ -256,6 +257,31 @@ def test_a_database_of_ones_own(clone: Path, empty_database: str) -> None:
         assert not (clone / ".data" / "postgres").exists()
         assert run.interrupt() == 0
         assert_nothing_left(clone)
+
+
+async def test_a_database_of_another_environment_is_served_and_left_alone(
+    clone: Path, database_url: str
+) -> None:
+    """Such as production's through a tunnel: no migration, no jobs, no schedules."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute("UPDATE database_owner SET environment = 'main-bvxea6i'")
+        await connection.execute(
+            "INSERT INTO pgqueuer (priority, status, entrypoint, payload)"
+            " VALUES (0, 'queued', 'mail', '{}')"
+        )
+        with running(clone, *SERVER, DATABASE_URL=database_url) as run:
+            await asyncio.to_thread(run.wait_for, "Serving on ")
+            await asyncio.to_thread(run.wait_for, "jobs are not run")
+            assert "Not migrating, and not running jobs: The database belongs to" in run.output
+            assert "DATABASE_ENVIRONMENT=main-bvxea6i" in run.output
+            assert "alembic" not in run.output.replace("`alembic upgrade head`", "")
+            assert run.interrupt() == 0
+        jobs = await connection.fetch("SELECT status, attempts FROM pgqueuer")
+        assert [tuple(job) for job in jobs] == [("queued", 0)]
+        assert await connection.fetchval("SELECT count(*) FROM pgqueuer_schedules") == 0
+    finally:
+        await connection.close()
 
 
 @pytest.mark.parametrize(

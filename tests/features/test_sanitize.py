@@ -19,7 +19,7 @@ from app.preview import sanitize as module
 from app.preview.columns import EMPTIED, KEPT, ended, replaced
 from app.preview.commands import sanitize_command
 from app.preview.sanitize import SanitizeError, mistakes, sanitize
-from app.settings import Settings, parse_database_url
+from app.settings import Identity, Settings, parse_database_url
 from app.user.passwords import verify_password
 from tests.features.statements import connected
 
@@ -29,7 +29,7 @@ HASH = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$Zm9ydHktdHdvIGJ5dGVzIG9mIG5vd
 NAMES = ["User-2", "user-1", "ada.lovelace", "user-7", "grace.hopper", "user-3", "user-99"]
 
 
-def environment(kind: str) -> upsun.Environment:
+def environment(kind: str, databases: frozenset[tuple[str, int]]) -> upsun.Environment:
     return upsun.Environment(
         name=PREVIEW,
         type=kind,
@@ -38,11 +38,15 @@ def environment(kind: str) -> upsun.Environment:
         origin="https://feature.example",
         hosts=frozenset(),
         smtp_host="",
+        databases=databases,
     )
 
 
 def settings_in(settings: Settings, kind: str | None) -> Settings:
-    platform = environment(kind) if kind else None
+    """Return the settings of an environment of this type, whose own database they name."""
+    url = settings.database_url
+    own = frozenset({(url.host or "", url.port or 0)})
+    platform = environment(kind, own) if kind else None
     return settings.model_copy(update={"platform": platform})
 
 
@@ -80,10 +84,14 @@ async def people(database_url: str) -> str:
     return database_url
 
 
+def identity(name: str) -> Identity:
+    return Identity(name, "development", has_own_database=True)
+
+
 async def run(url: str, name: str = PREVIEW) -> list[str]:
     """Sanitize; return what it says."""
     said: list[str] = []
-    await sanitize(parse_database_url(url), name, said.append)
+    await sanitize(parse_database_url(url), identity(name), said.append)
     return said
 
 
@@ -207,7 +215,7 @@ async def test_a_killed_run_goes_on_where_it_was(
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await sanitize(parse_database_url(people), PREVIEW, say)
+        await sanitize(parse_database_url(people), identity(PREVIEW), say)
     half = await users(people)
     assert half[:3] == EVERYBODY[:3]
     # Nobody any more stands in the way of those to come; the others are as they were.

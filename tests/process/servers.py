@@ -46,6 +46,7 @@ class Server:
                 "PATH": os.environ["PATH"],
                 # What is opened and never closed, is said.
                 "PYTHONWARNINGS": "default",
+                "DATABASE_ENVIRONMENT": os.environ["DATABASE_ENVIRONMENT"],
                 **(environment or {}),
             },
             stdin=subprocess.DEVNULL,

@@ -123,6 +123,29 @@ async def working(url: str, gate: Gate, **variables: str) -> AsyncIterator[Serve
         yield worker
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("app.worker",),
+        ("app.server",),
+        ("hypercorn", "--bind=127.0.0.1:0", f"--error-logfile={os.devnull}", "app:create_app()"),
+    ],
+)
+async def test_a_database_seen_through_a_tunnel_keeps_its_jobs(
+    queue: Queue, command: tuple[str, ...]
+) -> None:
+    """Its confirmation mails, for instance, would be printed here and gone."""
+    await queue.ask(QUICK, 1)
+    laptop = {"DATABASE_ENVIRONMENT": "local-0badcafe", "PORT": "0", "SECRET_KEY": SECRET_KEY}
+    async with spawned(1, *command, DATABASE_URL=queue.url, **laptop) as process:
+        (event,) = await process.says("jobs are not run")
+        assert (event["owner"], event["environment"]) == ("tests", "local-0badcafe")
+        assert await queue.jobs() == [("queued", 0)]
+        async with queue.database.read() as session:
+            scheduled = await session.scalar(text("SELECT count(*) FROM pgqueuer_schedules"))
+        assert scheduled == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_an_idle_worker_ends_at_once(queue: Queue, gate: Gate, number: int) -> None:
     async with working(queue.url, gate) as worker:

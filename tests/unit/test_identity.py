@@ -1,0 +1,101 @@
+"""Which environment this process acts for."""
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from app import upsun
+from app.settings import Identity, load, load_database
+
+CONTAINER = {"PLATFORM_APPLICATION_NAME": "app", "PLATFORM_ENVIRONMENT": "main-abc"}
+ENDPOINT = {"scheme": "pgsql", "host": "postgresql.internal", "port": 5432}
+
+
+def encoded(value: object) -> str:
+    return base64.b64encode(json.dumps(value).encode()).decode()
+
+
+def test_a_checkout_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.settings.DATA", tmp_path / "one")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me@localhost/mine")
+    monkeypatch.delenv("DATABASE_ENVIRONMENT", raising=False)
+    identity = load().identity
+    assert re.fullmatch(r"local-[0-9a-f]{8}", identity.name)
+    assert (identity.type, identity.is_named) == ("local", False)
+    assert load().identity == load_database().identity == identity
+    monkeypatch.setattr("app.settings.DATA", tmp_path / "two")
+    assert load().identity != identity
+
+
+def test_a_checkout_that_cannot_keep_its_name_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").write_text("a file where the directory belongs")
+    monkeypatch.setattr("app.settings.DATA", tmp_path / "data")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me@localhost/mine")
+    monkeypatch.delenv("DATABASE_ENVIRONMENT", raising=False)
+    assert load_database().identity.name == ""
+    monkeypatch.setenv("DATABASE_ENVIRONMENT", "production")
+    assert load_database().identity == Identity("production", "local", is_named=True)
+
+
+def test_an_empty_name_of_a_checkout_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "environment").touch()
+    monkeypatch.setattr("app.settings.DATA", tmp_path)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me@localhost/mine")
+    monkeypatch.delenv("DATABASE_ENVIRONMENT", raising=False)
+    assert load_database().identity.name == (tmp_path / "environment").read_text().strip() != ""
+
+
+@pytest.mark.parametrize(
+    ("relationships", "expected"),
+    [
+        ({"postgresql": [ENDPOINT]}, {("postgresql.internal", 5432)}),
+        ({"postgresql": {"0": {**ENDPOINT, "port": "5433"}}}, {("postgresql.internal", 5433)}),
+        (
+            {"a": [ENDPOINT], "b": [{**ENDPOINT, "host": "b"}]},
+            {("postgresql.internal", 5432), ("b", 5432)},
+        ),
+        ({"cache": [{"scheme": "redis", "host": "cache.internal", "port": 6379}]}, set()),
+        ({"postgresql": [{"scheme": "pgsql", "host": None}]}, set()),
+        ({"postgresql": None}, set()),
+        (["postgresql"], set()),
+    ],
+)
+def test_the_databases_of_a_container(
+    relationships: object, expected: set[tuple[str, int]]
+) -> None:
+    environment = upsun.environment({**CONTAINER, "PLATFORM_RELATIONSHIPS": encoded(relationships)})
+    assert environment is not None
+    assert environment.databases == expected
+
+
+@pytest.mark.parametrize("broken", ["", "not base64", base64.b64encode(b"{").decode()])
+def test_relationships_that_cannot_be_read(broken: str) -> None:
+    environment = upsun.environment({**CONTAINER, "PLATFORM_RELATIONSHIPS": broken})
+    assert environment is not None
+    assert environment.databases == frozenset()
+
+
+def test_on_upsun_the_database_of_a_relationship_is_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in CONTAINER.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PLATFORM_ENVIRONMENT_TYPE", "staging")
+    monkeypatch.setenv("PLATFORM_RELATIONSHIPS", encoded({"postgresql": [ENDPOINT]}))
+    monkeypatch.setenv("DATABASE_URL", "postgresql://main@postgresql.internal/main")
+    own = Identity("main-abc", "staging", has_own_database=True)
+    # Also where a variable of the whole project names another environment.
+    for named in ("", "production"):
+        monkeypatch.setenv("DATABASE_ENVIRONMENT", named)
+        assert load_database().identity == own
+    monkeypatch.setenv("DATABASE_URL", "postgresql://main@db.elsewhere.example/main")
+    assert load_database().identity == Identity("production", "staging", is_named=True)
+    monkeypatch.setenv("DATABASE_ENVIRONMENT", "")
+    assert load_database().identity == Identity("main-abc", "staging")
