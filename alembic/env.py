@@ -145,6 +145,8 @@ def run_in_transaction(connection: Connection, identity: Identity) -> None:
                 "nothing to migrate: the database is at revision %s, which is newer than this code",
                 ", ".join(unknown),
             )
+            if identity.has_own_database:  # a clone, which must change hands all the same
+                claim(connection, identity)
             return
         may_claim = require_ownership(connection, identity, found)
         context.run_migrations()

@@ -111,13 +111,20 @@ def _jobs(each: Result) -> list[str]:
 
 
 def _fetches(each: Result) -> list[str]:
+    own, few = each["own"], each["few"]
     return [
         _row(
-            f"{each['links']:,} pages of {each['page_s']:g} s fetched by one worker, over in little"
-            " more than the slowest",
-            f"{each['seconds']} s, {each['at_once']} at once, {each['mb']} MB",
+            f"{own['links']:,} pages of {own['page_s']:g} s, each on its own host, fetched by one"
+            " worker in little more than the slowest",
+            f"{own['seconds']} s, {own['at_once']} at once, {own['mb']} MB",
             each,
-        )
+        ),
+        _row(
+            f"{few['links']:,} pages of {few['page_s']:g} s on {few['hosts']} hosts, two at a time"
+            f" for each host, in little more than {few['least_s']:g} s",
+            f"{few['seconds']} s, {few['jobs_failed']} given up",
+            each,
+        ),
     ]
 
 

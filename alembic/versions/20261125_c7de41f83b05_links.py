@@ -79,6 +79,7 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("version", sa.Integer(), server_default="1", nullable=False),
+        sa.Column("attempted_at", sa.DateTime(timezone=True)),
         sa.Column("fetched_at", sa.DateTime(timezone=True)),
         sa.Column("fetch_error", sa.String(length=200)),
         sa.Column("search", postgresql.TSVECTOR()),
@@ -91,7 +92,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_links")),
         sa.UniqueConstraint("user_id", "url", name="uq_links_user_id"),
     )
-    op.create_index("ix_links_fetched_at", "links", ["fetched_at"])
+    op.create_index(
+        "ix_links_user_id_attempted_at", "links", ["user_id", sa.text("attempted_at NULLS FIRST")]
+    )
     op.create_index("ix_links_icon_digest", "links", ["icon_digest"])
     op.create_index("ix_links_search", "links", ["search"], postgresql_using="gin")
     op.create_index("ix_links_user_id", "links", ["user_id", "id"])

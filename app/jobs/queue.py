@@ -8,11 +8,13 @@ from datetime import timedelta
 from typing import Any, cast
 
 from pgqueuer.adapters.persistence.queries import Queries
+from pgqueuer.domain.settings import db_settings
 from pgqueuer.ports.driver import Driver
 from sqlalchemy import bindparam, delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import Database
+from app.jobs.connection import something_changed
 from app.jobs.models import Job
 
 # Seconds from one attempt to the next, about a day in all.
@@ -25,6 +27,16 @@ TAKE_OUT = (
     .where(_JOBS.c.id == bindparam("job"), _JOBS.c.queue_manager_id == bindparam("owner"))
     .returning(_JOBS.c.id)
 )
+
+
+# The trigger of the table says nothing of an UPDATE, so the workers are told here.
+MAKE_DUE = """
+    WITH due AS (
+        UPDATE pgqueuer SET execute_after = now()
+        WHERE id = ANY ($1::bigint[]) AND status = 'queued' RETURNING id
+    )
+    SELECT id, pg_notify($2, $3) FROM due
+"""
 
 
 class Failed(Exception):
@@ -41,6 +53,20 @@ class Failed(Exception):
 
 class Refused(Failed):
     """Another attempt would end the same way."""
+
+
+class Postponed(Exception):
+    """The job has to wait for something. It goes back into the queue, and no attempt is counted.
+
+    Args:
+        after: when it is due again.
+        then: awaited once it is in the queue.
+    """
+
+    def __init__(self, after: timedelta, then: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(f"postponed by {after}")
+        self.after = after
+        self.then = then
 
 
 class TakenOver(Exception):
@@ -143,6 +169,14 @@ async def enqueue_many(
         dedupe_key=keys or [None] * count,
         on_conflict="skip",
     )
+
+
+async def make_due(database: Database, ids: list[int]) -> set[int]:
+    """Let postponed jobs run now; return those that were still waiting."""
+    channel = db_settings().channel
+    async with database.direct() as connection:
+        rows = await connection.fetch(MAKE_DUE, ids, channel, something_changed(channel))
+    return {row["id"] for row in rows}
 
 
 class _SessionDriver:

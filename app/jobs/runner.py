@@ -17,11 +17,22 @@ from pgqueuer.core.sm import SchedulerManager
 from pgqueuer.errors import RetryRequested
 from pgqueuer.types import QueueExecutionMode
 from quart import Quart
+from sqlalchemy import bindparam, func, update
 
 from app import logs
 from app.database import Database, Unavailable, patience
 from app.jobs.connection import LastingDriver
-from app.jobs.queue import Failed, Refused, Running, Schedule, TakenOver, Task, enqueue
+from app.jobs.models import Job
+from app.jobs.queue import (
+    Failed,
+    Postponed,
+    Refused,
+    Running,
+    Schedule,
+    TakenOver,
+    Task,
+    enqueue,
+)
 from app.jobs.statements import PutBack, Statements
 from app.settings import Settings
 
@@ -40,6 +51,18 @@ RESTART = 1.0  # seconds
 # has 15 seconds, a web container less than 10.
 FINISH = 5.0
 WORDS = 500  # characters of a reason
+
+
+_jobs = Job.metadata.tables[Job.__tablename__]
+RETRY_NOW = (
+    update(_jobs)
+    .where(
+        _jobs.c.dedupe_key == bindparam("name"),
+        _jobs.c.status == "queued",
+        _jobs.c.execute_after > func.now(),
+    )
+    .values(execute_after=func.now())
+)
 
 
 class GivenUp(Exception):
@@ -68,6 +91,7 @@ class Runner:
         self._schedules = schedules
         self._stopping = asyncio.Event()
         self._attempts: set[asyncio.Task[None]] = set()
+        self._postponed: dict[int, Postponed] = {}
 
     @property
     def is_stopping(self) -> bool:
@@ -105,7 +129,7 @@ class Runner:
 
     async def _work(self, mode: QueueExecutionMode = QueueExecutionMode.continuous) -> None:
         driver = LastingDriver(self._database, self._stopping, self._app.extensions["identity"])
-        queries = Statements(driver, self._database)
+        queries = Statements(driver, self._database, self._postponed)
         queue, schedules = self._queue(queries), self._scheduler(queries)
         stop = asyncio.create_task(self._stop_when_told(queue, schedules))
         try:
@@ -160,6 +184,9 @@ class Runner:
             # As a job it has what jobs have: attempts, a time limit, a place to end in.
             async with self._database.write() as session:
                 await enqueue(session, task, key=task.name)
+                # The job of an earlier tick may have failed and be backing off, for hours. Its key
+                # keeps this tick from adding another, so it takes this tick instead.
+                await session.execute(RETRY_NOW, {"name": task.name})
 
         return put_into_queue
 
@@ -184,6 +211,9 @@ class Runner:
                     await work
             except TakenOver:
                 log.info("job taken over", task=task.name, job=job.id)
+            except Postponed as error:
+                self._postponed[job.id] = error
+                raise PutBack(error.after) from None
             except asyncio.CancelledError:
                 # Let through, PgQueuer would take it for the wish that the job be never done.
                 raise PutBack from None

@@ -11,6 +11,7 @@ from pgqueuer.types import JOB_STATUS, QueueEntrypoint
 
 from app.database import Database, Unavailable
 from app.jobs.connection import LOST, LastingDriver, something_changed
+from app.jobs.queue import Postponed
 
 # Jobs that may wait for one of the connections before no more are begun. Those that wait for the
 # network do not count: there can be a thousand of them.
@@ -48,19 +49,30 @@ SELECT id, entrypoint, priority, 'queued', $5::jsonb FROM again
 """
 
 
-class PutBack(RetryRequested):
-    """The process ends before the job, which is not the attempt's fault."""
+POSTPONE = """
+UPDATE pgqueuer
+SET status = 'queued', execute_after = now() + $3::interval, updated = now(),
+    queue_manager_id = NULL
+WHERE id = $1 AND queue_manager_id = $2
+"""
 
-    def __init__(self) -> None:
-        super().__init__(reason="The process ended before the job.")
+
+class PutBack(RetryRequested):
+    """The job goes back into the queue, and no attempt is counted."""
+
+    def __init__(self, after: timedelta = timedelta(0)) -> None:
+        super().__init__(after, "The process ended before the job.")
 
 
 class Statements(Queries):
     """What the queue manager runs."""
 
-    def __init__(self, driver: LastingDriver, database: Database) -> None:
+    def __init__(
+        self, driver: LastingDriver, database: Database, postponed: dict[int, Postponed]
+    ) -> None:
         super().__init__(driver)
         self._database = database
+        self._postponed = postponed
 
     @property
     def is_crowded(self) -> bool:
@@ -87,6 +99,10 @@ class Statements(Queries):
     async def retry_job(
         self, job: models.Job, delay: timedelta, traceback_record: models.TracebackRecord | None
     ) -> None:
+        if postponed := self._postponed.pop(job.id, None):
+            await self.driver.execute(POSTPONE, job.id, job.queue_manager_id, delay)
+            await postponed.then()
+            return
         record = traceback_record.model_dump_json() if traceback_record else None
         put_back = (
             traceback_record is not None and traceback_record.exception_type == PutBack.__name__

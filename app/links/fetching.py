@@ -9,21 +9,18 @@ import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Collection, Container
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Self
-from weakref import WeakValueDictionary
 
 import httpcore
 import httpx
 
-from app.links.network import STEP, Address, FetchFailed, Network, is_public
+from app.links.network import STEP, Address, FetchFailed, Network, Resolver, is_public
+from app.links.turns import Turns, Visit
 
 WHOLE = 10.0  # seconds for all of a fetch
 REDIRECTS = 5
-PER_HOST = 2  # at once, for each process
-LOOKUPS = 32  # threads
 # Where web sites live. Mail servers and databases would take a line of a request for a command.
 PORTS = frozenset({80, 443, 8080, 8443})
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -61,6 +58,10 @@ class Fetcher:
         step: seconds to connect, and to wait for more.
         whole: seconds for a fetch with its redirects, but without the wait for the host's turn.
         tls: who is trusted for https; by default the authorities that httpx brings along.
+        resolver: looks names up; by default as the system is configured to.
+
+    Attributes:
+        turns: who may talk to which host.
     """
 
     def __init__(
@@ -71,16 +72,14 @@ class Fetcher:
         step: float = STEP,
         whole: float = WHOLE,
         tls: ssl.SSLContext | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
         self._allowed = allowed
         self._ports = ports
         self._step, self._whole = step, whole
         self._tls = tls
-        # Not the loop's own threads: a lookup cannot be stopped, and names that never resolve
-        # would keep everything else that needs a thread waiting.
-        self._threads = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="lookup")
-        # A turn lives as long as somebody holds it or waits for it.
-        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._resolver = resolver or Resolver()
+        self.turns = Turns()
 
     async def __aenter__(self) -> Self:
         return self
@@ -89,8 +88,8 @@ class Fetcher:
         await self.close()
 
     async def close(self) -> None:
-        """Give up the threads, after the last fetch."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Close the resolver, after the last fetch."""
+        await self._resolver.close()
 
     async def get(
         self,
@@ -100,6 +99,8 @@ class Fetcher:
         max_bytes: int = PAGE_BYTES,
         content_types: Collection[str] | None = PAGE_TYPES,
         truncate: bool = False,
+        visit: Visit | None = None,
+        patience: float | None = None,
     ) -> Fetched:
         """Fetch an address.
 
@@ -109,14 +110,19 @@ class Fetcher:
             max_bytes: of the content, packed and unpacked.
             content_types: what is taken for an answer; None for whatever comes.
             truncate: return the first `max_bytes` of more, instead of failing.
+            visit: keeps the turns of all hosts until its end. Without one, the turn of a host is
+                given back before that of the next one is waited for.
+            patience: seconds to wait for the turn of a host; by default as long as it takes. This
+                wait is not part of the time a fetch may take.
 
         Raises:
             FetchFailed: with the reason, and whether to try again.
+            HostBusyError: a host had no free turn in time.
         """
         target, left = self._checked(url), self._whole
         for _ in range(REDIRECTS + 1):
-            turn = self._turns.setdefault(target.host.rstrip("."), asyncio.Semaphore(PER_HOST))
-            async with turn:
+            with nullcontext(visit) if visit else Visit(self.turns) as hop:
+                await hop.enter(target.host.rstrip("."), patience)
                 started = time.monotonic()
                 try:
                     async with (
@@ -190,7 +196,7 @@ class Fetcher:
         ]
         timeout = dict.fromkeys(("read", "write"), self._step)
         host = url.raw_host.decode("ascii")
-        network = Network(self._threads, self._allowed, budget)
+        network = Network(self._resolver, self._allowed, budget)
         stream = await network.connect_tcp(host, where.origin.port, self._step)
         try:
             if tls is not None:

@@ -3,29 +3,40 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from quart import Quart, current_app
-from sqlalchemy import bindparam, case, delete, exists, func, or_, select, update
+from sqlalchemy import bindparam, case, delete, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from app.database import Base
+from app.database import Base, Database, Unavailable
 from app.jobs.cleanup import BATCH, TIMEOUT, forget
-from app.jobs.queue import Failed, Running, Schedule, Task, enqueue_many
+from app.jobs.queue import (
+    Failed,
+    Postponed,
+    Running,
+    Schedule,
+    Task,
+    enqueue_many,
+    make_due,
+)
 from app.links.fetching import ICON_BYTES, Fetched, Fetcher
 from app.links.models import Icon, Link
 from app.links.network import FetchFailed
 from app.links.pages import Page, describe, icon_type
+from app.links.turns import HostBusyError, Visit
 from app.live.events import publish
 from app.statements import Statement
 
 ICONS_TRIED = 3
+ICON_PATIENCE = 5.0  # seconds that a page waits for the busy host of its icon
 REFETCH_DAYS = 30
 REFETCHED_AT_ONCE = 500
 
@@ -60,7 +71,10 @@ async def ask(session: AsyncSession, ids: Sequence[int], *, priority: int | None
 
 
 async def fetch(running: Running) -> None:
-    """Fetch a link's page, and keep what it says of itself."""
+    """Fetch a link's page and its icon in one turn of the host, and keep what it says of itself.
+
+    If the host has no turn free, the job goes back into the queue until it is called.
+    """
     link_id = running.data["link"]
     async with running.database.direct() as connection:
         found = await URL.rows(connection, link=link_id)
@@ -68,12 +82,34 @@ async def fetch(running: Running) -> None:
         return
     fetcher: Fetcher = current_app.extensions["fetcher"]
     try:
-        fetched = await fetcher.get(found[0][0], truncate=True)
+        page, icon = await _visit(running.database, fetcher, found[0][0])
+        await _keep_page(running, link_id, page, icon)
+    except HostBusyError as busy:
+        wait = fetcher.turns.longest_wait(busy.host)
+        raise Postponed(wait, partial(_line_up, running, fetcher, busy.host)) from None
     except FetchFailed as error:
         await _note_failure(running, link_id, error)
-        return
-    page = await asyncio.to_thread(describe, fetched.content, fetched.charset, fetched.url)
-    icon = await _icon(fetcher, page)
+
+
+async def _visit(database: Database, fetcher: Fetcher, url: str) -> tuple[Page, Fetched | None]:
+    """Fetch a page and its icon in one turn, then let the next job have it.
+
+    Raises:
+        FetchFailed: there is no page, or it cannot be fetched.
+        HostBusyError: there is no turn free.
+    """
+    visit = Visit(fetcher.turns)
+    try:
+        with visit:
+            fetched = await fetcher.get(url, truncate=True, visit=visit, patience=0)
+            page = await asyncio.to_thread(describe, fetched.content, fetched.charset, fetched.url)
+            return page, await _icon(fetcher, page, visit)
+    finally:
+        for host in visit.hosts:
+            await _call_next(database, fetcher, host)
+
+
+async def _keep_page(running: Running, link_id: int, page: Page, icon: Fetched | None) -> None:
     async with running.complete() as session:
         values: dict[str, Any] = {"description": page.description or "", "fetch_error": None}
         if icon is not None:
@@ -81,6 +117,21 @@ async def fetch(running: Running) -> None:
         if page.title:
             values["title"] = page.title
         await _change(session, link_id, **values)
+
+
+async def _line_up(running: Running, fetcher: Fetcher, host: str) -> None:
+    """Let a job that is back in the queue be called by a fetch that leaves the host."""
+    fetcher.turns.line_up(host, running.id)
+    if fetcher.turns.is_free(host):  # since a moment ago: nobody else is going to call
+        await _call_next(running.database, fetcher, host)
+
+
+async def _call_next(database: Database, fetcher: Fetcher, host: str) -> None:
+    """Let the first job in the line of a host run, if there is one."""
+    with suppress(Unavailable):  # then it is due by itself, a little later
+        while (job := fetcher.turns.next_in_line(host)) is not None:
+            if await make_due(database, [job]):  # else another process has it, or it is deleted
+                return
 
 
 async def _note_failure(running: Running, link_id: int, error: FetchFailed) -> None:
@@ -130,14 +181,19 @@ def _changing(*names: str) -> ReturningUpdate[int]:
     )
 
 
-async def _icon(fetcher: Fetcher, page: Page) -> Fetched | None:
+async def _icon(fetcher: Fetcher, page: Page, visit: Visit) -> Fetched | None:
     """Return the first icon of a page that is an image."""
     for url in page.icons[:ICONS_TRIED]:
         try:
             fetched = await fetcher.get(
-                url, accept="image/*", max_bytes=ICON_BYTES, content_types=None
+                url,
+                accept="image/*",
+                max_bytes=ICON_BYTES,
+                content_types=None,
+                visit=visit,
+                patience=ICON_PATIENCE,
             )
-        except FetchFailed:
+        except (FetchFailed, HostBusyError):
             continue
         if icon_type(fetched.content):
             return fetched
@@ -156,24 +212,56 @@ async def _keep(session: AsyncSession, icon: Fetched) -> bytes:
 
 
 async def refetch(running: Running) -> None:
-    """Ask for the pages that were fetched longest ago, or never: those of imports."""
-    old = func.now() - timedelta(days=REFETCH_DAYS)
-    forgotten = func.now() - timedelta(hours=1)
-    due = (
-        select(Link.id)
-        .where(
-            or_(
-                Link.fetched_at < old,
-                Link.fetched_at.is_(None) & (Link.created_at < forgotten),
-            )
-        )
-        .order_by(Link.fetched_at.nulls_first())
-        .limit(REFETCHED_AT_ONCE)
-    )
+    """Ask for the pages whose last attempt is longest ago, the same number for each owner.
+
+    The attempt is recorded here, before it is made: a page that never answers, or breaks the job,
+    is not asked for again in the next round.
+    """
     async with running.database.read() as session:
-        ids = (await session.scalars(due)).all()
+        owners = (await session.scalars(OWNERS, {"limit": REFETCHED_AT_ONCE})).all()
+        each = -(-REFETCHED_AT_ONCE // max(len(owners), 1))
+        ids = (await session.scalars(DUE, {"owners": owners, "limit": each})).all()
     async with running.complete() as session:
+        attempt = update(_links).where(_links.c.id.in_(ids)).values(attempted_at=func.now())
+        await session.execute(attempt)
         await ask(session, ids, priority=0)
+
+
+# New links are asked for when they are saved.
+_IS_DUE = f"""
+    (attempted_at < now() - interval '{REFETCH_DAYS} days'
+    OR attempted_at IS NULL AND created_at < now() - interval '1 hour')
+"""
+# Those whose turn is longest ago; one look into the index for each owner of links.
+OWNERS = text(
+    f"""
+    WITH RECURSIVE owner AS (
+        (SELECT user_id FROM links ORDER BY user_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT user_id FROM links WHERE user_id > owner.user_id ORDER BY user_id LIMIT 1)
+        FROM owner WHERE owner.user_id IS NOT NULL
+    )
+    SELECT owner.user_id FROM owner CROSS JOIN LATERAL (
+        SELECT attempted_at FROM links WHERE user_id = owner.user_id AND {_IS_DUE}
+        ORDER BY attempted_at NULLS FIRST LIMIT 1
+    ) AS oldest
+    ORDER BY oldest.attempted_at NULLS FIRST LIMIT :limit
+    """  # noqa: S608 only constants of this module
+)
+DUE = text(
+    f"""
+    SELECT link.id FROM unnest(CAST(:owners AS bigint[])) AS owner (user_id) CROSS JOIN LATERAL (
+        SELECT id FROM links WHERE user_id = owner.user_id AND {_IS_DUE}
+        ORDER BY attempted_at NULLS FIRST LIMIT :limit
+    ) AS link
+    """  # noqa: S608 only constants of this module
+)
+
+
+async def give_up(running: Running, words: str) -> None:
+    """Tell the owner of a link whose fetch failed for an unknown reason every time."""
+    async with running.database.write() as session:
+        await _change(session, running.data["link"], fetch_error="The page could not be read.")
 
 
 async def remove_icons(running: Running) -> None:
@@ -189,7 +277,14 @@ async def remove_icons(running: Running) -> None:
     await forget(running.database, delete(Icon).where(Icon.digest.in_(idle)))
 
 
-FETCH = Task("links.fetch", fetch, timeout=60, back_off=(60, 600, 3600), priority=10)
+FETCH = Task(
+    "links.fetch",
+    fetch,
+    timeout=120,  # more than a page and its icons can take
+    back_off=(60, 600, 3600),
+    priority=10,
+    given_up=give_up,
+)
 REFETCH = Task("links.refetch", refetch)
 REMOVE_ICONS = Task("links.remove_icons", remove_icons, timeout=TIMEOUT)
 

@@ -112,6 +112,7 @@ async def save(
         "title": title,
         "title_given": bool(title),
         "tags": list(tags),
+        "attempted_at": func.now(),
     }
     new = insert(Link).values(values).on_conflict_do_nothing().returning(*COLUMNS)
     old = _of(user_id).where(Link.url == url)

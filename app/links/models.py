@@ -70,6 +70,8 @@ class Link(Base):
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     version: Mapped[int] = mapped_column(Integer, server_default="1")
     """One more with each change: the entity tag of the API."""
+    attempted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When its page was last asked for, whatever came of it."""
     fetched_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When a fetch last ended, well or not; None while the first is awaited."""
     fetch_error: Mapped[str | None] = mapped_column(String(200))
@@ -82,7 +84,7 @@ class Link(Base):
         UniqueConstraint("user_id", "url", name="uq_links_user_id"),
         Index("ix_links_user_id", "user_id", "id"),
         Index("ix_links_user_id_archived", "user_id", "archived", "id"),
-        Index("ix_links_fetched_at", "fetched_at"),
+        Index("ix_links_user_id_attempted_at", "user_id", text("attempted_at NULLS FIRST")),
         Index("ix_links_search", "search", postgresql_using="gin"),
     )
 

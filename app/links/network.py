@@ -8,12 +8,13 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
+import aiodns
 import httpcore
+from aiodns.error import ARES_EBADNAME, ARES_ENODATA, ARES_ENOTFOUND, DNSError
 
 STEP = 5.0  # seconds to connect, or for the next bytes
 ADDRESSES = 2  # of each family that are tried, whatever a name server lists
@@ -55,13 +56,50 @@ def is_public(address: Address, port: int) -> bool:
     )
 
 
+class Resolver:
+    """Looks names up without a thread for each, so that silent name servers delay nobody else.
+
+    Args:
+        options: of `aiodns.DNSResolver`, for tests with a name server of their own.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._resolver: aiodns.DNSResolver | None = None
+
+    async def addresses(self, host: str, port: int) -> Sequence[str]:
+        """Return the addresses of a host, in the system's order of preference.
+
+        Raises:
+            FetchFailed: there is no such host, or the lookup failed.
+        """
+        if self._resolver is None:  # made here, because it belongs to the running loop
+            self._resolver = aiodns.DNSResolver(**self._options)
+        try:
+            found = await self._resolver.getaddrinfo(
+                host, family=socket.AF_UNSPEC, port=port, type=socket.SOCK_STREAM
+            )
+        except DNSError as error:
+            match error.args[0]:
+                case code if code in {ARES_ENOTFOUND, ARES_ENODATA}:
+                    raise FetchFailed("There is no such host.", permanent=True) from None
+                case code if code == ARES_EBADNAME:
+                    raise FetchFailed("The address is not valid.", permanent=True) from None
+            raise FetchFailed("DNS lookup failed.", permanent=False) from None
+        return [node.addr[0].decode() for node in found.nodes]
+
+    async def close(self) -> None:
+        if self._resolver is not None:
+            await self._resolver.close()
+
+
 class Network(httpcore.AsyncNetworkBackend):
     """Connects to names, if they stand for an address that is allowed."""
 
     def __init__(
-        self, threads: ThreadPoolExecutor, allowed: Callable[[Address, int], bool], budget: int
+        self, resolver: Resolver, allowed: Callable[[Address, int], bool], budget: int
     ) -> None:
-        self._threads = threads
+        self._resolver = resolver
         self._allowed = allowed
         self._budget = budget
 
@@ -92,23 +130,14 @@ class Network(httpcore.AsyncNetworkBackend):
 
     async def _addresses(self, host: str, port: int, seconds: float) -> list[Address]:
         """Return the addresses to try: allowed ones, in the system's order, few of each family."""
-        lookup = asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        )
         try:
             async with asyncio.timeout(seconds):
-                found = await lookup
+                found = await self._resolver.addresses(host, port)
         except TimeoutError:
             raise httpcore.ConnectTimeout from None
-        except socket.gaierror as error:
-            unknown = error.errno == socket.EAI_NONAME
-            sentence = "There is no such host." if unknown else "Its name could not be looked up."
-            raise FetchFailed(sentence, permanent=unknown) from None
-        except ValueError:  # a label that is empty or too long
-            raise FetchFailed("The address is not valid.", permanent=True) from None
         addresses: dict[Address, None] = {}
-        for *_, sockaddr in found:
-            address = ip_address(sockaddr[0])
+        for each in found:
+            address = ip_address(each)
             same_family = sum(other.version == address.version for other in addresses)
             if same_family < ADDRESSES and self._allowed(address, port):
                 addresses[address] = None

@@ -288,6 +288,34 @@ async def test_complete_fails_as_a_whole(jobs: Jobs) -> None:
     assert await jobs.rows() == [("queued", 1)]
 
 
+async def test_a_schedule_comes_round_while_its_job_backs_off(jobs: Jobs) -> None:
+    attempts: list[int] = []
+
+    async def work(running: Running) -> None:
+        attempts.append(running.attempt)
+        raise RuntimeError("not today")
+
+    task = jobs.task(work, back_off=(12 * 3600.0,) * 5)
+    schedule = Schedule(task, "0 3 * * *")
+
+    async def known() -> bool:
+        async with jobs.database.read() as session:
+            return bool(await session.scalar(text("SELECT count(*) FROM pgqueuer_schedules")))
+
+    async with working(jobs.runner(schedules=(schedule,))):
+        await until(known)
+    for ticks in (1, 2, 3):
+        async with jobs.database.write() as session:
+            await session.execute(text("UPDATE pgqueuer_schedules SET next_run = now()"))
+
+        async def ran(ticks: int = ticks) -> bool:
+            return len(attempts) == ticks
+
+        async with working(jobs.runner(schedules=(schedule,))):
+            await until(ran)
+    assert attempts == [1, 2, 3]
+
+
 async def test_a_schedule_runs_once_however_many_work(jobs: Jobs) -> None:
     done: list[int] = []
 

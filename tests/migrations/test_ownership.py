@@ -158,6 +158,15 @@ async def test_a_database_that_is_ahead_has_nothing_to_migrate(database_url: str
     assert await revision(database_url) == "ffffffffffff"
 
 
+async def test_a_clone_that_is_ahead_changes_hands(behind: str) -> None:
+    async with connected(behind) as connection:
+        await connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    preview = container(behind, "feature-4tw7dqi", "development")
+    done = alembic(behind, "upgrade", "head", **preview)
+    assert done.returncode == 0, done.stderr
+    assert await owner(behind) == ("feature-4tw7dqi", "development")
+
+
 async def test_only_an_upgrade_has_nothing_to_do_then(database_url: str) -> None:
     async with connected(database_url) as connection:
         await connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")

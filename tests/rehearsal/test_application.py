@@ -148,6 +148,29 @@ async def test_failing_migration_is_told_and_healed_by_the_next_release(
     assert tuple(row) == ("ada", None)
 
 
+async def test_the_code_can_be_rolled_back(releases: Releases) -> None:
+    """The schema stays ahead: the previous release has nothing to migrate, and serves it."""
+    for revision in (releases.second, releases.first):
+        report = await rehearse(
+            releases.repository, releases.state, revision=revision, environment="rolled"
+        )
+        is_green(report)
+    (row,) = await query(releases, "rolled", "SELECT version_num FROM alembic_version")
+    assert row["version_num"] == "00000000c0de"
+    # A preview of the previous release is anonymized on that schema, too.
+    report = await rehearse(
+        releases.repository,
+        releases.state,
+        revision=releases.first,
+        environment="copy",
+        environment_type="development",
+        clone_of="rolled",
+    )
+    is_green(report)
+    (row,) = await query(releases, "copy", "SELECT * FROM database_owner")
+    assert row["type"] == "development"
+
+
 async def test_broken_on_purpose(releases: Releases) -> None:
     """What users would see, for the steps that need this application."""
 

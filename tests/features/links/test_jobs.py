@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -186,8 +186,11 @@ async def test_pages_are_fetched_again(links: Links) -> None:
         async with links.database.write() as session:
             await session.execute(text("DELETE FROM pgqueuer"))
             for item, values in (
-                (old, {"fetched_at": func.now() - text("interval '31 days'"), "description": ""}),
-                (never, {"created_at": func.now() - text("interval '2 hours'")}),
+                (old, {"attempted_at": func.now() - text("interval '31 days'"), "description": ""}),
+                (
+                    never,
+                    {"attempted_at": None, "created_at": func.now() - text("interval '2 hours'")},
+                ),
             ):
                 await session.execute(update(Link).where(Link.id == item.id).values(values))
             await enqueue(session, jobs.REFETCH)
@@ -195,6 +198,58 @@ async def test_pages_are_fetched_again(links: Links) -> None:
     assert (await links.get(old)).description == "What it is about"
     assert (await links.get(never)).fetch_error == "It answered 404."
     assert (await links.get(fresh)).is_pending
+
+
+async def test_rounds_of_fetches_are_shared_and_come_to_everybody(
+    links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many links of one owner never answer, and whatever becomes of an attempt."""
+    monkeypatch.setattr(jobs, "REFETCHED_AT_ONCE", 10)
+    other = Links(links.app, (await Person().register(links.app)).id)
+    add = text(
+        "INSERT INTO links (user_id, url, created_at)"
+        " SELECT :user_id, 'http://127.0.0.1:1/' || n, now() - interval '2 hours'"
+        " FROM generate_series(1, :count) AS n"
+    )
+    async with links.database.write() as session:
+        await session.execute(add, {"user_id": links.user_id, "count": 30})
+        await session.execute(add, {"user_id": other.user_id, "count": 6})
+
+    async def round() -> list[int]:
+        """Ask once; return how many links of each owner were asked for."""
+        async with links.database.write() as session:
+            await session.execute(text("DELETE FROM pgqueuer"))  # none of them ends well
+            await enqueue(session, jobs.REFETCH)
+        await Runner(links.app, links.database, [jobs.REFETCH], []).run_due()
+        count = text(
+            "SELECT count(*) FROM pgqueuer JOIN links"
+            " ON links.id = (convert_from(payload, 'UTF8')::json ->> 'link')::bigint"
+            " WHERE user_id = :user_id"
+        )
+        async with links.database.read() as session:
+            return [
+                await session.scalar(count, {"user_id": each.user_id}) or 0
+                for each in (links, other)
+            ]
+
+    assert [await round() for _ in range(5)] == [[5, 5], [5, 1], [10, 0], [10, 0], [0, 0]]
+
+
+async def test_a_fetch_that_breaks_every_time_is_not_pending_for_ever(
+    links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("a page that breaks the parser")
+
+    monkeypatch.setattr(jobs, "describe", broken)
+    async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
+        item = await links.save(url("/"))
+        for _ in range(len(jobs.FETCH.back_off) + 1):
+            await links.do_jobs()
+            async with links.database.write() as session:
+                await session.execute(update(Job).values(execute_after=func.now()))
+    now = await links.get(item)
+    assert (now.fetch_error, now.is_pending) == ("The page could not be read.", False)
 
 
 async def test_icons_that_nobody_has_are_removed(links: Links) -> None:
@@ -230,3 +285,124 @@ async def test_an_effect_once(links: Links) -> None:
         task = replace(jobs.FETCH, run=slow)
         await Runner(links.app, links.database, [task], []).run_due()
     assert (await links.get(item)).version == item.version
+
+
+class Page:
+    """A site of one host whose page and icon a test lets go."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.most = 0
+        self.asked: list[str] = []
+        self.go = asyncio.Event()
+        self.status = "200 OK"
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+        self.asked.append(path)
+        self.open += 1
+        self.most = max(self.most, self.open)
+        await self.go.wait()
+        self.open -= 1
+        kind, content = ("image/png", PNG) if "icon" in path else ("text/html", PAGE)
+        writer.write(
+            f"HTTP/1.1 {self.status}\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n"
+            "Connection: close\r\n\r\n".encode()
+            + content
+        )
+        await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def slow_site() -> AsyncIterator[tuple[Page, Callable[[str], str]]]:
+    page = Page()
+    server = await asyncio.start_server(page.handle, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield page, lambda path: f"http://127.0.0.1:{port}{path}"
+    finally:
+        page.go.set()
+        server.close()
+
+
+@asynccontextmanager
+async def working(links: Links) -> AsyncIterator[None]:
+    runner = Runner(links.app, links.database, [jobs.FETCH], [])
+    running = asyncio.create_task(runner.run())
+    try:
+        yield
+    finally:
+        runner.stop()
+        await running
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110 the database is asked
+            await asyncio.sleep(0.01)
+
+
+async def test_many_links_of_one_host_wait_in_the_queue(links: Links) -> None:
+    """They hold neither a place in the worker nor an attempt, and are done one after another."""
+    count = 40
+    async with slow_site() as (page, url):
+        items = [await links.save(url(f"/{number}")) for number in range(count)]
+        async with working(links):
+
+            async def all_others_wait() -> bool:
+                async with links.database.read() as session:
+                    rows = await session.execute(
+                        select(Job.status, Job.attempts, func.count()).group_by(
+                            Job.status, Job.attempts
+                        )
+                    )
+                    return sorted(map(tuple, rows)) == [("picked", 0, 2), ("queued", 0, count - 2)]
+
+            await until(all_others_wait)
+            assert page.open == 2
+            page.go.set()
+
+            async def all_are_done() -> bool:
+                return await links.count(Job) == 0
+
+            await until(all_are_done)
+    assert page.most == 2
+    for item in items:
+        now = await links.get(item)
+        assert (now.fetch_error, now.is_pending) == (None, False)
+        assert now.icon_digest is not None
+
+
+async def test_a_page_and_its_icon_are_one_turn(links: Links) -> None:
+    async with slow_site() as (page, url):
+        page.go.set()
+        for number in range(6):
+            await links.save(url(f"/{number}"))
+        async with working(links):
+
+            async def all_are_done() -> bool:
+                return await links.count(Job) == 0
+
+            await until(all_are_done)
+    # No third page is asked for before the icon of one of the first two.
+    assert "/icon.png" in page.asked[:4]
+
+
+async def test_a_fetch_that_fails_calls_the_next_one(links: Links) -> None:
+    async with slow_site() as (page, url):
+        page.status = "404 Not Found"
+        items = [await links.save(url(f"/{number}")) for number in range(6)]
+        async with working(links):
+
+            async def the_first_have_come() -> bool:
+                return page.open == 2
+
+            await until(the_first_have_come)
+            page.go.set()
+
+            async def all_are_done() -> bool:
+                return await links.count(Job) == 0
+
+            await until(all_are_done)
+    assert {(await links.get(item)).fetch_error for item in items} == {"It answered 404."}
