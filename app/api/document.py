@@ -36,6 +36,9 @@ site may use the login cookie instead.
 Errors are `application/problem+json` (RFC 9457). After 429 and 503 wait as long as `Retry-After`
 says. What takes an `Idempotency-Key` may be sent again with the same key for 24 hours: it is done
 once, and the first answer comes again with `Idempotency-Replayed: true`.
+
+What has an `ETag` can be read with `If-None-Match` and changed with `If-Match`: 412 says that it is at
+another version. Lists are pages: `next`, and a `Link` header, lead to the next one.
 """
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",

@@ -16,6 +16,7 @@ from quart import (
 )
 from quart.typing import ResponseReturnValue
 
+from app.conditions import conditional
 from app.database import read, write
 from app.http import private, shared
 from app.links import addresses, library, lists
@@ -68,7 +69,7 @@ async def feed(username: str, tag: str) -> Response:
     response = Response(NOT_XML.sub("", xml), content_type="application/atom+xml; charset=utf-8")
     await response.add_etag()
     # Readers ask again and again for what has seldom changed.
-    return await response.make_conditional(request)
+    return conditional(response)
 
 
 @blueprint.post("/lists/<tag>/publish/")

@@ -3,6 +3,7 @@
 from quart import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
+from app.conditions import conditional
 from app.database import LARGEST_ID, read, write
 from app.http import immutable, local_target, private
 from app.links import library, lists
@@ -77,7 +78,9 @@ async def icon(digest: str) -> Response:
     if found is None:
         abort(404)
     content, content_type = found
-    return Response(content, content_type=content_type)
+    response = Response(content, content_type=content_type)
+    response.set_etag(key.hex())
+    return conditional(response)
 
 
 @blueprint.get(LINK)
@@ -187,7 +190,7 @@ async def listing(form: SaveForm) -> str:
             links, more = await selected.load(session, user.id, limit=PAGE)
         except ValueError:
             abort(400)
-        tags = await library.tags(session, user.id)
+        tags = await library.tags(session, user.id, limit=library.TAGS_SHOWN + 1)
         tag = selected.tag
         is_public = tag is not None and await lists.is_published(session, user.id, tag)
     return await render_template(
@@ -197,7 +200,8 @@ async def listing(form: SaveForm) -> str:
         more=more,
         newest=newest,
         selection=selected,
-        tags=tags,
+        tags=tags[: library.TAGS_SHOWN],
+        more_tags=tags[library.TAGS_SHOWN :],
         is_public=is_public,
     )
 
