@@ -11,7 +11,12 @@ import structlog
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 from quart import Quart, Response, current_app, request, session, websocket
 from quart.wrappers.base import BaseRequestWebsocket
-from werkzeug.exceptions import BadRequest, Forbidden, RequestEntityTooLarge
+from werkzeug.exceptions import (
+    BadRequest,
+    Forbidden,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+)
 
 from app import bodies
 from app.api import credentials
@@ -45,6 +50,17 @@ STRICT_TRANSPORT = "max-age=31536000"
 HEALTH_PATHS = frozenset({"/livez", "/readyz"})
 
 LINGER = 2.0  # seconds that a body may go on arriving after its answer
+
+
+NOT_ENCODED = "The request body must not have a Content-Encoding."
+
+
+class UnsupportedContentCoding(UnsupportedMediaType):
+    """415 that names the one content coding for request bodies (RFC 9110, section 15.5.16)."""
+
+    def get_headers(self, *args: Any, **options: Any) -> list[tuple[str, str]]:
+        """Return the headers of the answer."""
+        return [*super().get_headers(*args, **options), ("Accept-Encoding", "identity")]
 
 
 class Edge:
@@ -132,12 +148,14 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
         if limit is not None and (request.content_length or 0) > limit:
             # Before the view does anything, also one that would not read the body.
             raise RequestEntityTooLarge
-        if request.method not in {"GET", "HEAD", "OPTIONS", "TRACE"} and not (
-            # Only a script of a site that is named can send a token from elsewhere. Where one is
-            # sent nothing looks at the cookie, which is what other sites could abuse.
-            credentials.carries_token(request) and request.headers.get("Origin") in other_origins
-        ):
+        if request.method in {"GET", "HEAD", "OPTIONS", "TRACE"}:
+            return
+        # Only a script of a site that is named can send a token from elsewhere. Where one is sent
+        # nothing looks at the cookie, which is what other sites could abuse.
+        has_token = credentials.carries_token(request)
+        if not (has_token and request.headers.get("Origin") in other_origins):
             _refuse_other_sites(request)
+        _refuse_encoded_body(request)
 
     @app.before_websocket
     async def refuse_handshake() -> None:
@@ -286,6 +304,18 @@ def _refuse_other_sites(incoming: BaseRequestWebsocket) -> None:
         f"{scheme}://{incoming.host}",
     ):
         raise Forbidden("This request came from another site.")
+
+
+def _refuse_encoded_body(incoming: BaseRequestWebsocket) -> None:
+    """Refuse a compressed body, which would be read as it is, and taken for a form without fields.
+
+    Raises:
+        UnsupportedContentCoding: `Content-Encoding` names anything but `identity`.
+    """
+    lines = incoming.headers.getlist("Content-Encoding")
+    codings = {each.strip().lower() for line in lines for each in line.split(",")}
+    if codings - {"", "identity"}:
+        raise UnsupportedContentCoding(NOT_ENCODED)
 
 
 async def _refuse_version(scope: Any, send: Any) -> None:

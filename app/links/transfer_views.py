@@ -72,5 +72,11 @@ async def page(error: str | None = None) -> str:
     async with read() as session:
         # First: what happens while the rest is read is told again rather than not at all.
         newest = await library.newest_event(session, member().id)
-        found = await imports.latest(session, member().id, IMPORTS_SHOWN)
-    return await render_template("links/import.html", imports=found, newest=newest, error=error)
+        found = await imports.latest(session, member().id, IMPORTS_SHOWN + 1)
+    return await render_template(
+        "links/import.html",
+        imports=found[:IMPORTS_SHOWN],
+        more=found[IMPORTS_SHOWN:],
+        newest=newest,
+        error=error,
+    )

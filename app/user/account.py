@@ -131,14 +131,14 @@ async def sign_out_everywhere() -> ResponseReturnValue:
 @members_only
 @limited(DOWNLOADS, by_account)
 async def download() -> Response:
-    """Return what is kept about the user, as a file; of failed logins the newest."""
+    """Return what is kept about the user, as a file. Of very many events, the newest are in it."""
     user = member()
     async with read() as session:
         events = await audit.latest(
-            session, user_id=user.id, failures=False, limit=EVENTS_DOWNLOADED
+            session, user_id=user.id, failures=False, limit=EVENTS_DOWNLOADED + 1
         )
         failures = await audit.latest(
-            session, user_id=user.id, failures=True, limit=FAILURES_DOWNLOADED
+            session, user_id=user.id, failures=True, limit=FAILURES_DOWNLOADED + 1
         )
         access_tokens = await tokens.of_user(session, user.id)
     response = jsonify(
@@ -147,8 +147,10 @@ async def download() -> Response:
         unconfirmed_email=user.pending_email,
         role=user.role,
         created_at=user.created_at.isoformat(),
-        events=[as_json(each) for each in events],
-        failed_logins=[as_json(each) for each in failures],
+        events=[as_json(each) for each in events[:EVENTS_DOWNLOADED]],
+        events_truncated=len(events) > EVENTS_DOWNLOADED,
+        failed_logins=[as_json(each) for each in failures[:FAILURES_DOWNLOADED]],
+        failed_logins_truncated=len(failures) > FAILURES_DOWNLOADED,
         access_tokens=[
             {
                 "name": each.name,

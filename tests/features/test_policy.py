@@ -158,6 +158,17 @@ async def test_another_site_can_change_nothing(app: Quart, client: Client) -> No
                 assert response.status_code == 403, (rule, headers)
 
 
+async def test_no_route_takes_a_compressed_body(app: Quart, client: Client) -> None:
+    for rule, method in routes(app):
+        if method != "GET":
+            response = await client.open(
+                path_of(rule), method=method, headers={"Content-Encoding": "gzip"}, data=b"\x1f\x8b"
+            )
+            assert response.status_code == 415, (rule, method)
+            assert response.headers["Accept-Encoding"] == "identity"
+            assert "Content-Encoding" in await response.get_data(as_text=True)
+
+
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 async def test_health_answers_on_any_host(client: Client, path: str) -> None:
     response = await client.get(path, headers={"Host": "10.0.0.7:1234"})
