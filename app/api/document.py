@@ -37,8 +37,8 @@ Errors are `application/problem+json` (RFC 9457). After 429 and 503 wait as long
 says. What takes an `Idempotency-Key` may be sent again with the same key for 24 hours: it is done
 once, and the first answer comes again with `Idempotency-Replayed: true`.
 
-What has an `ETag` can be read with `If-None-Match` and changed with `If-Match`: 412 says that it is at
-another version. Lists are pages: `next`, and a `Link` header, lead to the next one.
+What has an `ETag` can be read with `If-None-Match` and changed with `If-Match`: 412 says that it is
+at another version. Lists are pages: `next`, and a `Link` header, lead to the next one.
 """
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
