@@ -49,6 +49,10 @@ STRICT_TRANSPORT = "max-age=31536000"
 # The container and the rehearsal ask these by address.
 HEALTH_PATHS = frozenset({"/livez", "/readyz"})
 
+# Two ways to say where a body ends. A request with both may be meant to smuggle another one past a
+# proxy: https://www.rfc-editor.org/rfc/rfc9112#section-6.1
+FRAMING = {b"content-length", b"transfer-encoding"}
+
 LINGER = 2.0  # seconds that a body may go on arriving after its answer
 
 
@@ -87,6 +91,7 @@ class Edge:
                 await _refuse_version(scope, send)
                 return
             _trust_router(scope)
+        has_two_lengths = {name for name, _ in scope["headers"]} >= FRAMING
         request_id = secrets.token_hex(8)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -105,8 +110,9 @@ class Edge:
                 status = message["status"]
                 headers = [*message["headers"], (b"x-request-id", request_id.encode())]
                 # A draining process sends the client to whoever takes over. And who sent too much
-                # or too slowly does not get to send more of it.
-                if self.draining.is_set() or status in {408, 413}:
+                # or too slowly does not get to send more of it. Behind a body with two lengths, a
+                # proxy may see another request than this server does.
+                if self.draining.is_set() or status in {408, 413} or has_two_lengths:
                     headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
             elif (
