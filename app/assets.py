@@ -12,6 +12,7 @@ from werkzeug.exceptions import NotFound, RequestedRangeNotSatisfiable
 
 from app.conditions import conditional
 from app.http import shared
+from app.security.limits import unlimited
 from app.user.login import everybody
 
 ROOT = Path(__file__).parent
@@ -41,6 +42,7 @@ def init_app(app: Quart, *, plain_max_age: int) -> None:
     @app.get("/static/<path:filename>", endpoint="static")
     @shared(0)
     @everybody
+    @unlimited("a file, which on Upsun the platform's web server sends")
     async def static(filename: str) -> Response:
         """Serve a built file on a laptop; on Upsun the platform's web server does."""
         digested = DIGESTED.search(filename) is not None

@@ -20,9 +20,9 @@ from app.http import private
 from app.links import addresses, library
 from app.links.library import Item
 from app.links.models import DESCRIPTION_LENGTH, TAG_LENGTH, TAGS, TITLE_LENGTH, URL_LENGTH
-from app.links.selection import STATES
+from app.links.selection import SEARCHES, STATES
 from app.security.audit import unaudited
-from app.security.limits import Limit, limited
+from app.security.limits import Limit, limited, searching, unlimited
 
 blueprint = Blueprint("links_api", __name__, url_prefix="/api/v1")
 tag_blueprint(blueprint, ["Links"])
@@ -130,6 +130,8 @@ class Query(BaseModel):
 @blueprint.get("/links")
 @private
 @scoped(READ)
+@limited(SEARCHES, by_caller, when=searching)
+@unlimited("one page by an index")
 @asks(Query)
 @answers(200, LinksAnswer, headers=NEXT)
 async def index(query: Query) -> Response:
@@ -185,6 +187,7 @@ async def save(data: NewLink, session: AsyncSession) -> Response:
 @blueprint.get(LINK)
 @private
 @scoped(READ)
+@unlimited("one row by its key")
 @answers(200, LinkAnswer, headers=ENTITY_TAG)
 @answers(304)
 @refuses(412, DETAILS[412])
@@ -243,6 +246,7 @@ async def remove(id: int) -> Response:
 @blueprint.get("/tags")
 @private
 @scoped(READ)
+@unlimited("one page by an index")
 @asks(TagsQuery)
 @answers(200, TagsAnswer, headers=NEXT)
 async def tags(query: TagsQuery) -> Response:

@@ -30,6 +30,8 @@ from app.user.login import confirmed_only, everybody, member, members_only
 blueprint = Blueprint("lists", __name__)
 
 PUBLISHING = Limit("lists", 30, 600)
+# Per client. What the router has cached does not count.
+READS = Limit("lists-read", 120, 60)
 
 PAGE = 30
 # What XML 1.0 cannot hold, not even escaped.
@@ -39,6 +41,7 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 @blueprint.get("/lists/<username>/<tag>/")
 @shared(300)
 @everybody
+@limited(READS)
 async def show(username: str, tag: str) -> ResponseReturnValue:
     """Show the links of a list, `before` one of them: the same page to everybody."""
     before = request.args.get("before")
@@ -55,6 +58,7 @@ async def show(username: str, tag: str) -> ResponseReturnValue:
 @blueprint.get("/lists/<username>/<tag>/feed.atom")
 @shared(300)
 @everybody
+@limited(READS)
 async def feed(username: str, tag: str) -> Response:
     """Return the newest links of a list as an Atom feed (RFC 4287)."""
     found, links = await published(username, tag)

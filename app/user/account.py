@@ -13,7 +13,7 @@ from app.http import private
 from app.mail import outbox
 from app.security import audit
 from app.security.audit import Event, audited, unaudited
-from app.security.limits import Limit, by_account, limited
+from app.security.limits import Limit, by_account, limited, unlimited
 from app.security.models import AuditEvent
 from app.user import accounts, devices, mails, passwords
 from app.user.forms import DeleteForm, EmailForm, NameForm, PasswordForm
@@ -34,6 +34,7 @@ EVENTS_DOWNLOADED, FAILURES_DOWNLOADED = 5000, 1000
 @blueprint.get("/")
 @private
 @members_only
+@unlimited("the newest events by an index")
 async def show() -> ResponseReturnValue:
     return await page()
 

@@ -67,6 +67,16 @@ def test_every_change_has_a_limit_and_leaves_a_trace(app: Quart) -> None:
             assert isinstance(trace, str) or all(isinstance(each, Event) for each in trace), rule
 
 
+def test_every_read_has_a_limit_or_says_why_none(app: Quart) -> None:
+    for rule, method in routes(app):
+        if method == "GET":
+            view = app.view_functions[rule.endpoint]
+            # A limit for some requests only leaves the others to be accounted for.
+            is_limited = not getattr(view, "is_limit_partial", True)
+            reason = getattr(view, "unlimited", "")
+            assert is_limited != bool(reason), f"{rule}: needs a limit, or a reason to have none"
+
+
 def test_limits_do_not_share_a_name(app: Quart) -> None:
     views = app.view_functions.values()
     limits: set[Limit] = {view.limit for view in views if hasattr(view, "limit")}
