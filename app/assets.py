@@ -3,10 +3,16 @@
 import json
 import re
 from pathlib import Path
+from typing import cast
 
-from quart import Quart, Response, send_from_directory
+from quart import Quart, Response, request, send_from_directory
+from quart.wrappers.response import FileBody
+from werkzeug.datastructures import ContentRange
+from werkzeug.exceptions import NotFound, RequestedRangeNotSatisfiable
 
+from app.conditions import conditional
 from app.http import shared
+from app.security.limits import unlimited
 from app.user.login import everybody
 
 ROOT = Path(__file__).parent
@@ -36,15 +42,57 @@ def init_app(app: Quart, *, plain_max_age: int) -> None:
     @app.get("/static/<path:filename>", endpoint="static")
     @shared(0)
     @everybody
+    @unlimited("a file, which on Upsun the platform's web server sends")
     async def static(filename: str) -> Response:
         """Serve a built file on a laptop; on Upsun the platform's web server does."""
         digested = DIGESTED.search(filename) is not None
-        response = await send_from_directory(ROOT / "static", filename)
+        if filename.endswith("/"):
+            raise NotFound  # joining paths would drop it and find the file
+        try:
+            response = await send_from_directory(ROOT / "static", filename, conditional=False)
+        except (OSError, ValueError):  # no file can have such a name
+            raise NotFound from None
+        response.headers["Accept-Ranges"] = "bytes"
+        response = conditional(response)
+        if response.status_code == 200:
+            await _send_range(response)
         response.cache_control.public = True
         response.cache_control.no_cache = None
         response.cache_control.max_age = YEAR if digested else plain_max_age
         response.cache_control.immutable = digested
         return response
+
+
+async def _send_range(response: Response) -> None:
+    """Reduce the response to the one range of bytes that is asked for (RFC 9110, section 14).
+
+    Whatever is not a single range of bytes gets the whole file, as for several ranges. Not by
+    Quart's `make_conditional`: it answers 416 to these, and fails for the last bytes of a file.
+
+    Args:
+        response: the whole file, with `ETag` and `Last-Modified`.
+
+    Raises:
+        RequestedRangeNotSatisfiable: the range begins after the end of the file.
+    """
+    asked, length = request.range, response.content_length
+    if request.method != "GET" or not length or len(request.headers.getlist("Range")) != 1:
+        return
+    if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
+        return
+    validators = {response.headers["ETag"], response.headers["Last-Modified"]}
+    if request.headers.get("If-Range", response.headers["ETag"]) not in validators:
+        return  # the client has a part of another version
+    begin, end = asked.ranges[0]
+    if begin < 0:  # the last bytes, or all of a shorter file
+        begin = max(0, begin + length)
+    end = length if end is None else min(end, length)
+    if begin >= length:
+        raise RequestedRangeNotSatisfiable(length)
+    await cast(FileBody, response.response).make_conditional(begin, end)
+    response.status_code = 206
+    response.content_length = end - begin
+    response.content_range = ContentRange("bytes", begin, end, length)
 
 
 def read_manifest(path: Path) -> dict[str, str]:

@@ -19,7 +19,9 @@ from werkzeug.exceptions import HTTPException, ServiceUnavailable
 
 from app import bodies, logs
 from app.api import credentials, problems
+from app.conditions import FAILED
 from app.database import SchemaBehind, Unavailable, Unsanitized
+from app.http import NOT_ENCODED
 
 log = logs.get(__name__)
 
@@ -31,6 +33,8 @@ MESSAGES = {
     405: "This address does not take this kind of request.",
     408: "The request took too long to arrive.",
     413: "What was sent is too large.",
+    412: FAILED,
+    415: NOT_ENCODED,
     429: "Too many requests. Please wait a moment and try again.",
     500: "Something went wrong on our side. The error has been logged.",
     503: "The site is not available at the moment. Please try again in a few seconds.",

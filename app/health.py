@@ -6,6 +6,7 @@ from quart import Blueprint, Response, current_app, jsonify
 
 from app import database
 from app.http import private
+from app.security.limits import unlimited
 from app.user.login import everybody
 
 blueprint = Blueprint("health", __name__)
@@ -23,6 +24,7 @@ def draining() -> asyncio.Event:
 @blueprint.get("/livez")
 @private
 @everybody
+@unlimited("no query")
 async def livez() -> Response:
     """Answer while the event loop turns. No database: a restart would not mend one."""
     return jsonify(status="alive")
@@ -31,6 +33,7 @@ async def livez() -> Response:
 @blueprint.get("/readyz")
 @private
 @everybody
+@unlimited("a refused health check would look like an outage")
 async def readyz() -> tuple[Response, int]:
     """Answer 200 only if a page that needs the database would be served now."""
     if draining().is_set():

@@ -11,7 +11,12 @@ import structlog
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 from quart import Quart, Response, current_app, request, session, websocket
 from quart.wrappers.base import BaseRequestWebsocket
-from werkzeug.exceptions import BadRequest, Forbidden, RequestEntityTooLarge
+from werkzeug.exceptions import (
+    BadRequest,
+    Forbidden,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+)
 
 from app import bodies
 from app.api import credentials
@@ -44,7 +49,22 @@ STRICT_TRANSPORT = "max-age=31536000"
 # The container and the rehearsal ask these by address.
 HEALTH_PATHS = frozenset({"/livez", "/readyz"})
 
+# Two ways to say where a body ends. A request with both may be meant to smuggle another one past a
+# proxy: https://www.rfc-editor.org/rfc/rfc9112#section-6.1
+FRAMING = {b"content-length", b"transfer-encoding"}
+
 LINGER = 2.0  # seconds that a body may go on arriving after its answer
+
+
+NOT_ENCODED = "The request body must not have a Content-Encoding."
+
+
+class UnsupportedContentCoding(UnsupportedMediaType):
+    """415 that names the one content coding for request bodies (RFC 9110, section 15.5.16)."""
+
+    def get_headers(self, *args: Any, **options: Any) -> list[tuple[str, str]]:
+        """Return the headers of the answer."""
+        return [*super().get_headers(*args, **options), ("Accept-Encoding", "identity")]
 
 
 class Edge:
@@ -71,6 +91,7 @@ class Edge:
                 await _refuse_version(scope, send)
                 return
             _trust_router(scope)
+        has_two_lengths = {name for name, _ in scope["headers"]} >= FRAMING
         request_id = secrets.token_hex(8)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -89,8 +110,9 @@ class Edge:
                 status = message["status"]
                 headers = [*message["headers"], (b"x-request-id", request_id.encode())]
                 # A draining process sends the client to whoever takes over. And who sent too much
-                # or too slowly does not get to send more of it.
-                if self.draining.is_set() or status in {408, 413}:
+                # or too slowly does not get to send more of it. Behind a body with two lengths, a
+                # proxy may see another request than this server does.
+                if self.draining.is_set() or status in {408, 413} or has_two_lengths:
                     headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
             elif (
@@ -132,12 +154,14 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
         if limit is not None and (request.content_length or 0) > limit:
             # Before the view does anything, also one that would not read the body.
             raise RequestEntityTooLarge
-        if request.method not in {"GET", "HEAD", "OPTIONS", "TRACE"} and not (
-            # Only a script of a site that is named can send a token from elsewhere. Where one is
-            # sent nothing looks at the cookie, which is what other sites could abuse.
-            credentials.carries_token(request) and request.headers.get("Origin") in other_origins
-        ):
+        if request.method in {"GET", "HEAD", "OPTIONS", "TRACE"}:
+            return
+        # Only a script of a site that is named can send a token from elsewhere. Where one is sent
+        # nothing looks at the cookie, which is what other sites could abuse.
+        has_token = credentials.carries_token(request)
+        if not (has_token and request.headers.get("Origin") in other_origins):
             _refuse_other_sites(request)
+        _refuse_encoded_body(request)
 
     @app.before_websocket
     async def refuse_handshake() -> None:
@@ -286,6 +310,18 @@ def _refuse_other_sites(incoming: BaseRequestWebsocket) -> None:
         f"{scheme}://{incoming.host}",
     ):
         raise Forbidden("This request came from another site.")
+
+
+def _refuse_encoded_body(incoming: BaseRequestWebsocket) -> None:
+    """Refuse a compressed body, which would be read as it is, and taken for a form without fields.
+
+    Raises:
+        UnsupportedContentCoding: `Content-Encoding` names anything but `identity`.
+    """
+    lines = incoming.headers.getlist("Content-Encoding")
+    codings = {each.strip().lower() for line in lines for each in line.split(",")}
+    if codings - {"", "identity"}:
+        raise UnsupportedContentCoding(NOT_ENCODED)
 
 
 async def _refuse_version(scope: Any, send: Any) -> None:

@@ -10,7 +10,7 @@ from app.jobs import failed
 from app.mail import outbox, rendering
 from app.security import audit
 from app.security.audit import Event, audited, unaudited
-from app.security.limits import Limit, by_account, limited
+from app.security.limits import Limit, by_account, limited, searching, unlimited
 from app.user import accounts
 from app.user.login import administrators_only, member
 from app.user.models import User
@@ -20,12 +20,17 @@ log = logs.get(__name__)
 blueprint = Blueprint("admin", __name__, url_prefix="/admin")
 
 CHANGES = Limit("admin", 60, 60)
+SEARCHES = Limit(
+    "admin-search", 60, 60
+)  # letters that nobody's name begins with are looked for in every row
 PAGE = 50
 
 
 @blueprint.get("/")
 @private
 @administrators_only
+@limited(SEARCHES, by_account, when=searching)
+@unlimited("one page by an index, for administrators")
 async def users() -> ResponseReturnValue:
     """List users, newest first, by the first letters of name or address if some are given."""
     beginning = request.args.get("q", "").replace("\x00", "").strip()
@@ -39,6 +44,7 @@ async def users() -> ResponseReturnValue:
 @blueprint.get("/users/<int:user_id>/")
 @private
 @administrators_only
+@unlimited("one page by an index, for administrators")
 async def user(user_id: int) -> ResponseReturnValue:
     """Show one user, and what happened to the account."""
     found = await existing(user_id)
@@ -95,6 +101,7 @@ async def end_sessions(user_id: int) -> ResponseReturnValue:
 @blueprint.get("/audit/")
 @private
 @administrators_only
+@unlimited("one page by an index, for administrators")
 async def trail() -> ResponseReturnValue:
     """Show what happened to all accounts, newest first."""
     async with read() as session:
@@ -105,6 +112,7 @@ async def trail() -> ResponseReturnValue:
 @blueprint.get("/jobs/")
 @private
 @administrators_only
+@unlimited("few rows, because finished jobs are not kept")
 async def jobs() -> ResponseReturnValue:
     """Count the jobs, and show those that were given up.
 
@@ -164,6 +172,7 @@ async def remove_job(job_id: int) -> ResponseReturnValue:
 @blueprint.get("/mail/")
 @private
 @administrators_only
+@unlimited("one page by an index, for administrators")
 async def mail() -> ResponseReturnValue:
     """Show the mails that are kept instead of sent: in a preview all of them."""
     async with read() as session:

@@ -23,6 +23,7 @@ from app.api import credentials
 from app.api.models import KEY_LENGTH
 from app.api.problems import CONTENT_TYPE, DETAILS, ProblemAnswer
 from app.http import shared
+from app.security.limits import unlimited
 from app.settings import Settings
 from app.user.login import everybody
 
@@ -36,6 +37,9 @@ site may use the login cookie instead.
 Errors are `application/problem+json` (RFC 9457). After 429 and 503 wait as long as `Retry-After`
 says. What takes an `Idempotency-Key` may be sent again with the same key for 24 hours: it is done
 once, and the first answer comes again with `Idempotency-Replayed: true`.
+
+What has an `ETag` can be read with `If-None-Match` and changed with `If-Match`: 412 says that it is
+at another version. Lists are pages: `next`, and a `Link` header, lead to the next one.
 """
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
@@ -114,6 +118,7 @@ def is_api(rule: Rule) -> bool:
 @blueprint.get("/openapi.json")
 @shared(300)
 @everybody
+@unlimited("made once, and the router keeps it")
 async def openapi() -> Response:
     """Return the document. It is made once: routes do not change while a process lives."""
     extension: QuartSchema = current_app.extensions["QUART_SCHEMA"]
@@ -127,6 +132,7 @@ async def openapi() -> Response:
 @blueprint.get("/docs")
 @shared(300)
 @everybody
+@unlimited("no query, and the router keeps it")
 async def show() -> str:
     """Show the document as Swagger UI does, from our own assets."""
     return await render_template("api/docs.html")

@@ -8,9 +8,10 @@ Answers are documented and not validated: a model that was built has been valida
 it once more, and to walk through Python's encoder, would cost more than the rest of a view.
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import wraps
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar, cast
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from quart import Response, request
@@ -45,7 +46,8 @@ def takes(model: type[BaseModel]) -> Callable[[Callable[..., Awaitable[T]]], Any
         async def validated(*args: Any, **kwargs: Any) -> T:
             if not request.is_json:
                 raise Problem(415, DETAILS[415])
-            body = await request.get_data()
+            # RFC 8259 lets a parser ignore a byte order mark; Windows' tools write one.
+            body = cast(bytes, await request.get_data()).removeprefix(BOM_UTF8)
             try:
                 data = adapter.validate_json(body, strict=True)
             except ValidationError as error:

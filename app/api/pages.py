@@ -8,7 +8,7 @@ from app.api.forms import TokenForm
 from app.database import LARGEST_ID, read, write
 from app.http import private
 from app.security.audit import Event, audited
-from app.security.limits import Limit, by_account, limited
+from app.security.limits import Limit, by_account, limited, unlimited
 from app.user.accounts import SessionEnded
 from app.user.login import log_out, member, members_only
 
@@ -20,6 +20,7 @@ CHANGES = Limit("tokens", 20, 600)
 @blueprint.get("/")
 @private
 @members_only
+@unlimited("twenty rows at most, by an index")
 async def index() -> ResponseReturnValue:
     return await page(TokenForm(known=scopes.known(current_app)))
 

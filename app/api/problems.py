@@ -16,6 +16,8 @@ from quart_schema.validation import QuerystringValidationError
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
+from app.conditions import FAILED
+
 CONTENT_TYPE = "application/problem+json"
 DETAILS = {
     400: "The request could not be understood.",
@@ -24,6 +26,7 @@ DETAILS = {
     404: "There is nothing at this address.",
     405: "This address does not take this method.",
     408: "The request took too long to arrive.",
+    412: FAILED,
     413: "What was sent is too large.",
     415: "The body must be application/json.",
     422: "What was sent does not fit the API's document.",
@@ -31,6 +34,7 @@ DETAILS = {
     500: "Something went wrong on our side. The error has been logged.",
     503: "The API is not available at the moment. Try again in a few seconds.",
 }
+NOT_JSON = "The body must be valid JSON in UTF-8."
 MOST_ERRORS = 20  # that are listed; a long array could have any number
 LONGEST_PART = 80  # characters of a pointer's part, which may be a name that the client made up
 
@@ -89,8 +93,7 @@ def answer(error: HTTPException) -> Response:
     members: Mapping[str, Any] = {}
     detail = DETAILS.get(status, f"{_title(status)}.")
     if isinstance(error, RequestSchemaValidationError):
-        status, members = _validation(error)
-        detail = DETAILS[status]
+        status, detail, members = _validation(error)
     elif status < 500 and error.description and error.description != type(error).description:
         detail = error.description  # a sentence of ours, not the one that Werkzeug has for all
     if isinstance(error, Problem):
@@ -109,17 +112,20 @@ def _title(status: int) -> str:
     return HTTP_STATUS_CODES.get(status, "Error")
 
 
-def _validation(error: RequestSchemaValidationError) -> tuple[int, dict[str, Any]]:
-    """Return 400 for a body that is no JSON, else 422, and what is wrong where."""
+def _validation(error: RequestSchemaValidationError) -> tuple[int, str, dict[str, Any]]:
+    """Return the status, the detail, and the members that say what is wrong where.
+
+    The status is 400 for a body that is not JSON, else 422.
+    """
     cause = error.validation_error
     if not isinstance(cause, ValidationError):
-        return 422, {}
+        return 422, DETAILS[422], {}
     found = cause.errors(include_url=False, include_input=False, include_context=False)
     of_query = isinstance(error, QuerystringValidationError)
     errors = []
     for each in found[:MOST_ERRORS]:
         if each["type"] == "json_invalid" and not each["loc"]:
-            return 400, {}
+            return 400, NOT_JSON, {}
         path = [str(part)[:LONGEST_PART] for part in each["loc"]]
         # Pydantic's messages name types and limits; this one alone repeats what it was given.
         message = (
@@ -127,7 +133,8 @@ def _validation(error: RequestSchemaValidationError) -> tuple[int, dict[str, Any
         )
         place = {"parameter": path[0]} if of_query and path else {"pointer": _pointer(path)}
         errors.append({"detail": message.removeprefix("Value error, "), **place})
-    return 422, {"errors": errors}
+    cut = f" Only the first {MOST_ERRORS} errors are listed." if len(found) > MOST_ERRORS else ""
+    return 422, f"{DETAILS[422]}{cut}", {"errors": errors}
 
 
 def _pointer(path: list[str]) -> str:

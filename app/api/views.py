@@ -13,6 +13,7 @@ from app.api.problems import DETAILS
 from app.api.scopes import Scope
 from app.database import read
 from app.http import private
+from app.security.limits import unlimited
 from app.user import accounts
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
@@ -34,6 +35,7 @@ class Me(BaseModel):
 @blueprint.get("/me")
 @private
 @scoped(READ)
+@unlimited("one row by its key")
 @answers(200, Me)
 async def me() -> Response:
     """Tell who is asking."""

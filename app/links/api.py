@@ -9,19 +9,20 @@ from quart import Blueprint, Response, request, url_for
 from quart_schema import tag_blueprint
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app import conditions
 from app.api.auth import by_caller, caller, scoped
 from app.api.idempotency import idempotent
 from app.api.operations import Text, answer, answers, asks, refuses, takes
-from app.api.problems import Problem
+from app.api.problems import DETAILS, Problem
 from app.api.scopes import Scope
 from app.database import LARGEST_ID, direct, read, write
 from app.http import private
 from app.links import addresses, library
-from app.links.library import Changed, Item
+from app.links.library import Item
 from app.links.models import DESCRIPTION_LENGTH, TAG_LENGTH, TAGS, TITLE_LENGTH, URL_LENGTH
-from app.links.selection import STATES
+from app.links.selection import SEARCHES, STATES
 from app.security.audit import unaudited
-from app.security.limits import Limit, limited
+from app.security.limits import Limit, limited, searching, unlimited
 
 blueprint = Blueprint("links_api", __name__, url_prefix="/api/v1")
 tag_blueprint(blueprint, ["Links"])
@@ -32,9 +33,9 @@ WRITE = Scope("links:write", "Save, change and delete links")
 CHANGES = Limit("links_api", count=300, seconds=60)
 
 LINK = f"/links/<int(max={LARGEST_ID}):id>"
+NEXT = {"Link": "The next page, as RFC 8288 has it"}
 ENTITY_TAG = {"ETag": "The version of the link, for `If-Match`"}
 NO_SUCH_LINK = "You have no link of this number."
-OLD_VERSION = "The link has changed since: it is not at the version that If-Match names."
 
 Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 
@@ -81,20 +82,34 @@ class NewLink(BaseModel):
 
 
 class LinkChange(BaseModel):
-    """What is changed; what is left out stays."""
+    """The fields to change. A field that is left out stays as it is; `null` is not a value."""
 
     model_config = ConfigDict(extra="forbid")
 
-    title: Annotated[Text, Field(max_length=TITLE_LENGTH)] | None = None
-    description: Annotated[Text, Field(max_length=DESCRIPTION_LENGTH)] | None = None
-    tags: Tags | None = None
-    archived: bool | None = None
+    # Optional fields that refuse null. The factories are never used, and keep defaults out of the
+    # schema, where they would claim that a field left out is emptied.
+    title: Annotated[Text, Field(max_length=TITLE_LENGTH)] = Field(
+        default_factory=str, description="Empty to take the page's own title again"
+    )
+    description: Annotated[Text, Field(max_length=DESCRIPTION_LENGTH)] = Field(default_factory=str)
+    tags: Tags = Field(default_factory=list, description="Replace all tags")
+    archived: bool = Field(default_factory=bool)
 
 
 class TagsAnswer(BaseModel):
-    """The tags of an account, by the alphabet."""
+    """A page of the account's tags, in alphabetical order."""
 
     items: list[str]
+    next: str | None = Field(description="The URL of the next page; null on the last page")
+
+
+class TagsQuery(BaseModel):
+    """Which page of the tags."""
+
+    limit: int = Field(200, ge=1, le=200, description="How many at most")
+    after: Annotated[Text, Field(max_length=TAG_LENGTH)] = Field(
+        "", description="Only tags after this one, as `next` has it"
+    )
 
 
 class Query(BaseModel):
@@ -115,8 +130,10 @@ class Query(BaseModel):
 @blueprint.get("/links")
 @private
 @scoped(READ)
+@limited(SEARCHES, by_caller, when=searching)
+@unlimited("one page by an index")
 @asks(Query)
-@answers(200, LinksAnswer, headers={"Link": "The next part, as RFC 8288 has it"})
+@answers(200, LinksAnswer, headers=NEXT)
 async def index(query: Query) -> Response:
     """List links, or search them."""
     limit = query.limit
@@ -128,24 +145,21 @@ async def index(query: Query) -> Response:
                 archived=STATES[query.state],
                 tag=query.tag,
                 before=query.before,
-                limit=limit,
+                limit=limit + 1,  # one more tells whether there is a next page
             )
-        following = {"before": str(items[-1].id)} if len(items) == limit else {}
+        following = {"before": str(items[limit - 1].id)} if len(items) > limit else {}
     else:
         async with read() as session:
             try:
                 found = await library.search(
-                    session, caller().id, query.q, after=query.after, limit=limit
+                    session, caller().id, query.q, after=query.after, limit=limit + 1
                 )
             except ValueError:
                 raise Problem(422, "`after` is not from a `next` of this search.") from None
         items = [each.item for each in found]
-        following = {"after": found[-1].cursor} if len(found) == limit else {}
+        following = {"after": found[limit - 1].cursor} if len(found) > limit else {}
     link = _next(following)
-    return answer(
-        LinksAnswer.model_validate({"items": items, "next": link}),
-        headers={"Link": f'<{link}>; rel="next"'} if link else {},
-    )
+    return _page(LinksAnswer.model_validate({"items": items[:limit], "next": link}), link)
 
 
 @blueprint.post("/links")
@@ -173,17 +187,17 @@ async def save(data: NewLink, session: AsyncSession) -> Response:
 @blueprint.get(LINK)
 @private
 @scoped(READ)
+@unlimited("one row by its key")
 @answers(200, LinkAnswer, headers=ENTITY_TAG)
 @answers(304)
+@refuses(412, DETAILS[412])
 async def show(id: int) -> Response:
     """Return a link."""
     async with read() as session:
         item = await library.get(session, caller().id, id)
     if item is None:
         raise Problem(404, NO_SUCH_LINK)
-    if request.if_none_match.contains(str(item.version)):
-        return Response(status=304, headers={"ETag": _etag(item)})
-    return _answer(item)
+    return conditions.conditional(_answer(item))
 
 
 @blueprint.patch(LINK)
@@ -193,22 +207,20 @@ async def show(id: int) -> Response:
 @unaudited("concerns no account's security")
 @takes(LinkChange)
 @answers(200, LinkAnswer, headers=ENTITY_TAG)
-@refuses(412, OLD_VERSION)
+@refuses(412, DETAILS[412])
 async def change(id: int, data: LinkChange) -> Response:
-    """Change a link; with `If-Match` only the version that was seen."""
-    values = data.model_dump(exclude_none=True)
+    """Change a link; with `If-Match` only if it is at one of these versions."""
+    values = data.model_dump(exclude_unset=True)
     if "title" in values:
         values["title"] = " ".join(values["title"].split())
     if "tags" in values:
         values["tags"] = sorted(set(values["tags"]))
-    try:
-        async with write() as session:
-            if values:
-                item = await library.change(session, caller().id, id, version=_expected(), **values)
-            else:
-                item = await library.get(session, caller().id, id)
-    except Changed:
-        raise Problem(412, OLD_VERSION) from None
+    async with write() as session:
+        await _require_version(session, id)
+        if values:
+            item = await library.change(session, caller().id, id, **values)
+        else:
+            item = await library.get(session, caller().id, id)
     if item is None:
         raise Problem(404, NO_SUCH_LINK)
     return _answer(item)
@@ -220,14 +232,12 @@ async def change(id: int, data: LinkChange) -> Response:
 @limited(CHANGES, by_caller)
 @unaudited("concerns no account's security")
 @answers(204)
-@refuses(412, OLD_VERSION)
+@refuses(412, DETAILS[412])
 async def remove(id: int) -> Response:
-    """Delete a link; with `If-Match` only the version that was seen."""
-    try:
-        async with write() as session:
-            gone = await library.remove(session, caller().id, id, version=_expected())
-    except Changed:
-        raise Problem(412, OLD_VERSION) from None
+    """Delete a link; with `If-Match` only if it is at one of these versions."""
+    async with write() as session:
+        await _require_version(session, id)
+        gone = await library.remove(session, caller().id, id)
     if not gone:
         raise Problem(404, NO_SUCH_LINK)
     return Response(status=204)
@@ -236,12 +246,16 @@ async def remove(id: int) -> Response:
 @blueprint.get("/tags")
 @private
 @scoped(READ)
-@answers(200, TagsAnswer)
-async def tags() -> Response:
+@unlimited("one page by an index")
+@asks(TagsQuery)
+@answers(200, TagsAnswer, headers=NEXT)
+async def tags(query: TagsQuery) -> Response:
     """List the tags that links have."""
+    limit = query.limit
     async with read() as session:
-        found = await library.tags(session, caller().id)
-    return answer(TagsAnswer(items=found))
+        found = await library.tags(session, caller().id, after=query.after, limit=limit + 1)
+    link = _next({"after": found[limit - 1]} if len(found) > limit else {})
+    return _page(TagsAnswer(items=found[:limit], next=link), link)
 
 
 def _answer(item: Item, status: int = 200, **headers: str) -> Response:
@@ -252,18 +266,23 @@ def _etag(item: Item) -> str:
     return f'"{item.version}"'
 
 
-def _expected() -> int | None:
-    """Return the version that `If-Match` names; None if any will do.
+async def _require_version(session: AsyncSession, link_id: int) -> None:
+    """Evaluate the request's preconditions, and keep the link at its version until the commit.
+
+    Without preconditions there is no query.
 
     Raises:
-        Problem: 412, it names one that no link can have.
+        PreconditionFailed: the link is at another version.
+        BadRequest: a precondition is malformed.
     """
-    if "If-Match" not in request.headers or request.if_match.star_tag:
-        return None
-    for etag in request.if_match:
-        if etag.isascii() and etag.isdecimal() and len(etag) < 10:
-            return int(etag)
-    raise Problem(412, OLD_VERSION)
+    if conditions.present():
+        item = await library.get(session, caller().id, link_id, lock=True)
+        if item is not None:
+            conditions.require(str(item.version))
+
+
+def _page(page: BaseModel, link: str | None) -> Response:
+    return answer(page, headers={"Link": f'<{link}>; rel="next"'} if link else {})
 
 
 def _next(following: dict[str, str]) -> str | None:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from sqlalchemy import Select, bindparam, case, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.sql import ColumnElement
 
 from app.database import Base
 from app.links import jobs
@@ -126,9 +125,15 @@ async def save(
     return item, True
 
 
-async def get(session: AsyncSession, user_id: int, link_id: int) -> Item | None:
-    """Return a link, or None if the user has none of this number."""
-    row = (await session.execute(_of(user_id).where(Link.id == link_id))).one_or_none()
+async def get(
+    session: AsyncSession, user_id: int, link_id: int, *, lock: bool = False
+) -> Item | None:
+    """Return a link, or None if the user has none of this number.
+
+    With `lock`, nobody else changes it until the transaction ends.
+    """
+    query = _of(user_id).where(Link.id == link_id)
+    row = (await session.execute(query.with_for_update() if lock else query)).one_or_none()
     return Item(*row) if row is not None else None
 
 
@@ -164,7 +169,8 @@ async def change(
     )
     row = (await session.execute(changed)).one_or_none()
     if row is None:
-        await _refuse_another_version(session, *mine, version=version)
+        if version is not None and await session.scalar(select(Link.id).where(*mine)):
+            raise Changed
         return None
     item = Item(*row)
     if values.get("title") == "":
@@ -181,19 +187,10 @@ async def refetch(session: AsyncSession, user_id: int, link_id: int) -> bool:
     return True
 
 
-async def remove(
-    session: AsyncSession, user_id: int, link_id: int, *, version: int | None = None
-) -> bool:
-    """Delete a link; return False if the user has none of this number.
-
-    Raises:
-        Changed: it is at another version.
-    """
-    mine = (Link.id == link_id, Link.user_id == user_id)
-    at = () if version is None else (Link.version == version,)
-    gone = delete(Link).where(*mine, *at).returning(Link.id)
+async def remove(session: AsyncSession, user_id: int, link_id: int) -> bool:
+    """Delete a link; return False if the user has none of this number."""
+    gone = delete(Link).where(Link.id == link_id, Link.user_id == user_id).returning(Link.id)
     if await session.scalar(gone) is None:
-        await _refuse_another_version(session, *mine, version=version)
         return False
     await publish(session, user_id, "link", id=link_id)
     return True
@@ -247,19 +244,30 @@ def _page(by_tag: bool, by_state: bool, further: bool) -> Statement[Item]:
     return Statement(query.join(found, found.c.link_id == links.c.id), Item._make)
 
 
-async def tags(session: AsyncSession, user_id: int) -> list[str]:
-    """Return the tags a user has, by the alphabet.
+async def tags(
+    session: AsyncSession, user_id: int, *, after: str = "", limit: int = TAGS_SHOWN
+) -> list[str]:
+    """Return the tags a user has, in alphabetical order.
 
     The index is read at one place for each tag, not for each link.
+
+    Args:
+        session: for the query.
+        user_id: whose.
+        after: the last tag on the previous page; empty for the first page.
+        limit: how many at most.
     """
-    rows = await session.scalars(TAGS_OF, {"user_id": user_id, "limit": TAGS_SHOWN})
+    rows = await session.scalars(TAGS_OF, {"user_id": user_id, "after": after, "limit": limit})
     return list(rows)
 
 
 TAGS_OF = text(
     """
     WITH RECURSIVE known AS (
-        (SELECT tag FROM link_tags WHERE user_id = :user_id ORDER BY tag LIMIT 1)
+        (
+            SELECT tag FROM link_tags
+            WHERE user_id = :user_id AND tag > :after ORDER BY tag LIMIT 1
+        )
         UNION ALL
         SELECT (
             SELECT tag FROM link_tags
@@ -386,14 +394,6 @@ async def newest_event(session: AsyncSession, user_id: int) -> int:
     """Return where a page begins to listen for what happens after it was read; 0 for the start."""
     newest = select(func.max(LiveEvent.id)).where(LiveEvent.user_id == user_id)
     return await session.scalar(newest) or 0
-
-
-async def _refuse_another_version(
-    session: AsyncSession, *mine: ColumnElement[bool], version: int | None
-) -> None:
-    """Tell why nothing was changed: raise `Changed` if the link is there."""
-    if version is not None and await session.scalar(select(Link.id).where(*mine)):
-        raise Changed
 
 
 def _of(user_id: int) -> Select[Any]:

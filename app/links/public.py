@@ -16,6 +16,7 @@ from quart import (
 )
 from quart.typing import ResponseReturnValue
 
+from app.conditions import conditional
 from app.database import read, write
 from app.http import private, shared
 from app.links import addresses, library, lists
@@ -29,6 +30,8 @@ from app.user.login import confirmed_only, everybody, member, members_only
 blueprint = Blueprint("lists", __name__)
 
 PUBLISHING = Limit("lists", 30, 600)
+# Per client. What the router has cached does not count.
+READS = Limit("lists-read", 120, 60)
 
 PAGE = 30
 # What XML 1.0 cannot hold, not even escaped.
@@ -38,6 +41,7 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 @blueprint.get("/lists/<username>/<tag>/")
 @shared(300)
 @everybody
+@limited(READS)
 async def show(username: str, tag: str) -> ResponseReturnValue:
     """Show the links of a list, `before` one of them: the same page to everybody."""
     before = request.args.get("before")
@@ -54,6 +58,7 @@ async def show(username: str, tag: str) -> ResponseReturnValue:
 @blueprint.get("/lists/<username>/<tag>/feed.atom")
 @shared(300)
 @everybody
+@limited(READS)
 async def feed(username: str, tag: str) -> Response:
     """Return the newest links of a list as an Atom feed (RFC 4287)."""
     found, links = await published(username, tag)
@@ -68,7 +73,7 @@ async def feed(username: str, tag: str) -> Response:
     response = Response(NOT_XML.sub("", xml), content_type="application/atom+xml; charset=utf-8")
     await response.add_etag()
     # Readers ask again and again for what has seldom changed.
-    return await response.make_conditional(request)
+    return conditional(response)
 
 
 @blueprint.post("/lists/<tag>/publish/")

@@ -8,6 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.database import LARGEST_ID
 from app.links import addresses, library
 from app.links.library import Found, Item
+from app.security.limits import Limit
+
+# Of the pages and the API together: a search ranks up to a thousand links, and marks what it shows.
+SEARCHES = Limit("links-search", 60, 60)
 
 STATES = {"unread": False, "archived": True, "all": None}
 WORDS_LENGTH = 200  # characters of a search

@@ -19,7 +19,7 @@ from app.links.exports import FORMATS, download
 from app.links.imports import Progress
 from app.links.transfer_views import EXPORTS, IMPORTS
 from app.security.audit import unaudited
-from app.security.limits import limited
+from app.security.limits import limited, unlimited
 
 blueprint = Blueprint("links_transfer_api", __name__, url_prefix="/api/v1/links")
 tag_blueprint(blueprint, ["Links"])
@@ -79,6 +79,7 @@ async def take() -> Response:
 @blueprint.get(f"/imports/<int(max={LARGEST_ID}):id>")
 @private
 @scoped(READ)
+@unlimited("one row by its key")
 @answers(200, ImportAnswer)
 async def progress(id: int) -> Response:
     """Tell how far an import has come."""

@@ -10,7 +10,7 @@ from app.http import private
 from app.links import imports, library, uploads
 from app.links.exports import FORMATS, download
 from app.security.audit import unaudited
-from app.security.limits import Limit, by_account, limited
+from app.security.limits import Limit, by_account, limited, unlimited
 from app.user.login import member, members_only
 
 blueprint = Blueprint("links_transfer", __name__, url_prefix="/links")
@@ -32,6 +32,7 @@ def allow_files(state: BlueprintSetupState) -> None:
 @blueprint.get("/import/")
 @private
 @members_only
+@unlimited("the newest ten by an index")
 async def overview() -> ResponseReturnValue:
     """Show how far the last imports have come."""
     return await page()
@@ -72,5 +73,11 @@ async def page(error: str | None = None) -> str:
     async with read() as session:
         # First: what happens while the rest is read is told again rather than not at all.
         newest = await library.newest_event(session, member().id)
-        found = await imports.latest(session, member().id, IMPORTS_SHOWN)
-    return await render_template("links/import.html", imports=found, newest=newest, error=error)
+        found = await imports.latest(session, member().id, IMPORTS_SHOWN + 1)
+    return await render_template(
+        "links/import.html",
+        imports=found[:IMPORTS_SHOWN],
+        more=found[IMPORTS_SHOWN:],
+        newest=newest,
+        error=error,
+    )

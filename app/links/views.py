@@ -3,14 +3,15 @@
 from quart import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
+from app.conditions import conditional
 from app.database import LARGEST_ID, read, write
 from app.http import immutable, local_target, private
 from app.links import library, lists
 from app.links.forms import EditForm, SaveForm
-from app.links.selection import Selection
+from app.links.selection import SEARCHES, Selection
 from app.live.views import stream
 from app.security.audit import unaudited
-from app.security.limits import Limit, by_account, limited
+from app.security.limits import Limit, by_account, limited, searching, unlimited
 from app.user.forms import say
 from app.user.login import everybody, member, members_only
 
@@ -29,6 +30,8 @@ LINK = f"/<int(max={LARGEST_ID}):link_id>/"
 @blueprint.get("/")
 @private
 @members_only
+@limited(SEARCHES, by_account, when=searching)
+@unlimited("one page by an index")
 async def index() -> ResponseReturnValue:
     """Show links: `state`, `tag`, `before`; or what a search finds: `q`, `after`."""
     return await listing(SaveForm())
@@ -58,6 +61,7 @@ async def save() -> ResponseReturnValue:
 @blueprint.get("/events/")
 @private
 @members_only
+@unlimited("streams are counted while they are open")
 async def events() -> Response:
     """Tell open pages what has changed."""
     return await stream(member().id)
@@ -66,6 +70,7 @@ async def events() -> Response:
 @blueprint.get("/icons/<digest>")
 @immutable
 @everybody
+@unlimited("one row by its key, which browsers keep")
 async def icon(digest: str) -> Response:
     """Show a site's icon. Its address does not tell who has saved a link to the site."""
     try:
@@ -77,12 +82,15 @@ async def icon(digest: str) -> Response:
     if found is None:
         abort(404)
     content, content_type = found
-    return Response(content, content_type=content_type)
+    response = Response(content, content_type=content_type)
+    response.set_etag(key.hex())
+    return conditional(response)
 
 
 @blueprint.get(LINK)
 @private
 @members_only
+@unlimited("one row by its key")
 async def show(link_id: int) -> ResponseReturnValue:
     return await detail(link_id)
 
@@ -90,6 +98,7 @@ async def show(link_id: int) -> ResponseReturnValue:
 @blueprint.get(f"{LINK}row/")
 @private
 @members_only
+@unlimited("one row by its key")
 async def row(link_id: int) -> ResponseReturnValue:
     """Return a link as it stands in a list; 204 if it does not belong to the one of the query."""
     selected = selection()
@@ -187,7 +196,7 @@ async def listing(form: SaveForm) -> str:
             links, more = await selected.load(session, user.id, limit=PAGE)
         except ValueError:
             abort(400)
-        tags = await library.tags(session, user.id)
+        tags = await library.tags(session, user.id, limit=library.TAGS_SHOWN + 1)
         tag = selected.tag
         is_public = tag is not None and await lists.is_published(session, user.id, tag)
     return await render_template(
@@ -197,7 +206,8 @@ async def listing(form: SaveForm) -> str:
         more=more,
         newest=newest,
         selection=selected,
-        tags=tags,
+        tags=tags[: library.TAGS_SHOWN],
+        more_tags=tags[library.TAGS_SHOWN :],
         is_public=is_public,
     )
 

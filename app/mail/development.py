@@ -11,6 +11,7 @@ from quart import Blueprint, abort, current_app, render_template
 from app.http import private
 from app.mail import rendering
 from app.mail.transports import FILE_NAME, FILE_TIME, files
+from app.security.limits import unlimited
 from app.user.login import everybody
 
 blueprint = Blueprint("dev_mail", __name__, url_prefix="/dev/mail")
@@ -28,6 +29,7 @@ class Entry:
 @blueprint.get("/")
 @private
 @everybody
+@unlimited("on laptops only")
 async def mails() -> str:
     """Show the mails, the newest first."""
     entries = await asyncio.to_thread(_read_all, _directory())
@@ -37,6 +39,7 @@ async def mails() -> str:
 @blueprint.get("/<name>/")
 @private
 @everybody
+@unlimited("on laptops only")
 async def mail(name: str) -> str:
     """Show one mail, its links to be followed."""
     if not FILE_NAME.fullmatch(name):

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from quart import current_app, request
 from sqlalchemy import text
@@ -29,6 +29,7 @@ from app.user.login import current_user
 
 P = ParamSpec("P")
 T = TypeVar("T")
+View = TypeVar("View", bound=Callable[..., Awaitable[Any]])
 
 # Rows of one limit at most, whoever comes: clients whose hashes are equal share one.
 BUCKETS = 2**18
@@ -130,18 +131,48 @@ def by_account() -> str:
     return f"user {user.id}" if user else by_client()
 
 
+def searching() -> bool:
+    """Tell whether a request searches: whether its `q` has words."""
+    return bool(request.args.get("q", "").strip())
+
+
 def limited(
-    limit: Limit, by: Callable[[], str] = by_client
+    limit: Limit,
+    by: Callable[[], str] = by_client,
+    *,
+    when: Callable[[], bool] | None = None,
 ) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
-    """Answer 429 with `Retry-After` to who asks a view too often."""
+    """Answer 429 with `Retry-After` to a client that asks a view too often.
+
+    Args:
+        limit: how often.
+        by: returns what stands for the client.
+        when: tells which requests count; None for all. The others cost no statement, and
+            `unlimited` says why they need no limit.
+    """
 
     def decorate(view: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         @wraps(view)
         async def counted(*args: P.args, **kwargs: P.kwargs) -> T:
-            await limit.require(by())
+            if when is None or when():
+                await limit.require(by())
             return await view(*args, **kwargs)
 
         counted.limit = limit  # type: ignore[attr-defined]
+        counted.is_limit_partial = when is not None  # type: ignore[attr-defined]
         return counted
+
+    return decorate
+
+
+def unlimited(reason: str) -> Callable[[View], View]:
+    """Declare that a view, or what its limit does not count, needs no rate limit.
+
+    For reads that cost little more than counting them would.
+    """
+
+    def decorate(view: View) -> View:
+        view.unlimited = reason  # type: ignore[attr-defined]
+        return view
 
     return decorate

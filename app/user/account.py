@@ -13,7 +13,7 @@ from app.http import private
 from app.mail import outbox
 from app.security import audit
 from app.security.audit import Event, audited, unaudited
-from app.security.limits import Limit, by_account, limited
+from app.security.limits import Limit, by_account, limited, unlimited
 from app.security.models import AuditEvent
 from app.user import accounts, devices, mails, passwords
 from app.user.forms import DeleteForm, EmailForm, NameForm, PasswordForm
@@ -34,6 +34,7 @@ EVENTS_DOWNLOADED, FAILURES_DOWNLOADED = 5000, 1000
 @blueprint.get("/")
 @private
 @members_only
+@unlimited("the newest events by an index")
 async def show() -> ResponseReturnValue:
     return await page()
 
@@ -131,14 +132,14 @@ async def sign_out_everywhere() -> ResponseReturnValue:
 @members_only
 @limited(DOWNLOADS, by_account)
 async def download() -> Response:
-    """Return what is kept about the user, as a file; of failed logins the newest."""
+    """Return what is kept about the user, as a file. Of very many events, the newest are in it."""
     user = member()
     async with read() as session:
         events = await audit.latest(
-            session, user_id=user.id, failures=False, limit=EVENTS_DOWNLOADED
+            session, user_id=user.id, failures=False, limit=EVENTS_DOWNLOADED + 1
         )
         failures = await audit.latest(
-            session, user_id=user.id, failures=True, limit=FAILURES_DOWNLOADED
+            session, user_id=user.id, failures=True, limit=FAILURES_DOWNLOADED + 1
         )
         access_tokens = await tokens.of_user(session, user.id)
     response = jsonify(
@@ -147,8 +148,10 @@ async def download() -> Response:
         unconfirmed_email=user.pending_email,
         role=user.role,
         created_at=user.created_at.isoformat(),
-        events=[as_json(each) for each in events],
-        failed_logins=[as_json(each) for each in failures],
+        events=[as_json(each) for each in events[:EVENTS_DOWNLOADED]],
+        events_truncated=len(events) > EVENTS_DOWNLOADED,
+        failed_logins=[as_json(each) for each in failures[:FAILURES_DOWNLOADED]],
+        failed_logins_truncated=len(failures) > FAILURES_DOWNLOADED,
         access_tokens=[
             {
                 "name": each.name,

@@ -10,7 +10,7 @@ from app.api import tokens
 from app.database import read, write
 from app.http import private, shared
 from app.security.audit import Event, audited
-from app.security.limits import Limit, limited
+from app.security.limits import Limit, limited, unlimited
 from app.user import accounts, devices, mails, passwords
 from app.user.forms import ForgotForm, NewPasswordForm
 from app.user.login import current_user, everybody, log_out
@@ -26,6 +26,7 @@ TO_ONE_ADDRESS = Limit("forgot-address", 3, 3600)
 @blueprint.get("/confirm/<token>/")
 @private
 @everybody
+@unlimited("one row, and only for a token that is signed")
 async def confirm(token: str) -> ResponseReturnValue:
     """Ask whether to confirm the address that the link was sent to."""
     content = mails.read_confirm_token(token)
@@ -66,6 +67,7 @@ async def confirm_address(token: str) -> ResponseReturnValue:
 @blueprint.get("/forgot/")
 @shared(300)
 @everybody
+@unlimited("no query, and the router keeps it")
 async def forgot() -> ResponseReturnValue:
     """Ask for the address of the account whose password is forgotten."""
     return await render_template("user/forgot.html", form=ForgotForm())
@@ -96,6 +98,7 @@ async def send_reset() -> ResponseReturnValue:
 @blueprint.get("/reset/<token>/")
 @private
 @everybody
+@unlimited("one row, and only for a token that is signed")
 async def reset(token: str) -> ResponseReturnValue:
     """Ask for the new password."""
     async with read() as session:

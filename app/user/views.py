@@ -10,7 +10,7 @@ from app.http import local_target, private, shared
 from app.mail import outbox
 from app.security import audit
 from app.security.audit import Event, audited
-from app.security.limits import Limit, by_account, by_client, limited
+from app.security.limits import Limit, by_account, by_client, limited, unlimited
 from app.user import accounts, devices, mails, passwords
 from app.user.forms import USERNAME, InviteForm, LoginForm, RegisterForm, say
 from app.user.login import (
@@ -53,6 +53,7 @@ class Slowed(Exception):
 @blueprint.get("/register/")
 @shared(300)
 @everybody
+@unlimited("no query, and the router keeps it")
 async def register() -> ResponseReturnValue:
     """Show the empty registration form."""
     if current_user():
@@ -103,6 +104,7 @@ async def create_account() -> ResponseReturnValue:
 @blueprint.get("/login/")
 @shared(300)
 @everybody
+@unlimited("no query, and the router keeps it")
 async def login() -> ResponseReturnValue:
     """Show the login form."""
     target = local_target(request.args.get("next"))
@@ -168,6 +170,7 @@ async def logout() -> ResponseReturnValue:
 @blueprint.get("/users/")
 @private
 @members_only
+@unlimited("the newest twenty by an index")
 async def members() -> ResponseReturnValue:
     """Show the members who joined last."""
     async with read() as session:
@@ -178,6 +181,7 @@ async def members() -> ResponseReturnValue:
 @blueprint.get("/invite/")
 @private
 @confirmed_only
+@unlimited("no query")
 async def invite() -> ResponseReturnValue:
     """Ask whom to invite."""
     return await render_template("user/invite.html", form=InviteForm())

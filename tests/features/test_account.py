@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from bs4 import BeautifulSoup
@@ -16,7 +17,7 @@ from app.preview.models import Sanitization
 from app.security.models import AuditEvent
 from app.settings import KEPT_LOGIN, Settings
 from app.upsun import Environment
-from app.user import login
+from app.user import account, login
 from app.user.models import User
 from tests.features.api.resources import token_of
 from tests.features.factories import Person, new_client
@@ -164,6 +165,32 @@ async def test_the_data_are_a_file_of_json(app: Quart, client: Client, ada: Pers
     (known,) = data["access_tokens"]
     assert (known["name"], known["last_used_at"]) == ("a test", None)
     assert token not in str(data)
+
+
+async def test_downloaded_events_that_are_cut_off_say_so(
+    client: Client, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def data() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
+            await (await client.get("/account/data.json")).get_data()
+        )
+        return found
+
+    count = len((await data())["events"])
+    monkeypatch.setattr(account, "EVENTS_DOWNLOADED", count)
+    whole = await data()
+    assert (len(whole["events"]), whole["events_truncated"]) == (count, False)
+    monkeypatch.setattr(account, "EVENTS_DOWNLOADED", count - 1)
+    cut = await data()
+    assert (cut["events"], cut["events_truncated"]) == (whole["events"][: count - 1], True)
+    assert (cut["failed_logins"], cut["failed_logins_truncated"]) == ([], False)
+    await client.post("/logout/")
+    for _ in range(2):
+        await client.post("/login/", form=ada.login | {"password": "wrong password"})
+    await ada.log_in(client)
+    monkeypatch.setattr(account, "FAILURES_DOWNLOADED", 1)
+    cut = await data()
+    assert (len(cut["failed_logins"]), cut["failed_logins_truncated"]) == (1, True)
 
 
 async def test_an_account_is_deleted_with_its_password(

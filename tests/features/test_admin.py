@@ -4,7 +4,7 @@ import pytest
 from bs4 import BeautifulSoup
 from quart import Quart
 from quart.testing import QuartClient as Client
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 
 from app.admin import views
 from app.jobs.models import Job
@@ -31,6 +31,16 @@ async def page(client: Client, path: str) -> BeautifulSoup:
 
 async def names(client: Client, path: str) -> list[str]:
     return [row.get_text(strip=True) for row in (await page(client, path)).select("tbody tr a")]
+
+
+async def test_searches_for_users_are_limited(app: Quart, client: Client) -> None:
+    root = await Person().register(app, administrator=True)
+    await root.log_in(client)
+    assert (await client.get("/admin/?q=a")).status_code == 200
+    async with app.extensions["database"].write() as session:
+        await session.execute(text("UPDATE rate_limits SET used_until = now() + interval '1 hour'"))
+    assert (await client.get("/admin/?q=a")).status_code == 429
+    assert (await client.get("/admin/")).status_code == 200
 
 
 async def test_to_members_the_pages_are_not_there(app: Quart, client: Client) -> None:

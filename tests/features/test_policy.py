@@ -67,6 +67,16 @@ def test_every_change_has_a_limit_and_leaves_a_trace(app: Quart) -> None:
             assert isinstance(trace, str) or all(isinstance(each, Event) for each in trace), rule
 
 
+def test_every_read_has_a_limit_or_says_why_none(app: Quart) -> None:
+    for rule, method in routes(app):
+        if method == "GET":
+            view = app.view_functions[rule.endpoint]
+            # A limit for some requests only leaves the others to be accounted for.
+            is_limited = not getattr(view, "is_limit_partial", True)
+            reason = getattr(view, "unlimited", "")
+            assert is_limited != bool(reason), f"{rule}: needs a limit, or a reason to have none"
+
+
 def test_limits_do_not_share_a_name(app: Quart) -> None:
     views = app.view_functions.values()
     limits: set[Limit] = {view.limit for view in views if hasattr(view, "limit")}
@@ -156,6 +166,17 @@ async def test_another_site_can_change_nothing(app: Quart, client: Client) -> No
             ):
                 response = await client.open(path_of(rule), method=method, headers=headers)
                 assert response.status_code == 403, (rule, headers)
+
+
+async def test_no_route_takes_a_compressed_body(app: Quart, client: Client) -> None:
+    for rule, method in routes(app):
+        if method != "GET":
+            response = await client.open(
+                path_of(rule), method=method, headers={"Content-Encoding": "gzip"}, data=b"\x1f\x8b"
+            )
+            assert response.status_code == 415, (rule, method)
+            assert response.headers["Accept-Encoding"] == "identity"
+            assert "Content-Encoding" in await response.get_data(as_text=True)
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])

@@ -1,6 +1,7 @@
 """Errors under /api/: one form, the right status, nothing of the inside or of what was sent."""
 
 import asyncio
+import gzip
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ async def test_a_body_of_another_kind(client: Client, token: str, kind: str) -> 
 async def test_a_body_that_is_no_json(client: Client, token: str, body: str | bytes) -> None:
     headers = bearer(token) | {"Content-Type": "application/json"}
     members = await problem(await client.post(THINGS, data=body, headers=headers), 400)
-    assert members["detail"] == DETAILS[400]
+    assert members["detail"] == "The body must be valid JSON in UTF-8."
     assert "secret" not in str(members)
 
 
@@ -94,7 +95,37 @@ async def test_a_body_that_does_not_fit(client: Client, token: str) -> None:
 async def test_a_long_list_of_errors_is_cut(client: Client, token: str) -> None:
     body = {"name": "a", "sizes": ["x"] * 5000}
     response = await client.post(THINGS, json=body, headers=bearer(token))
-    assert len((await problem(response, 422))["errors"]) == 20
+    members = await problem(response, 422)
+    assert len(members["errors"]) == 20
+    assert members["detail"].endswith("Only the first 20 errors are listed.")
+    body = {"name": "a", "sizes": ["x"] * 20}
+    response = await client.post(THINGS, json=body, headers=bearer(token))
+    assert (await problem(response, 422))["detail"] == DETAILS[422]
+
+
+async def test_json_may_begin_with_a_byte_order_mark(client: Client, token: str) -> None:
+    headers = bearer(token) | {"Content-Type": "application/json"}
+    body = b'\xef\xbb\xbf{"name": "a"}'
+    assert (await client.post(THINGS, data=body, headers=headers)).status_code == 201
+    # One mark, and only in front.
+    for wrong in (b"\xef\xbb\xbf" + body, b'{"name": "a"}\xef\xbb\xbf', b"\xef\xbb\xbf"):
+        await problem(await client.post(THINGS, data=wrong, headers=headers), 400)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "br", "identity, gzip", "nonsense"])
+async def test_a_compressed_body_is_refused(client: Client, token: str, coding: str) -> None:
+    headers = bearer(token) | {"Content-Type": "application/json", "Content-Encoding": coding}
+    response = await client.post(THINGS, data=gzip.compress(b'{"name": "a"}'), headers=headers)
+    members = await problem(response, 415)
+    assert members["detail"] == "The request body must not have a Content-Encoding."
+    assert response.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", ""])
+async def test_identity_is_no_content_coding(client: Client, token: str, coding: str) -> None:
+    headers = bearer(token) | {"Content-Encoding": coding}
+    response = await client.post(THINGS, json={"name": "a"}, headers=headers)
+    assert response.status_code == 201
 
 
 async def test_a_query_that_does_not_fit(client: Client, token: str) -> None:

@@ -1,19 +1,22 @@
 """The reading list as JSON, for programs with a token."""
 
+import asyncio
 from json import loads
 from typing import Any, NamedTuple
 
 import pytest
 from quart import Quart
 from quart.testing import QuartClient as Client
-from sqlalchemy import select
+from sqlalchemy import select, text, update
 from werkzeug.datastructures import Headers
 
+from app.database import Database
 from app.jobs.models import Job
 from app.jobs.runner import Runner
 from app.links import uploads
 from app.links.api import READ, WRITE
 from app.links.imports import TASK
+from app.links.models import Link
 from tests.features.api.resources import token_of
 from tests.features.factories import Person
 from tests.features.links.test_imports import bookmarks
@@ -176,13 +179,156 @@ async def test_a_change_is_for_the_version_that_was_seen(ada: Program) -> None:
     assert (await ada("DELETE", where)).status == 404
 
 
+@pytest.mark.parametrize(
+    ("header", "value", "read", "changed"),
+    [
+        ("If-Match", '"2"', 200, 200),
+        ("If-Match", "*", 200, 200),
+        # Any tag of the list counts, wherever it is.
+        *(("If-Match", f'"2", "{number}"', 200, 200) for number in range(90, 99)),
+        *(("If-Match", f'"{number}" , ,"2"', 200, 200) for number in range(90, 99)),
+        ("If-Match", '"1"', 412, 412),
+        ("If-Match", '"1", "3"', 412, 412),
+        # A weak tag never matches there.
+        ("If-Match", 'W/"2"', 412, 412),
+        ("If-Match", '"1", W/"2"', 412, 412),
+        ("If-Match", '"x"', 412, 412),
+        ("If-Match", '""', 412, 412),
+        ("If-Match", "2", 400, 400),
+        ("If-Match", '"2', 400, 400),
+        ("If-Match", '"1" "2"', 400, 400),
+        ("If-Match", '*, "2"', 400, 400),
+        ("If-Match", "", 400, 400),
+        ("If-Match", ",", 400, 400),
+        ("If-None-Match", '"2"', 304, 412),
+        ("If-None-Match", 'W/"2"', 304, 412),
+        ("If-None-Match", '"1", W/"2"', 304, 412),
+        ("If-None-Match", "*", 304, 412),
+        ("If-None-Match", '"1", W/"1"', 200, 200),
+        # The whole answer is right whatever was meant; a change may not be.
+        ("If-None-Match", "2", 200, 400),
+    ],
+)
+async def test_preconditions(
+    ada: Program, header: str, value: str, read: int, changed: int
+) -> None:
+    where = (await ada.save()).headers["Location"]
+    await ada("PATCH", where, {"archived": True})
+    headers = {header: value}
+    for method in ("GET", "HEAD"):
+        answer = await ada(method, where, **headers)
+        assert answer.status == read
+        if read in {200, 304}:
+            assert answer.headers["ETag"] == '"2"'
+    for body in ({}, {"title": "New"}):
+        answer = await ada("PATCH", where, body, **headers)
+        assert answer.status == changed, body
+        if changed == 200:
+            # The next one meets the version that this one has made.
+            await ada("DELETE", where)
+            where = (await ada.save(f"{EXAMPLE}/{len(body)}")).headers["Location"]
+            await ada("PATCH", where, {"archived": True})
+    assert (await ada("DELETE", where, **headers)).status == (204 if changed == 200 else changed)
+    if changed != 200:
+        kept = (await ada("GET", where)).body
+        assert (kept["title"], kept["version"]) == ("", 2)
+
+
+async def test_a_repeated_precondition_is_one_list(client: Client, ada: Program) -> None:
+    where = (await ada.save()).headers["Location"]
+    for header, status in (("If-Match", 200), ("If-None-Match", 304)):
+        headers = Headers([("X-API-Key", ada.token), (header, '"9"'), (header, '"1"')])
+        assert (await client.get(where, headers=headers)).status_code == status
+
+
+async def test_preconditions_on_what_is_not_there(ada: Program) -> None:
+    for header in ("If-Match", "If-None-Match"):
+        for method in ("GET", "PATCH", "DELETE"):
+            body: Any = {} if method == "PATCH" else None
+            assert (await ada(method, f"{LINKS}/1", body, **{header: "*"})).status == 404
+
+
+async def test_a_change_that_is_on_its_way_counts(app: Quart, ada: Program) -> None:
+    """A precondition that held a moment ago does not let a change overwrite another one."""
+    database: Database = app.extensions["database"]
+    where = (await ada.save()).headers["Location"]
+    id = int(where.rpartition("/")[2])
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    async with database.write() as session:
+        await session.execute(update(Link).where(Link.id == id).values(version=2, title="First"))
+        second = asyncio.create_task(ada("PATCH", where, {"title": "Second"}, If_Match='"1", "9"'))
+        async with database.read() as other:
+            while not await other.scalar(waiting):
+                assert not second.done()
+    assert (await second).status == 412
+    assert (await ada("GET", where)).body["title"] == "First"
+
+
+async def test_null_is_not_a_change(ada: Program) -> None:
+    where = (await ada.save(title="Old", tags=["a"])).headers["Location"]
+    for name in ("title", "description", "tags", "archived"):
+        answer = await ada("PATCH", where, {"title": "New", name: None})
+        assert answer.status == 422
+        assert [error["pointer"] for error in answer.body["errors"]] == [f"#/{name}"]
+    assert (await ada("PATCH", where, {})).body == (await ada("GET", where)).body
+    answer = await ada("PATCH", where, {"title": "", "tags": [], "description": ""})
+    assert (answer.status, answer.body["title"], answer.body["tags"]) == (200, "", [])
+
+
+async def test_the_document_says_that_null_is_refused(client: Client) -> None:
+    document = await (await client.get("/openapi.json")).get_json()
+    content = document["paths"][f"{LINKS}/{{id}}"]["patch"]["requestBody"]["content"]
+    schema = content["application/json"]["schema"]
+    assert "null" in schema["description"]
+    assert not schema.get("required")
+    for name, each in schema["properties"].items():
+        assert each["type"] != "null", name
+        assert not {"default", "anyOf"} & each.keys(), name
+
+
+@pytest.mark.parametrize("query", ["", "&q=sour", "&tag=t", "&state=unread"])
+async def test_a_full_last_page_has_no_next(ada: Program, query: str) -> None:
+    for number in range(4):
+        await ada.save(f"{EXAMPLE}{number}", title="Sour dough", tags=["t"])
+    for limit, pages in ((4, 1), (2, 2), (1, 4), (3, 2)):
+        path, seen, sizes = f"{LINKS}?limit={limit}{query}", set(), []
+        while path:
+            page = await ada("GET", path)
+            sizes.append(len(page.body["items"]))
+            seen |= {link["id"] for link in page.body["items"]}
+            path = page.body["next"]
+            assert ("Link" in page.headers) == (path is not None)
+        assert (len(sizes), len(seen)) == (pages, 4), limit
+        assert 0 not in sizes
+
+
+async def test_all_tags_can_be_listed(app: Quart, ada: Program, bob: Program) -> None:
+    names = sorted(f"tag{number}" for number in range(401))
+    await bob.save(tags=["theirs"])
+    for start in range(0, len(names), 20):
+        saved = await ada.save(f"{EXAMPLE}/{start}", tags=names[start : start + 20])
+        assert saved.status == 201
+    seen, sizes, path = [], [], "/api/v1/tags"
+    while path:
+        page = await ada("GET", path)
+        seen += page.body["items"]
+        sizes.append(len(page.body["items"]))
+        path = page.body["next"]
+        assert page.headers.get("Link") == (f'<{path}>; rel="next"' if path else None)
+    assert (seen, sizes) == (names, [200, 200, 1])
+    exact = await ada("GET", f"/api/v1/tags?limit=1&after={names[-2]}")
+    assert exact.body == {"items": [names[-1]], "next": None}
+    for query in ("limit=0", "limit=201", "after=%00", "after=" + "x" * 41):
+        assert (await ada("GET", f"/api/v1/tags?{query}")).status == 422, query
+
+
 async def test_what_belongs_to_others_is_not_there(ada: Program, bob: Program) -> None:
     where = (await ada.save(tags=["secret"])).headers["Location"]
     for method, body in (("GET", None), ("PATCH", {"title": "Mine"}), ("DELETE", None)):
         assert (await bob(method, where, body)).status == 404
     assert (await bob("GET", LINKS)).body == {"items": [], "next": None}
-    assert (await bob("GET", "/api/v1/tags")).body == {"items": []}
-    assert (await ada("GET", "/api/v1/tags")).body == {"items": ["secret"]}
+    assert (await bob("GET", "/api/v1/tags")).body == {"items": [], "next": None}
+    assert (await ada("GET", "/api/v1/tags")).body == {"items": ["secret"], "next": None}
 
 
 async def test_a_token_that_may_only_read(app: Quart, client: Client) -> None:

@@ -17,7 +17,7 @@ from app.jobs import runner as runner_module
 from app.jobs.models import Job
 from app.jobs.queue import TakenOver, Task, enqueue
 from app.jobs.runner import Runner
-from app.links import imports, library, uploads
+from app.links import imports, library, transfer_views, uploads
 from app.links.imports import BATCH, TASK, Progress
 from app.links.models import Import, ImportChunk, Link
 from app.live.models import LiveEvent
@@ -379,6 +379,18 @@ async def test_imports_of_others_are_not_shown(app: Quart, client: Client, shelf
     assert (await soup(client)).select("#imports section") == []
     async with shelf.database.read() as session:
         assert await imports.get(session, shelf.user_id, number) is None
+
+
+async def test_imports_that_are_not_shown_are_mentioned(
+    client: Client, shelf: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer_views, "IMPORTS_SHOWN", 1)
+    for expected in (False, True):
+        await post(client, bookmarks(1))
+        await shelf.do()
+        page = await soup(client)
+        assert len(page.select("#imports section")) == 1
+        assert ("Only the 1 newest imports are shown." in page.text) == expected
 
 
 async def test_an_account_that_goes_while_its_file_arrives(app: Quart) -> None:

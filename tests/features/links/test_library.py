@@ -99,9 +99,6 @@ CHANGES: dict[str, Callable[[AsyncSession, int, int], Awaitable[Any]]] = {
     ),
     "refetch": library.refetch,
     "remove": library.remove,
-    "removal of a version": lambda session, user, link: library.remove(
-        session, user, link, version=99
-    ),
 }
 
 
@@ -150,11 +147,7 @@ async def test_a_change_is_of_the_version_it_was_meant_for(database: Database, a
     assert sum(isinstance(each, Changed) for each in results) == 2
     told = await events(database, ada)
     async with database.write() as session:
-        with pytest.raises(Changed):
-            await library.remove(session, ada, link.id, version=1)
-    assert await events(database, ada) == told
-    async with database.write() as session:
-        assert await library.remove(session, ada, link.id, version=3)
+        assert await library.remove(session, ada, link.id)
     assert await events(database, ada) == told + 1
 
 

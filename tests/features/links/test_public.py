@@ -166,6 +166,16 @@ async def test_a_feed_that_has_not_changed_is_not_sent_again(
     again = await stranger.get(path, headers={"If-None-Match": tag})
     assert (again.status_code, await again.get_data()) == (304, b"")
     assert again.headers["Cache-Control"] == SHARED  # who keeps it may go on keeping it
+    for name, value, status in (
+        ("If-None-Match", f"W/{tag}", 304),
+        ("If-None-Match", "*", 304),
+        ("If-None-Match", "unquoted", 200),
+        ("If-Match", "*", 200),
+        ("If-Match", f'"other", {tag}', 200),
+        ("If-Match", f"W/{tag}", 412),
+        ("If-Match", "unquoted", 400),
+    ):
+        assert (await stranger.get(path, headers={name: value})).status_code == status, value
     await saved(database, ada, "one", tags=["sea"])
     again = await stranger.get(path, headers={"If-None-Match": tag})
     assert again.status_code == 200

@@ -156,6 +156,21 @@ async def test_lists_show_what_they_say(client: Client, database: Database, ada:
     assert titles(await soup_of(client)) == ["other", "new", "old"]
 
 
+async def test_a_menu_of_tags_that_is_cut_off_says_so(
+    client: Client, database: Database, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "TAGS_SHOWN", 2)
+    await saved(database, ada, "one", tags=["a", "b"])
+    page = await soup_of(client)
+    assert [each.text for each in page.select("nav .tags a")] == ["a", "b"]
+    assert "are shown" not in page.text
+    await saved(database, ada, "two", tags=["cliff"])
+    page = await soup_of(client)
+    assert [each.text for each in page.select("nav .tags a")] == ["a", "b"]
+    assert "Only the first 2 tags are shown." in page.text
+    assert titles(await soup_of(client, "/links/?q=cliff")) == ["two"]
+
+
 async def test_titles_tell_lists_apart(client: Client, ada: Person) -> None:
     paths = ("", "?state=archived", "?state=all", "?tag=sea", "?tag=sea&state=all", "?q=sea")
     found = [(await soup_of(client, f"/links/{path}")).title for path in paths]
@@ -373,6 +388,11 @@ async def test_icons_are_for_everybody_and_for_ever(
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert "default-src 'none'" in response.headers["Content-Security-Policy"]
         assert "Set-Cookie" not in response.headers
+        again = await each.get(
+            str(image["src"]), headers={"If-None-Match": f"W/{response.headers['ETag']}"}
+        )
+        assert (again.status_code, await again.get_data()) == (304, b"")
+        assert again.headers["Cache-Control"] == response.headers["Cache-Control"]
     # A cookie that is worth nothing is taken back, and that is for nobody else.
     response = await new_client(app).get(str(image["src"]), headers={"Cookie": "login=forged"})
     assert "Set-Cookie" in response.headers

@@ -1,0 +1,93 @@
+"""Expensive reads are limited, and what is cheap pays nothing for it."""
+
+from datetime import timedelta
+
+import pytest
+from quart import Quart
+from quart.testing import QuartClient as Client
+from sqlalchemy import func, select, update
+
+from app.database import Database
+from app.links.api import READ
+from app.security.models import RateLimit
+from tests.features.api.resources import token_of
+from tests.features.factories import Person, new_client
+
+READS = ("links-search", "lists-read")
+SHARED = "public, max-age=0, s-maxage=300"
+LIMITED = {
+    "/links/",
+    "/api/v1/links",
+    "/links/export.<form>",
+    "/api/v1/links/export",
+    "/lists/<username>/<tag>/",
+    "/lists/<username>/<tag>/feed.atom",
+}
+
+
+async def counted(database: Database) -> int:
+    """How many shares of reads were begun."""
+    async with database.read() as session:
+        count = select(func.count()).where(RateLimit.name.in_(READS))
+        return int(await session.scalar(count) or 0)
+
+
+async def use_up(database: Database) -> None:
+    """Leave nothing of each share that was begun."""
+    async with database.write() as session:
+        await session.execute(
+            update(RateLimit)
+            .where(RateLimit.name.in_(READS))
+            .values(used_until=func.now() + timedelta(hours=1))
+        )
+
+
+def test_reads_that_have_a_limit(app: Quart) -> None:
+    """Those that search, return everything, or need no login."""
+    rules = [rule for rule in app.url_map.iter_rules() if "GET" in (rule.methods or ())]
+    found = {each.rule for each in rules if hasattr(app.view_functions[each.endpoint], "limit")}
+    assert found >= LIMITED
+
+
+async def test_pages_and_api_share_a_limit_for_searches(
+    app: Quart, client: Client, database: Database, ada: Person
+) -> None:
+    key = {"X-API-Key": await token_of(app, ada, READ)}
+    lists = ("/links/", "/links/?q=", "/links/?q=%20", "/links/?tag=a", "/links/?state=all")
+    for path in (*lists, "/api/v1/links", "/api/v1/links?q="):
+        assert (await client.get(path)).status_code == 200, path
+    assert await counted(database) == 0
+
+    assert (await client.get("/links/?q=sea")).status_code == 200
+    assert (await client.get("/api/v1/links?q=sea", headers=key)).status_code == 200
+    assert await counted(database) == 1
+    await use_up(database)
+    page = await client.get("/links/?q=sea")
+    assert page.status_code == 429
+    assert int(page.headers["Retry-After"]) > 1
+    assert "Too many requests" in await page.get_data(as_text=True)
+    for headers in ({}, key):  # with the login, and with the token
+        problem = await client.get("/api/v1/links?q=sea", headers=headers)
+        assert (problem.status_code, problem.mimetype) == (429, "application/problem+json")
+        assert int(problem.headers["Retry-After"]) > 1
+    for path in (*lists, "/api/v1/links", "/api/v1/links?q="):
+        assert (await client.get(path)).status_code == 200, path
+    bob, other = await Person().register(app), new_client(app)
+    await bob.log_in(other)
+    assert (await other.get("/links/?q=sea")).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["", "feed.atom"])
+async def test_public_lists_are_limited_per_client_and_stay_cacheable(
+    app: Quart, client: Client, database: Database, ada: Person, name: str
+) -> None:
+    await client.post("/lists/sea/publish/")
+    path, stranger = f"/lists/{ada.username}/sea/{name}", new_client(app)
+    response = await stranger.get(path)
+    assert (response.status_code, response.headers["Cache-Control"]) == (200, SHARED)
+    assert "Set-Cookie" not in response.headers
+    await use_up(database)
+    response = await stranger.get(path)
+    assert (response.status_code, response.headers["Cache-Control"]) == (429, "private, no-store")
+    response = await stranger.get(path, scope_base={"client": ("203.0.113.7", 0)})
+    assert (response.status_code, response.headers["Cache-Control"]) == (200, SHARED)

@@ -1,0 +1,42 @@
+"""Files that the application serves itself, asked for with every byte as a test sends it."""
+
+from app.assets import MANIFEST, ROOT, read_manifest
+from tests.process.servers import Connection, serving
+
+FILE = read_manifest(MANIFEST)["main.css"]
+CONTENT = (ROOT / "static" / FILE).read_bytes()
+
+
+async def test_files_and_their_ranges() -> None:
+    async with serving(1) as server:
+        connection = await Connection.to(server)
+        for headers, status, body in (
+            (["Range: bytes=0-4"], 206, CONTENT[:5]),
+            (["Range: bytes=-5"], 206, CONTENT[-5:]),
+            (["Range: items=0-1"], 200, CONTENT),
+            (["Range: bytes=0-1,4-5"], 200, CONTENT),
+            # Repeated, it is not a list of ranges.
+            (["Range: bytes=0-1", "Range: bytes=2-3"], 200, CONTENT),
+            (["Range: bytes=nonsense"], 200, CONTENT),
+            (["Range: bytes=-5", "If-Range: nonsense"], 200, CONTENT),
+        ):
+            await connection.get(f"/static/{FILE}", *headers)
+            found, received, sent = await connection.answer()
+            assert (found, sent) == (status, body), headers
+            assert received["accept-ranges"] == "bytes"
+        await connection.get(f"/static/{FILE}", "Range: bytes=99999999-")
+        found, received, _ = await connection.answer()
+        assert (found, received["content-range"]) == (416, f"bytes */{len(CONTENT)}")
+        await server.stops()
+        await connection.close()
+
+
+async def test_names_that_no_file_has() -> None:
+    async with serving(1) as server:
+        connection = await Connection.to(server)
+        for name in ("x" * 256, "x" * 8000, "%00", "%ff", "img", "img/", f"{FILE}/", "%2e%2e/x"):
+            await connection.get(f"/static/{name}")
+            status, headers, _ = await connection.answer()
+            assert (status, headers["cache-control"]) == (404, "private, no-store"), name[:20]
+        await server.stops()
+        await connection.close()
