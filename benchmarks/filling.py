@@ -45,13 +45,22 @@ USER = """
     VALUES ($1::text, $1::text || '@example.com', 'none') RETURNING id
 """
 LINKS = f"""
-    INSERT INTO links (user_id, url, title, title_given, description, tags, archived, fetched_at)
-    SELECT $1::bigint, 'https://site' || n % 5000 || '.example/articles/' || n,
+    INSERT INTO links (
+        user_id, url, title, title_given, description, tags, archived, fetched_at, attempted_at,
+        search
+    )
+    SELECT *, now(), now(), setweight(to_tsvector('simple', title), 'A')
+        || setweight(to_tsvector('simple', array_to_string(tags, ' ')), 'B')
+        || setweight(to_tsvector('simple', description), 'C')
+        || setweight(to_tsvector('simple', regexp_replace(url, '[^[:alnum:]]+', ' ', 'g')), 'D')
+        || array_to_tsvector(ARRAY['@' || user_id])
+    FROM (SELECT $1::bigint, 'https://site' || n % 5000 || '.example/articles/' || n,
         words[1 + n % 20] || ' ' || words[1 + n / 20 % 20] || ' article ' || n, true,
         'About ' || words[1 + n / 7 % 20] || ' and rare' || n::bigint * 7919 % {RARE},
         CASE WHEN n % 2 = 0 THEN ARRAY['tag' || n % 50] ELSE ARRAY['common', 'tag' || n % 50] END,
-        n % 3 = 0, now()
-    FROM generate_series($2::int, $3::int) AS n, (SELECT $4::text[]) AS known (words)
+        n % 3 = 0
+        FROM generate_series($2::int, $3::int) AS n, (SELECT $4::text[]) AS known (words)
+    ) AS link (user_id, url, title, title_given, description, tags, archived)
 """  # noqa: S608 only numbers
 TAGS = """
     INSERT INTO link_tags (link_id, tag, user_id, archived)
@@ -91,7 +100,6 @@ async def fill(
     """
     connection = await _connect(url)
     try:
-        await connection.execute("ALTER TABLE links ENABLE ALWAYS TRIGGER set_search")
         users = {name: await connection.fetchval(USER, name) for name in links}
         indexes = await connection.fetch(INDEXES)
         for index in indexes:
@@ -104,7 +112,6 @@ async def fill(
         for index in indexes:
             say(index["name"])
             await connection.execute(index["definition"])
-        await connection.execute("ALTER TABLE links ENABLE TRIGGER set_search")
         await connection.execute("VACUUM ANALYZE")
     finally:
         await connection.close()

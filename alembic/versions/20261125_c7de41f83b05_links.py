@@ -63,6 +63,9 @@ def upgrade() -> None:
         sa.Column("title", sa.String(length=300), server_default="", nullable=False),
         sa.Column("title_given", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("description", sa.String(length=1000), server_default="", nullable=False),
+        sa.Column(
+            "description_given", sa.Boolean(), server_default=sa.text("false"), nullable=False
+        ),
         sa.Column("icon_digest", sa.LargeBinary()),
         sa.Column("tags", sa.ARRAY(sa.String(length=40)), server_default="{}", nullable=False),
         sa.Column("archived", sa.Boolean(), server_default=sa.text("false"), nullable=False),
@@ -145,30 +148,6 @@ def upgrade() -> None:
     op.create_index(
         "ix_link_tags_user_id_archived", "link_tags", ["user_id", "tag", "archived", "link_id"]
     )
-    # The words to be found by, with the owner among them: `u7` finds those of the user 7. It has
-    # the weight D, which no word of a text has: who looks for "u" does not find it.
-    op.execute(
-        """
-        CREATE FUNCTION set_link_search() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            NEW.search := to_tsvector('simple', 'u' || NEW.user_id)
-                || setweight(to_tsvector('simple', NEW.title), 'A')
-                || setweight(to_tsvector('simple', array_to_string(NEW.tags, ' ')), 'B')
-                || setweight(
-                    to_tsvector('simple', regexp_replace(NEW.url, '[^[:alnum:]]+', ' ', 'g')), 'B'
-                )
-                || setweight(to_tsvector('simple', NEW.description), 'C');
-            RETURN NEW;
-        END $$
-        """
-    )
-    op.execute(
-        """
-        CREATE TRIGGER set_search
-        BEFORE INSERT OR UPDATE OF user_id, title, tags, url, description ON links
-        FOR EACH ROW EXECUTE FUNCTION set_link_search()
-        """
-    )
     op.execute(
         """
         CREATE FUNCTION set_link_tags() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -201,4 +180,3 @@ def downgrade() -> None:
     op.drop_table("link_imports")
     op.drop_table("link_icons")
     op.execute("DROP FUNCTION set_link_tags()")
-    op.execute("DROP FUNCTION set_link_search()")

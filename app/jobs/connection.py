@@ -53,10 +53,15 @@ class LastingDriver(Driver):
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
         async def owned(connection: Connection) -> list[Any]:
+            if self._identity.has_own_database:
+                rows: list[Any] = await connection.fetch(query, *args)
+                return rows
             # Every claim of a job or a schedule is a fetch, and a restore can bring in another
-            # environment's jobs at any time.
-            await self._require_owner(connection)
-            rows: list[Any] = await connection.fetch(query, *args)
+            # environment's jobs at any time. The owner is read after the claim, so it is not older
+            # than the jobs; if it is another one, the claim is rolled back.
+            async with connection.transaction():
+                rows = await connection.fetch(query, *args)
+                await self._require_owner(connection)
             return rows
 
         return [dict(row) for row in await self._lasting(owned)]
@@ -107,8 +112,6 @@ class LastingDriver(Driver):
         Raises:
             ForeignDatabaseError: the database belongs to another environment.
         """
-        if self._identity.has_own_database:
-            return
         row = await connection.fetchrow(ownership.READ)
         ownership.require_owner(ownership.owner_of(row), self._identity)
         self._refusal = ""

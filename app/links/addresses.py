@@ -3,10 +3,11 @@
 import re
 import unicodedata
 from ipaddress import ip_address
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, unquote_plus
 
 import httpx
 
+from app.links import words
 from app.links.models import TAG_LENGTH, TAGS, URL_LENGTH
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
@@ -14,9 +15,13 @@ HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # Parameters that say where a visitor came from, and nothing about the page.
 TRACKING = re.compile(r"utm_[a-z]+|fbclid|gclid|mc_[ce]id|igshid")
-TAG = re.compile(rf"[\w-]{{1,{TAG_LENGTH}}}")
-NOT_IN_TAG = re.compile(r"[^\w\s-]+")
 SEPARATORS = re.compile(r"[\s,;#]+")
+# Letters and numbers, the marks that belong to letters in Hindi, Thai or pointed Hebrew, and what
+# joins letters in Persian. A tag begins and ends with something to be seen.
+_LETTERS = f"\\w{words.MARKS}"
+_JOINERS = "\u200c\u200d"
+TAG = re.compile(rf"(?=.{{1,{TAG_LENGTH}}}\Z)[\w-](?:[{_LETTERS}{_JOINERS}-]*[{_LETTERS}-])?")
+NOT_IN_TAG = re.compile(rf"[^{_LETTERS}{_JOINERS}\s-]+")
 
 
 def normalize(text: str) -> str:
@@ -56,8 +61,9 @@ def normalize(text: str) -> str:
     result = f"{url.scheme}://{location}{path or '/'}"
     if query := _without_tracking(query):
         result += f"?{query}"
-    if url.fragment.startswith(("/", "!")):
-        result += "#" + quote(url.fragment, safe="/!?&=:@%+,;~$'()*")
+    fragment = text.partition("#")[2]  # httpx has decoded its own
+    if fragment.startswith(("/", "!")):
+        result += "#" + quote(fragment, safe="/!?&=:@%+,;~$'()*")
     if len(result) > URL_LENGTH:  # escaped it may be longer
         raise ValueError(f"The address is longer than {URL_LENGTH} characters.")
     return result
@@ -70,7 +76,7 @@ def tags(text: str) -> list[str]:
         ValueError: a sentence that says which is none.
     """
     found = set()
-    for word in SEPARATORS.split(unicodedata.normalize("NFKC", text).casefold()):
+    for word in SEPARATORS.split(_folded(text)):
         if not word:
             continue
         if not TAG.fullmatch(word):
@@ -101,15 +107,24 @@ def as_tag(text: str) -> str | None:
 
     Return None if nothing is left of it.
     """
-    # NFKC can turn a single character into eighteen.
-    plain = unicodedata.normalize("NFKC", text[: 4 * TAG_LENGTH]).casefold()
+    plain = _folded(text[: 4 * TAG_LENGTH])  # a single character can turn into eighteen
     if TAG.fullmatch(plain):
         return plain
-    return "-".join(NOT_IN_TAG.sub("", plain).split())[:TAG_LENGTH].strip("-") or None
+    tag = "-".join(NOT_IN_TAG.sub("", plain).split())[:TAG_LENGTH].strip(f"-{_JOINERS}")
+    return tag if TAG.fullmatch(tag) else None
+
+
+def _folded(text: str) -> str:
+    """Return the form in which tags are compared: NFKC, and small letters."""
+    # A capital I with a dot is an i and a mark once it is small.
+    small = unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i")
+    return unicodedata.normalize("NFKC", small)
 
 
 def _without_tracking(query: str) -> str:
-    if not TRACKING.search(query):
-        return query
-    pairs = parse_qsl(query, keep_blank_values=True)
-    return urlencode([pair for pair in pairs if not TRACKING.fullmatch(pair[0])])
+    """Cut the parameters that only track out of a query, and leave every other byte as it is."""
+    return "&".join(
+        piece
+        for piece in query.split("&")
+        if not TRACKING.fullmatch(unquote_plus(piece.partition("=")[0]))
+    )

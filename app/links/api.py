@@ -1,5 +1,6 @@
 """The reading list as JSON: `/api/v1/links` and what belongs to it."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Literal
 from urllib.parse import urlencode
@@ -23,6 +24,7 @@ from app.links.models import DESCRIPTION_LENGTH, TAG_LENGTH, TAGS, TITLE_LENGTH,
 from app.links.selection import SEARCHES, STATES
 from app.security.audit import unaudited
 from app.security.limits import Limit, limited, searching, unlimited
+from app.text import clean, clean_lines
 
 blueprint = Blueprint("links_api", __name__, url_prefix="/api/v1")
 tag_blueprint(blueprint, ["Links"])
@@ -42,6 +44,24 @@ Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 
 Tag = Annotated[Text, Field(max_length=TAG_LENGTH), AfterValidator(addresses.one_tag)]
 Tags = Annotated[list[Tag], Field(max_length=TAGS)]
+
+
+def _cleaned(function: Callable[[str], str], most: int) -> AfterValidator:
+    """Clean a text; NFC can make it longer than it was when its length was checked."""
+
+    def check(text: str) -> str:
+        result = function(text)
+        if len(result) > most:
+            raise ValueError(f"String should have at most {most} characters")
+        return result
+
+    return AfterValidator(check)
+
+
+Title = Annotated[Text, Field(max_length=TITLE_LENGTH), _cleaned(clean, TITLE_LENGTH)]
+Description = Annotated[
+    Text, Field(max_length=DESCRIPTION_LENGTH), _cleaned(clean_lines, DESCRIPTION_LENGTH)
+]
 
 
 class LinkAnswer(BaseModel):
@@ -77,7 +97,7 @@ class NewLink(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: Annotated[Text, Field(max_length=URL_LENGTH)]
-    title: Annotated[Text, Field(max_length=TITLE_LENGTH)] = ""
+    title: Title = ""
     tags: Tags = []
 
 
@@ -88,10 +108,10 @@ class LinkChange(BaseModel):
 
     # Optional fields that refuse null. The factories are never used, and keep defaults out of the
     # schema, where they would claim that a field left out is emptied.
-    title: Annotated[Text, Field(max_length=TITLE_LENGTH)] = Field(
+    title: Title = Field(
         default_factory=str, description="Empty to take the page's own title again"
     )
-    description: Annotated[Text, Field(max_length=DESCRIPTION_LENGTH)] = Field(default_factory=str)
+    description: Description = Field(default_factory=str)
     tags: Tags = Field(default_factory=list, description="Replace all tags")
     archived: bool = Field(default_factory=bool)
 
@@ -178,9 +198,7 @@ async def save(data: NewLink, session: AsyncSession) -> Response:
     except ValueError as error:
         raise _unfit(str(error), "#/url") from None
     tags = sorted(set(data.tags))
-    item, is_new = await library.save(
-        session, caller().id, url, title=" ".join(data.title.split()), tags=tags
-    )
+    item, is_new = await library.save(session, caller().id, url, title=data.title, tags=tags)
     return _answer(item, 201 if is_new else 200, Location=url_for("links_api.show", id=item.id))
 
 
@@ -211,8 +229,6 @@ async def show(id: int) -> Response:
 async def change(id: int, data: LinkChange) -> Response:
     """Change a link; with `If-Match` only if it is at one of these versions."""
     values = data.model_dump(exclude_unset=True)
-    if "title" in values:
-        values["title"] = " ".join(values["title"].split())
     if "tags" in values:
         values["tags"] = sorted(set(values["tags"]))
     async with write() as session:

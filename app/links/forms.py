@@ -7,10 +7,16 @@ from wtforms.widgets import HiddenInput
 
 from app.links import addresses
 from app.links.models import TITLE_LENGTH
+from app.text import clean
 from app.user.forms import stripped
 
 PLAIN = {"autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
 LATEST_VERSION = 2**31 - 1  # that the column can hold
+
+
+def one_line(value: str | None) -> str | None:
+    """Clean a text that becomes one line."""
+    return clean(value) if value else value
 
 
 class TagsField(StringField):
@@ -51,7 +57,7 @@ class EditForm(Form):
     title = StringField(
         "Title",
         description="Without one, the page's own.",
-        filters=[stripped],
+        filters=[one_line],
         validators=[Length(max=TITLE_LENGTH, message=f"At most {TITLE_LENGTH} characters.")],
         render_kw={"autocomplete": "off"},
     )

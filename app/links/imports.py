@@ -5,14 +5,15 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from sqlalchemy import CursorResult, delete, func, or_, select, text, update
+from sqlalchemy import delete, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import Database
 from app.jobs.models import Job
 from app.jobs.queue import Failed, Running, Schedule, TakenOver, Task
+from app.links import index, jobs
 from app.links.bookmarks import Bookmark, Malformed, Reader
 from app.links.models import Import, ImportChunk
 from app.live.events import publish
@@ -31,6 +32,8 @@ UNFINISHED = (RECEIVING, WAITING, RUNNING)
 
 NO_LINKS = "The file holds no links. Export the bookmarks of your browser as HTML."
 NOT_ALL = f"There are more links in the file than the first {MOST_LINKS:,}, which were taken."
+CUT_OFF = "The file ends in the middle of a tag; what that tag contains was not imported."
+SHORTENED = "Links with a title, note or tags that had to be shortened: {count}."
 GIVEN_UP = "It could not be finished. What was added stays; send the file again for the rest."
 
 
@@ -102,14 +105,26 @@ async def read_file(running: Running) -> None:
         async with aclosing(_ahead(database, import_id, chunks, reader)) as pieces:
             async for links, size in pieces:
                 await batches.add(links, size)
-        await batches.add(reader.close(), 0)
+        await batches.add(await asyncio.to_thread(reader.finish), 0)
     except Malformed as error:
         await batches.end(FAILED, str(error))
     else:
         if not reader.count:
             await batches.end(FAILED, NO_LINKS)
         else:
-            await batches.end(DONE, NOT_ALL if reader.is_full else None)
+            await batches.end(DONE, _remarks(reader))
+
+
+def _remarks(reader: Reader) -> str | None:
+    """Say what of the file is not in the list as it was in the file."""
+    remarks = []
+    if reader.is_full:
+        remarks.append(NOT_ALL)
+    if reader.is_cut_off:
+        remarks.append(CUT_OFF)
+    if reader.shortened:
+        remarks.append(SHORTENED.format(count=f"{reader.shortened:,}"))
+    return " ".join(remarks) or None
 
 
 async def _ahead(
@@ -208,14 +223,16 @@ class _Batches:
             # It was committed after we had looked. The next attempt begins behind it.
             raise Failed("Another attempt was not at its end yet.", "moved")
         good = [link for link in links if link.url is not None]
-        added = await _insert(session, user_id, good) if good else 0
+        ids = await _insert(session, user_id, good) if good else []
+        # Behind what users wait for, and behind the schedules.
+        await jobs.ask(session, ids, priority=jobs.IN_NO_HURRY)
         noted = (
             update(Import)
             .where(Import.id == self._import_id)
             .values(
                 position=func.least(self._position, Import.size),
                 seen=Import.seen + len(links),
-                added=Import.added + added,
+                added=Import.added + len(ids),
                 refused=Import.refused + len(links) - len(good),
                 **values,
             )
@@ -235,30 +252,49 @@ def as_event(progress: Progress) -> dict[str, Any]:
 
 INSERT = text(
     """
-    INSERT INTO links (user_id, url, title, title_given, tags, archived, created_at)
-    SELECT :user_id, url, title, title <> '', string_to_array(tags, ' '), archived,
-        coalesce(created_at, now())
+    INSERT INTO links (
+        user_id, url, title, title_given, description, description_given, tags, archived,
+        created_at, attempted_at, search
+    )
+    SELECT :user_id, url, title, title <> '', description, description <> '',
+        string_to_array(tags, ' '), archived, coalesce(created_at, now()), now(),
+        CAST(search AS tsvector)
     FROM unnest(
-        CAST(:urls AS text[]), CAST(:titles AS text[]), CAST(:tags AS text[]),
-        CAST(:archived AS boolean[]), CAST(:times AS timestamptz[])
-    ) WITH ORDINALITY AS link (url, title, tags, archived, created_at, number)
+        CAST(:urls AS text[]), CAST(:titles AS text[]), CAST(:descriptions AS text[]),
+        CAST(:tags AS text[]), CAST(:archived AS boolean[]), CAST(:times AS timestamptz[]),
+        CAST(:searches AS text[])
+    ) WITH ORDINALITY AS link (
+        url, title, description, tags, archived, created_at, search, number
+    )
     ORDER BY number
     ON CONFLICT (user_id, url) DO NOTHING
+    RETURNING id
     """
 )
 
 
-async def _insert(session: AsyncSession, user_id: int, links: Sequence[Bookmark]) -> int:
-    """Add links in one statement; return how many are new. The others stay as they are."""
+async def _insert(session: AsyncSession, user_id: int, links: Sequence[Bookmark]) -> list[int]:
+    """Add links in one statement; return the ids of the new ones. The others stay as they are."""
     values = {
         "user_id": user_id,
         "urls": [link.url for link in links],
         "titles": [link.title for link in links],
+        "descriptions": [link.description for link in links],
         "tags": [" ".join(link.tags) for link in links],
         "archived": [link.archived for link in links],
         "times": [link.created_at for link in links],
+        "searches": [
+            index.whole(
+                user_id,
+                url=link.url or "",
+                title=link.title,
+                tags=link.tags,
+                description=link.description,
+            )
+            for link in links
+        ],
     }
-    return cast(CursorResult[Any], await session.execute(INSERT, values)).rowcount
+    return list(await session.scalars(INSERT, values))
 
 
 async def give_up(running: Running, words: str) -> None:

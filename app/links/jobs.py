@@ -10,8 +10,8 @@ from functools import cache, partial
 from typing import Any
 
 from quart import Quart, current_app
-from sqlalchemy import bindparam, case, delete, exists, func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import bindparam, case, cast, delete, exists, func, select, text, update
+from sqlalchemy.dialects.postgresql import TSVECTOR, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -27,6 +27,7 @@ from app.jobs.queue import (
     enqueue_many,
     make_due,
 )
+from app.links import index, words
 from app.links.fetching import ICON_BYTES, Fetched, Fetcher
 from app.links.models import Icon, Link
 from app.links.network import FetchFailed
@@ -37,6 +38,7 @@ from app.statements import Statement
 
 ICONS_TRIED = 3
 ICON_PATIENCE = 5.0  # seconds that a page waits for the busy host of its icon
+IN_NO_HURRY = -10  # the priority of fetches that nobody waits for
 REFETCH_DAYS = 30
 REFETCHED_AT_ONCE = 500
 
@@ -62,6 +64,8 @@ async def ask(session: AsyncSession, ids: Sequence[int], *, priority: int | None
         ids: of the links.
         priority: of the jobs; by default that of something a user waits for.
     """
+    if not ids:
+        return
     await enqueue_many(
         session,
         FETCH if priority is None else replace(FETCH, priority=priority),
@@ -161,9 +165,16 @@ async def _note_failure(running: Running, link_id: int, error: FetchFailed) -> N
 async def _change(session: AsyncSession, link_id: int, **values: Any) -> None:
     """Write down how a fetch ended, and tell the owner's pages."""
     given = {f"new_{name}": value for name, value in values.items()}
+    for weight, name in TEXTS.items():
+        if name in values:
+            given[f"words_{name}"] = words.vector(**{weight: values[name]})
     owner = await session.scalar(_changing(*sorted(values)), given | {"link": link_id})
     if owner is not None:
         await publish(session, owner, "link", id=link_id)
+
+
+# What a fetch may change of the texts that are searched, by their weights.
+TEXTS = {"A": "title", "C": "description"}
 
 
 @cache
@@ -171,8 +182,20 @@ def _changing(*names: str) -> ReturningUpdate[int]:
     """Return the statement of `_change`; to build it costs as much as to run it."""
     c = _links.c
     given: dict[str, ColumnElement[Any]] = {name: bindparam(f"new_{name}") for name in names}
-    if "title" in given:
-        given["title"] = case((c.title_given, c.title), else_=given["title"])
+    changed = {weight: name for weight, name in TEXTS.items() if name in names}
+    for name in changed.values():  # what the owner has given stays
+        given[name] = case((c[f"{name}_given"], c[name]), else_=given[name])
+    if changed:
+        owner = cast(func.concat("'", index.owner(""), c.user_id, "'"), TSVECTOR)
+        new = (
+            case(
+                (c[f"{name}_given"], index.filtered(c.search, weight)),
+                else_=cast(bindparam(f"words_{name}"), TSVECTOR),
+            )
+            for weight, name in changed.items()
+        )
+        kept = "".join(weight for weight in "ABCD" if weight not in changed)
+        given["search"] = index.concatenated(owner, *new, index.filtered(c.search, kept))
     return (
         update(_links)
         .where(c.id == bindparam("link"))
@@ -224,7 +247,7 @@ async def refetch(running: Running) -> None:
     async with running.complete() as session:
         attempt = update(_links).where(_links.c.id.in_(ids)).values(attempted_at=func.now())
         await session.execute(attempt)
-        await ask(session, ids, priority=0)
+        await ask(session, ids, priority=IN_NO_HURRY)
 
 
 # New links are asked for when they are saved.

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import Base
-from app.links import jobs
+from app.links import index, jobs, words
 from app.links.models import Icon, Link, LinkTag
 from app.live.events import publish
 from app.live.models import LiveEvent
@@ -25,7 +25,6 @@ TAGS_SHOWN = 200
 RANKED = 1000
 NEAR = 20_000  # of the newest, in which words are looked for one link after the other
 WORDS = 8  # of a query that are looked for
-WORD = re.compile(r"[^\W_]{1,200}")  # PostgreSQL takes no longer ones than 2 KiB
 # Around the words that were looked for; of Unicode's private use area, so in nobody's text.
 MARK, UNMARK = "\ue000", "\ue001"
 
@@ -112,6 +111,7 @@ async def save(
         "title_given": bool(title),
         "tags": list(tags),
         "attempted_at": func.now(),
+        "search": index.whole(user_id, url=url, title=title, tags=tags),
     }
     new = insert(Link).values(values).on_conflict_do_nothing().returning(*COLUMNS)
     old = _of(user_id).where(Link.url == url)
@@ -158,6 +158,12 @@ async def change(
         # A form that sends the page's own title back has given none.
         is_same = Link.title == values["title"]
         values["title_given"] = case((is_same, Link.title_given), else_=bool(values["title"]))
+    if "description" in values:
+        values["description_given"] = bool(values["description"])
+    if changed_texts := values.keys() & {"title", "tags", "description"}:
+        values["search"] = index.changed(
+            user_id, Link.search, **{name: values[name] for name in changed_texts}
+        )
     mine = (Link.id == link_id, Link.user_id == user_id)
     at = () if version is None else (Link.version == version,)
     changed = (
@@ -280,7 +286,7 @@ TAGS_OF = text(
 
 
 async def search(
-    session: AsyncSession, user_id: int, words: str, *, after: str | None = None, limit: int
+    session: AsyncSession, user_id: int, text: str, *, after: str | None = None, limit: int
 ) -> list[Found]:
     """Return the links that have all words, or begin with them, the best first.
 
@@ -290,7 +296,7 @@ async def search(
     Args:
         session: for the query.
         user_id: whose.
-        words: as typed.
+        text: as typed; its first `WORDS` words are looked for.
         after: the cursor of the last one on the page before.
         limit: how many at most.
 
@@ -298,31 +304,32 @@ async def search(
         ValueError: `after` is no cursor.
     """
     newest, rank, last = _cursor(after)
-    lexemes = WORD.findall(words)[:WORDS]
-    if not lexemes:
+    wanted = words.query(text, WORDS)
+    if not wanted:
         return []
-    # The weights are those of texts: the owner, who has none, is not found by "u".
-    wanted = " & ".join(f"'{each}':*ABC" for each in lexemes)
+    lexemes = " & ".join(f"'{word}':*" for word in wanted)
     rows = await session.execute(
         SEARCH,
         {
             "user_id": user_id,
             # The owner is a lexeme, too: one index finds the words of one user.
-            "owned": f"'u{user_id}' & {wanted}",
-            "words": wanted,
+            "owned": f"'{index.owner(user_id)}' & {lexemes}",
+            "words": lexemes,
             "newest": newest,
             "rank": rank,
             "last": last,
             "ranked": RANKED,
             "near": NEAR,
             "limit": limit,
-            "marks": f"StartSel={MARK}, StopSel={UNMARK}, HighlightAll=true",
         },
     )
     found = []
     for row in rows:
         item = Item(*row[: len(Item._fields)])
-        title, description, rank, newest = row[len(Item._fields) :]
+        rank, newest = row[len(Item._fields) :]
+        title, description = (
+            words.marked(each, wanted, MARK, UNMARK) for each in (item.title, item.description)
+        )
         found.append(Found(item, title, description, f"{newest}.{rank!r}.{item.id}"))
     return found
 
@@ -350,8 +357,7 @@ SEARCH = text(
             SELECT id, search FROM links WHERE user_id = :user_id AND id <= :newest
             ORDER BY id DESC LIMIT :near
         ) AS walked
-        WHERE search @@ to_tsquery('simple', :owned)
-        AND numnode(to_tsquery('simple', :words)) > 0
+        WHERE search @@ CAST(:owned AS tsquery)
         LIMIT :ranked
     ), border AS (
         SELECT id FROM links WHERE user_id = :user_id AND id <= :newest
@@ -359,13 +365,12 @@ SEARCH = text(
     ), far AS MATERIALIZED (
         SELECT id, search FROM links
         -- The zeros keep the other indexes out of it.
-        WHERE search @@ to_tsquery('simple', :owned) AND user_id + 0 = :user_id
-        AND numnode(to_tsquery('simple', :words)) > 0
+        WHERE search @@ CAST(:owned AS tsquery) AND user_id + 0 = :user_id
         AND (SELECT count(*) FROM near) < :ranked
         AND (SELECT id FROM border) IS NOT NULL
         AND id + 0 <= (SELECT id FROM border)
     ), matching AS MATERIALIZED (
-        SELECT id, ts_rank(search, to_tsquery('simple', :words))::float8 AS rank
+        SELECT id, ts_rank(search, CAST(:words AS tsquery))::float8 AS rank
         FROM (SELECT * FROM near UNION ALL SELECT * FROM far) AS either
         ORDER BY id DESC LIMIT :ranked
     ), best AS (
@@ -374,8 +379,6 @@ SEARCH = text(
         ORDER BY rank DESC, id DESC LIMIT :limit
     )
     SELECT {", ".join(f"links.{name}" for name in Item._fields)},
-        ts_headline('simple', title, to_tsquery('simple', :words), :marks),
-        ts_headline('simple', description, to_tsquery('simple', :words), :marks),
         best.rank, best.newest
     FROM best JOIN links USING (id)
     ORDER BY best.rank DESC, best.id DESC

@@ -46,7 +46,8 @@ class Icon(Base):
 class Link(Base):
     """Something that a user wants to read.
 
-    Two triggers of the migration keep `search` and `link_tags` as the other columns say.
+    A trigger of the migration keeps `link_tags` as the other columns say. Whatever changes a text
+    changes `search` as well, by app/links/index.py.
     """
 
     __tablename__ = "links"
@@ -60,6 +61,8 @@ class Link(Base):
     title_given: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     """By the owner or an import: then a fetch leaves it alone."""
     description: Mapped[str] = mapped_column(String(DESCRIPTION_LENGTH), server_default="")
+    description_given: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    """By the owner or an import: then a fetch leaves it alone."""
     icon_digest: Mapped[bytes | None] = mapped_column(
         LargeBinary, ForeignKey("link_icons.digest"), index=True
     )
@@ -77,8 +80,7 @@ class Link(Base):
     fetch_error: Mapped[str | None] = mapped_column(String(200))
     """Why the last fetch failed."""
     search: Mapped[str | None] = mapped_column(TSVECTOR)
-    """Words of title (weight A), tags and address (B), description (C), and the lexeme `u<owner>`,
-    by which one index finds the words of one user."""
+    """The words of title, tags, description and address; see app/links/index.py."""
 
     __table_args__ = (
         UniqueConstraint("user_id", "url", name="uq_links_user_id"),

@@ -46,7 +46,7 @@ def create(username: str, email: str, administrator: bool) -> None:
         wrong = (f"{field.label.text}: {field.errors[0]}" for field in form if field.errors)
         raise click.ClickException(" ".join(wrong))
     address = str(form.email.data)
-    password_hash = passwords.HASHER.hash(password)
+    password_hash = passwords.hash_now(password)
 
     async def work(session: AsyncSession) -> User:
         user = await accounts.create(

@@ -1,6 +1,7 @@
 """Passwords: which are refused; their hashes: argon2id, off the event loop, few at a time."""
 
 import asyncio
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -32,19 +33,33 @@ def problem(password: str, *personal: str | None) -> str | None:
         password: what somebody wants to have.
         personal: what everybody would try first: the user's name and address.
     """
+    password = normalized(password)
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         return f"Between {MIN_LENGTH} and {MAX_LENGTH} characters."
     plain = password.strip().lower()
     if plain in _common() or len(set(plain)) < 3:
         return "This password is one of the first that are tried. Choose another."
-    if plain in {each.lower() for each in personal if each}:
+    if plain in {normalized(each).lower() for each in personal if each}:
         return "Choose a password that is neither your user name nor your address."
     return None
 
 
+def normalized(password: str) -> str:
+    """Return a password in Unicode's NFC: the same letters can be typed as different bytes.
+
+    https://pages.nist.gov/800-63-4/sp800-63b.html#passwordver
+    """
+    return unicodedata.normalize("NFC", password)
+
+
 async def hash_password(password: str) -> str:
     """Return the argon2id hash of `password` in PHC string format."""
-    return await asyncio.get_running_loop().run_in_executor(_threads, HASHER.hash, password)
+    return await asyncio.get_running_loop().run_in_executor(_threads, hash_now, password)
+
+
+def hash_now(password: str) -> str:
+    """Return what `hash_password` does, for the command line: it blocks for about 30 ms."""
+    return HASHER.hash(normalized(password))
 
 
 async def verify_password(password_hash: str | None, password: str) -> bool:
@@ -70,7 +85,7 @@ def _common() -> frozenset[str]:
 
 def _verify(password_hash: str | None, password: str) -> bool:
     try:
-        HASHER.verify(password_hash or NOBODYS_HASH, password)
+        HASHER.verify(password_hash or NOBODYS_HASH, normalized(password))
     except (VerificationError, InvalidHashError):
         return False
     return password_hash is not None

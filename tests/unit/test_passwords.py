@@ -28,3 +28,14 @@ async def test_hashing_leaves_the_event_loop_free() -> None:
     await asyncio.gather(*(passwords.hash_password("correct horse") for _ in range(4)))
     task.cancel()
     assert turns > 50, f"{turns} turns in {time.perf_counter() - started:.2f} s"
+
+
+async def test_a_password_is_the_same_however_its_letters_are_composed() -> None:
+    composed, decomposed = "caf\u00e9 \u1e9b\u0323 horse", "cafe\u0301 \u017f\u0323\u0307 horse"
+    assert composed != decomposed
+    for typed, again in ((composed, decomposed), (decomposed, composed)):
+        password_hash = await passwords.hash_password(typed)
+        assert await passwords.verify_password(password_hash, again)
+    # Lengths are of the same form, and so are the names that a password must not be.
+    assert passwords.problem("e\u0301" * 6) is not None
+    assert passwords.problem("re\u0301sume\u0301-name", "R\u00e9sum\u00e9-Name") is not None

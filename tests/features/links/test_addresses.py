@@ -1,7 +1,11 @@
 """What users type, in the form that is kept."""
+# ruff: noqa: RUF001 - texts in other scripts are meant
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from app.links import addresses
 from app.links.addresses import normalize, one_tag, tags
 from app.links.models import URL_LENGTH
 
@@ -140,3 +144,65 @@ def test_one_tag_is_one() -> None:
     for text in ("", "a b", "!"):
         with pytest.raises(ValueError, match=r"."):
             one_tag(text)
+
+
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [
+        ("?q=caf%E9&utm_source=x", "?q=caf%E9"),
+        ("?flag&ref=gclid-x", "?flag&ref=gclid-x"),
+        ("?x=1;y=2&utm_source=z", "?x=1;y=2"),
+        ("?sig=a%2Fb%20c&utm_medium=m", "?sig=a%2Fb%20c"),
+        ("?utm_source=x&a=%zz&&b=+", "?a=%zz&&b=+"),
+        ("?a=1&utm%5Fsource=x&b=~%7E", "?a=1&b=~%7E"),
+        ("?a[]=1&a[]=2|3", "?a[]=1&a[]=2|3"),
+        ("?utm_source", ""),
+        (
+            "?next=https%3A%2F%2Fb.example%2F%3Futm_source%3Dx",
+            "?next=https%3A%2F%2Fb.example%2F%3Futm_source%3Dx",
+        ),
+        ("?xutm_source=1&utm_=2", "?xutm_source=1&utm_=2"),
+    ],
+)
+def test_only_what_tracks_is_cut_out(query: str, kept: str) -> None:
+    assert addresses.normalize(f"https://example.com/a{query}") == f"https://example.com/a{kept}"
+
+
+@pytest.mark.parametrize("part", ["#/a%2Fb%20c", "#!x%23y?z=%E9", "/%7Euser/%2f/%", "/a'b(c)*"])
+def test_other_bytes_of_an_address_stay(part: str) -> None:
+    url = f"https://example.com/{part.lstrip('/')}"
+    assert addresses.normalize(url) == url
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("हिन्दी", "हिन्दी"),
+        ("กิน", "กิน"),
+        ("தமிழ்", "தமிழ்"),
+        ("שָׁלוֹם", "שָׁלוֹם"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("İzmir", "izmir"),
+        ("IZMIR", "izmir"),
+        ("ＡＢＣ", "abc"),
+        ("e\u0301te\u0301", "été"),
+        ("Straße", "strasse"),
+        ("web-dev_2", "web-dev_2"),
+    ],
+)
+def test_tags_in_all_scripts(typed: str, kept: str) -> None:
+    assert addresses.one_tag(typed) == addresses.as_tag(typed) == kept
+    assert addresses.one_tag(kept) == kept
+
+
+@pytest.mark.parametrize("typed", ["C++", "👍", "\u0301", "\u200c", "a\u202eb", "<b>", "x" * 41])
+def test_what_is_not_a_tag(typed: str) -> None:
+    with pytest.raises(ValueError, match="A tag consists of letters"):
+        addresses.tags(typed)
+
+
+@given(st.text(max_size=60))
+def test_words_of_any_kind_become_tags_that_are_accepted(words: str) -> None:
+    tag = addresses.as_tag(words)
+    if tag is not None:
+        assert addresses.tags(tag) == [tag]

@@ -78,7 +78,8 @@ def test_a_broken_page_counts_as_far_as_it_can_be_read() -> None:
 
 def test_text_is_plain_and_short() -> None:
     hostile = "\u202eevil\u2066 \u200bz\u200de\x00r\x1bo\u2069\ufeff \n\t\u2028 wi\u00addth\x9b"
-    assert titled(f"<title>{hostile}</title>") == "evil zero width"
+    # What joins and separates letters stays; a NUL is what HTML makes of it.
+    assert titled(f"<title>{hostile}</title>") == "evil \u200bz\u200de\ufffdro wi\u00addth"
     assert titled("<title>&#x202e;a&#0;&#xD800;</title>") == "a\ufffd\ufffd"
     page = describe(
         f"<title>{'t' * 500}</title><meta name=description content='{'d ' * 900}'>".encode(),
@@ -115,8 +116,35 @@ def test_character_sets(content: bytes, charset: str | None) -> None:
     assert titled(content, charset) == "Grüße"
 
 
+def test_a_page_that_does_not_declare_its_character_set() -> None:
+    """UTF-8 if it can be, else windows-1252, as in browsers."""
+    assert titled("<title>Grüße “ja”</title>".encode("cp1252"), None) == "Grüße “ja”"
+    assert titled("<title>Grüße</title>".encode() + b"\xe4x", None) == "Gr\u00c3\u00bc\u00c3\u0178e"
+    # The end of a page may be cut off in the middle of a character.
+    assert titled("<title>Grüße</title>ä".encode()[:-1], None) == "Grüße"
+    assert titled(b"<title>caf\xe9", None) == "café"
+
+
+@pytest.mark.parametrize("label", ["ISO-8859-15", "windows-1252", "latin1"])
+def test_an_xml_declaration_says_the_character_set(label: str) -> None:
+    page = f"<?xml version='1.0' encoding='{label}'?>\n<html><title>Grüße</title></html>"
+    assert titled(page.encode("latin-1"), None) == "Grüße"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<svg><title>An icon</title></svg><title>The page</title>",
+        "<body><svg><g><title>An icon</title></g></svg></body><title>The page</title>",
+        "<title>The page</title><svg><title>An icon</title></svg>",
+        "<math><title>x</title></math><title>The page</title>",
+    ],
+)
+def test_the_title_of_a_picture_is_not_the_pages(page: str) -> None:
+    assert titled(page) == "The page"
+
+
 def test_bytes_of_another_character_set_are_replaced() -> None:
-    assert titled("<title>Grüße</title>".encode("latin-1"), None) == "Gr\ufffd\ufffde"
     assert titled("<title>日本語</title>".encode("shift_jis"), "Shift_JIS") == "日本語"
 
 

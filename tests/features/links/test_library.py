@@ -220,11 +220,9 @@ async def test_tags_follow_the_links(database: Database, ada: int) -> None:
 async def test_the_best_comes_first(database: Database, ada: int) -> None:
     await saved(database, ada, "1", title="Sea")
     await saved(database, ada, "2", title="Hill", tags=["sea"])
-    await saved(database, ada, "3", title="Lake")
+    lake = await saved(database, ada, "3", title="Lake")
     async with database.write() as session:
-        await session.execute(
-            update(Link).where(Link.title == "Lake").values(description="not the sea")
-        )
+        await library.change(session, ada, lake.id, description="not the sea")
     await saved(database, ada, "4", title="Nothing")
     assert [each.item.title for each in await found(database, ada, "sea")] == [
         *("Sea", "Hill", "Lake")

@@ -1,0 +1,61 @@
+"""What a search compares with: the column `links.search`, a `tsvector`.
+
+Title has the weight A, tags B, description C, the address D. Each text is replaced without the
+others: `ts_filter` keeps those. The owner is a lexeme that no text contains, so one index finds the
+words of one user.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, cast, func, literal_column
+from sqlalchemy.dialects.postgresql import TSVECTOR
+from sqlalchemy.orm import InstrumentedAttribute
+
+from app.links import words
+
+
+def owner(user_id: int | str) -> str:
+    """Return the lexeme that stands for the owner."""
+    return f"@{user_id}"
+
+
+def whole(
+    user_id: int, *, url: str, title: str = "", tags: Sequence[str] = (), description: str = ""
+) -> str:
+    """Return the `tsvector` of a link as a literal."""
+    return f"'{owner(user_id)}' " + words.vector(
+        A=title, B=" ".join(tags), C=description, D=url.partition("://")[2]
+    )
+
+
+def changed(
+    user_id: int,
+    column: InstrumentedAttribute[str | None],
+    *,
+    title: str | None = None,
+    tags: Sequence[str] | None = None,
+    description: str | None = None,
+) -> ColumnElement[Any]:
+    """Return the expression that replaces the words of those texts that are given."""
+    texts = {
+        "A": title,
+        "B": None if tags is None else " ".join(tags),
+        "C": description,
+    }
+    given = {weight: text for weight, text in texts.items() if text is not None}
+    kept = "".join(weight for weight in "ABCD" if weight not in given)
+    new = cast(f"'{owner(user_id)}' {words.vector(**given)}", TSVECTOR)
+    return concatenated(new, filtered(column.expression, kept))
+
+
+def filtered(column: ColumnElement[Any], weights: str) -> ColumnElement[Any]:
+    """Return the words of some weights; the owner has none, and is not among them."""
+    return func.ts_filter(column, literal_column(f"'{{{','.join(weights)}}}'"))
+
+
+def concatenated(*vectors: ColumnElement[Any]) -> ColumnElement[Any]:
+    first, *others = vectors
+    for other in others:
+        first = first.op("||")(other)
+    return first

@@ -1,0 +1,62 @@
+"""What becomes of text from outside before it is stored."""
+# ruff: noqa: RUF001 - texts in other scripts are meant
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.text import clean, clean_lines
+
+SCOTLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "می\u200cخواهم",
+        "👨\u200d👩\u200d👧",
+        "❤\ufe0f",
+        SCOTLAND,
+        "क्\u200dष",
+        "שלום\u200f!",
+        "Straße",
+        "ไทย\u200bไทย",
+    ],
+)
+def test_what_has_a_meaning_stays(text: str) -> None:
+    assert clean(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("a\u202egpj.exe", "agpj.exe"),
+        ("\u2066a\u2069", "a"),
+        ("a\x00b\x1bc\x9bd", "abcd"),
+        ("\ufeffa", "a"),
+        ("hidden\U000e0068\U000e0069", "hidden"),
+        (f"{SCOTLAND}\U000e0068", SCOTLAND),
+        ("e\u0301", "é"),
+        (" a \n\t b ", "a b"),
+        ("a\u2028b\u00a0c", "a b c"),
+        ("\ud800", ""),
+        ("\u200b\u200d ", ""),
+        ("", ""),
+    ],
+)
+def test_what_misleads_goes(text: str, cleaned: str) -> None:
+    assert clean(text) == cleaned
+
+
+def test_lines_stay_lines() -> None:
+    assert clean_lines(" one \r\n\n\n\n two\u202e\n") == "one\n\ntwo"
+
+
+@given(st.text(), st.integers(1, 20))
+def test_cleaned_text_stays_as_it_is(text: str, limit: int) -> None:
+    for function in (clean, clean_lines):
+        once = function(text)
+        assert function(once) == once
+        once = function(text, limit)
+        assert len(once) <= limit
+        assert function(once, limit) == once
