@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from alembic import context
 from alembic.util import CommandError
@@ -16,6 +17,7 @@ from sqlalchemy import Connection, pool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from app import database
 from app.database import Base, load_models
 from app.settings import load_database_url
 
@@ -55,19 +57,21 @@ def print_sql() -> None:
 
 async def migrate() -> None:
     """Connect, wait for our turn, run."""
+    url = load_database_url()
     engine = create_async_engine(
-        load_database_url(),
-        poolclass=pool.NullPool,
-        hide_parameters=True,
-        connect_args={
-            "timeout": 5,
+        url,
+        async_creator=partial(
+            database.connect,
+            url,
+            name="alembic",
             # Set with the connection, so that `RESET` in a migration comes back to them.
-            "server_settings": {
-                "application_name": "alembic",
+            settings={
                 "lock_timeout": option("lock_timeout"),
                 "statement_timeout": option("statement_timeout"),
             },
-        },
+        ),
+        poolclass=pool.NullPool,
+        hide_parameters=True,
     )
     connection = await connect(engine)
     try:

@@ -18,41 +18,18 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL
 
 from app import upsun
+from app.database_url import parse_database_url as parse_database_url
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / ".data"  # what a laptop keeps: the embedded database, the development key
 KEPT_LOGIN = 30 * 24 * 3600  # seconds that "keep me signed in" lasts
-SCHEMES = {"postgresql", "postgres", "pgsql", "postgresql+asyncpg"}
 
 
 class SettingsError(SystemExit):
     """A variable is missing or wrong. Uncaught, it ends the process with the sentence it holds."""
-
-
-def parse_database_url(value: Any) -> URL:
-    """Turn any common form of a PostgreSQL address into the one SQLAlchemy's asyncpg dialect takes.
-
-    Raises:
-        ValueError: it is no address of a PostgreSQL database.
-    """
-    try:
-        url = make_url(value if isinstance(value, URL) else str(value).strip())
-    except (ArgumentError, ValueError):
-        raise ValueError(
-            "is not of the form postgresql://user:password@host:port/database"
-        ) from None
-    if url.drivername not in SCHEMES:
-        raise ValueError(f"must begin with postgresql://, not {url.drivername}://")
-    if not url.database:
-        raise ValueError("names no database after the host")
-    query = dict(url.query)
-    if "sslmode" in query:  # libpq's word, which most providers put into the address
-        query["ssl"] = query.pop("sslmode")
-    return url.set(drivername="postgresql+asyncpg", query=query)
 
 
 class DatabaseSettings(BaseSettings):

@@ -23,6 +23,8 @@ RECONNECT = 1.0  # seconds before the database is asked again
 LOST = (
     *(OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError),
     *(asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError),
+    # After a failover the primary is another server, so the connection must be made again.
+    asyncpg.ReadOnlySQLTransactionError,
 )
 
 
@@ -43,6 +45,7 @@ class LastingDriver(Driver):
         self._lock = asyncio.Lock()
         self._listeners: list[tuple[str, NotifyCallback]] = []
         self._returning: asyncio.Task[None] | None = None
+        self._is_waiting = False
         self._tasks = TaskManager()
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
@@ -73,12 +76,16 @@ class LastingDriver(Driver):
                 if not self._database.gate.is_open:
                     await self._database.gate.check()
                 async with self._lock:
-                    return await run(await self._connected())
+                    found = await run(await self._connected())
+                self._is_waiting = False
+                return found
             except Unavailable:  # the gate has said why
                 if self._stopping.is_set():
                     raise
             except LOST as error:
-                log.warning("the queue's connection was lost", reason=type(error).__name__)
+                if not self._is_waiting:  # when it begins, not at every attempt
+                    self._is_waiting = True
+                    log.warning("the queue's connection was lost", reason=type(error).__name__)
                 await self._drop()
                 if self._stopping.is_set():
                     raise
@@ -88,7 +95,7 @@ class LastingDriver(Driver):
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
             connection = await connect(
-                self._database.engine,
+                self._database.engine.url,
                 name="quart-upsun jobs",
                 command_timeout=STATEMENT_TIMEOUT + 2,
             )

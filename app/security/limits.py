@@ -24,7 +24,7 @@ from quart import current_app, request
 from sqlalchemy import text
 from werkzeug.exceptions import TooManyRequests
 
-from app.database import read
+from app.database import ReadOnlyDatabaseError, current, read
 from app.user.login import current_user
 
 P = ParamSpec("P")
@@ -74,7 +74,12 @@ class Limit:
         """Count a request of `subject`; return 0, or the seconds to wait if it is too early.
 
         A refused request costs the client nothing: who waits as told is served.
+
+        Raises:
+            Unavailable: the database does not answer, or is read-only.
         """
+        if current().is_read_only:
+            raise ReadOnlyDatabaseError
         share = self._share(subject)
         # One statement is a transaction of its own, in one round trip instead of three.
         async with read() as session:
@@ -133,12 +138,20 @@ def by_account() -> str:
 def limited(
     limit: Limit, by: Callable[[], str] = by_client
 ) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
-    """Answer 429 with `Retry-After` to who asks a view too often."""
+    """Answer 429 with `Retry-After` to who asks a view too often.
+
+    While the database is read-only nothing can be counted. Then requests that only read are served
+    without a limit, and all others are answered 503.
+    """
 
     def decorate(view: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         @wraps(view)
         async def counted(*args: P.args, **kwargs: P.kwargs) -> T:
-            await limit.require(by())
+            try:
+                await limit.require(by())
+            except ReadOnlyDatabaseError:
+                if request.method not in {"GET", "HEAD"}:
+                    raise
             return await view(*args, **kwargs)
 
         counted.limit = limit  # type: ignore[attr-defined]
