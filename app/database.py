@@ -149,16 +149,29 @@ async def connect(
         "application_name": name,
         **arguments.pop("server_settings"),
     }
-    try:
-        connection: PooledConnection = await asyncpg.connect(
+    connecting = asyncio.ensure_future(
+        asyncpg.connect(
             **arguments,
             command_timeout=command_timeout,
             server_settings=server_settings,
             connection_class=PooledConnection,
         )
+    )
+    try:
+        # Cancelled at a wrong moment, asyncpg 0.32 leaves an exception that nobody retrieves.
+        connection: PooledConnection = await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        connecting.add_done_callback(_discard)
+        raise
     except (OSError, PostgresError, InterfaceError, InternalClientError) as error:
         raise NoConnectionError(_reason(error, arguments["timeout"])) from error
     return connection
+
+
+def _discard(connecting: asyncio.Future[PooledConnection]) -> None:
+    """Close a connection that nobody waits for any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().terminate()
 
 
 def connect_timeout(url: URL) -> float:
@@ -606,6 +619,8 @@ ADAPTER_ERROR = AsyncAdapt_asyncpg_dbapi.Error
 
 class _Pool(AsyncAdaptedQueuePool):
     """Tells a connection that cannot be made from an error of a statement."""
+
+    __module__ = AsyncAdaptedQueuePool.__module__  # which names the logger
 
     def connect(self) -> PoolProxiedConnection:
         try:
