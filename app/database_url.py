@@ -206,8 +206,8 @@ def _moved(url: URL) -> URL:
             url = url._replace(**changed)
     if "host" in query:
         _refuse_twice("host", url.host)
-    hosts, ports = query.pop("host", url.host), query.pop("port", url.port and str(url.port))
-    found = _hosts(hosts or "", ports or "")
+    port = "" if url.port is None else str(url.port)
+    found = _hosts(query.pop("host", url.host or ""), query.pop("port", port))
     names, numbers = [host for host, _ in found], [port for _, port in found]
     if len(found) == 1 and not names[0].startswith("/"):
         return url._replace(host=names[0] or None, port=numbers[0]).set(query=query)

@@ -119,6 +119,9 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     # A route may be for every host below one: https://*.example.com/.
     below = tuple(host[1:] for host in hosts if host.startswith("*."))
     other_origins = settings.allowed_origins
+    # A proxy that is not the platform's is not believed when it says that a request came by https,
+    # and it may not pass on the host that was asked for.
+    public = settings.public_origin or None if settings.platform is None else None
     headers = {**SECURITY_HEADERS}
     if settings.secure:
         headers["Strict-Transport-Security"] = STRICT_TRANSPORT
@@ -137,13 +140,13 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
             # sent nothing looks at the cookie, which is what other sites could abuse.
             credentials.carries_token(request) and request.headers.get("Origin") in other_origins
         ):
-            _refuse_other_sites(request)
+            _refuse_other_sites(request, public)
 
     @app.before_websocket
     async def refuse_handshake() -> None:
         # It is a GET, and other pages may cause it: nothing else keeps them from reading along.
         _refuse_other_hosts(websocket, hosts, below)
-        _refuse_other_sites(websocket)
+        _refuse_other_sites(websocket, public)
 
     def add_missing(response: Response) -> None:
         # One look for all of them: `setdefault()` walks through what is there for each.
@@ -183,20 +186,23 @@ def canonical_host(host: str) -> str:
     return name if port in {"", "80", "443"} else f"{name}:{port}"
 
 
-def is_cross_site(fetch_site: str | None, origin: str | None, own: str) -> bool:
+def is_cross_site(
+    fetch_site: str | None, origin: str | None, own: str, public: str | None = None
+) -> bool:
     """Tell whether an unsafe request was caused by another site.
 
     Args:
         fetch_site: `Sec-Fetch-Site`, which every current browser sends and no page can set.
         origin: `Origin`, for browsers without it.
-        own: scheme and host of this site.
+        own: scheme and host of this site, as the request has it.
+        public: the same as browsers have it, where a proxy changes it on the way.
 
     A client that sends neither is no browser, and has no cookies that another site could abuse.
     `same-site` is refused: the previews of all projects share one parent domain.
     """
     if fetch_site is not None:
         return fetch_site not in {"same-origin", "none"}
-    return origin is not None and origin != own
+    return origin is not None and origin not in {own, public}
 
 
 def shared(seconds: int) -> Callable[[View], View]:
@@ -276,7 +282,7 @@ def _refuse_other_hosts(
         raise BadRequest("This host is none of the site's.")
 
 
-def _refuse_other_sites(incoming: BaseRequestWebsocket) -> None:
+def _refuse_other_sites(incoming: BaseRequestWebsocket, public: str | None) -> None:
     # The host has been looked at, and no page can choose the one that its browser sends. So this
     # also holds on a site with several hosts.
     scheme = {"ws": "http", "wss": "https"}.get(incoming.scheme, incoming.scheme)
@@ -284,6 +290,7 @@ def _refuse_other_sites(incoming: BaseRequestWebsocket) -> None:
         incoming.headers.get("Sec-Fetch-Site"),
         incoming.headers.get("Origin"),
         f"{scheme}://{incoming.host}",
+        public,
     ):
         raise Forbidden("This request came from another site.")
 
