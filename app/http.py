@@ -52,12 +52,21 @@ class Edge:
 
     Hypercorn's own proxy middleware believes headers that a client can send through the router.
     The router sets `X-Client-IP` and `X-Forwarded-Proto` itself, so these are believed, and only
-    behind it.
+    behind it. Off the platform nothing a proxy says is believed; that it ends TLS is said by
+    `PUBLIC_ORIGIN`.
     """
 
-    def __init__(self, app: ASGIFramework, *, behind_router: bool, draining: asyncio.Event) -> None:
+    def __init__(
+        self,
+        app: ASGIFramework,
+        *,
+        behind_router: bool,
+        draining: asyncio.Event,
+        behind_tls: bool = False,
+    ) -> None:
         self.app = app
         self.behind_router = behind_router
+        self.behind_tls = behind_tls
         self.draining = draining
 
     async def __call__(
@@ -71,6 +80,8 @@ class Edge:
                 await _refuse_version(scope, send)
                 return
             _trust_router(scope)
+        elif self.behind_tls:
+            _set_scheme(scope, is_secure=True)
         request_id = secrets.token_hex(8)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -113,14 +124,16 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     app.request_class = bodies.Request
     app.asgi_http_class = bodies.Connection
     app.asgi_app = Edge(  # type: ignore[method-assign]
-        app.asgi_app, behind_router=settings.platform is not None, draining=draining
+        app.asgi_app,
+        behind_router=settings.platform is not None,
+        draining=draining,
+        behind_tls=settings.secure,
     )
     hosts = frozenset(map(canonical_host, settings.platform.hosts if settings.platform else ()))
     # A route may be for every host below one: https://*.example.com/.
     below = tuple(host[1:] for host in hosts if host.startswith("*."))
     other_origins = settings.allowed_origins
-    # A proxy that is not the platform's is not believed when it says that a request came by https,
-    # and it may not pass on the host that was asked for.
+    # A proxy that is not the platform's may not pass on the host that was asked for.
     public = settings.public_origin or None if settings.platform is None else None
     headers = {**SECURITY_HEADERS}
     if settings.secure:
@@ -313,8 +326,9 @@ def _trust_router(scope: Any) -> None:
         if name == b"x-client-ip":
             scope["client"] = (value.decode("latin1"), 0)
         elif name == b"x-forwarded-proto" and value in {b"http", b"https"}:
-            secure = value == b"https"
-            if scope["type"] == "websocket":
-                scope["scheme"] = "wss" if secure else "ws"
-            else:
-                scope["scheme"] = value.decode()
+            _set_scheme(scope, is_secure=value == b"https")
+
+
+def _set_scheme(scope: Any, *, is_secure: bool) -> None:
+    scheme = "ws" if scope["type"] == "websocket" else "http"
+    scope["scheme"] = f"{scheme}s" if is_secure else scheme

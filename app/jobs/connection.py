@@ -45,7 +45,7 @@ class LastingDriver(Driver):
         self._lock = asyncio.Lock()
         self._listeners: list[tuple[str, NotifyCallback]] = []
         self._returning: asyncio.Task[None] | None = None
-        self._is_waiting = False
+        self._reasons: set[str] = set()  # why statements wait, since the last that did not
         self._tasks = TaskManager()
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
@@ -77,15 +77,16 @@ class LastingDriver(Driver):
                     await self._database.gate.check()
                 async with self._lock:
                     found = await run(await self._connected())
-                self._is_waiting = False
+                self._reasons.clear()
                 return found
             except Unavailable:  # the gate has said why
                 if self._stopping.is_set():
                     raise
             except LOST as error:
-                if not self._is_waiting:  # when it begins, not at every attempt
-                    self._is_waiting = True
-                    log.warning("the queue's connection was lost", reason=type(error).__name__)
+                reason = type(error).__name__
+                if reason not in self._reasons:  # when it begins, not at every attempt
+                    self._reasons.add(reason)
+                    log.warning("the queue's connection was lost", reason=reason)
                 await self._drop()
                 if self._stopping.is_set():
                     raise
@@ -100,9 +101,13 @@ class LastingDriver(Driver):
                 command_timeout=STATEMENT_TIMEOUT + 2,
             )
             connection.add_termination_listener(self._lost)
-            for channel, callback in self._listeners:
-                await connection.add_listener(channel, _relay(callback))
-                callback(something_changed(channel))  # perhaps, while nobody listened
+            try:
+                for channel, callback in self._listeners:
+                    await connection.add_listener(channel, _relay(callback))
+                    callback(something_changed(channel))  # perhaps, while nobody listened
+            except BaseException:  # a standby, for instance, does not take LISTEN
+                connection.terminate()
+                raise
             self._connection = connection
         return self._connection
 
