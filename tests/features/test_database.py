@@ -3,17 +3,22 @@
 import asyncio
 import gc
 import re
+import shutil
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import asyncpg
+import certifi
 import pytest
 from alembic import command
 from alembic.config import Config
 from pydantic import SecretStr
 from quart import Quart
-from sqlalchemy import func, select, text
+from sqlalchemy import URL, func, make_url, select, text
 
 from app import create_app
 from app.database import (
@@ -549,3 +554,66 @@ async def test_a_server_of_another_kind_is_no_connection(database_url: str) -> N
     with pytest.raises(Unavailable):
         await count_users(database)
     await database.close()
+
+
+@asynccontextmanager
+async def tls_in_front_of(url: URL, context: ssl.SSLContext) -> AsyncIterator[URL]:
+    """Speak TLS as PostgreSQL does; the embedded server is built without it."""
+    encrypted: list[bool] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.CancelledError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readexactly(8)  # SSLRequest
+            writer.write(b"S")
+            await writer.start_tls(context)
+            encrypted.append(True)
+            inner, out = await asyncio.open_connection(url.host, url.port)
+            await asyncio.gather(pump(reader, out), pump(inner, writer))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        yield url.set(host="localhost", port=port)
+    assert encrypted
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
+async def test_the_certificate_of_the_server_is_checked(database_url: str, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+        f" -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout {key}"
+        f" -out {certificate}"
+    )
+    await asyncio.to_thread(subprocess.run, command.split(), check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    async def count(url: URL, **query: str) -> int:
+        database = Database(parse_database_url(url.update_query_dict(query)), pool_size=1)
+        try:
+            return await count_users(database)
+        finally:
+            await database.close()
+
+    async with tls_in_front_of(make_url(database_url), context) as url:
+        mine, others = {"sslrootcert": str(certificate)}, {"sslrootcert": certifi.where()}
+        assert await count(url, sslmode="require") == 0
+        assert await count(url, sslmode="verify-full", **mine) == 0
+        assert await count(url.set(host="127.0.0.1"), sslmode="verify-ca", **mine) == 0
+        for refused in (
+            count(url, sslmode="verify-full", **others),
+            count(url, sslmode="require", **others),
+            count(url, sslrootcert="system"),
+            count(url.set(host="127.0.0.1"), sslmode="verify-full", **mine),
+        ):
+            with pytest.raises(Unavailable) as raised:
+                await refused
+            assert "certificate verify failed" in str(raised.value.__cause__)
