@@ -47,11 +47,9 @@ STATEMENT_TIMEOUT = 8
 LOCK_TIMEOUT = 4
 # How often the gate asks at most while it is closed.
 GATE_INTERVAL = 0.25
-# How long changes are refused without another attempt after PostgreSQL has refused one as
-# read-only. Each attempt costs a new connection.
+# How long a read-only database is not asked again. Each time costs new connections.
 READ_ONLY_INTERVAL = 1.0
-# How long the rollback of a transaction may take; then its connection is closed, which
-# also rolls it back.
+# How long a rollback may take; then its connection is closed, which has the same effect.
 ROLLBACK_TIMEOUT = 2.0
 # How long its answer is good for in a preview while it is open: a data sync or a restore can bring
 # people back under our feet.
@@ -306,15 +304,17 @@ class Database:
 
     @property
     def is_read_only(self) -> bool:
-        """Whether a change was refused as read-only within the last `READ_ONLY_INTERVAL`."""
+        """Whether the database was found to be read-only within the last `READ_ONLY_INTERVAL`."""
         return time.monotonic() < self._read_only_until
 
     async def accepts_changes(self) -> bool:
-        """Ask PostgreSQL whether it accepts changes now.
+        """Ask PostgreSQL whether it accepts changes; a no is repeated for `READ_ONLY_INTERVAL`.
 
         Raises:
             Unavailable: as `read()`.
         """
+        if self.is_read_only:
+            return False
         for _ in range(2):
             async with self.read() as session:
                 if await session.scalar(text("SHOW transaction_read_only")) == "off":
@@ -322,6 +322,7 @@ class Database:
                 await session.invalidate()
             # This stays so for sessions that began before the database was writable again.
             await self.engine.dispose()
+        self._read_only_until = time.monotonic() + READ_ONLY_INTERVAL
         return False
 
     async def close(self) -> None:
@@ -350,12 +351,14 @@ class Database:
                 raise
             finally:
                 raised = connection.take_raised()
-                if isinstance(raised, asyncio.CancelledError):
-                    # It may be busy with what nobody waits for. This also tells the server.
-                    await _to_the_end(greenlet_spawn(pooled.invalidate))
-                elif raised is not None and _is_unusable(raised):
-                    pooled.invalidate()  # without a word: the server has none either
-                pooled.close()  # waits for nothing: no transaction was begun
+                try:
+                    if isinstance(raised, asyncio.CancelledError):
+                        # It may be busy with what nobody waits for. This also tells the server.
+                        await _to_the_end(greenlet_spawn(pooled.invalidate))
+                    elif raised is not None and _is_unusable(raised):
+                        pooled.invalidate()  # without a word: the server has none either
+                finally:
+                    pooled.close()  # waits for nothing: no transaction was begun
 
     def _judge(self, error: Exception, *, is_lost: bool) -> None:
         outage = self._outage(error, is_lost=is_lost)

@@ -10,7 +10,7 @@ import asyncpg
 from sqlalchemy import URL
 
 from app import logs
-from app.database import connect
+from app.database import NoConnectionError, connect
 from app.live.events import CHANNEL
 
 log = logs.get(__name__)
@@ -58,6 +58,8 @@ class Listener:
                 finally:
                     await _close(connection)
                 reason = "closed"
+            except NoConnectionError as error:
+                reason = str(error)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 reason = type(error).__name__
             if pause == shortest:  # when it begins, not at every attempt

@@ -499,8 +499,9 @@ async def test_a_read_only_database_serves_what_only_reads(
 
 
 async def test_readyz_asks_a_new_session_whether_the_database_is_read_only(
-    app: Quart, database_url: str
+    app: Quart, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.database.READ_ONLY_INTERVAL", 0.0)
     database: Database = app.extensions["database"]
     await set_read_only(database_url, "on")
     assert not await database.accepts_changes()
@@ -517,16 +518,21 @@ async def test_readyz_asks_a_new_session_whether_the_database_is_read_only(
     assert await database.accepts_changes()
 
 
-async def test_changes_are_refused_for_a_moment_without_another_attempt(
-    app: Quart, database_url: str
+@pytest.mark.parametrize("found_by", ["readyz", "a change"])
+async def test_a_read_only_database_is_not_asked_again_for_a_moment(
+    found_by: str, app: Quart, database_url: str
 ) -> None:
     """Each attempt costs new connections, which those who read would wait for."""
     database: Database = app.extensions["database"]
     await set_read_only(database_url, "on")
-    with pytest.raises(ReadOnlyDatabaseError):
-        await add_user(database, "ada")
+    if found_by == "readyz":
+        assert not await database.accepts_changes()
+    else:
+        with pytest.raises(ReadOnlyDatabaseError):
+            await add_user(database, "ada")
     assert database.is_read_only
     await writable_again(database_url)
+    assert not await database.accepts_changes()
     with pytest.raises(ReadOnlyDatabaseError):
         await add_user(database, "ada")
 

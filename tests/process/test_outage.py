@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import httpx
@@ -160,16 +161,15 @@ async def test_a_read_only_database(tmp_path: Path) -> None:
             for _ in range(3):
                 assert await changes(member) == {503}
                 assert await statuses(member) == {200}
-            readiness = await member.get("/readyz")
-            assert readiness.status_code == 200
-            assert readiness.json() == {"status": "ready", "database": "read-only"}
+            assert await readiness_of(member) == {"status": "ready", "database": "read-only"}
         await make_writable(url)
         for member in members:
             deadline = time.monotonic() + 10
-            while await changes(member) != {303}:
+            while await changes(member) != {303} or await readiness_of(member) != {
+                "status": "ready"
+            }:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.1)
-            assert (await member.get("/readyz")).json() == {"status": "ready"}
         for server in servers:
             await server.stops()
 
@@ -181,6 +181,12 @@ async def changes(client: httpx.AsyncClient) -> set[int]:
         if page.status_code == 503:
             assert int(page.headers["Retry-After"]) > 0
     return {page.status_code for page in pages}
+
+
+async def readiness_of(client: httpx.AsyncClient) -> Any:
+    readiness = await client.get("/readyz")
+    assert readiness.status_code == 200
+    return readiness.json()
 
 
 async def make_read_only(url: str) -> None:
