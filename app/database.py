@@ -180,8 +180,9 @@ def connect_timeout(url: URL) -> float:
 def _reason(error: Exception, seconds: float) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {seconds:g} seconds"
-    if isinstance(error, OSError) and error.errno and error.errno > 0:
-        return os.strerror(error.errno)  # asyncio's own text lists all addresses of a name
+    if isinstance(error, OSError) and error.errno:
+        # asyncio's own text lists all addresses of a name; the numbers of a lookup are negative.
+        return os.strerror(error.errno) if error.errno > 0 else error.strerror or str(error)
     return str(error) or type(error).__name__
 
 
