@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from alembic import context
 from alembic.util import CommandError
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, pool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from app import database
 from app.database import Base, load_models
 from app.ownership import CLAIM, ForeignDatabaseError, read_owner, require_owner
 from app.settings import DatabaseSettings, Identity, load_database
@@ -27,7 +29,7 @@ config = context.config
 
 # Any number that nothing else in this database locks.
 ADVISORY_LOCK = 0x71756172
-LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "55P03", "40P01"
+LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, READ_ONLY = "55P03", "40P01", "25006"
 
 
 def option(name: str) -> str:
@@ -59,19 +61,21 @@ def print_sql() -> None:
 async def migrate() -> None:
     """Connect, wait for our turn, run."""
     settings: DatabaseSettings = load_database()
+    url = settings.database_url
     engine = create_async_engine(
-        settings.database_url,
-        poolclass=pool.NullPool,
-        hide_parameters=True,
-        connect_args={
-            "timeout": 5,
+        url,
+        async_creator=partial(
+            database.connect,
+            url,
+            name="alembic",
             # Set with the connection, so that `RESET` in a migration comes back to them.
-            "server_settings": {
-                "application_name": "alembic",
+            settings={
                 "lock_timeout": option("lock_timeout"),
                 "statement_timeout": option("statement_timeout"),
             },
-        },
+        ),
+        poolclass=pool.NullPool,
+        hide_parameters=True,
     )
     connection = await connect(engine)
     try:
@@ -122,6 +126,10 @@ async def run(connection: AsyncConnection, identity: Identity) -> None:
             return
         except DBAPIError as error:
             await connection.rollback()
+            if getattr(error.orig, "sqlstate", None) == READ_ONLY:
+                raise CommandError(
+                    "nothing was migrated: the database is read-only, as a standby is"
+                ) from None
             if getattr(error.orig, "sqlstate", None) not in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}:
                 raise
             if attempt == attempts:

@@ -5,23 +5,28 @@
 
 import asyncio
 import importlib
+import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, cast
 
 import asyncpg
-from asyncpg import InterfaceError, PostgresError
+from asyncpg import InterfaceError, InternalClientError, PostgresError
 from sqlalchemy import URL, MetaData, event, text
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection, QueuePool
 from sqlalchemy.util import greenlet_spawn
 
 from app import logs
+from app.database_url import connect_arguments
 from app.preview.columns import Rules
 
 log = logs.get(__name__)
@@ -42,6 +47,10 @@ STATEMENT_TIMEOUT = 8
 LOCK_TIMEOUT = 4
 # How often the gate asks at most while it is closed.
 GATE_INTERVAL = 0.25
+# How long a read-only database is not asked again. Each time costs new connections.
+READ_ONLY_INTERVAL = 1.0
+# How long a rollback may take; then its connection is closed, which has the same effect.
+ROLLBACK_TIMEOUT = 2.0
 # How long its answer is good for in a preview while it is open: a data sync or a restore can bring
 # people back under our feet.
 PREVIEW_INTERVAL = 2.0
@@ -49,9 +58,12 @@ PREVIEW_INTERVAL = 2.0
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 UNDEFINED_TABLE = "42P01"
 UNDEFINED = {UNDEFINED_TABLE, "42703", "3F000"}  # table, column, schema
-# Connections, resources, operator intervention (time-outs and shutdown among it), and locks.
-TRANSIENT_CLASSES = ("08", "53", "57", "58", "40")
+# Connections, resources, operator intervention (timeouts and shutdown among it), serialization
+# failures and deadlocks, and transactions that the server has ended because they took too long.
+TRANSIENT = ("08", "53", "57", "58", "40", "25P03", "25P04")
 LOCK_NOT_AVAILABLE = "55P03"
+# After a failover to a standby, or while `default_transaction_read_only` is on.
+READ_ONLY = "25006"
 
 LARGEST_ID = 2**63 - 1  # that a column can hold, and a query be asked for
 
@@ -73,28 +85,105 @@ class Base(DeclarativeBase):
     """What happens to the data in a preview; each model says it."""
 
 
-async def connect(engine: AsyncEngine, *, name: str, command_timeout: float) -> Connection:
-    """Open an asyncpg connection beside the pool, for who listens to notifications.
+def _remembering(method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    @wraps(method)
+    async def remember(self: "PooledConnection", *args: Any, **options: Any) -> Any:
+        try:
+            return await method(self, *args, **options)
+        except BaseException as error:
+            self.raised = error
+            raise
 
-    The address is read in SQLAlchemy's way, so that what it says about TLS means the same.
+    return remember
+
+
+class PooledConnection(asyncpg.Connection):  # type: ignore[misc]
+    """asyncpg's connection, which knows the error that it has raised itself.
+
+    Attributes:
+        raised: by the last statement that failed. `Database.direct` tells it from those of others.
+    """
+
+    raised: BaseException | None = None
+
+    def take_raised(self) -> BaseException | None:
+        """Return the error, and forget it."""
+        raised, self.raised = self.raised, None
+        return raised
+
+    execute = _remembering(asyncpg.Connection.execute)
+    executemany = _remembering(asyncpg.Connection.executemany)
+    fetch = _remembering(asyncpg.Connection.fetch)
+    fetchrow = _remembering(asyncpg.Connection.fetchrow)
+    fetchval = _remembering(asyncpg.Connection.fetchval)
+
+
+async def connect(
+    url: URL,
+    *,
+    name: str,
+    timeout: float | None = None,  # noqa: ASYNC109 asyncpg's own
+    command_timeout: float | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> PooledConnection:
+    """Open an asyncpg connection: the one way to the database, for all engines and listeners.
 
     Args:
-        engine: knows where the database is.
+        url: from `parse_database_url()`. Its `application_name` and `connect_timeout` win over
+            `name` and `timeout`; its `options` do not win over `settings`.
         name: what the connection is called in `pg_stat_activity`.
-        command_timeout: seconds for one statement.
+        timeout: seconds until it is connected; `CONNECT_TIMEOUT` by default.
+        command_timeout: seconds for one statement; without a limit by default.
+        settings: of the server, for this connection.
 
     Raises:
-        OSError, PostgresError, InterfaceError: there is no connection to be had.
+        NoConnectionError: for whatever reason.
     """
-    _, options = engine.dialect.create_connect_args(engine.url)
-    for each in [each for each in options if each.startswith("prepared_statement")]:
-        del options[each]  # for SQLAlchemy itself
-    return await asyncpg.connect(
-        **options,
-        timeout=CONNECT_TIMEOUT,
-        command_timeout=command_timeout,
-        server_settings={"application_name": name, "timezone": "UTC"},
+    arguments = connect_arguments(url)
+    arguments = {"timeout": CONNECT_TIMEOUT if timeout is None else timeout, **arguments}
+    server_settings = {
+        "timezone": "UTC",
+        **(settings or {}),
+        "application_name": name,
+        **arguments.pop("server_settings"),
+    }
+    connecting = asyncio.ensure_future(
+        asyncpg.connect(
+            **arguments,
+            command_timeout=command_timeout,
+            server_settings=server_settings,
+            connection_class=PooledConnection,
+        )
     )
+    try:
+        # Cancelled at a wrong moment, asyncpg 0.32 leaves an exception that nobody retrieves.
+        connection: PooledConnection = await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        connecting.add_done_callback(_discard)
+        raise
+    except (OSError, PostgresError, InterfaceError, InternalClientError) as error:
+        raise NoConnectionError(_reason(error, arguments["timeout"])) from error
+    return connection
+
+
+def _discard(connecting: asyncio.Future[PooledConnection]) -> None:
+    """Close a connection that nobody waits for any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().terminate()
+
+
+def connect_timeout(url: URL) -> float:
+    """Return the seconds that a connection to the database may take to be made."""
+    return float(connect_arguments(url).get("timeout", CONNECT_TIMEOUT))
+
+
+def _reason(error: Exception, seconds: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {seconds:g} seconds"
+    if isinstance(error, OSError) and error.errno:
+        # asyncio's own text lists all addresses of a name; the numbers of a lookup are negative.
+        return os.strerror(error.errno) if error.errno > 0 else error.strerror or str(error)
+    return str(error) or type(error).__name__
 
 
 def load_models() -> None:
@@ -108,8 +197,27 @@ class Unavailable(Exception):
     """The database does not answer in time; a later attempt may succeed."""
 
 
-class _NoConnection(Exception):
-    """There is none to be had; the cause says why."""
+class NoConnectionError(ConnectionError):
+    """PostgreSQL could not be connected to. The text says why."""
+
+
+class _UndefinedError(Exception):
+    """A statement named a table or column that does not exist."""
+
+    def __init__(self, original: Exception) -> None:
+        super().__init__(str(original))
+        self.original = original
+
+
+class ReadOnlyDatabaseError(Unavailable):
+    """PostgreSQL answers, but does not accept changes at the moment."""
+
+    def __init__(self) -> None:
+        super().__init__("the database is read-only")
+
+
+class LockTimeoutError(Unavailable):
+    """Another transaction has held a lock for longer than `LOCK_TIMEOUT`."""
 
 
 class SchemaBehind(Unavailable):
@@ -148,19 +256,24 @@ class Database:
     def __init__(self, url: URL, *, pool_size: int, preview: str | None = None) -> None:
         # In AUTOCOMMIT by itself: a query is one round trip instead of three (BEGIN, query,
         # ROLLBACK), and only who writes has to switch the connection over.
-        self.engine = _engine(url, pool_size)
+        self.engine = _engine(url, pool_size, self._outage)
         self._writing = self.engine.execution_options(isolation_level="READ COMMITTED")
         # SQLAlchemy's pool lets whoever comes just now overtake those who wait, again and again; a
         # semaphore serves them in turn. Measured with 32 clients: p99 of 123 ms instead of 585.
         self._turns = asyncio.Semaphore(pool_size)
         self._waiting = 0
+        self._read_only_until = float("-inf")
         self.gate = SchemaGate(self, preview)
 
     def read(self) -> AbstractAsyncContextManager[AsyncSession]:
         """Give a session for queries: each is its own transaction.
 
+        Errors of the caller's own pass through, whatever their type.
+
         Raises:
-            Unavailable: no connection to be had in time, or the schema is not there yet.
+            Unavailable: no connection to be had in time, the connection was lost, or the schema is
+                not there yet. Raised where it happens, so the block itself can catch it.
+            ReadOnlyDatabaseError: for a statement that changes something.
         """
         return self._session(self.engine)
 
@@ -168,23 +281,50 @@ class Database:
     async def write(self) -> AsyncIterator[AsyncSession]:
         """Give a session in a transaction that commits at the end, or rolls back as a whole.
 
+        Errors of the caller's own pass through after the rollback, whatever their type.
+
         Raises:
             Unavailable: as `read()`, or the connection was lost before the end. Only if that
                 happened in the middle of the commit itself may the change have been made.
+            ReadOnlyDatabaseError: the database accepts no changes.
         """
+        if self.is_read_only:
+            raise ReadOnlyDatabaseError
         async with self._session(self._writing) as session:
             try:
                 yield session
                 await session.commit()
             except BaseException:
-                # Who is cancelled once more meanwhile leaves no half-ended transaction behind.
-                await asyncio.shield(session.rollback())
+                await _to_the_end(_roll_back(session))
                 raise
 
     @property
     def waiting(self) -> int:
         """How many wait for one of the connections to be free."""
         return self._waiting
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the database was found to be read-only within the last `READ_ONLY_INTERVAL`."""
+        return time.monotonic() < self._read_only_until
+
+    async def accepts_changes(self) -> bool:
+        """Ask PostgreSQL whether it accepts changes; a no is repeated for `READ_ONLY_INTERVAL`.
+
+        Raises:
+            Unavailable: as `read()`.
+        """
+        if self.is_read_only:
+            return False
+        for _ in range(2):
+            async with self.read() as session:
+                if await session.scalar(text("SHOW transaction_read_only")) == "off":
+                    return True
+                await session.invalidate()
+            # This stays so for sessions that began before the database was writable again.
+            await self.engine.dispose()
+        self._read_only_until = time.monotonic() + READ_ONLY_INTERVAL
+        return False
 
     async def close(self) -> None:
         await self.engine.dispose()
@@ -197,26 +337,58 @@ class Database:
         as inside of `read()`.
 
         Raises:
-            Unavailable: as `read()`. All other errors are asyncpg's, and not SQLAlchemy's.
+            Unavailable: as `read()`, but at the end of the block. All other errors are asyncpg's,
+                and not SQLAlchemy's.
         """
         async with self._admitted():
             pooled = await self.engine.raw_connection()
-            connection = cast(Connection, pooled.driver_connection)
+            connection = cast(PooledConnection, pooled.driver_connection)
+            connection.take_raised()
             try:
                 yield connection
-            except asyncio.CancelledError:
-                # It may be busy with what nobody waits for any more. This also tells the server.
-                await greenlet_spawn(pooled.invalidate)
-                raise
-            except TimeoutError:
-                pooled.invalidate()  # without a word: the server has none either
-                raise
-            except (PostgresError, InterfaceError) as error:
-                if connection.is_closed():
-                    raise ConnectionResetError from error
+            except Exception as error:
+                if error is connection.raised:
+                    self._judge(error, is_lost=connection.is_closed())
                 raise
             finally:
-                pooled.close()  # waits for nothing: no transaction was begun
+                raised = connection.take_raised()
+                try:
+                    if isinstance(raised, asyncio.CancelledError):
+                        # It may be busy with what nobody waits for. This also tells the server.
+                        await _to_the_end(greenlet_spawn(pooled.invalidate))
+                    elif raised is not None and _is_unusable(raised):
+                        pooled.invalidate()  # without a word: the server has none either
+                finally:
+                    pooled.close()  # waits for nothing: no transaction was begun
+
+    def _judge(self, error: Exception, *, is_lost: bool) -> None:
+        outage = self._outage(error, is_lost=is_lost)
+        if outage is not None:
+            raise outage from error
+        if _sqlstate(error) in UNDEFINED:
+            raise _UndefinedError(error)
+
+    def _outage(self, error: BaseException, *, is_lost: bool) -> Unavailable | None:
+        """Return what an error of the driver means if the database is the cause; else None.
+
+        Args:
+            error: raised by asyncpg or SQLAlchemy's adapter of it for one of our connections.
+            is_lost: whether the connection has ended.
+        """
+        state = _sqlstate(error) or ""
+        if state == READ_ONLY:
+            self._read_only_until = time.monotonic() + READ_ONLY_INTERVAL
+            return ReadOnlyDatabaseError()
+        if state == LOCK_NOT_AVAILABLE:
+            return LockTimeoutError("a lock in the database was not released in time")
+        if is_lost or isinstance(error, OSError):  # TimeoutError among them
+            # From here on the gate asks, once for all who wait, until the database is back.
+            self.gate.close()
+        if isinstance(error, OSError) or (is_lost and not state.startswith(TRANSIENT)):
+            return Unavailable("the connection to the database was lost")
+        if state.startswith(TRANSIENT):
+            return Unavailable("the database gave up on a statement")
+        return None
 
     @asynccontextmanager
     async def _session(
@@ -226,38 +398,36 @@ class Database:
             session = AsyncSession(engine, expire_on_commit=False, autoflush=False)
             try:
                 yield session
-            finally:
-                # Not by `async with`, which makes a task of it, so that it cannot be cut off.
-                # Here it waits for nothing: no transaction is open any more.
-                await session.close()
+            except BaseException as error:
+                await _to_the_end(session.close())
+                if gated and isinstance(error, DBAPIError) and _sqlstate(error) in UNDEFINED:
+                    raise _UndefinedError(error) from None
+                raise
+            # Not by `async with`, which makes a task of it, so that it cannot be cut off.
+            # Here it waits for nothing: no transaction is open any more.
+            await session.close()
 
     @asynccontextmanager
     async def _admitted(self, *, gated: bool = True) -> AsyncIterator[None]:
-        """Wait for the gate and for a connection to be free; tell what is the database's fault."""
+        """Wait for the gate and for a connection to be free.
+
+        Judges no other error: a `TimeoutError` here may be that of a call elsewhere.
+        """
         if gated and not self.gate.is_open:
             await self.gate.check()
         try:
             async with self._turn():
                 yield
-        except _NoConnection as error:
-            # From here on the gate asks, once for all who wait, until the database is back.
+            return
+        except NoConnectionError as error:
             self.gate.close()
             raise Unavailable("no connection to the database") from error.__cause__
-        except (ConnectionError, TimeoutError) as error:
-            self.gate.close()
-            raise Unavailable("the connection to the database was lost") from error
-        except (DBAPIError, PostgresError) as error:
-            lost = isinstance(error, DBAPIError) and error.connection_invalidated
-            if lost:
-                self.gate.close()
-            state = _sqlstate(error)
-            if lost or state == LOCK_NOT_AVAILABLE or (state or "").startswith(TRANSIENT_CLASSES):
-                raise Unavailable("the database gave up on a statement") from error
-            if gated and state in UNDEFINED:
-                # A restore or a data sync may have replaced the schema under our feet.
-                self.gate.close()
-                await self.gate.check()
-            raise
+        except _UndefinedError as error:
+            undefined = error.original
+        # A restore or a data sync may have replaced the schema under our feet.
+        self.gate.close()
+        await self.gate.check()
+        raise undefined
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -387,7 +557,8 @@ class SchemaGate:
             # `asyncio.timeout` would wait for the end as well: to close a connection whose other
             # side is silent takes two seconds more.
             pool = cast(QueuePool, self._database.engine.pool)
-            limit = POOL_TIMEOUT if pool.checkedin() else CONNECT_TIMEOUT
+            url = self._database.engine.url
+            limit = POOL_TIMEOUT if pool.checkedin() else connect_timeout(url)
             await asyncio.wait({question}, timeout=limit)
             if question.done():
                 return question.result()
@@ -447,36 +618,55 @@ def current() -> Database:
     return database
 
 
-def _engine(url: URL, pool_size: int) -> AsyncEngine:
+ADAPTER_ERROR = AsyncAdapt_asyncpg_dbapi.Error
+
+
+class _Pool(AsyncAdaptedQueuePool):
+    """Tells a connection that cannot be made from an error of a statement."""
+
+    __module__ = AsyncAdaptedQueuePool.__module__  # which names the logger
+
+    def connect(self) -> PoolProxiedConnection:
+        try:
+            return super().connect()
+        except NoConnectionError:
+            raise
+        except (OSError, PostgresError, InterfaceError, DBAPIError, ADAPTER_ERROR) as error:
+            raise NoConnectionError(str(error)) from error
+
+
+def _engine(url: URL, pool_size: int, outage: Callable[..., Unavailable | None]) -> AsyncEngine:
     engine = create_async_engine(
         url,
-        isolation_level="AUTOCOMMIT",
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_recycle=1800,
-        hide_parameters=True,  # what visitors typed does not belong into a log
-        connect_args={
-            "timeout": CONNECT_TIMEOUT,
-            # For a server that stopped answering altogether; its own time-out comes first.
-            "command_timeout": STATEMENT_TIMEOUT + 2,
-            "server_settings": {
-                "application_name": "quart-upsun",
-                "timezone": "UTC",
+        async_creator=partial(
+            connect,
+            url,
+            name="quart-upsun",
+            # For a server that stopped answering altogether; its own timeout comes first.
+            command_timeout=STATEMENT_TIMEOUT + 2,
+            settings={
                 "statement_timeout": f"{STATEMENT_TIMEOUT}s",
                 "lock_timeout": f"{LOCK_TIMEOUT}s",
                 "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT}s",
                 "jit": "off",  # costs more than it saves on queries of a web page
             },
-        },
+        ),
+        isolation_level="AUTOCOMMIT",
+        poolclass=_Pool,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_recycle=1800,
+        hide_parameters=True,  # what visitors typed does not belong into a log
     )
 
-    @event.listens_for(engine.sync_engine, "do_connect")
-    def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
-        """Tell a database that is away from one that errs."""
-        try:
-            return dialect.connect(*arguments, **options)
-        except (OSError, PostgresError, dialect.loaded_dbapi.Error) as error:
-            raise _NoConnection from error
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def judge(context: ExceptionContext) -> BaseException | None:
+        """Replace an error that the database is the cause of, where it is raised."""
+        error = context.original_exception
+        found = outage(error, is_lost=context.is_disconnect and isinstance(error, Exception))
+        if _is_unusable(error):
+            context.is_disconnect = True
+        return found
 
     @event.listens_for(engine.sync_engine, "checkout")
     def discard_dead(connection: Any, record: Any, proxy: Any) -> None:
@@ -521,6 +711,44 @@ def _revisions(directory: Path) -> tuple[str, frozenset[str]]:
     return head, frozenset(script.revision for script in scripts.walk_revisions())
 
 
-def _sqlstate(error: DBAPIError | PostgresError) -> str | None:
+def _sqlstate(error: BaseException) -> str | None:
     state = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
     return state if isinstance(state, str) else None
+
+
+def _is_unusable(error: BaseException) -> bool:
+    """Tell whether the connection must not be used again after an error.
+
+    A server that did not answer in time would keep the next one waiting, too. And a session stays
+    read-only when the database no longer is.
+    """
+    return isinstance(error, OSError) or _sqlstate(error) == READ_ONLY
+
+
+async def _roll_back(session: AsyncSession) -> None:
+    """Roll back; close the connection if that fails, so that the error of before is not hidden."""
+    try:
+        async with asyncio.timeout(ROLLBACK_TIMEOUT):
+            await session.rollback()
+    except (Unavailable, DBAPIError, TimeoutError):
+        await session.invalidate()
+
+
+async def _to_the_end(work: Awaitable[None]) -> None:
+    """Wait for the end of `work` however often this task is cancelled meanwhile.
+
+    Left earlier, its connection would be back in the pool while it is still used.
+
+    Raises:
+        CancelledError: afterwards, if this task was cancelled.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled

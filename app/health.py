@@ -35,11 +35,16 @@ async def livez() -> Response:
 @everybody
 @unlimited("a refused health check would look like an outage")
 async def readyz() -> tuple[Response, int]:
-    """Answer 200 only if a page that needs the database would be served now."""
+    """Answer 200 only if a page that needs the database would be served now.
+
+    Also while the database is read-only, which the body then tells: pages that only read are
+    served, and every other instance has the same database.
+    """
     if draining().is_set():
         return jsonify(status="unready", reason="draining"), 503
     try:
         await database.current().gate.check()
+        is_writable = await database.current().accepts_changes()
     except database.SchemaBehind as error:
         return jsonify(
             status="unready", reason="schema", database=error.found, needed=error.needed
@@ -48,4 +53,6 @@ async def readyz() -> tuple[Response, int]:
         return jsonify(status="unready", reason="sanitize", environment=error.environment), 503
     except database.Unavailable:
         return jsonify(status="unready", reason="database"), 503
+    if not is_writable:
+        return jsonify(status="ready", database="read-only"), 200
     return jsonify(status="ready"), 200

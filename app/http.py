@@ -72,12 +72,21 @@ class Edge:
 
     Hypercorn's own proxy middleware believes headers that a client can send through the router.
     The router sets `X-Client-IP` and `X-Forwarded-Proto` itself, so these are believed, and only
-    behind it.
+    behind it. Off the platform nothing a proxy says is believed; that it ends TLS is said by
+    `PUBLIC_ORIGIN`.
     """
 
-    def __init__(self, app: ASGIFramework, *, behind_router: bool, draining: asyncio.Event) -> None:
+    def __init__(
+        self,
+        app: ASGIFramework,
+        *,
+        behind_router: bool,
+        draining: asyncio.Event,
+        behind_tls: bool = False,
+    ) -> None:
         self.app = app
         self.behind_router = behind_router
+        self.behind_tls = behind_tls
         self.draining = draining
 
     async def __call__(
@@ -91,6 +100,8 @@ class Edge:
                 await _refuse_version(scope, send)
                 return
             _trust_router(scope)
+        elif self.behind_tls:
+            _set_scheme(scope, is_secure=True)
         has_two_lengths = {name for name, _ in scope["headers"]} >= FRAMING
         request_id = secrets.token_hex(8)
         structlog.contextvars.clear_contextvars()
@@ -135,12 +146,17 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     app.request_class = bodies.Request
     app.asgi_http_class = bodies.Connection
     app.asgi_app = Edge(  # type: ignore[method-assign]
-        app.asgi_app, behind_router=settings.platform is not None, draining=draining
+        app.asgi_app,
+        behind_router=settings.platform is not None,
+        draining=draining,
+        behind_tls=settings.secure,
     )
     hosts = frozenset(map(canonical_host, settings.platform.hosts if settings.platform else ()))
     # A route may be for every host below one: https://*.example.com/.
     below = tuple(host[1:] for host in hosts if host.startswith("*."))
     other_origins = settings.allowed_origins
+    # A proxy that is not the platform's may not pass on the host that was asked for.
+    public = settings.public_origin or None if settings.platform is None else None
     headers = {**SECURITY_HEADERS}
     if settings.secure:
         headers["Strict-Transport-Security"] = STRICT_TRANSPORT
@@ -160,14 +176,14 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
         # nothing looks at the cookie, which is what other sites could abuse.
         has_token = credentials.carries_token(request)
         if not (has_token and request.headers.get("Origin") in other_origins):
-            _refuse_other_sites(request)
+            _refuse_other_sites(request, public)
         _refuse_encoded_body(request)
 
     @app.before_websocket
     async def refuse_handshake() -> None:
         # It is a GET, and other pages may cause it: nothing else keeps them from reading along.
         _refuse_other_hosts(websocket, hosts, below)
-        _refuse_other_sites(websocket)
+        _refuse_other_sites(websocket, public)
 
     def add_missing(response: Response) -> None:
         # One look for all of them: `setdefault()` walks through what is there for each.
@@ -207,20 +223,23 @@ def canonical_host(host: str) -> str:
     return name if port in {"", "80", "443"} else f"{name}:{port}"
 
 
-def is_cross_site(fetch_site: str | None, origin: str | None, own: str) -> bool:
+def is_cross_site(
+    fetch_site: str | None, origin: str | None, own: str, public: str | None = None
+) -> bool:
     """Tell whether an unsafe request was caused by another site.
 
     Args:
         fetch_site: `Sec-Fetch-Site`, which every current browser sends and no page can set.
         origin: `Origin`, for browsers without it.
-        own: scheme and host of this site.
+        own: scheme and host of this site, as the request has it.
+        public: the same as browsers have it, where a proxy changes it on the way.
 
     A client that sends neither is no browser, and has no cookies that another site could abuse.
     `same-site` is refused: the previews of all projects share one parent domain.
     """
     if fetch_site is not None:
         return fetch_site not in {"same-origin", "none"}
-    return origin is not None and origin != own
+    return origin is not None and origin not in {own, public}
 
 
 def shared(seconds: int) -> Callable[[View], View]:
@@ -300,7 +319,7 @@ def _refuse_other_hosts(
         raise BadRequest("This host is none of the site's.")
 
 
-def _refuse_other_sites(incoming: BaseRequestWebsocket) -> None:
+def _refuse_other_sites(incoming: BaseRequestWebsocket, public: str | None) -> None:
     # The host has been looked at, and no page can choose the one that its browser sends. So this
     # also holds on a site with several hosts.
     scheme = {"ws": "http", "wss": "https"}.get(incoming.scheme, incoming.scheme)
@@ -308,6 +327,7 @@ def _refuse_other_sites(incoming: BaseRequestWebsocket) -> None:
         incoming.headers.get("Sec-Fetch-Site"),
         incoming.headers.get("Origin"),
         f"{scheme}://{incoming.host}",
+        public,
     ):
         raise Forbidden("This request came from another site.")
 
@@ -342,8 +362,9 @@ def _trust_router(scope: Any) -> None:
         if name == b"x-client-ip":
             scope["client"] = (value.decode("latin1"), 0)
         elif name == b"x-forwarded-proto" and value in {b"http", b"https"}:
-            secure = value == b"https"
-            if scope["type"] == "websocket":
-                scope["scheme"] = "wss" if secure else "ws"
-            else:
-                scope["scheme"] = value.decode()
+            _set_scheme(scope, is_secure=value == b"https")
+
+
+def _set_scheme(scope: Any, *, is_secure: bool) -> None:
+    scheme = "ws" if scope["type"] == "websocket" else "http"
+    scope["scheme"] = f"{scheme}s" if is_secure else scheme

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.database import Unavailable
 from app.settings import Identity
 
-IS_TRACKED = text("SELECT to_regclass('database_owner') IS NOT NULL")
+IS_TRACKED = "SELECT to_regclass('database_owner') IS NOT NULL"
 READ = "SELECT environment, type FROM database_owner"
 CLAIM = text(
     """
@@ -101,7 +101,7 @@ def read_owner(execute: Callable[[Any], Any]) -> Owner | None:
     Args:
         execute: of a synchronous SQLAlchemy connection.
     """
-    if not execute(IS_TRACKED).scalar_one():
+    if not execute(text(IS_TRACKED)).scalar_one():
         return None
     return owner_of(execute(text(READ)).one_or_none())
 

@@ -9,6 +9,7 @@ killed at the end.
 """
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -55,7 +56,12 @@ def main(factory: Factory = create_app) -> int:
         listener = listen(settings.host, settings.port)
     except OSError as error:
         reason = error.strerror or str(error)
-        sys.stderr.write(f"Cannot listen on {settings.host}:{settings.port}: {reason}.\n")
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            sys.stderr.write(
+                f"HOST is not an address of this machine: {settings.host}: {reason}.\n"
+            )
+        else:
+            sys.stderr.write(f"Cannot listen on {settings.host}:{settings.port}: {reason}.\n")
         return 1
     processes = settings.web_concurrency or processes_for(upsun.limits())
     host, port = listener.getsockname()[:2]

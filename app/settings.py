@@ -1,16 +1,19 @@
 """Every variable the application reads: name, type, default, meaning."""
 
+import fcntl
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
-from email.utils import parseaddr
+from email.headerregistry import Address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -21,41 +24,25 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL
 
 from app import upsun
+from app.database_url import parse_database_url as parse_database_url
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / ".data"  # what a laptop keeps: the embedded database, the development key
+DEFAULT_PORTS = {"http": 80, "https": 443}
+# Labels with a digit or letter at both ends. The last is not a number, which would be an address.
+HOST_NAME = re.compile(
+    r"(?:[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?\.)*(?![0-9]+\Z)"
+    r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?",
+    re.IGNORECASE,
+)
 KEPT_LOGIN = 30 * 24 * 3600  # seconds that "keep me signed in" lasts
-SCHEMES = {"postgresql", "postgres", "pgsql", "postgresql+asyncpg"}
 
 
 class SettingsError(SystemExit):
     """A variable is missing or wrong. Uncaught, it ends the process with the sentence it holds."""
-
-
-def parse_database_url(value: Any) -> URL:
-    """Turn any common form of a PostgreSQL address into the one SQLAlchemy's asyncpg dialect takes.
-
-    Raises:
-        ValueError: it is no address of a PostgreSQL database.
-    """
-    try:
-        url = make_url(value if isinstance(value, URL) else str(value).strip())
-    except (ArgumentError, ValueError):
-        raise ValueError(
-            "is not of the form postgresql://user:password@host:port/database"
-        ) from None
-    if url.drivername not in SCHEMES:
-        raise ValueError(f"must begin with postgresql://, not {url.drivername}://")
-    if not url.database:
-        raise ValueError("names no database after the host")
-    query = dict(url.query)
-    if "sslmode" in query:  # libpq's word, which most providers put into the address
-        query["ssl"] = query.pop("sslmode")
-    return url.set(drivername="postgresql+asyncpg", query=query)
 
 
 @dataclass(frozen=True)
@@ -159,61 +146,98 @@ class Settings(DatabaseSettings):
     )
     public_origin: str = Field(
         default="",
-        description="Scheme and host of the site for links in mails; known by itself on Upsun",
+        description=(
+            "Scheme and host under which browsers reach the site; known by itself on Upsun."
+            " https:// makes cookies Secure and sends HSTS"
+        ),
     )
     cors_origins: str = Field(
         default="",
         description="Other sites whose scripts may use the API with tokens, separated by commas",
     )
 
+    @field_validator("secret_key", "secret_key_fallbacks", "mail_url")
+    @classmethod
+    def _utf8(cls, value: SecretStr) -> SecretStr:
+        try:
+            value.get_secret_value().encode()
+        except UnicodeEncodeError:
+            raise ValueError("is not valid UTF-8") from None
+        return value
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _lower_case(cls, value: Any) -> Any:
-        return value.lower() if isinstance(value, str) else value
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("host")
+    @classmethod
+    def _one_host(cls, value: str) -> str:
+        value = value.strip()
+        if value.startswith("[") and value.endswith("]"):  # as in a URL
+            value = value[1:-1]
+        if not _is_host(value):
+            raise ValueError("is not a host name or an IP address such as 127.0.0.1 or ::1")
+        return value
 
     @field_validator("mail_url")
     @classmethod
     def _known_scheme(cls, value: SecretStr) -> SecretStr:
-        url = urlsplit(value.get_secret_value())
-        if url.scheme not in {"", "smtp", "smtps", "console"} or bool(url.scheme) != bool(
-            value.get_secret_value()
-        ):
-            raise ValueError("must begin with smtp://, smtps:// or console:")
-        if url.scheme.startswith("smtp"):
-            if not url.hostname:
-                raise ValueError("names no host after smtp://")
-            url.port  # noqa: B018 raises ValueError
+        text = value.get_secret_value().strip()
+        value = SecretStr(text)
+        if text.lower() in {"", "console:", "console://"}:
+            return value
+        if not text.lower().startswith(("smtp://", "smtps://")):
+            raise ValueError("must begin with smtp:// or smtps://, or be console:")
+        url = _split(text)
+        if url is None or url.path not in {"", "/"} or "?" in text or "#" in text:
+            # Python quotes what it takes for the port, which may be a part of the password.
+            raise ValueError(
+                "is not of the form smtp://user:password@host:port; in user and password `/`, `?`,"
+                " `#`, `@`, `:` and `%` are written as %2F, %3F, %23, %40, %3A and %25"
+            )
+        if not url.hostname:
+            raise ValueError("names no host after smtp://")
+        if not _is_host(url.hostname):
+            raise ValueError("names a host that is not a host name or an IP address")
         return value
 
     @field_validator("mail_from")
     @classmethod
     def _one_address(cls, value: str) -> str:
-        if value and (not parseaddr(value)[1] or not value.isprintable()):
-            raise ValueError("is not an address such as noreply@example.com")
-        return value
+        if not value:
+            return value
+        match = re.fullmatch(r"\s*(?:([^<>]*)<([^<>\s]+)>|([^<>\s]+))\s*", value)
+        address = match and _mail_address(match[2] or match[3])
+        if not match or not address or not value.isprintable():
+            raise ValueError(
+                "is not one address such as noreply@example.com or Site <noreply@example.com>"
+            )
+        name = (match[1] or "").strip().removeprefix('"').removesuffix('"')
+        return str(Address(name, addr_spec=address))  # with quotes where a header needs them
 
     @field_validator("public_origin")
     @classmethod
     def _only_an_origin(cls, value: str) -> str:
-        url = urlsplit(value.rstrip("/"))
-        if value and (url.scheme not in {"http", "https"} or not url.netloc or url.path):
+        if not value:
+            return value
+        origin = _origin(value.strip().removesuffix("/"))
+        if origin is None:
             raise ValueError("must be of the form https://www.example.com, without a path")
-        return value.rstrip("/")
+        return origin
 
     @field_validator("cors_origins")
     @classmethod
     def _only_origins(cls, value: str) -> str:
-        for origin in filter(None, map(str.strip, value.split(","))):
-            url = urlsplit(origin)
-            port = f":{url.port}" if url.port is not None else ""  # raises ValueError for none
-            if url.scheme not in {"http", "https"} or not url.hostname or "*" in origin:
+        for each in filter(None, map(str.strip, value.split(","))):
+            origin = _origin(each)
+            if origin is None:
                 raise ValueError("must hold origins such as https://app.example.com")
-            if port == {"http": ":80", "https": ":443"}[url.scheme] or (
-                origin != f"{url.scheme}://{url.hostname}{port}"
-            ):
+            if origin != each:
                 # Compared letter by letter with what browsers send, so it must be just that.
                 raise ValueError(
-                    "must hold origins as browsers send them: no path, no last slash, no usual port"
+                    "must hold origins as browsers send them: in lower case, and without a path, a"
+                    " slash at the end or the default port"
                 )
         return value
 
@@ -238,8 +262,11 @@ class Settings(DatabaseSettings):
 
     @property
     def secure(self) -> bool:
-        """Whether the public reaches the application over https."""
-        return self.platform is not None
+        """Whether the public reaches the application over https.
+
+        Off Upsun `PUBLIC_ORIGIN` says so, for a proxy in front that ends TLS.
+        """
+        return self.platform is not None or self.public_origin.startswith("https://")
 
     @property
     def is_preview(self) -> bool:
@@ -265,7 +292,8 @@ class Settings(DatabaseSettings):
         if self.platform is not None:
             # A PUBLIC_ORIGIN set for the whole project would lead from previews to production.
             return self.platform.origin or self.public_origin
-        return self.public_origin or f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_origin or f"http://{host}:{self.port}"
 
     def quart(self) -> dict[str, Any]:
         """Return the configuration of Quart and its extensions."""
@@ -370,23 +398,112 @@ def _checkout(environment: upsun.Environment | None) -> str:
 
 
 def _development_key() -> SecretStr:
-    """Return the laptop's own key, made at the first start so that logins survive restarts."""
+    """Return the laptop's own key, made at the first start so that logins survive restarts.
+
+    Processes that start at the same time get the same one, and none reads a part of it.
+    """
     path = DATA / "secret_key"
     try:
         DATA.mkdir(exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return SecretStr(path.read_text().strip())
-        with os.fdopen(descriptor, "w") as file:
-            key = secrets.token_urlsafe(48)
-            file.write(key)
-        return SecretStr(key)
+        with (DATA / "secret_key.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            key = path.read_text(errors="replace").strip() if path.exists() else ""
+            if not key:  # also of a file that a crash has left empty
+                key = secrets.token_urlsafe(48)
+                _write_whole(path, key)
     except OSError as error:
         raise SettingsError(
             f"SECRET_KEY is not set, and a development key cannot be kept in {path}:"
             f" {error.strerror}."
         ) from None
+    if _is_weak(key):
+        raise SettingsError(
+            f"SECRET_KEY is not set, and {path} does not hold a key of at least 32 random"
+            " characters: delete the file, and a new one is made."
+        )
+    return SecretStr(key)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that nobody else can read, or none."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _mail_address(text: str) -> str | None:
+    """Return an address with its domain in ASCII; None if it is not one.
+
+    The domain may be of a private network, such as `localhost`, which email-validator refuses.
+    """
+    # Imported here: it takes a deploy hook, which sends no mail, 15 ms.
+    from email_validator import EmailNotValidError, validate_email
+
+    local, _, domain = text.rpartition("@")
+    try:
+        domain = domain.encode("idna").decode()
+        # Not every mail server accepts a sender with other characters than ASCII.
+        validate_email(f"{local}@example.com", allow_smtputf8=False, check_deliverability=False)
+    except (EmailNotValidError, UnicodeError):
+        return None
+    return f"{local}@{domain}" if _is_host(domain) else None
+
+
+def _split(text: str) -> SplitResult | None:
+    """Split a URL; None if it is none, or its port is not a number from 1 to 65535.
+
+    urlsplit itself passes over control characters and line ends, and quotes in its errors.
+    """
+    if not text.isprintable() or " " in text:
+        return None
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return None
+    return None if port == 0 or url.netloc.endswith(":") else url
+
+
+def _origin(text: str) -> str | None:
+    """Return scheme, host and port in the form in which browsers send them; None for all else."""
+    scheme, _, rest = text.partition("://")
+    host, colon, port = rest.rpartition(":") if re.search(r":[^\]]*$", rest) else (rest, "", "")
+    if not host.isascii():
+        try:
+            text = f"{scheme}://{host.encode('idna').decode()}{colon}{port}"
+        except UnicodeError:
+            return None
+    url = _split(text)
+    if url is None or url.scheme not in DEFAULT_PORTS or not url.hostname:
+        return None
+    if (
+        not text.isascii()
+        or url.path
+        or "?" in text
+        or "#" in text
+        or "@" in url.netloc
+        or not _is_host(url.hostname)
+    ):
+        return None
+    host = f"[{ip_address(url.hostname)}]" if ":" in url.hostname else url.hostname
+    port = "" if url.port in {None, DEFAULT_PORTS[url.scheme]} else f":{url.port}"
+    return f"{url.scheme}://{host}{port}"
+
+
+def _is_host(text: str) -> bool:
+    """Tell whether a text is an IP address without brackets, or could be the name of a host."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return len(text) <= 253 and HOST_NAME.fullmatch(text) is not None
+    return True
 
 
 def _sentence(error: ValidationError) -> str:

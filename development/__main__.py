@@ -23,6 +23,7 @@ from pathlib import Path
 import httpx
 from watchfiles import Change, awatch
 
+from app.database_url import place
 from app.settings import DATA, ROOT, SettingsError, load_database
 from development.checks import (
     SetupError,
@@ -75,7 +76,7 @@ async def database() -> AsyncIterator[str]:
     if os.environ.get("DATABASE_URL"):
         url = load_database().database_url
         await check_database(url)
-        say(f"Using the database {url.database} at {url.host}, as DATABASE_URL says", begun)
+        say(f"Using the database {url.database} at {place(url)}, as DATABASE_URL says", begun)
         yield os.environ["DATABASE_URL"]
         return
     with postgres(DATA / "postgres") as server:

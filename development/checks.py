@@ -1,8 +1,6 @@
 """What can be known to be wrong before anything is started, each as one sentence."""
 
-import asyncio
 import errno
-import os
 import re
 import shutil
 import socket
@@ -10,11 +8,10 @@ import subprocess
 from collections.abc import Mapping
 
 from sqlalchemy import URL
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
-from app.ownership import ForeignDatabaseError, read_owner, require_owner
+from app.database import NoConnectionError, connect
+from app.database_url import place
+from app.ownership import IS_TRACKED, READ, ForeignDatabaseError, owner_of, require_owner
 from app.settings import DatabaseSettings
 
 OLDEST_NODE = 20
@@ -72,33 +69,25 @@ def check_address(environment: Mapping[str, str]) -> tuple[str, int]:
 
 async def check_database(url: URL) -> None:
     """Connect to the database once, as the application will."""
-    engine = create_async_engine(url, poolclass=NullPool)
     try:
-        async with asyncio.timeout(CONNECT_SECONDS), engine.connect():
-            pass
-    except TimeoutError:
-        reason = f"no answer within {CONNECT_SECONDS} seconds"
-    except OSError as error:
-        number = error.errno or 0  # negative where a name was not found
-        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
-    except DBAPIError as error:
-        reason = str((error.orig and error.orig.__cause__) or error.orig)
-    except Exception as error:  # what asyncpg raises at an option it does not know
-        reason = str(error)
-    else:
-        return
-    place = f"{url.host or 'localhost'}:{url.port or 5432}"
-    raise SetupError(
-        f"DATABASE_URL names the database {url.database!r} at {place}, which cannot be reached:"
-        f" {reason.splitlines()[0].rstrip('.') if reason else 'for no given reason'}."
-    )
+        connection = await connect(url, name="make run", timeout=CONNECT_SECONDS)
+    except NoConnectionError as error:
+        raise SetupError(
+            f"DATABASE_URL names the database {url.database!r} at {place(url)}, which cannot be"
+            f" reached: {str(error).splitlines()[0].rstrip('.')}."
+        ) from None
+    await connection.close()
 
 
 async def check_owner(settings: DatabaseSettings) -> ForeignDatabaseError | None:
     """Return why this checkout may not work on the database; None if it may, or nobody owns it."""
-    engine = create_async_engine(settings.database_url, poolclass=NullPool)
-    async with engine.connect() as connection:
-        owner = await connection.run_sync(lambda each: read_owner(each.execute))
+    connection = await connect(settings.database_url, name="make run", timeout=CONNECT_SECONDS)
+    try:
+        if not await connection.fetchval(IS_TRACKED):
+            return None
+        owner = owner_of(await connection.fetchrow(READ))
+    finally:
+        await connection.close()
     if owner is not None:
         try:
             require_owner(owner, settings.identity)

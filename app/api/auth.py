@@ -1,6 +1,7 @@
 """Who asks the API: by a token, or by the login cookie of our own pages."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Literal, ParamSpec, TypeVar, cast
@@ -10,7 +11,7 @@ from quart import g, request
 from app.api import credentials, tokens
 from app.api.problems import Problem
 from app.api.scopes import Scope
-from app.database import direct, write
+from app.database import ReadOnlyDatabaseError, direct, write
 from app.user.login import current_user
 
 P = ParamSpec("P")
@@ -90,8 +91,9 @@ async def _caller(scope: Scope) -> Caller:
             "This token is not valid, or not any more.", 'Bearer error="invalid_token"'
         )
     if holder.is_use_due:
-        async with write() as session:
-            await tokens.note_use(session, holder.token_id)
+        with suppress(ReadOnlyDatabaseError):  # what only reads goes on
+            async with write() as session:
+                await tokens.note_use(session, holder.token_id)
     if scope.name not in holder.scopes:
         challenge = f'Bearer error="insufficient_scope", scope="{scope.name}"'
         raise Problem(

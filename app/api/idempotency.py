@@ -15,13 +15,12 @@ from typing import Any, cast
 from quart import Response, request
 from sqlalchemy import bindparam, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.api.auth import caller
 from app.api.models import KEY_LENGTH, IdempotentAnswer
 from app.api.problems import Problem
-from app.database import LOCK_NOT_AVAILABLE, Base, write
+from app.database import Base, LockTimeoutError, write
 from app.jobs import cleanup
 from app.jobs.queue import Running, Schedule, Task
 
@@ -108,9 +107,7 @@ async def _claim(session: AsyncSession, key: str, fingerprint: bytes) -> bool:
     values = {"user_id": caller().id, "key": key, "fingerprint": fingerprint}
     try:
         return await session.scalar(CLAIM, values) is not None
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
-            raise
+    except LockTimeoutError:
         raise Problem(
             409,
             "The first request with this Idempotency-Key is still being worked on.",

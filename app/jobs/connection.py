@@ -25,6 +25,8 @@ RECONNECT = 1.0  # seconds before the database is asked again
 LOST = (
     *(OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError),
     *(asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError),
+    # After a failover the primary is another server, so the connection must be made again.
+    asyncpg.ReadOnlySQLTransactionError,
 )
 
 
@@ -49,6 +51,7 @@ class LastingDriver(Driver):
         self._lock = asyncio.Lock()
         self._listeners: list[tuple[str, NotifyCallback]] = []
         self._returning: asyncio.Task[None] | None = None
+        self._reasons: set[str] = set()  # why statements wait, since the last that did not
         self._tasks = TaskManager()
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
@@ -90,7 +93,9 @@ class LastingDriver(Driver):
                 if not self._database.gate.is_open:
                     await self._database.gate.check()
                 async with self._lock:
-                    return await run(await self._connected())
+                    found = await run(await self._connected())
+                self._reasons.clear()
+                return found
             except ForeignDatabaseError as error:
                 if self._stopping.is_set():
                     raise
@@ -99,7 +104,10 @@ class LastingDriver(Driver):
                 if self._stopping.is_set():
                     raise
             except LOST as error:
-                log.warning("the queue's connection was lost", reason=type(error).__name__)
+                reason = type(error).__name__
+                if reason not in self._reasons:  # when it begins, not at every attempt
+                    self._reasons.add(reason)
+                    log.warning("the queue's connection was lost", reason=reason)
                 await self._drop()
                 if self._stopping.is_set():
                     raise
@@ -131,14 +139,18 @@ class LastingDriver(Driver):
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
             connection = await connect(
-                self._database.engine,
+                self._database.engine.url,
                 name="quart-upsun jobs",
                 command_timeout=STATEMENT_TIMEOUT + 2,
             )
             connection.add_termination_listener(self._lost)
-            for channel, callback in self._listeners:
-                await connection.add_listener(channel, _relay(callback))
-                callback(something_changed(channel))  # perhaps, while nobody listened
+            try:
+                for channel, callback in self._listeners:
+                    await connection.add_listener(channel, _relay(callback))
+                    callback(something_changed(channel))  # perhaps, while nobody listened
+            except BaseException:  # a standby, for instance, does not take LISTEN
+                connection.terminate()
+                raise
             self._connection = connection
         return self._connection
 

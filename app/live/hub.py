@@ -131,7 +131,7 @@ class Hub:
         return [stream for streams in self._streams.values() for stream in streams]
 
     def _begin(self) -> None:
-        listener = Listener(self._database.engine, heard=self.fetch, connected=self._fetch_all)
+        listener = Listener(self._database.engine.url, heard=self.fetch, connected=self._fetch_all)
         self._tasks = [
             _task(listener.run()),
             _task(self._serve()),

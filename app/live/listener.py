@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 import asyncpg
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import URL
 
 from app import logs
-from app.database import connect
+from app.database import NoConnectionError, connect
 from app.live.events import CHANNEL
 
 log = logs.get(__name__)
@@ -28,15 +28,15 @@ class Listener:
     """Listens, whatever happens to the database.
 
     Args:
-        engine: knows where the database is; its pool is left alone.
+        url: of the database.
         heard: told the number of each user who has news.
         connected: told each time that this listens again: news of before were perhaps missed.
     """
 
     def __init__(
-        self, engine: AsyncEngine, *, heard: Callable[[int], None], connected: Callable[[], None]
+        self, url: URL, *, heard: Callable[[int], None], connected: Callable[[], None]
     ) -> None:
-        self._engine = engine
+        self._url = url
         self._heard = heard
         self._connected = connected
 
@@ -47,7 +47,7 @@ class Listener:
         while True:
             try:
                 connection = await connect(
-                    self._engine, name=APPLICATION_NAME, command_timeout=ASK_TIMEOUT
+                    self._url, name=APPLICATION_NAME, command_timeout=ASK_TIMEOUT
                 )
                 try:
                     ended = await self._listen(connection)
@@ -58,6 +58,8 @@ class Listener:
                 finally:
                     await _close(connection)
                 reason = "closed"
+            except NoConnectionError as error:
+                reason = str(error)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 reason = type(error).__name__
             if pause == shortest:  # when it begins, not at every attempt

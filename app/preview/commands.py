@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import click
@@ -9,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from app.database import Unavailable, connect
 from app.ownership import ForeignDatabaseError, claim_copy, read_owner
 from app.settings import Settings
 
@@ -98,15 +100,19 @@ def _run(settings: Settings, work: Callable[[AsyncConnection], Awaitable[T]]) ->
     """Run `work` in one transaction."""
 
     async def inside() -> T:
+        url = settings.database_url
         engine = create_async_engine(
-            settings.database_url, poolclass=NullPool, hide_parameters=True
+            url,
+            async_creator=partial(connect, url, name="quart database"),
+            poolclass=NullPool,
+            hide_parameters=True,
         )
         async with engine.begin() as connection:
             return await work(connection)
 
     try:
         return asyncio.run(inside())
-    except (OSError, DBAPIError) as error:
+    except (OSError, DBAPIError, Unavailable) as error:
         reason = type(getattr(error, "orig", None) or error).__name__
         raise click.ClickException(
             f"The database cannot be used ({reason}). If it is not migrated, run"

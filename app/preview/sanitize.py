@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from asyncpg import PostgresError
@@ -18,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
-from app.database import CONNECT_TIMEOUT, UNDEFINED, Base, load_models
+from app.database import UNDEFINED, Base, connect, load_models
 from app.ownership import ForeignDatabaseError, read_owner, require_owner
 from app.preview.columns import EMPTIED, KEPT, Rules
 from app.settings import Identity
@@ -130,17 +131,18 @@ async def sanitize(url: URL, identity: Identity, say: Say) -> None:
     environment = identity.name
     engine = create_async_engine(
         url,
-        poolclass=pool.NullPool,
-        hide_parameters=True,
-        connect_args={
-            "timeout": CONNECT_TIMEOUT,
-            "server_settings": {
-                "application_name": "sanitize",
+        async_creator=partial(
+            connect,
+            url,
+            name="sanitize",
+            settings={
                 "lock_timeout": LOCK_TIMEOUT,
                 "statement_timeout": STATEMENT_TIMEOUT,
                 "jit": "off",
             },
-        },
+        ),
+        poolclass=pool.NullPool,
+        hide_parameters=True,
     )
     try:
         async with _connected(engine, say) as connection:

@@ -24,7 +24,7 @@ from quart import current_app, request
 from sqlalchemy import text
 from werkzeug.exceptions import TooManyRequests
 
-from app.database import read
+from app.database import ReadOnlyDatabaseError, current, read
 from app.user.login import current_user
 
 P = ParamSpec("P")
@@ -75,7 +75,12 @@ class Limit:
         """Count a request of `subject`; return 0, or the seconds to wait if it is too early.
 
         A refused request costs the client nothing: who waits as told is served.
+
+        Raises:
+            Unavailable: the database does not answer, or is read-only.
         """
+        if current().is_read_only:
+            raise ReadOnlyDatabaseError
         share = self._share(subject)
         # One statement is a transaction of its own, in one round trip instead of three.
         async with read() as session:
@@ -149,13 +154,20 @@ def limited(
         by: returns what stands for the client.
         when: tells which requests count; None for all. The others cost no statement, and
             `unlimited` says why they need no limit.
+
+    While the database is read-only nothing can be counted. Then requests that only read are served
+    without a limit, and all others are answered 503.
     """
 
     def decorate(view: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         @wraps(view)
         async def counted(*args: P.args, **kwargs: P.kwargs) -> T:
             if when is None or when():
-                await limit.require(by())
+                try:
+                    await limit.require(by())
+                except ReadOnlyDatabaseError:
+                    if request.method not in {"GET", "HEAD"}:
+                        raise
             return await view(*args, **kwargs)
 
         counted.limit = limit  # type: ignore[attr-defined]

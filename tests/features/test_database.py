@@ -1,20 +1,33 @@
 """Sessions and the schema gate, on a real PostgreSQL."""
 
 import asyncio
+import gc
+import re
+import shutil
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import asyncpg
+import certifi
 import pytest
 from alembic import command
 from alembic.config import Config
 from pydantic import SecretStr
 from quart import Quart
-from sqlalchemy import func, select, text
+from sqlalchemy import URL, func, make_url, select, text
 
 from app import create_app
-from app.database import Database, SchemaBehind, Unavailable
+from app.database import (
+    Database,
+    LockTimeoutError,
+    ReadOnlyDatabaseError,
+    SchemaBehind,
+    Unavailable,
+)
 from app.settings import ROOT, Settings, parse_database_url
 from app.user import accounts
 from app.user.models import User
@@ -251,3 +264,362 @@ async def test_nothing_listens(unused_tcp_port: int) -> None:
 def test_schema_behind_says_what_is_there_and_what_is_needed() -> None:
     assert "none" in str(SchemaBehind(None, "abc"))
     assert "abc" in str(SchemaBehind("old", "abc"))
+
+
+WAYS = pytest.mark.parametrize("way", [Database.read, Database.write, Database.direct])
+
+
+@WAYS
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError("of a call elsewhere"),
+        ConnectionResetError("of a call elsewhere"),
+        OSError("of a call elsewhere"),
+        asyncpg.InterfaceError("of another connection"),
+        asyncpg.CannotConnectNowError("of another database"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_an_error_of_the_caller_passes_through(
+    way: Callable[[Database], AbstractAsyncContextManager[Any]], error: Exception, app: Quart
+) -> None:
+    database: Database = app.extensions["database"]
+
+    async def fail() -> None:
+        async with way(database) as session:
+            if way is Database.write:
+                await accounts.create(session, username="lost", email="l@e.org", password_hash="x")
+            raise error
+
+    assert await count_users(database) == 0
+    with pytest.raises(type(error)) as raised:
+        await fail()
+    assert raised.value is error
+    assert database.gate.is_open
+    assert await count_users(database) == 0
+
+
+@pytest.mark.parametrize("way", [Database.read, Database.write])
+async def test_a_statement_without_an_answer_is_an_outage(
+    way: Callable[[Database], AbstractAsyncContextManager[Any]], database_url: str
+) -> None:
+    """asyncpg's `TimeoutError`, which the server's own time limit does not come before."""
+    database = Database(parse_database_url(database_url), pool_size=1)
+    assert await count_users(database) == 0
+
+    async def ask() -> None:
+        async with way(database) as session:
+            connection = await session.connection()
+            pooled = await connection.get_raw_connection()
+            pooled.driver_connection._config = pooled.driver_connection._config._replace(
+                command_timeout=0.05
+            )
+            await session.execute(text("SELECT pg_sleep(60)"))
+
+    with pytest.raises(Unavailable, match="the connection to the database was lost"):
+        await ask()
+    assert not database.gate.is_open
+    assert await count_users(database) == 0
+    await database.close()
+
+
+async def test_the_block_itself_can_catch_a_lock_timeout(app: Quart, database_url: str) -> None:
+    database: Database = app.extensions["database"]
+    holder = await asyncpg.connect(database_url)
+    await holder.execute("BEGIN; LOCK TABLE users")
+    async with database.read() as session:
+        await session.execute(text("SET lock_timeout = '10ms'"))
+        with pytest.raises(LockTimeoutError):
+            await session.execute(text("SELECT 1 FROM users"))
+        await session.invalidate()
+    await holder.close()
+    assert database.gate.is_open
+
+
+@WAYS
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_a_cancelled_block_leaves_no_half_transaction_and_no_busy_connection(
+    way: Callable[[Database], AbstractAsyncContextManager[Any]], times: int, app: Quart
+) -> None:
+    """Cancelled at every step of connecting, statements, commit and rollback, and again in it."""
+    database: Database = app.extensions["database"]
+    pool: Any = database.engine.pool
+    async with database.write() as session:
+        await session.execute(text("CREATE TABLE pairs (half integer)"))
+
+    async def work() -> None:
+        async with way(database) as session:
+            if way is Database.direct:
+                await session.fetch("SELECT 1")
+                return
+            for half in (1, 2) if way is Database.write else ():
+                await session.execute(text("INSERT INTO pairs VALUES (:half)"), {"half": half})
+            await session.execute(text("SELECT 1"))
+            if way is Database.write and step % 2:
+                raise ZeroDivisionError  # to be cancelled while it rolls back
+
+    unhandled: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: unhandled.append(context))
+    ends = set()
+    try:
+        for step in range(60):
+            task = asyncio.create_task(work())
+            for _ in range(step // 2):
+                await asyncio.sleep(0)
+            for _ in range(times):
+                task.cancel()
+                await asyncio.sleep(0)
+            try:
+                await task
+                ends.add("done")
+            except (asyncio.CancelledError, ZeroDivisionError) as error:
+                ends.add(type(error).__name__)
+            assert pool.checkedout() == 0
+            assert database._turns._value == pool.size()
+        gc.collect()
+        await asyncio.sleep(0)
+    finally:
+        loop.set_exception_handler(None)
+    assert "CancelledError" in ends
+    assert unhandled == []
+    async with database.read() as session:
+        halves = (
+            "SELECT count(*) FILTER (WHERE half = 1), count(*) FILTER (WHERE half = 2) FROM pairs"
+        )
+        first, second = (await session.execute(text(halves))).one()
+    assert first == second
+    assert database.gate.is_open
+
+
+async def test_a_cancellation_during_the_rollback_comes_out(app: Quart, database_url: str) -> None:
+    """Not the error that was the reason for the rollback: who cancels waits for the end."""
+    database: Database = app.extensions["database"]
+    failing = asyncio.Event()
+
+    async def fail() -> None:
+        async with database.write() as session:
+            await session.execute(text("SELECT 1"))
+            failing.set()
+            raise ZeroDivisionError
+
+    task = asyncio.create_task(fail())
+    await failing.wait()
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    pool: Any = database.engine.pool
+    assert pool.checkedout() == 0
+
+
+async def test_an_error_is_not_hidden_by_a_rollback_that_fails(app: Quart) -> None:
+    database: Database = app.extensions["database"]
+
+    async def fail() -> None:
+        async with database.write() as session:
+            await session.execute(text("SELECT 1"))
+            connection = await session.connection()
+            pooled: Any = await connection.get_raw_connection()
+            pooled.driver_connection.terminate()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    assert await count_users(database) == 0
+
+
+async def set_read_only(url: str, state: str) -> None:
+    """Make the database read-only or writable for sessions that begin from now on, and all others.
+
+    What is open is ended, as by a failover.
+    """
+    connection = await asyncpg.connect(url)
+    name = await connection.fetchval("SELECT quote_ident(current_database())")
+    await connection.execute("SET default_transaction_read_only = off")
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {state}")
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await connection.close()
+
+
+async def writable_again(url: str) -> None:
+    """Make the database writable for new sessions, while the pool's stay read-only."""
+    connection = await asyncpg.connect(url)
+    name = await connection.fetchval("SELECT quote_ident(current_database())")
+    await connection.execute("SET default_transaction_read_only = off")
+    await connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    await connection.close()
+
+
+async def test_a_read_only_database_serves_what_only_reads(
+    app: Quart, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.database.READ_ONLY_INTERVAL", 0.0)
+    database: Database = app.extensions["database"]
+    person = Person()
+    member = app.test_client()
+    assert (await member.post("/register/", form=person.registration)).status_code == 303
+    form = {"username": person.username, "password": person.password}
+    assert (await member.post("/login/", form=form)).status_code == 303
+    wanted = {"name": "reads", "scopes": "me:read", "days": "7"}
+    page = await (await member.post("/account/tokens/", form=wanted)).get_data(as_text=True)
+    found = re.search(r"qu_[\w-]{49}", page)
+    assert found is not None
+    api = {"X-API-Key": found[0]}
+
+    await set_read_only(database_url, "on")
+    await asyncio.sleep(0)
+    ready = await app.test_client().get("/readyz")
+    assert ready.status_code == 200
+    assert await ready.get_json() == {"status": "ready", "database": "read-only"}
+    # A token's first use would be noted down; a download is counted by a limit.
+    for path in ("/users/", "/account/", "/account/data.json"):
+        assert (await member.get(path)).status_code == 200, path
+    assert (await app.test_client().get("/api/v1/me", headers=api)).status_code == 200
+    for path in ("/login/", "/logout/", "/register/", "/account/sign-out/"):
+        refused = await member.post(path, form=form)
+        assert refused.status_code == 503, path
+        assert int(refused.headers["Retry-After"]) > 0
+    with pytest.raises(ReadOnlyDatabaseError):
+        await add_user(database, "ada")
+    assert "Traceback" not in caplog.text
+
+    await writable_again(database_url)
+    with suppress(ReadOnlyDatabaseError):  # of the session that was open; the next is a new one
+        await add_user(database, "ada")
+    await add_user(database, "bob")
+    ready = await app.test_client().get("/readyz")
+    assert await ready.get_json() == {"status": "ready"}
+    assert (await member.post("/logout/")).status_code == 303
+
+
+async def test_readyz_asks_a_new_session_whether_the_database_is_read_only(
+    app: Quart, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.READ_ONLY_INTERVAL", 0.0)
+    database: Database = app.extensions["database"]
+    await set_read_only(database_url, "on")
+    assert not await database.accepts_changes()
+    # Several that are read-only for as long as they last.
+    barrier = asyncio.Barrier(3)
+
+    async def use() -> None:
+        async with database.read() as session:
+            await session.scalar(text("SELECT 1"))
+            await barrier.wait()
+
+    await asyncio.gather(*(use() for _ in range(3)))
+    await writable_again(database_url)
+    assert await database.accepts_changes()
+
+
+@pytest.mark.parametrize("found_by", ["readyz", "a change"])
+async def test_a_read_only_database_is_not_asked_again_for_a_moment(
+    found_by: str, app: Quart, database_url: str
+) -> None:
+    """Each attempt costs new connections, which those who read would wait for."""
+    database: Database = app.extensions["database"]
+    await set_read_only(database_url, "on")
+    if found_by == "readyz":
+        assert not await database.accepts_changes()
+    else:
+        with pytest.raises(ReadOnlyDatabaseError):
+            await add_user(database, "ada")
+    assert database.is_read_only
+    await writable_again(database_url)
+    assert not await database.accepts_changes()
+    with pytest.raises(ReadOnlyDatabaseError):
+        await add_user(database, "ada")
+
+
+async def test_an_address_with_parameters_is_connected_to(database_url: str) -> None:
+    url = f"{database_url}{'&' if '?' in database_url else '?'}" + (
+        "sslmode=prefer&channel_binding=prefer&application_name=from%20the%20address"
+        "&options=-csearch_path%3Dpublic%20-cstatement_timeout%3D1&connect_timeout=7"
+        "&target_session_attrs=read-write"
+    )
+    database = Database(parse_database_url(url), pool_size=1)
+    async with database.read() as session:
+        told = [
+            await session.scalar(text(f"SHOW {name}"))
+            for name in ("application_name", "search_path", "statement_timeout", "timezone")
+        ]
+    assert told == ["from the address", "public", "8s", "UTC"]
+    await database.close()
+
+
+async def test_a_server_of_another_kind_is_no_connection(database_url: str) -> None:
+    joined = "&" if "?" in database_url else "?"
+    url = parse_database_url(f"{database_url}{joined}target_session_attrs=standby")
+    database = Database(url, pool_size=1)
+    with pytest.raises(Unavailable):
+        await count_users(database)
+    await database.close()
+
+
+@asynccontextmanager
+async def tls_in_front_of(url: URL, context: ssl.SSLContext) -> AsyncIterator[URL]:
+    """Speak TLS as PostgreSQL does; the embedded server is built without it."""
+    encrypted: list[bool] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.CancelledError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readexactly(8)  # SSLRequest
+            writer.write(b"S")
+            await writer.start_tls(context)
+            encrypted.append(True)
+            inner, out = await asyncio.open_connection(url.host, url.port)
+            await asyncio.gather(pump(reader, out), pump(inner, writer))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        yield url.set(host="localhost", port=port)
+    assert encrypted
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
+async def test_the_certificate_of_the_server_is_checked(database_url: str, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+        f" -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout {key}"
+        f" -out {certificate}"
+    )
+    await asyncio.to_thread(subprocess.run, command.split(), check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    async def count(url: URL, **query: str) -> int:
+        database = Database(parse_database_url(url.update_query_dict(query)), pool_size=1)
+        try:
+            return await count_users(database)
+        finally:
+            await database.close()
+
+    async with tls_in_front_of(make_url(database_url), context) as url:
+        mine, others = {"sslrootcert": str(certificate)}, {"sslrootcert": certifi.where()}
+        assert await count(url, sslmode="require") == 0
+        assert await count(url, sslmode="verify-full", **mine) == 0
+        assert await count(url.set(host="127.0.0.1"), sslmode="verify-ca", **mine) == 0
+        for refused in (
+            count(url, sslmode="verify-full", **others),
+            count(url, sslmode="require", **others),
+            count(url, sslrootcert="system"),
+            count(url.set(host="127.0.0.1"), sslmode="verify-full", **mine),
+        ):
+            with pytest.raises(Unavailable) as raised:
+                await refused
+            assert "certificate verify failed" in str(raised.value.__cause__)

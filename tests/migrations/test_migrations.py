@@ -232,6 +232,51 @@ def test_a_missing_address_is_one_sentence() -> None:
     assert result.stderr.strip() == "DATABASE_URL is not set."
 
 
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        (
+            "sslmode=require&channel_binding=require",
+            "DATABASE_URL has a channel_binding other than disable or prefer, which is not"
+            " supported: to authenticate the server use sslmode=verify-full&sslrootcert=system"
+            " instead.",
+        ),
+        (
+            "keepalives_idle=30",
+            "DATABASE_URL has the parameter keepalives_idle, which is not supported.",
+        ),
+    ],
+)
+def test_a_parameter_that_is_not_supported_is_one_sentence(parameters: str, sentence: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": f"postgresql://u:hunter2@127.0.0.1:1/d?{parameters}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip() == sentence
+
+
+async def test_parameters_of_the_address_hold_for_migrations(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await asyncpg.connect(empty_database)
+    await connection.execute("CREATE SCHEMA of_ones_own")
+    joined = "&" if "?" in empty_database else "?"
+    monkeypatch.setenv(
+        "DATABASE_URL",
+        f"{empty_database}{joined}application_name=mine&connect_timeout=9&channel_binding=prefer"
+        "&options=-csearch_path%3Dof_ones_own",
+    )
+    await asyncio.to_thread(command.upgrade, Config(ROOT / "alembic.ini"), "head")
+    schema = "SELECT schemaname FROM pg_tables WHERE tablename = 'users'"
+    assert await connection.fetchval(schema) == "of_ones_own"
+    await connection.close()
+
+
 def test_migrations_import_nothing_from_the_application() -> None:
     """They must still run when the code they were written with is gone."""
     for path in (ROOT / "alembic" / "versions").glob("*.py"):

@@ -173,3 +173,13 @@ async def test_only_an_upgrade_has_nothing_to_do_then(database_url: str) -> None
     refused = alembic(database_url, "downgrade", "base")
     assert refused.returncode != 0
     assert "Traceback" not in refused.stderr
+
+
+async def test_a_read_only_database_is_one_sentence(empty_database: str) -> None:
+    name = make_url(empty_database).database
+    async with connected(empty_database) as connection:
+        await connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    refused = alembic(empty_database, "upgrade", "head")
+    assert refused.returncode != 0
+    assert "the database is read-only" in refused.stderr
+    assert "Traceback" not in refused.stderr

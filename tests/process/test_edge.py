@@ -86,6 +86,62 @@ async def test_cookies_on_upsun(processes: int, database_url: str) -> None:
 
 
 @PROCESSES
+@pytest.mark.parametrize("host", ["www.example.com", "app:8000"])
+async def test_a_login_through_a_proxy_that_ends_tls(
+    processes: int, host: str, database_url: str
+) -> None:
+    """Off Upsun, where its headers are not believed: `PUBLIC_ORIGIN` says what browsers see."""
+    person = Person()
+    # An older browser sends no Sec-Fetch-Site. Not every proxy passes on the host.
+    browser = {"Host": host, "X-Forwarded-Proto": "https", "Origin": "https://www.example.com"}
+    async with (
+        serving(
+            processes,
+            "app.server",
+            DATABASE_URL=database_url,
+            PUBLIC_ORIGIN="https://www.example.com",
+        ) as server,
+        httpx.AsyncClient(base_url=server.url, headers=browser) as client,
+    ):
+        registered = await client.post("/register/", data=person.registration)
+        assert registered.status_code == 303
+        form = {"username": person.username, "password": person.password}
+        logged_in = await client.post("/login/", data=form)
+        assert logged_in.status_code == 303
+        assert logged_in.headers["Strict-Transport-Security"]
+        cookies = SimpleCookie()
+        for header in logged_in.headers.get_list("set-cookie"):
+            cookies.load(header)
+        assert {"__Host-session", "__Host-login"} <= set(cookies)
+        assert all(cookie["secure"] for cookie in cookies.values())
+        # httpx sends no Secure cookie over http, where it thinks it is.
+        names = {"Cookie": "; ".join(f"{name}={each.value}" for name, each in cookies.items())}
+        assert (await client.get("/users/", headers=names)).status_code == 200
+        for origin in ("https://evil.example", "null", "https://www.example.com.evil.example"):
+            refused = await client.post("/login/", data=form, headers={"Origin": origin})
+            assert refused.status_code == 403
+        for headers, status in (
+            ({"Origin": "https://www.example.com"}, 303),
+            ({"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}, 403),
+            ({"Sec-Fetch-Site": "same-site"}, 403),
+        ):
+            answer = await client.post("/logout/", headers={**names, **headers})
+            assert answer.status_code == status
+        await server.stops()
+
+
+async def test_the_public_origin_is_not_believed_in_place_of_the_routes_on_upsun() -> None:
+    """A `PUBLIC_ORIGIN` for the whole project is that of production, also in its previews."""
+    variables = {**UPSUN, "PUBLIC_ORIGIN": "https://production.example"}
+    async with (
+        serving(1, **variables) as server,
+        httpx.AsyncClient(base_url=server.url) as client,
+    ):
+        headers = {"Host": "preview.example", "Origin": "https://production.example"}
+        assert (await client.post("/quick", headers=headers)).status_code == 403
+
+
+@PROCESSES
 async def test_a_failing_view_shows_nothing_on_upsun(processes: int) -> None:
     variables = {**UPSUN, "PLATFORM_ENVIRONMENT_TYPE": "development", "FLASK_DEBUG": "1"}
     async with (

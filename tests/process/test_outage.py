@@ -7,7 +7,9 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import httpx
 import psutil
 
@@ -141,3 +143,66 @@ async def recovers(client: httpx.AsyncClient) -> None:
     while await statuses(client) != {200}:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)
+
+
+async def test_a_read_only_database(tmp_path: Path) -> None:
+    """As after a failover to a standby: reads go on, changes wait, and nobody is restarted."""
+    async with AsyncExitStack() as stack:
+        url = stack.enter_context(cluster(tmp_path))
+        await migrate(url)
+        servers = [
+            await stack.enter_async_context(serving(processes, DATABASE_URL=url))
+            for processes in (1, 2)
+        ]
+        members = [await stack.enter_async_context(member_of(server)) for server in servers]
+        await make_read_only(url)
+        for member in members:
+            await recovers(member)  # its connections have ended
+            for _ in range(3):
+                assert await changes(member) == {503}
+                assert await statuses(member) == {200}
+            assert await readiness_of(member) == {"status": "ready", "database": "read-only"}
+        await make_writable(url)
+        for member in members:
+            deadline = time.monotonic() + 10
+            while await changes(member) != {303} or await readiness_of(member) != {
+                "status": "ready"
+            }:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+        for server in servers:
+            await server.stops()
+
+
+async def changes(client: httpx.AsyncClient) -> set[int]:
+    """Log out, several times at once; the client sends its cookie again as long as it works."""
+    pages = await asyncio.gather(*(client.post("/logout/") for _ in range(3)))
+    for page in pages:
+        if page.status_code == 503:
+            assert int(page.headers["Retry-After"]) > 0
+    return {page.status_code for page in pages}
+
+
+async def readiness_of(client: httpx.AsyncClient) -> Any:
+    readiness = await client.get("/readyz")
+    assert readiness.status_code == 200
+    return readiness.json()
+
+
+async def make_read_only(url: str) -> None:
+    """Make the database read-only, and end all connections to it, as a failover does."""
+    connection = await asyncpg.connect(url)
+    await connection.execute("ALTER DATABASE postgres SET default_transaction_read_only = on")
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await connection.close()
+
+
+async def make_writable(url: str) -> None:
+    """Make it writable again for new connections only."""
+    connection = await asyncpg.connect(url)
+    await connection.execute("SET default_transaction_read_only = off")
+    await connection.execute("ALTER DATABASE postgres RESET default_transaction_read_only")
+    await connection.close()

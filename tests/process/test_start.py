@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import httpx
 import pytest
 
 from tests.process.servers import UPSUN, serving, spawned
@@ -26,7 +27,19 @@ async def test_wrong_settings() -> None:
         },
         "DATABASE_URL is not of the form ": {"DATABASE_URL": "nothing of the kind"},
         "DATABASE_URL is not set.": {"DATABASE_URL": ""},
+        "DATABASE_URL has the parameter keepalives, which is not supported.": {
+            "DATABASE_URL": "postgresql://u:hunter2@h/d?keepalives=1"
+        },
         "PORT is not valid: ": {"PORT": "http"},
+        "HOST is not a host name or an IP address": {"HOST": "a..b"},
+        "HOST is not an address of this machine: 192.0.2.1: ": {"HOST": "192.0.2.1"},
+        "HOST is not an address of this machine: no-such-host.invalid: ": {
+            "HOST": "no-such-host.invalid"
+        },
+        "MAIL_URL is not of the form ": {"MAIL_URL": "smtp://u:hunter2/x@h"},
+        "MAIL_FROM is not one address ": {"MAIL_FROM": "a@b, c@d"},
+        "PUBLIC_ORIGIN must be of the form ": {"PUBLIC_ORIGIN": "https://www.example.com:99999"},
+        "CORS_ORIGINS must hold origins ": {"CORS_ORIGINS": "https://[::1"},
         "SECRET_KEY is missing or weak: ": {**UPSUN, "SECRET_KEY": "short"},
     }
     outputs = await asyncio.gather(
@@ -36,6 +49,17 @@ async def test_wrong_settings() -> None:
         assert len(lines) == 1
         assert lines[0].startswith(sentence)
         assert lines[0].endswith(".")
+        assert "hunter2" not in lines[0]
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+async def test_ipv6(host: str) -> None:
+    async with spawned(1, "app.server", HOST=host) as server:
+        port = int((await server.says("starting"))[0]["port"])
+        await server.says("serving")
+        async with httpx.AsyncClient(base_url=f"http://[::1]:{port}") as client:
+            assert (await client.get("/livez")).status_code == 200
+        await server.stops()
 
 
 @PROCESSES

@@ -28,7 +28,7 @@ from tests.process.servers import (
     serving,
     spawned,
 )
-from tests.process.test_outage import cluster
+from tests.process.test_outage import cluster, make_read_only, make_writable
 
 WORKER = ("tests.process.jobs", "worker")
 SERVER = ("tests.process.jobs", "server")
@@ -385,6 +385,36 @@ async def test_the_database_crashes_and_comes_back(tmp_path: Path, gate: Gate) -
             await worker.stops()
     finally:
         await server.__aexit__(None, None, None)
+
+
+async def test_the_database_is_read_only_for_a_while(tmp_path: Path, gate: Gate) -> None:
+    """Jobs wait, and the log says so once; one under way is tried again."""
+    with cluster(tmp_path / "postgres") as url:
+        await migrate(url)
+        async with opened(url) as queue, working(url, gate, **MORTAL) as worker:
+            await queue.ask(HOLD, 1)
+            await worker.says("begun")
+            await queue.ask(HOLD, 2)
+            await worker.says("begun", times=2)
+            await make_read_only(url)
+            gate.open()
+            await worker.says("job failed", times=2)
+            # Several heartbeats, each of which is refused.
+            await asyncio.sleep(3)
+            lost = worker.events("the queue's connection was lost")
+            reasons = [event["reason"] for event in lost]
+            assert "ReadOnlySQLTransactionError" in reasons
+            assert len(set(reasons)) == len(reasons), reasons
+            await make_writable(url)
+            await queue.database.close()  # its connections have ended
+            await queue.ask(QUICK, 3)
+            await has_effects(queue, [3])
+            await queue.is_at([("queued", 1), ("queued", 1)], worker)
+            async with queue.database.write() as session:
+                await session.execute(text("UPDATE pgqueuer SET execute_after = now()"))
+            await queue.is_done(worker)
+            assert await queue.effects() == [1, 2, 3]
+            await worker.stops()
 
 
 async def test_a_start_that_fails_says_why() -> None:

@@ -1,6 +1,8 @@
 """Settings: what is read, what is refused, and in which words."""
 
+import asyncio
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,7 +53,7 @@ def test_every_form_of_the_address_is_taken(scheme: str) -> None:
 
 def test_libpq_options_are_translated() -> None:
     url = parse_database_url("postgresql:///name?host=/run/pg&sslmode=require")
-    assert dict(url.query) == {"host": "/run/pg", "ssl": "require"}
+    assert dict(url.query) == {"host": "/run/pg", "sslmode": "require"}
 
 
 @pytest.mark.parametrize(
@@ -62,9 +64,29 @@ def test_libpq_options_are_translated() -> None:
         ("DATABASE_URL", "mysql://u:hunter2@h/d", "DATABASE_URL must begin with postgresql://"),
         ("DATABASE_URL", "postgresql://u:hunter2@h", "DATABASE_URL names no database"),
         ("DATABASE_URL", "postgresql://u:hunter2@h:port/d", "DATABASE_URL is not of the form"),
+        ("DATABASE_URL", f"{URL}?keepalives=1", "DATABASE_URL has the parameter keepalives,"),
+        ("SECRET_KEY", "hunter2\udcff", "SECRET_KEY is not valid UTF-8"),
+        ("SECRET_KEY_FALLBACKS", "hunter2\udcff", "SECRET_KEY_FALLBACKS is not valid UTF-8"),
+        ("HOST", "a host", "HOST is not a host name"),
+        ("HOST", "a..b", "HOST is not a host name"),
+        ("HOST", "'127.0.0.1'", "HOST is not a host name"),
+        ("HOST", "999.1.1.1", "HOST is not a host name"),
+        ("HOST", "http://127.0.0.1", "HOST is not a host name"),
+        ("MAIL_URL", "hunter2", "MAIL_URL must begin with smtp://"),
+        ("MAIL_URL", "console:hunter2", "MAIL_URL must begin with smtp://"),
+        ("MAIL_URL", "smtp://u:hunter2/x@h", "MAIL_URL is not of the form"),
+        ("MAIL_URL", "smtp://u:p@h:hunter2", "MAIL_URL is not of the form"),
+        ("MAIL_URL", "smtp://u:p@h:99999", "MAIL_URL is not of the form"),
+        ("MAIL_URL", "smtp://u:p@h/hunter2", "MAIL_URL is not of the form"),
+        ("MAIL_URL", "smtp://h?tls=hunter2", "MAIL_URL is not of the form"),
+        ("MAIL_URL", "smtp://[::1", "MAIL_URL is not of the form"),
+        ("MAIL_URL", "smtp://u:hunter2@", "MAIL_URL names no host"),
+        ("MAIL_URL", "smtp://u:hunter2@a..b", "MAIL_URL names a host that is not"),
         ("WEB_CONCURRENCY", "many", "WEB_CONCURRENCY is not valid"),
         ("WEB_CONCURRENCY", "0", "WEB_CONCURRENCY is not valid"),
         ("PORT", "70000", "PORT is not valid"),
+        ("PORT", "\uff18\uff10", "PORT is not valid"),
+        ("PORT", "'80'", "PORT is not valid"),
         ("LOG_LEVEL", "loud", "LOG_LEVEL is not valid"),
         ("FLASK_DEBUG", "perhaps", "FLASK_DEBUG is not valid"),
         ("SEND_FILE_MAX_AGE_DEFAULT", "-1", "SEND_FILE_MAX_AGE_DEFAULT is not valid"),
@@ -105,6 +127,164 @@ def test_a_laptop_makes_a_key_and_keeps_it(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / ".data" / "secret_key").stat().st_mode) == 0o600
 
 
+async def test_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> None:
+    (tmp_path / ".data").mkdir()
+    (tmp_path / ".data" / "secret_key").touch()  # what a crash may have left
+    code = (
+        "import sys; from pathlib import Path; from app import settings;"
+        f"settings.DATA = Path({str(tmp_path / '.data')!r}); sys.stdin.read();"
+        "print(settings.load().secret_key.get_secret_value())"
+    )
+    pipe = asyncio.subprocess.PIPE
+    starting = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", code),
+            cwd=settings_module.ROOT,
+            env={"DATABASE_URL": URL},
+            stdin=pipe,
+            stdout=pipe,
+        )
+        for _ in range(6)
+    ]
+    said = await asyncio.gather(*(process.communicate(b"") for process in starting))
+    keys = {output.decode().strip() for output, _ in said}
+    assert keys == {load().secret_key.get_secret_value()}
+    assert sorted(path.name for path in (tmp_path / ".data").iterdir()) == [
+        "secret_key",
+        "secret_key.lock",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"hunter2", b"a" * 64, b"\xff\xfe\x00"])
+def test_a_file_without_a_strong_key_is_refused(tmp_path: Path, content: bytes) -> None:
+    """It is not replaced: somebody has put it there."""
+    path = tmp_path / ".data" / "secret_key"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"^SECRET_KEY is not set, and .*: delete the file"):
+        load()
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", ["", "\n"])
+def test_an_empty_key_file_is_replaced(tmp_path: Path, content: str) -> None:
+    path = tmp_path / ".data" / "secret_key"
+    path.parent.mkdir()
+    path.write_text(content)
+    assert len(load().secret_key.get_secret_value()) >= 32
+
+
+@pytest.mark.parametrize(
+    ("value", "sender"),
+    [
+        ("noreply@example.com", "noreply@example.com"),
+        (" root@localhost ", "root@localhost"),
+        ("Site <noreply@example.com>", "Site <noreply@example.com>"),
+        ("Acme Inc. <noreply@example.com>", '"Acme Inc." <noreply@example.com>'),
+        ('"Acme, Inc" <noreply@example.com>', '"Acme, Inc" <noreply@example.com>'),
+        ("noreply@b\u00fccher.example", "noreply@xn--bcher-kva.example"),
+    ],
+)
+def test_the_sender_of_mail(monkeypatch: pytest.MonkeyPatch, value: str, sender: str) -> None:
+    monkeypatch.setenv("MAIL_FROM", value)
+    assert load().mail_from == sender
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "nope",
+        "a@b, c@d",
+        "A <a@example.com>, B <b@example.com>",
+        "a@example.com\nBcc: b@example.com",
+        "Site <>",
+        "a b@example.com",
+        "a@exa mple.com",
+        "\u00fc@example.com",
+        "@example.com",
+        "a@",
+        "   ",
+    ],
+)
+def test_a_sender_that_is_not_one_address_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("MAIL_FROM", value)
+    with pytest.raises(SettingsError, match=r"^MAIL_FROM is not one address"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("value", "origin"),
+    [
+        ("https://www.example.com", "https://www.example.com"),
+        (" https://www.example.com/ ", "https://www.example.com"),
+        ("HTTPS://WWW.example.com:443", "https://www.example.com"),
+        ("https://b\u00fccher.example:8443", "https://xn--bcher-kva.example:8443"),
+        ("http://[0:0::1]:8000", "http://[::1]:8000"),
+    ],
+)
+def test_the_public_origin_is_as_browsers_send_it(
+    monkeypatch: pytest.MonkeyPatch, value: str, origin: str
+) -> None:
+    monkeypatch.setenv("PUBLIC_ORIGIN", value)
+    assert load().origin == origin
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "www.example.com",
+        "ftp://www.example.com",
+        "https://",
+        "https://www.example.com/path",
+        "https://www.example.com?query",
+        "https://www.example.com#fragment",
+        "https://user@www.example.com",
+        "https://www.example.com:99999",
+        "https://www.example.com:0",
+        "https://www.example.com:",
+        "https://www.example.com:\u0663",
+        "https://www.exa\tmple.com",
+        "https://www example.com",
+        "https://*.example.com",
+        "'https://www.example.com'",
+        "https://[::1",
+        "https://999.1.1.1",
+    ],
+)
+def test_what_is_more_or_less_than_an_origin_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("PUBLIC_ORIGIN", value)
+    with pytest.raises(SettingsError, match=r"^PUBLIC_ORIGIN must be of the form"):
+        load()
+
+
+def test_a_public_origin_with_tls_makes_cookies_secure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUBLIC_ORIGIN", "http://www.example.com")
+    assert not load().secure
+    monkeypatch.setenv("PUBLIC_ORIGIN", "https://www.example.com")
+    assert load().secure
+    assert load().quart()["SESSION_COOKIE_NAME"] == "__Host-session"
+
+
+@pytest.mark.parametrize(
+    ("value", "host", "origin"),
+    [
+        ("[::1]", "::1", "http://[::1]:8000"),
+        ("::1", "::1", "http://[::1]:8000"),
+        (" localhost ", "localhost", "http://localhost:8000"),
+        ("fe80::1%eth0", "fe80::1%eth0", "http://[fe80::1%eth0]:8000"),
+    ],
+)
+def test_the_host_in_every_form(
+    monkeypatch: pytest.MonkeyPatch, value: str, host: str, origin: str
+) -> None:
+    monkeypatch.setenv("HOST", value)
+    assert (load().host, load().origin) == (host, origin)
+
+
 @pytest.mark.parametrize("key", [None, "", "short", "changeme" * 8, "a" * 64])
 def test_upsun_refuses_a_missing_or_weak_key(
     monkeypatch: pytest.MonkeyPatch, key: str | None
@@ -138,8 +318,8 @@ def test_tracebacks_are_for_laptops_only(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_other_origins_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().allowed_origins == frozenset()
-    monkeypatch.setenv("CORS_ORIGINS", "https://app.example.com, http://localhost:3000,")
-    assert load().allowed_origins == {"https://app.example.com", "http://localhost:3000"}
+    monkeypatch.setenv("CORS_ORIGINS", "https://app.example.com, http://[::1]:3000,")
+    assert load().allowed_origins == {"https://app.example.com", "http://[::1]:3000"}
 
 
 @pytest.mark.parametrize(
@@ -155,6 +335,8 @@ def test_other_origins_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
         "https://app.example.com:443",
         "https://app.example.com:x",
         "https://user@app.example.com",
+        "https://app.example.com?",
+        "https://[::1",
         "ftp://app.example.com",
     ],
 )
