@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.headerregistry import Address
 from ipaddress import ip_address
@@ -381,36 +381,17 @@ def _checkout(environment: upsun.Environment | None) -> str:
     """
     if environment is not None or os.environ.get("DATABASE_ENVIRONMENT"):
         return ""
-    path = DATA / "environment"
     try:
-        DATA.mkdir(exist_ok=True)
-        if not path.exists() or not path.read_text().strip():
-            # Whole or not at all, and of two processes that start at once both read the same.
-            with tempfile.NamedTemporaryFile("w", dir=DATA) as file:
-                file.write(f"local-{secrets.token_hex(4)}\n")
-                file.flush()
-                path.unlink(missing_ok=True)
-                with suppress(FileExistsError):
-                    os.link(file.name, path)
-        return path.read_text().strip()
+        return _kept(DATA / "environment", lambda: f"local-{secrets.token_hex(4)}")
     except OSError:
         return ""
 
 
 def _development_key() -> SecretStr:
-    """Return the laptop's own key, made at the first start so that logins survive restarts.
-
-    Processes that start at the same time get the same one, and none reads a part of it.
-    """
+    """Return the laptop's own key, made at the first start so that logins survive restarts."""
     path = DATA / "secret_key"
     try:
-        DATA.mkdir(exist_ok=True)
-        with (DATA / "secret_key.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            key = path.read_text(errors="replace").strip() if path.exists() else ""
-            if not key:  # also of a file that a crash has left empty
-                key = secrets.token_urlsafe(48)
-                _write_whole(path, key)
+        key = _kept(path, lambda: secrets.token_urlsafe(48))
     except OSError as error:
         raise SettingsError(
             f"SECRET_KEY is not set, and a development key cannot be kept in {path}:"
@@ -422,6 +403,21 @@ def _development_key() -> SecretStr:
             " characters: delete the file, and a new one is made."
         )
     return SecretStr(key)
+
+
+def _kept(path: Path, make: Callable[[], str]) -> str:
+    """Return the word that a file holds, made when there is none.
+
+    Processes that start at the same time get the same one, and none reads a part of it.
+    """
+    path.parent.mkdir(exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        word = path.read_text(errors="replace").strip() if path.exists() else ""
+        if not word:  # also of a file that a crash has left empty
+            word = make()
+            _write_whole(path, word)
+    return word
 
 
 def _write_whole(path: Path, text: str) -> None:

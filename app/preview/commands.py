@@ -112,6 +112,8 @@ def _run(settings: Settings, work: Callable[[AsyncConnection], Awaitable[T]]) ->
 
     try:
         return asyncio.run(inside())
+    except ForeignDatabaseError:
+        raise
     except (OSError, DBAPIError, Unavailable) as error:
         reason = type(getattr(error, "orig", None) or error).__name__
         raise click.ClickException(

@@ -272,7 +272,11 @@ async def migrate(database_url: str) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "alembic", "upgrade", "head"),
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": database_url},
+        env={
+            "PATH": os.environ["PATH"],
+            "DATABASE_URL": database_url,
+            "DATABASE_ENVIRONMENT": os.environ["DATABASE_ENVIRONMENT"],
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )

@@ -149,10 +149,9 @@ async def test_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> 
     said = await asyncio.gather(*(process.communicate(b"") for process in starting))
     keys = {output.decode().strip() for output, _ in said}
     assert keys == {load().secret_key.get_secret_value()}
-    assert sorted(path.name for path in (tmp_path / ".data").iterdir()) == [
-        "secret_key",
-        "secret_key.lock",
-    ]
+    assert {path.name for path in (tmp_path / ".data").iterdir()} == {
+        *("environment", "environment.lock", "secret_key", "secret_key.lock")
+    }
 
 
 @pytest.mark.parametrize("content", [b"hunter2", b"a" * 64, b"\xff\xfe\x00"])
