@@ -432,6 +432,7 @@ async def test_nobody_reads_the_log_any_more(queue: Queue, gate: Gate) -> None:
         env={
             "PATH": os.environ["PATH"],
             "DATABASE_URL": queue.url,
+            "DATABASE_ENVIRONMENT": os.environ["DATABASE_ENVIRONMENT"],
             "SECRET_KEY": SECRET_KEY,
             "GATE": str(gate.path),
         },
