@@ -32,6 +32,7 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     from app.jobs import cleanup, runner
     from app.links import imports
     from app.links import jobs as links
+    from app.links import personal_data as links_data
     from app.links.api import blueprint as links_api
     from app.links.public import blueprint as lists
     from app.links.transfer_api import blueprint as transfers_api
@@ -42,7 +43,7 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     from app.public.views import blueprint as public
     from app.security import retention
     from app.settings import load
-    from app.user import login
+    from app.user import login, personal_data, unconfirmed
     from app.user.account import blueprint as account
     from app.user.mails import COMPOSERS
     from app.user.recovery import blueprint as recovery
@@ -67,6 +68,7 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     http.init_app(app, settings, app.extensions["draining"])
     hub.init_app(app, settings)
     login.init_app(app)
+    personal_data.init_app(app, links_data.PARTS)
     assets.init_app(app, plain_max_age=settings.send_file_max_age_default)
     errors.init_app(app)
     cors.init_app(app, settings.allowed_origins)
@@ -86,6 +88,7 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
             *links.SCHEDULES,
             *imports.SCHEDULES,
             retention.FORGET,
+            unconfirmed.REMOVE,
             cleanup.FORGET,
             idempotency.FORGET,
             events.FORGET,

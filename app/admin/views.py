@@ -4,6 +4,7 @@ from quart import Blueprint, abort, current_app, flash, redirect, render_templat
 from quart.typing import ResponseReturnValue
 
 from app import logs
+from app.api import tokens
 from app.database import LARGEST_ID, read, write
 from app.http import private
 from app.jobs import failed
@@ -59,16 +60,23 @@ async def user(user_id: int) -> ResponseReturnValue:
 @private
 @administrators_only
 @limited(CHANGES, by_account)
-@audited(Event.DEACTIVATED)
+@audited(Event.DEACTIVATED, Event.TOKEN_DELETED)
 async def deactivate(user_id: int) -> ResponseReturnValue:
-    """Keep a user out; not oneself, or soon nobody could let anybody in."""
+    """Deactivate a user, end the sessions and revoke the tokens.
+
+    Not one's own account, or soon there would be no administrator.
+    """
     if user_id == member().id:
         await flash("You cannot deactivate yourself.", "warning")
     else:
         await existing(user_id)
         async with write() as session:
             await accounts.set_active(session, user_id, active=False, actor_id=member().id)
-        await flash("The account is deactivated, and its sessions are ended.", "success")
+            await tokens.end_all(session, user_id, actor_id=member().id)
+        await flash(
+            "The account is deactivated, its sessions are ended and its access tokens revoked.",
+            "success",
+        )
     return redirect(url_for("admin.user", user_id=user_id), 303)
 
 
@@ -89,12 +97,14 @@ async def reactivate(user_id: int) -> ResponseReturnValue:
 @private
 @administrators_only
 @limited(CHANGES, by_account)
-@audited(Event.SESSIONS_ENDED)
+@audited(Event.SESSIONS_ENDED, Event.TOKEN_DELETED)
 async def end_sessions(user_id: int) -> ResponseReturnValue:
+    """End all sessions and revoke all tokens: whoever took the account over may have made one."""
     await existing(user_id)
     async with write() as session:
         await accounts.end_sessions(session, user_id, actor_id=member().id)
-    await flash("The user is signed out everywhere.", "success")
+        await tokens.end_all(session, user_id, actor_id=member().id)
+    await flash("The user is signed out everywhere, and the access tokens are revoked.", "success")
     return redirect(url_for("admin.user", user_id=user_id), 303)
 
 

@@ -181,11 +181,17 @@ async def end(session: AsyncSession, user_id: int, token_id: int) -> bool:
     return True
 
 
-async def end_all(session: AsyncSession, user_id: int) -> None:
-    """Delete all of a user's tokens."""
+async def end_all(session: AsyncSession, user_id: int, *, actor_id: int | None = None) -> None:
+    """Revoke all of a user's tokens.
+
+    Args:
+        session: of `write()`.
+        user_id: whose.
+        actor_id: who does it, if it is another user.
+    """
     gone = delete(AccessToken).where(AccessToken.user_id == user_id).returning(AccessToken.id)
     for _ in (await session.scalars(gone)).all():
-        await audit.record(session, Event.TOKEN_DELETED, user_id)
+        await audit.record(session, Event.TOKEN_DELETED, user_id, actor_id=actor_id)
 
 
 def _checksum(secret: str) -> str:

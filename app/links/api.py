@@ -198,7 +198,10 @@ async def save(data: NewLink, session: AsyncSession) -> Response:
     except ValueError as error:
         raise _unfit(str(error), "#/url") from None
     tags = sorted(set(data.tags))
-    item, is_new = await library.save(session, caller().id, url, title=data.title, tags=tags)
+    try:
+        item, is_new = await library.save(session, caller().id, url, title=data.title, tags=tags)
+    except library.TooManyLinksError:
+        raise Problem(422, library.TOO_MANY) from None
     return _answer(item, 201 if is_new else 200, Location=url_for("links_api.show", id=item.id))
 
 

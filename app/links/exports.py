@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from quart import Response, request
 from sqlalchemy import select
@@ -50,34 +50,41 @@ class Format:
     foot: str = ""
 
 
-async def exported(database: Database, user_id: int, form: Format) -> AsyncIterator[bytes]:
-    """Yield all links of a user, the oldest first, in pieces of some hundred kilobytes.
+async def pages(database: Database, user_id: int) -> AsyncIterator[list[Row]]:
+    """Yield all links of a user, the oldest first, some hundred at a time.
 
-    Between the pieces no connection is held, however slowly they are taken. Links that are added
+    Between the pages no connection is held, however slowly they are taken. Links that are added
     or deleted meanwhile may be in it or not; every other is, once.
 
-    Args:
-        database: where they are.
-        user_id: whose.
-        form: one of `FORMATS`.
-
     Raises:
-        Unavailable: in the middle: who sends it on must let it be seen that the file is not whole.
+        Unavailable: perhaps in the middle; the client must see that the file is not whole.
     """
     patience.set(PATIENCE)
     columns = [getattr(Link, name) for name in Row._fields]
     page = select(*columns).where(Link.user_id == user_id).order_by(Link.id).limit(ROWS)
-    if form.head:
-        yield form.head.encode()
     last = 0
     while True:
         async with database.read() as session:
             rows = [Row(*row) for row in await session.execute(page.where(Link.id > last))]
         if rows:
-            yield form.rows(rows).encode()
+            yield rows
         if len(rows) < ROWS:
             break
         last = rows[-1].id
+
+
+async def exported(database: Database, user_id: int, form: Format) -> AsyncIterator[bytes]:
+    """Yield a file with all links of a user, as `pages` has them.
+
+    Args:
+        database: where they are.
+        user_id: whose.
+        form: one of `FORMATS`.
+    """
+    if form.head:
+        yield form.head.encode()
+    async for rows in pages(database, user_id):
+        yield form.rows(rows).encode()
     if form.foot:
         yield form.foot.encode()
 
@@ -143,18 +150,14 @@ def _cells(row: Sequence[object]) -> list[str]:
 
 def _jsonl(rows: Sequence[Row]) -> str:
     return "".join(
-        json.dumps(
-            {
-                **row._asdict(),
-                "created_at": _time(row.created_at),
-                "updated_at": _time(row.updated_at),
-            },
-            ensure_ascii=False,
-            separators=(",", ":"),
-        )
-        + "\n"
-        for row in rows
+        json.dumps(as_json(row), ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows
     )
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """Return a link as JSON has it."""
+    times = {"created_at": _time(row.created_at), "updated_at": _time(row.updated_at)}
+    return {**row._asdict(), **times}
 
 
 def _time(time: datetime) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.database import Database
 from app.jobs.models import Job
 from app.jobs.queue import Failed, Running, Schedule, TakenOver, Task
-from app.links import index, jobs
+from app.links import index, jobs, library
 from app.links.bookmarks import Bookmark, Malformed, Reader
 from app.links.models import Import, ImportChunk
 from app.live.events import publish
@@ -32,6 +32,7 @@ UNFINISHED = (RECEIVING, WAITING, RUNNING)
 
 NO_LINKS = "The file holds no links. Export the bookmarks of your browser as HTML."
 NOT_ALL = f"There are more links in the file than the first {MOST_LINKS:,}, which were taken."
+NO_ROOM = f"An account can have {library.MOST_LINKS:,} links; the rest was not imported."
 CUT_OFF = "The file ends in the middle of a tag; what that tag contains was not imported."
 SHORTENED = "Links with a title, note or tags that had to be shortened: {count}."
 GIVEN_UP = "It could not be finished. What was added stays; send the file again for the rest."
@@ -112,12 +113,14 @@ async def read_file(running: Running) -> None:
         if not reader.count:
             await batches.end(FAILED, NO_LINKS)
         else:
-            await batches.end(DONE, _remarks(reader))
+            await batches.end(DONE, reader)
 
 
-def _remarks(reader: Reader) -> str | None:
+def _remarks(reader: Reader, is_limited: bool) -> str | None:
     """Say what of the file is not in the list as it was in the file."""
     remarks = []
+    if is_limited:
+        remarks.append(NO_ROOM)
     if reader.is_full:
         remarks.append(NOT_ALL)
     if reader.is_cut_off:
@@ -176,6 +179,7 @@ class _Batches:
         self._position = 0
         self._waiting: list[Bookmark] = []
         self._told = 0.0
+        self.is_limited = False  # whether the user has no room for more links
 
     async def add(self, links: Sequence[Bookmark], size: int) -> None:
         """Take links from so many bytes more of the file, and write what is a batch."""
@@ -195,15 +199,20 @@ class _Batches:
             self._told = now if is_due else self._told
             self._done(links)
 
-    async def end(self, state: str, error: str | None) -> None:
-        """Write what is left, and end the job with it; the file is not needed any more."""
+    async def end(self, state: str, result: str | Reader) -> None:
+        """Write what is left, and end the job with it; the file is not needed any more.
+
+        Args:
+            state: failed or done.
+            result: why it has failed, or what has read the file.
+        """
         async with self._running.complete() as session:
             links = self._waiting[:BATCH]
             await session.execute(
                 delete(ImportChunk).where(ImportChunk.import_id == self._import_id)
             )
             await self._write(
-                session, links, tell=True, state=state, error=error, finished_at=func.now()
+                session, links, result, tell=True, state=state, finished_at=func.now()
             )
         self._done(links)
 
@@ -212,7 +221,13 @@ class _Batches:
         del self._waiting[: len(links)]
 
     async def _write(
-        self, session: AsyncSession, links: Sequence[Bookmark], *, tell: bool, **values: Any
+        self,
+        session: AsyncSession,
+        links: Sequence[Bookmark],
+        result: str | Reader | None = None,
+        *,
+        tell: bool,
+        **values: Any,
     ) -> None:
         # What another attempt has begun before ours is waited for here.
         row = select(Import.user_id, Import.seen).where(Import.id == self._import_id)
@@ -223,9 +238,15 @@ class _Batches:
             # It was committed after we had looked. The next attempt begins behind it.
             raise Failed("Another attempt was not at its end yet.", "moved")
         good = [link for link in links if link.url is not None]
+        room = max(0, await library.room(session, user_id)) if good else 0
+        self.is_limited = self.is_limited or len(good) > room
+        good = good[:room]
         ids = await _insert(session, user_id, good) if good else []
         # Behind what users wait for, and behind the schedules.
         await jobs.ask(session, ids, priority=jobs.IN_NO_HURRY)
+        if result is not None:
+            error = result if isinstance(result, str) else _remarks(result, self.is_limited)
+            values["error"] = error
         noted = (
             update(Import)
             .where(Import.id == self._import_id)

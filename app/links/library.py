@@ -20,6 +20,7 @@ from app.live.events import publish
 from app.live.models import LiveEvent
 from app.statements import Source, Statement
 
+MOST_LINKS = 100_000  # of one user; an index of them is read when one is saved
 TAGS_SHOWN = 200
 # Links that are ranked: the newest that match. The best of a million are not found in a moment.
 RANKED = 1000
@@ -83,9 +84,18 @@ def segments(marked: str) -> list[tuple[str, bool]]:
     return [(part, number % 2 == 1) for number, part in enumerate(parts) if part]
 
 
+TOO_MANY = (
+    f"You have {MOST_LINKS:,} links, which is the most that an account can have. Delete some first."
+)
+
+
 def unmarked(item: Item) -> Found:
     """Return a link that was not searched for as one that was found."""
     return Found(item, item.title, item.description, str(item.id))
+
+
+class TooManyLinksError(Exception):
+    """The user has as many links as an account may have."""
 
 
 class Changed(Exception):
@@ -103,6 +113,9 @@ async def save(
         url: normalised.
         title: empty to take the page's.
         tags: as `addresses.tags` returns them.
+
+    Raises:
+        TooManyLinksError: the user has `MOST_LINKS` already.
     """
     values = {
         "user_id": user_id,
@@ -119,10 +132,21 @@ async def save(
         if (row := (await session.execute(old)).one_or_none()) is not None:
             return Item(*row), False
         # Deleted between the two statements: now there is room for it.
+    if await room(session, user_id) < 0:
+        raise TooManyLinksError
     item = Item(*row)
     await jobs.ask(session, [item.id])
     await publish(session, user_id, "link", id=item.id)
     return item, True
+
+
+async def room(session: AsyncSession, user_id: int) -> int:
+    """Return how many links a user may add; negative if there are too many.
+
+    Of two transactions that add at once neither sees the other's: together they may add a few more.
+    """
+    few = select(Link.id).where(Link.user_id == user_id).limit(MOST_LINKS + 1).subquery()
+    return MOST_LINKS - (await session.scalar(select(func.count()).select_from(few)) or 0)
 
 
 async def get(

@@ -47,10 +47,14 @@ async def save() -> ResponseReturnValue:
     form = SaveForm(await request.form)
     if not form.validate():
         return await listing(form)
-    async with write() as session:
-        item, is_new = await library.save(
-            session, member().id, str(form.url.data), tags=form.tags.tags
-        )
+    try:
+        async with write() as session:
+            item, is_new = await library.save(
+                session, member().id, str(form.url.data), tags=form.tags.tags
+            )
+    except library.TooManyLinksError:
+        say(form, library.TOO_MANY)
+        return await listing(form)
     if is_new:
         await flash("Saved.", "success")
         return redirect(url_for("links.index"), 303)

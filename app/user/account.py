@@ -3,19 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from quart import Blueprint, Response, flash, jsonify, redirect, render_template, request, url_for
+from quart import Blueprint, Response, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue, ResponseTypes
 from wtforms import Form
 
 from app.api import tokens
-from app.database import read, write
+from app.database import current, read, write
 from app.http import private
 from app.mail import outbox
 from app.security import audit
 from app.security.audit import Event, audited, unaudited
 from app.security.limits import Limit, by_account, limited, unlimited
 from app.security.models import AuditEvent
-from app.user import accounts, devices, mails, passwords
+from app.user import accounts, devices, mails, passwords, personal_data
 from app.user.forms import DeleteForm, EmailForm, NameForm, PasswordForm
 from app.user.login import log_out, member, members_only, renew
 from app.user.views import TAKEN
@@ -26,6 +26,7 @@ CHANGES = Limit("account", 20, 600)
 MAILS = Limit("account-mails", 5, 3600)
 
 DOWNLOADS = Limit("account-data", 10, 3600)
+DOWNLOAD_SECONDS = 3600  # then a client that does not take the rest is dropped
 
 EVENTS_SHOWN, FAILURES_SHOWN = 20, 5
 EVENTS_DOWNLOADED, FAILURES_DOWNLOADED = 5000, 1000
@@ -118,12 +119,20 @@ async def change_password() -> ResponseReturnValue:
 @private
 @members_only
 @limited(CHANGES, by_account)
-@audited(Event.SESSIONS_ENDED)
+@audited(Event.SESSIONS_ENDED, Event.TOKEN_DELETED)
 async def sign_out_everywhere() -> ResponseReturnValue:
+    """End all sessions, and revoke all access tokens unless the form says to keep them."""
+    keeps_tokens = (await request.form).get("tokens") == "keep"
     async with write() as session:
         await accounts.sign_out(session, member())
+        if not keeps_tokens:
+            await tokens.end_all(session, member().id)
     log_out()
-    await flash("You are signed out everywhere.", "info")
+    await flash(
+        "You are signed out everywhere."
+        + ("" if keeps_tokens else " Your access tokens are revoked."),
+        "info",
+    )
     return redirect(url_for("public.home"), 303)
 
 
@@ -133,7 +142,7 @@ async def sign_out_everywhere() -> ResponseReturnValue:
 @limited(DOWNLOADS, by_account)
 async def download() -> Response:
     """Return what is kept about the user, as a file. Of very many events, the newest are in it."""
-    user = member()
+    user, database = member(), current()
     async with read() as session:
         events = await audit.latest(
             session, user_id=user.id, failures=False, limit=EVENTS_DOWNLOADED + 1
@@ -142,17 +151,17 @@ async def download() -> Response:
             session, user_id=user.id, failures=True, limit=FAILURES_DOWNLOADED + 1
         )
         access_tokens = await tokens.of_user(session, user.id)
-    response = jsonify(
-        username=user.username,
-        email=user.email,
-        unconfirmed_email=user.pending_email,
-        role=user.role,
-        created_at=user.created_at.isoformat(),
-        events=[as_json(each) for each in events[:EVENTS_DOWNLOADED]],
-        events_truncated=len(events) > EVENTS_DOWNLOADED,
-        failed_logins=[as_json(each) for each in failures[:FAILURES_DOWNLOADED]],
-        failed_logins_truncated=len(failures) > FAILURES_DOWNLOADED,
-        access_tokens=[
+    account = {
+        "username": user.username,
+        "email": user.email,
+        "unconfirmed_email": user.pending_email,
+        "role": user.role,
+        "created_at": user.created_at.isoformat(),
+        "events": [as_json(each) for each in events[:EVENTS_DOWNLOADED]],
+        "events_truncated": len(events) > EVENTS_DOWNLOADED,
+        "failed_logins": [as_json(each) for each in failures[:FAILURES_DOWNLOADED]],
+        "failed_logins_truncated": len(failures) > FAILURES_DOWNLOADED,
+        "access_tokens": [
             {
                 "name": each.name,
                 "scopes": each.scopes,
@@ -162,8 +171,14 @@ async def download() -> Response:
             }
             for each in access_tokens
         ],
+    }
+    body = personal_data.written(database, user.id, account, personal_data.parts())
+    response = Response(
+        b"" if request.method == "HEAD" else body,
+        content_type="application/json",
+        headers={"Content-Disposition": 'attachment; filename="my-data.json"'},
     )
-    response.headers["Content-Disposition"] = 'attachment; filename="my-data.json"'
+    response.timeout = DOWNLOAD_SECONDS
     return response
 
 

@@ -36,7 +36,12 @@ ENDED: dict[str, Any] = {
     "pending_email": case((User.email.is_(None), User.pending_email)),
 }
 CLAIMS = 10  # of one address that are looked at
-NEWEST = select(User.username, User.created_at).order_by(User.id.desc()).limit(bindparam("count"))
+NEWEST = (
+    select(User.username, User.created_at)
+    .where(User.email.is_not(None), User.deactivated_at.is_(None))
+    .order_by(User.id.desc())
+    .limit(bindparam("count"))
+)
 
 
 class Taken(Exception):
@@ -241,7 +246,10 @@ async def set_active(
 
 
 async def newest(session: AsyncSession, *, limit: int = 20) -> Sequence[Row[str, datetime]]:
-    """Return `username` and `created_at` of the members who joined last, newest first."""
+    """Return `username` and `created_at` of the members who joined last, newest first.
+
+    Only those whose address is confirmed, and who are not deactivated.
+    """
     return (await session.execute(NEWEST, {"count": limit})).all()
 
 

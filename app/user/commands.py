@@ -1,6 +1,7 @@
 """`quart user …`: what is done with accounts from the command line."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -10,12 +11,14 @@ from quart.cli import ScriptInfo
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import logs
+from app.api import tokens
 from app.database import Unavailable
+from app.jobs.queue import Failed
 from app.mail.delivery import external_url
 from app.security import audit
 from app.security.audit import Event
 from app.user import accounts, mails, passwords
-from app.user.forms import RegisterForm
+from app.user.forms import USERNAME, RegisterForm
 from app.user.models import Role, User
 
 T = TypeVar("T")
@@ -38,7 +41,7 @@ def create(username: str, email: str, administrator: bool) -> None:
     if sys.stdin.isatty():
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
-        password = sys.stdin.readline().rstrip("\n")
+        password = first_line()
     # The same rules as on the page.
     values = {"username": username, "email": email, "password": password, "confirm": password}
     form = RegisterForm(data=values)
@@ -100,15 +103,30 @@ def demote(username: str) -> None:
 @group.command()
 @click.argument("username")
 def deactivate(username: str) -> None:
-    """Keep a user out, and end all their sessions."""
+    """Deactivate a user, end all sessions and revoke all access tokens."""
 
     async def work(session: AsyncSession) -> None:
         user = await find(session, username)
         if user.deactivated_at is None:
             await accounts.set_active(session, user.id, active=False)
+            await tokens.end_all(session, user.id)
 
     run(work)
     click.echo(f"{username} is deactivated.")
+
+
+@group.command()
+@click.argument("username")
+def reactivate(username: str) -> None:
+    """Reactivate a user. Ended sessions and revoked tokens stay ended."""
+
+    async def work(session: AsyncSession) -> None:
+        user = await find(session, username)
+        if user.deactivated_at is not None:
+            await accounts.set_active(session, user.id, active=True)
+
+    run(work)
+    click.echo(f"{username} is active.")
 
 
 @group.command("reset-link")
@@ -121,15 +139,29 @@ def reset_link(username: str) -> None:
         if user.deactivated_at is not None:
             raise click.ClickException(f"{username} is deactivated.")
         await audit.record(session, Event.RESET_LINK_MADE, user.id)
-        return external_url("recovery.reset", token=mails.reset_token(user))
+        try:
+            return external_url("recovery.reset", token=mails.reset_token(user))
+        except Failed as error:
+            raise click.ClickException(str(error)) from None
 
     click.echo(run(work))
 
 
+def first_line() -> str:
+    """Return the first line of standard input, whatever ends it."""
+    line = sys.stdin.buffer.readline(4 * passwords.MAX_LENGTH + 2)
+    try:
+        return line.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise click.ClickException("The password on standard input must be UTF-8.") from None
+
+
 async def find(session: AsyncSession, username: str) -> User:
-    user = await accounts.by_username(session, username)
+    # No other name exists, and NUL is not accepted by the database.
+    user = await accounts.by_username(session, username) if re.match(USERNAME, username) else None
     if user is None:
-        raise click.ClickException(f"There is no user {username}.")
+        shown = username if username.isprintable() else ascii(username)
+        raise click.ClickException(f"There is no user {shown}.")
     return user
 
 

@@ -1,7 +1,7 @@
 """The page of one's own account, sessions, and what is kept about them."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,15 +9,20 @@ from bs4 import BeautifulSoup
 from pydantic import SecretStr
 from quart import Quart
 from quart.testing import QuartClient as Client
-from sqlalchemy import insert, select, text
+from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from app import create_app
+from app.database import Base, load_models
+from app.jobs.queue import enqueue
+from app.jobs.runner import Runner
 from app.preview.models import Sanitization
+from app.security import audit
+from app.security.audit import Event
 from app.security.models import AuditEvent
 from app.settings import KEPT_LOGIN, Settings
 from app.upsun import Environment
-from app.user import account, login
+from app.user import account, accounts, login, personal_data, unconfirmed
 from app.user.models import User
 from tests.features.api.resources import token_of
 from tests.features.factories import Person, new_client
@@ -329,3 +334,55 @@ def environment(kind: str) -> Environment:
         hosts=frozenset(),
         smtp_host="",
     )
+
+
+def test_every_table_with_rows_of_users_is_downloaded_or_says_why_not(app: Quart) -> None:
+    load_models()
+    covered = {table for part in app.extensions["personal_data"] for table in part.tables}
+    covered |= {"users"} | personal_data.LEFT_OUT.keys()
+    of_users = {
+        table.name
+        for table in Base.metadata.tables.values()
+        if "user_id" in table.columns
+        or any(key.column.table.name == "users" for key in table.foreign_keys)
+    }
+    # And what belongs to those rows.
+    of_users |= {
+        table.name
+        for table in Base.metadata.tables.values()
+        if any(key.column.table.name in of_users for key in table.foreign_keys)
+    }
+    assert of_users - covered == set()
+    assert covered - of_users == {"users"}
+
+
+async def test_members_are_shown_only_confirmed_and_active(
+    app: Quart, client: Client, ada: Person
+) -> None:
+    unconfirmed = await Person().register(app, confirmed=False)
+    gone = await Person().register(app)
+    async with app.extensions["database"].write() as session:
+        await accounts.set_active(session, gone.id, active=False)
+    page = await text_of(client, "/users/")
+    assert ada.username in page
+    assert unconfirmed.username not in page
+    assert gone.username not in page
+
+
+async def test_accounts_that_are_never_confirmed_give_their_names_back(app: Quart) -> None:
+    database = app.extensions["database"]
+    people = {
+        name: await Person(name).register(app, confirmed=name == "confirmed")
+        for name in ("abandoned", "confirmed", "recent", "active")
+    }
+    async with database.write() as session:
+        old = update(User).values(created_at=func.now() - timedelta(days=31))
+        await session.execute(old.where(User.username != "recent"))
+        await audit.record(session, Event.LOGGED_IN, people["active"].id)
+        await enqueue(session, unconfirmed.REMOVE.task)
+    await Runner(app, database, [unconfirmed.REMOVE.task], []).run_due()
+    async with database.read() as session:
+        left = set(await session.scalars(select(User.username)))
+        events = await audit.latest(session, user_id=people["abandoned"].id, limit=1)
+    assert left == people.keys() - {"abandoned"}
+    assert events[0].kind == Event.DELETED

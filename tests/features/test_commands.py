@@ -41,7 +41,8 @@ class Command:
             env=self.environment,
             input=stdin,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",
         )
 
 
@@ -77,6 +78,60 @@ async def test_from_the_first_user_to_the_last_link(
     assert "is deactivated" in quart("user", "reset-link", "ada").stderr
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r", ""])
+async def test_the_end_of_a_piped_line_is_not_the_passwords(
+    client: Client, quart: Command, end: str
+) -> None:
+    words = ("user", "create", "ada", "ada@example.com")
+    created = quart(*words, stdin=f"correct horse battery{end}")
+    assert created.returncode == 0, created.stderr
+    await Person("ada", "ada@example.com").log_in(client)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin"),
+    [
+        (("create", "ada", "ada@example.com"), b"caf\xe9 password\n"),
+        (("create", "ada", "ada@example.com"), b""),
+        (("create", "ada", "ada@example.com"), b"\x00" * 20),
+        (("create", "a\udcff", "ada@example.com"), b"correct horse battery\n"),
+        (("create", "ada", "a" * 5000), b"correct horse battery\n"),
+        (("promote", "a\udcffa"), b""),
+        (("demote", "a" * 5000), b""),
+        (("deactivate", ""), b""),
+        (("reactivate", "nobody"), b""),
+        (("reset-link", "\u202eada"), b""),
+    ],
+)
+def test_odd_input_is_a_sentence(quart: Command, arguments: tuple[str, ...], stdin: bytes) -> None:
+    result = quart("user", *arguments, stdin=stdin.decode("utf-8", "surrogateescape"))
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert "Traceback" not in result.stderr
+
+
+async def test_a_link_needs_a_public_origin(app: Quart, quart: Command) -> None:
+    ada = await Person().register(app)
+    quart.environment.pop("PUBLIC_ORIGIN", None)
+    quart.environment |= {
+        "PLATFORM_APPLICATION_NAME": "app",
+        "PLATFORM_ENVIRONMENT": "main",
+        "SECRET_KEY": "QmVhdXRpZnVsIGlzIGJldHRlciB0aGFuIHVnbHkuIEV4cGxpY2l0",
+    }
+    result = quart("user", "reset-link", ada.username)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: The site's address is not known: set PUBLIC_ORIGIN")
+
+
+async def test_reactivation(app: Quart, client: Client, quart: Command) -> None:
+    ada = await Person().register(app)
+    assert quart("user", "deactivate", ada.username).returncode == 0
+    assert (await client.post("/login/", form=ada.login)).status_code == 200
+    done = quart("user", "reactivate", ada.username)
+    assert (done.returncode, done.stdout) == (0, f"{ada.username} is active.\n")
+    await ada.log_in(client)
+
+
 async def test_promotion(app: Quart, client: Client, quart: Command) -> None:
     ada = await Person().register(app)
     assert quart("user", "promote", ada.username).returncode == 0
@@ -92,7 +147,7 @@ async def test_promotion(app: Quart, client: Client, quart: Command) -> None:
 def test_help_and_wrong_usage(quart: Command) -> None:
     shown = quart("user", "--help")
     assert shown.returncode == 0
-    for command in ("create", "promote", "demote", "deactivate", "reset-link"):
+    for command in ("create", "promote", "demote", "deactivate", "reactivate", "reset-link"):
         assert command in shown.stdout
     assert quart("user", "promote").returncode == 2
 

@@ -168,6 +168,42 @@ async def test_one_that_is_over_is_shown_as_such(app: Quart, client: Client, tok
     assert "Over since" in soup.get_text()
 
 
+async def test_signing_out_everywhere_revokes_tokens_unless_they_are_to_be_kept(
+    app: Quart, client: Client, ada: Person, token: str
+) -> None:
+    stranger = new_client(app)
+    form = {"tokens": "keep"}
+    assert (await client.post("/account/sign-out/", form=form)).status_code == 303
+    assert (await stranger.get("/api/v1/things", headers=bearer(token))).status_code == 200
+    await ada.log_in(client)
+    assert (await client.post("/account/sign-out/")).status_code == 303
+    assert (await stranger.get("/api/v1/things", headers=bearer(token))).status_code == 401
+
+
+async def test_an_administrator_ends_sessions_and_tokens(
+    app: Quart, client: Client, ada: Person, token: str
+) -> None:
+    """Of an account that was taken over, for instance."""
+    root = await Person().register(app, administrator=True)
+    admin = new_client(app)
+    await root.log_in(admin)
+    response = await admin.post(f"/admin/users/{ada.id}/end-sessions/")
+    assert response.status_code == 303
+    assert (await new_client(app).get("/api/v1/things", headers=bearer(token))).status_code == 401
+
+
+async def test_a_token_stays_revoked_when_its_user_is_reactivated(
+    app: Quart, client: Client, ada: Person, token: str
+) -> None:
+    root = await Person().register(app, administrator=True)
+    admin = new_client(app)
+    await root.log_in(admin)
+    for action in ("deactivate", "reactivate"):
+        response = await admin.post(f"/admin/users/{ada.id}/{action}/")
+        assert response.status_code == 303
+    assert (await new_client(app).get("/api/v1/things", headers=bearer(token))).status_code == 401
+
+
 async def test_a_new_password_leaves_tokens_and_a_reset_ends_them(
     app: Quart, client: Client, ada: Person, token: str
 ) -> None:
@@ -178,7 +214,6 @@ async def test_a_new_password_leaves_tokens_and_a_reset_ends_them(
         "confirm": "a new one 123",
     }
     assert (await client.post("/account/password/", form=form)).status_code == 303
-    assert (await client.post("/account/sign-out/")).status_code == 303
     assert (await stranger.get("/api/v1/things", headers=bearer(token))).status_code == 200
     async with app.extensions["database"].read() as session:
         user = await accounts.by_id(session, ada.id)

@@ -335,3 +335,16 @@ async def test_what_is_no_cursor_is_refused(database: Database, ada: int, cursor
         await found(database, ada, "sea", after=cursor)
     with pytest.raises(ValueError, match=r"."):
         await found(database, ada, "", after=cursor)
+
+
+async def test_an_account_has_room_for_so_many_links(
+    app: Quart, database: Database, ada: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "MOST_LINKS", 2)
+    await saved(database, ada, "1")
+    await saved(database, ada, "2")
+    assert (await saved(database, ada, "2")).title == "2"  # it is there already
+    with pytest.raises(library.TooManyLinksError):
+        await saved(database, ada, "3")
+    async with database.read() as session:
+        assert len(await library.page(session, ada, limit=10)) == 2

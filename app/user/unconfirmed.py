@@ -1,0 +1,58 @@
+"""Accounts that were never confirmed do not hold their user name for ever."""
+
+import asyncio
+from datetime import timedelta
+
+from sqlalchemy import delete, exists, func, select
+
+from app import logs
+from app.database import Base
+from app.jobs import cleanup
+from app.jobs.queue import Running, Schedule, Task
+from app.security import audit
+from app.security.audit import Event
+from app.security.models import AuditEvent
+from app.user import personal_data
+from app.user.models import User
+
+log = logs.get(__name__)
+
+KEEP = timedelta(days=30)
+
+
+async def remove_unconfirmed(running: Running) -> None:
+    """Delete old accounts without a confirmed address, without a recent login and without content.
+
+    Content is what a feature adds to the download of a user's data.
+    """
+    old = func.now() - KEEP
+    used = exists().where(
+        AuditEvent.user_id == User.id, AuditEvent.kind == Event.LOGGED_IN, AuditEvent.at >= old
+    )
+    query = select(User.id).where(
+        User.email.is_(None), User.created_at < old, User.deactivated_at.is_(None), ~used
+    )
+    tables = [name for part in personal_data.parts() for name in part.tables]
+    for table in (Base.metadata.tables[name] for name in tables):
+        if "user_id" in table.columns:
+            query = query.where(~exists().where(table.c.user_id == User.id))
+    count = 0
+    while True:
+        async with running.database.write() as session:
+            batch = query.order_by(User.id).limit(cleanup.BATCH).with_for_update(skip_locked=True)
+            ids = (await session.scalars(batch)).all()
+            # One of them may be confirmed just now, in another transaction that has not ended.
+            gone = delete(User).where(User.id.in_(ids), User.email.is_(None)).returning(User.id)
+            for user_id in (await session.scalars(gone)).all():
+                await audit.record(session, Event.DELETED, user_id)
+                count += 1
+        if len(ids) < cleanup.BATCH:
+            break
+        await asyncio.sleep(0.05)  # others have things to do as well
+    if count:
+        log.info("unconfirmed accounts deleted", count=count)
+
+
+REMOVE = Schedule(
+    Task("remove unconfirmed accounts", remove_unconfirmed, timeout=cleanup.TIMEOUT), "7 4 * * *"
+)

@@ -1,0 +1,60 @@
+"""What a user's links add to "Download your data", and to what keeps an account."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from quart import Quart
+from quart.testing import QuartClient as Client
+from sqlalchemy import func, select, update
+
+from app.jobs.queue import enqueue
+from app.jobs.runner import Runner
+from app.links import library, lists
+from app.user import unconfirmed
+from app.user.models import User
+from tests.features.factories import Person
+
+
+@pytest.fixture
+async def ada(app: Quart, client: Client) -> Person:
+    person = await Person().register(app)
+    await person.log_in(client)
+    return person
+
+
+async def test_the_data_hold_what_features_keep(app: Quart, client: Client, ada: Person) -> None:
+    database = app.extensions["database"]
+    async with database.write() as session:
+        await library.save(
+            session, ada.id, "https://example.com/", title="\u0645\u06cc", tags=["sea"]
+        )
+        await lists.publish(session, ada.id, "sea")
+        other = await Person().register(app)
+        await library.save(session, other.id, "https://example.org/", title="Not mine")
+    data = json.loads(await (await client.get("/account/data.json")).get_data())
+    (link,) = data["links"]
+    assert (link["url"], link["title"], link["tags"]) == (
+        "https://example.com/",
+        "\u0645\u06cc",
+        ["sea"],
+    )
+    assert [each["tag"] for each in data["public_lists"]] == ["sea"]
+    assert data["imports"] == []
+    head = await client.head("/account/data.json")
+    assert (head.status_code, await head.get_data()) == (200, b"")
+
+
+async def test_an_unconfirmed_account_with_links_is_kept(
+    app: Quart,
+) -> None:
+    database = app.extensions["database"]
+    writer = await Person().register(app, confirmed=False)
+    async with database.write() as session:
+        old = func.now() - timedelta(days=31)
+        await session.execute(update(User).values(created_at=old))
+        await library.save(session, writer.id, "https://example.com/")
+        await enqueue(session, unconfirmed.REMOVE.task)
+    await Runner(app, database, [unconfirmed.REMOVE.task], []).run_due()
+    async with database.read() as session:
+        assert await session.scalar(select(User.id)) == writer.id
