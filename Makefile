@@ -59,8 +59,9 @@ lock: python-packages ## pin what pyproject.toml and package.json ask for; ARGS=
 	npm install --package-lock-only
 
 clean: ## remove caches and what was built, but neither packages nor data
-	rm -rf build app/static app/manifest.json .mypy_cache .pytest_cache .ruff_cache
-	find alembic app assets development tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf build app/static app/manifest.json .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . \( -name node_modules -o -name '.?*' \) -prune -o -name __pycache__ -type d -prune \
+		-exec rm -rf {} +
 
 # What is installed is compared with a copy of its lock file, which is written last: neither the
 # times that git gives to files nor a set-up that was interrupted can mislead that.

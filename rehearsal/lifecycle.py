@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -9,12 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
-import psutil
-
 from rehearsal import aftermath, deploy, preparation
 from rehearsal.configuration import ConfigurationError
 from rehearsal.image import Images, fingerprint
-from rehearsal.locks import locked
+from rehearsal.locks import holder, locked
 from rehearsal.network import Ports, allow_files
 from rehearsal.report import Console, Report
 from rehearsal.sandbox import bubblewrap
@@ -22,6 +21,9 @@ from rehearsal.scene import Options, Scene, Stopped
 from rehearsal.services import ServiceError
 from rehearsal.tree import Tree, find
 from rehearsal.variables import Environment, project_entropy
+
+PREFIX = "rehearsal-"  # of temporary directories
+IN_USE = "in-use.lock"  # in each of them, held by the rehearsal
 
 Complete = Callable[[Report], Awaitable[None]]
 
@@ -124,19 +126,23 @@ async def entered(options: Options, console: Console, tree: Tree) -> AsyncIterat
         options.logs.mkdir()
         # Short, because the path of a Unix socket may have about 100 bytes.
         remove_leftovers()
-        temporary = tempfile.TemporaryDirectory(prefix=f"rehearsal-{os.getpid()}-")
+        temporary = tempfile.TemporaryDirectory(prefix=PREFIX)
         ports = Ports()
         stack.callback(ports.close)
         title = f"{tree.title} in {options.environment} ({options.environment_type})"
         if options.broken:
             title += f", broken on purpose: {options.broken}"
         console.say(f"Rehearsing {title}")
+        scratch = Path(stack.enter_context(temporary))
+        # Locked before it has the name by which others look for it.
+        await stack.enter_async_context(locked(scratch / "starting"))
+        (scratch / "starting").rename(scratch / IN_USE)
         yield Scene(
             options=options,
             console=console,
             report=Report(title=title),
             stack=stack,
-            scratch=Path(stack.enter_context(temporary)),
+            scratch=scratch,
             environment=Environment(
                 name="main" if options.environment_type == "production" else options.environment,
                 type=options.environment_type,
@@ -148,8 +154,22 @@ async def entered(options: Options, console: Console, tree: Tree) -> AsyncIterat
 
 
 def remove_leftovers() -> None:
-    """Remove the temporary directories of rehearsals that were killed."""
-    for path in Path(tempfile.gettempdir()).glob("rehearsal-*-*"):
-        process = path.name.split("-")[1]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(path, ignore_errors=True)  # somebody else's stays
+    """Remove the temporary directories of rehearsals that were killed, and nothing else.
+
+    A rehearsal's own directory belongs to this user, and holds a lock file that nobody holds.
+    """
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        lock = path / IN_USE
+        try:
+            # Not through links, which somebody else may have put there.
+            is_ours = all(
+                is_kind(found.st_mode) and found.st_uid == os.geteuid()
+                for is_kind, found in (
+                    (stat.S_ISDIR, path.lstat()),
+                    (stat.S_ISREG, lock.lstat()),
+                )
+            )
+        except OSError:
+            continue
+        if is_ours and holder(lock) is None:
+            shutil.rmtree(path, ignore_errors=True)

@@ -5,6 +5,7 @@ import gc
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from app import create_app, templating
 from app.assets import AssetsMissing
 from app.settings import ROOT, Settings, parse_database_url
 from development.postgres import postgres
-from tests.tools import require
+from tests.tools import require, summary
 
 if TYPE_CHECKING:
     from tests.rehearsal.releases import Releases
@@ -56,6 +57,10 @@ def quick_place() -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the server once, in the process that hands the tests out."""
+    # A shell without job control starts what is in the background with SIGINT ignored, and the
+    # programs that tests start and interrupt would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # What the developer's shell says about databases and platforms is not for the tests.
     for name in list(os.environ):
         if name.startswith(("PLATFORM_", "POSTGRESQL_", "DB_")) or name in {
@@ -82,6 +87,13 @@ def pytest_collection_finish() -> None:
     """Take what is loaded out of the garbage collector's way: it would look at it for each test."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line which programs are missing, instead of once for each test."""
+    reports = terminalreporter.stats.get("skipped", [])
+    for line in summary(report.longrepr[2] for report in reports):
+        terminalreporter.write_line(line, yellow=True)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -1,7 +1,9 @@
 """Programs that tests need beside Python."""
 
 import os
+import re
 import shutil
+from collections.abc import Iterable
 
 import pytest
 
@@ -33,3 +35,30 @@ def require(program: str) -> str:
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+_MISSING = re.compile(r"(\S+) is not installed \(Debian package: (\S+)\)")
+
+
+def summary(reasons: Iterable[str]) -> list[str]:
+    """Return what to say at the end of a run about the tests that were skipped.
+
+    One line for all that need programs, with the command that installs these; the other reasons as
+    they are.
+
+    Args:
+        reasons: why each test was skipped.
+    """
+    count, packages, others = 0, set[str](), []
+    for reason in reasons:
+        if found := _MISSING.search(reason):
+            count += 1
+            packages.add(found[2])
+        else:
+            others.append(f"skipped: {reason.removeprefix('Skipped: ')}")
+    lines = sorted(set(others))
+    if packages:
+        names = " ".join(sorted(packages))
+        tests = "1 test needs" if count == 1 else f"{count} tests need"
+        lines.append(f"{tests} programs that are not installed: apt install {names}")
+    return lines

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,17 @@ async def test_run_serves_and_leaves_only_data_behind(clone: Path) -> None:
             assert await execute(url, "SELECT FROM kept") == "SELECT 0"
         second.interrupt()
         assert_nothing_left(clone)
+
+
+async def test_what_runs_in_the_background_can_be_interrupted(clone: Path) -> None:
+    """A shell without job control starts it with SIGINT ignored, as `nohup make test &` does."""
+    script = (
+        "import signal, sys, pytest; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+        "sys.exit(pytest.main(['-q', '-p', 'no:randomly',"
+        " 'tests/development/test_make.py::test_a_database_of_ones_own']))"
+    )
+    with running(ROOT, sys.executable, "-c", script) as run:
+        assert run.wait() == 0, run.output
 
 
 def test_changes_are_served_without_a_restart_by_hand(clone: Path) -> None:
@@ -426,12 +438,17 @@ def test_a_command_gets_the_database_and_its_own_exit_code(clone: Path) -> None:
 
 
 def test_clean_keeps_packages_and_data(clone: Path) -> None:
-    for name in (".data/x", "app/static/x", "app/manifest.json", "app/user/__pycache__/x.pyc"):
+    cached = (
+        *("app/user/__pycache__/x.pyc", "rehearsal/checks/__pycache__/x.pyc"),
+        *("benchmarks/__pycache__/x.pyc", ".hypothesis/x", ".mypy_cache/x"),
+    )
+    for name in (".data/x", "app/static/x", "app/manifest.json", *cached):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).touch()
-    before = {path for path in clone.iterdir() if path.name != "build"}
+    gone = {"build", ".hypothesis", ".mypy_cache"}
+    before = {path for path in clone.iterdir() if path.name not in gone}
     assert make(clone, "clean").returncode == 0
     assert set(clone.iterdir()) == before
-    assert [path.name for path in (clone / "app").glob("**/x*")] == []
+    assert [name for name in cached if (clone / name).exists()] == []
     assert not (clone / "app" / "static").exists()
     assert (clone / ".data" / "x").exists()

@@ -1,5 +1,6 @@
 """`python -m rehearsal` as a person uses it: words, exit codes, and nothing left behind."""
 
+import fcntl
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from app.settings import ROOT
+from rehearsal import lifecycle
 from rehearsal.deploy import BREAKS
 from tests.rehearsal.sample import CONFIG, commit, git, sample
 from tests.tools import require
@@ -251,3 +253,41 @@ def test_without_isolation(command: Command) -> None:
     assert code == 1, output
     assert "written into the image" in output, output
     command.is_clean()
+
+
+def test_only_its_own_temporary_directories_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    strangers = tmp_path / "rehearsal-999999-notes"
+    strangers.mkdir()
+    (strangers / "important").touch()
+    left = tmp_path / "rehearsal-killed"
+    left.mkdir()
+    (left / lifecycle.IN_USE).touch()
+    in_use = tmp_path / "rehearsal-running"
+    in_use.mkdir()
+    # A link to a directory, and a directory whose lock is a link, may be somebody's trap.
+    (tmp_path / "rehearsal-link").symlink_to(left, target_is_directory=True)
+    trap = tmp_path / "rehearsal-trap"
+    trap.mkdir()
+    (trap / lifecycle.IN_USE).symlink_to(left / lifecycle.IN_USE)
+    with (in_use / lifecycle.IN_USE).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        lifecycle.remove_leftovers()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(strangers.name, in_use.name, "rehearsal-link", trap.name)
+    }
+    assert (strangers / "important").exists()
+
+
+def test_directories_of_other_users_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    theirs = tmp_path / "rehearsal-theirs"
+    theirs.mkdir()
+    (theirs / lifecycle.IN_USE).touch()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    lifecycle.remove_leftovers()
+    assert theirs.exists()
