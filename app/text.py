@@ -6,6 +6,7 @@ form, the API, an imported file or a fetched page.
 
 import re
 import unicodedata
+from typing import Literal
 
 # Control characters, lone surrogates, and the bidirectional embeddings, overrides and isolates
 # that can reorder the text beside them, with other deprecated format characters. What is invisible
@@ -21,6 +22,23 @@ FLAG_TAGS = re.compile(
     "(\U0001f3f4[\U000e0020-\U000e007e]{1,10}\U000e007f)|[\U000e0000-\U000e007f]"
 )
 
+
+def _marks() -> str:
+    """Return the characters that go with a letter, for the [ ] of a regular expression."""
+    found: list[list[int]] = []
+    for code in [*range(0x300, 0x20000), *range(0xE0100, 0xE01F0)]:  # there are none elsewhere
+        if unicodedata.category(chr(code))[0] == "M":
+            if found and found[-1][1] == code - 1:
+                found[-1][1] = code
+            else:
+                found.append([code, code])
+    return "".join(f"\\U{start:08x}-\\U{end:08x}" for start, end in found)
+
+
+MARKS = _marks()
+# No language has that many for one letter. To sort them takes time that grows with their square.
+# https://www.unicode.org/reports/tr15/#Stream_Safe_Text_Format
+_TOO_MANY_MARKS = re.compile(rf"([{MARKS}]{{30}})[{MARKS}]+")
 INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})  # Unicode's categories
 
 
@@ -45,7 +63,12 @@ def clean(text: str, limit: int | None = None) -> str:
     if text.isascii() and text.isprintable():
         return " ".join(text.split())[:limit].rstrip()
     text = FLAG_TAGS.sub(r"\1", UNSAFE.sub("", text))
-    return _visible(" ".join(unicodedata.normalize("NFC", text).split())[:limit].rstrip())
+    return _visible(" ".join(normalized(text, "NFC").split())[:limit].rstrip())
+
+
+def normalized(text: str, form: Literal["NFC", "NFKC"]) -> str:
+    """Return text in one of Unicode's forms, with at most 30 marks to a letter."""
+    return unicodedata.normalize(form, _TOO_MANY_MARKS.sub(r"\1", text))
 
 
 def _visible(text: str) -> str:

@@ -1,14 +1,13 @@
 """What users type, in the one form that is kept: addresses and tags."""
 
 import re
-import unicodedata
 from ipaddress import ip_address
 from urllib.parse import quote, unquote_plus
 
 import httpx
 
-from app.links import words
 from app.links.models import TAG_LENGTH, TAGS, URL_LENGTH
+from app.text import MARKS, normalized
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE)
@@ -18,7 +17,7 @@ TRACKING = re.compile(r"utm_[a-z]+|fbclid|gclid|mc_[ce]id|igshid")
 SEPARATORS = re.compile(r"[\s,;#]+")
 # Letters and numbers, the marks that belong to letters in Hindi, Thai or pointed Hebrew, and what
 # joins letters in Persian. A tag begins and ends with something to be seen.
-_LETTERS = f"\\w{words.MARKS}"
+_LETTERS = f"\\w{MARKS}"
 _JOINERS = "\u200c\u200d"
 TAG = re.compile(rf"(?=.{{1,{TAG_LENGTH}}}\Z)[\w-](?:[{_LETTERS}{_JOINERS}-]*[{_LETTERS}-])?")
 NOT_IN_TAG = re.compile(rf"[^{_LETTERS}{_JOINERS}\s-]+")
@@ -117,8 +116,8 @@ def as_tag(text: str) -> str | None:
 def _folded(text: str) -> str:
     """Return the form in which tags are compared: NFKC, and small letters."""
     # A capital I with a dot is an i and a mark once it is small.
-    small = unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i")
-    return unicodedata.normalize("NFKC", small)
+    small = normalized(text, "NFKC").casefold().replace("i\u0307", "i")
+    return normalized(small, "NFKC")
 
 
 def _without_tracking(query: str) -> str:

@@ -5,28 +5,16 @@ marks of Hindi and Thai, and depends on the locale of the database.
 """
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+
+from app.text import MARKS, normalized
 
 LONGEST = 200  # characters of a word; PostgreSQL takes lexemes of 2 KiB
 
 
-def _marks() -> str:
-    """Return the characters that go with a letter, as the inside of a regular expression's [ ]."""
-    found: list[list[int]] = []
-    for code in [*range(0x300, 0x20000), *range(0xE0100, 0xE01F0)]:  # there are none elsewhere
-        if unicodedata.category(chr(code))[0] == "M":
-            if found and found[-1][1] == code - 1:
-                found[-1][1] = code
-            else:
-                found.append([code, code])
-    return "".join(f"\\U{start:08x}-\\U{end:08x}" for start, end in found)
-
-
 # What words are made of: letters, numbers, and the marks above, below and between letters, which
 # `\w` does not know. Of format characters, joiners stand within words and are dropped.
-MARKS = _marks()
 _DROPPED = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff\U000e0001-\U000e01ef"
 _WORD = re.compile(rf"[^\W_](?:[^\W_]|[{MARKS}{_DROPPED}])*")
 _DROP = re.compile(f"[{_DROPPED}]+")
@@ -46,10 +34,10 @@ def folded(text: str) -> str:
     """Return text in the form in which words are compared: NFKC, without case and joiners."""
     if text.isascii():
         return text.lower()
-    text = _DROP.sub("", unicodedata.normalize("NFKC", text))
+    text = _DROP.sub("", normalized(text, "NFKC"))
     # A capital I with a dot folds to two characters, of which the second is a mark.
     text = text.casefold().replace("i\u0307", "i")
-    return unicodedata.normalize("NFKC", text)
+    return normalized(text, "NFKC")
 
 
 def words(text: str) -> list[str]:

@@ -49,7 +49,8 @@ def normalized(password: str) -> str:
 
     https://pages.nist.gov/800-63-4/sp800-63b.html#passwordver
     """
-    return unicodedata.normalize("NFC", password)
+    # Of what is too long anyway, the form would take long to find out.
+    return unicodedata.normalize("NFC", password) if len(password) <= MAX_LENGTH else password
 
 
 async def hash_password(password: str) -> str:

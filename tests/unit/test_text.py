@@ -1,6 +1,8 @@
 """What becomes of text from outside before it is stored."""
 # ruff: noqa: RUF001 - texts in other scripts are meant
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,3 +62,16 @@ def test_cleaned_text_stays_as_it_is(text: str, limit: int) -> None:
         once = function(text, limit)
         assert len(once) <= limit
         assert function(once, limit) == once
+
+
+def test_time_grows_with_length_alone() -> None:
+    """Marks in the wrong order are sorted, which takes hours for as many as a page can have."""
+
+    def seconds(size: int) -> float:
+        started = time.process_time()
+        clean("a" + "\u0315\u0300" * size, 100)
+        return time.process_time() - started
+
+    # Sixteen times as many would take 256 times as long, if it grew with the square.
+    assert seconds(64 * 1024) < 0.1 + 60 * seconds(4 * 1024)
+    assert len(clean("a" + "\u0315\u0300" * 1000)) <= 31
