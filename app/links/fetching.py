@@ -30,6 +30,9 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 CERTIFICATE = "Its certificate is not valid."
 NO_CONNECTION = "It could not be connected to, or the connection broke."
 
+EITHER = 32 + zlib.MAX_WBITS  # zlib or gzip, whichever it is
+GZIP = b"\x1f\x8b"
+
 PAGE_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 PAGE_BYTES, ICON_BYTES = 512 * 1024, 64 * 1024
 PIECE = 128  # bytes that a piece of a response counts at least: each costs a turn of the loop
@@ -229,8 +232,7 @@ async def _content(
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", "", "gzip", "x-gzip", "deflate"}:
         raise FetchFailed("It is packed in a way that was not asked for.", permanent=True)
-    # 32: gzip or zlib, whichever it is.
-    unpacker = None if encoding in {"identity", ""} else zlib.decompressobj(32 + zlib.MAX_WBITS)
+    unpacker = None if encoding in {"identity", ""} else _Unpacker()
     content, received = bytearray(), 0
     async for piece in response.aiter_stream():
         received += max(len(piece), PIECE)
@@ -244,10 +246,43 @@ async def _content(
             if truncate:
                 break
             raise FetchFailed(f"It is larger than {_size(max_bytes)}.", permanent=True)
-        if unpacker is not None and unpacker.eof:
+        if unpacker is not None and unpacker.is_done:
             break
         await asyncio.sleep(0)  # pieces that have come together are handed out without a pause
     return bytes(content[:max_bytes])
+
+
+class _Unpacker:
+    """Unpacks a body of zlib, or of gzip: that may have several members (RFC 1952, 2.2).
+
+    Attributes:
+        is_done: whether something else follows what was packed.
+    """
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self._member = zlib.decompressobj(EITHER)
+        self._rest = b""
+
+    def decompress(self, data: bytes, limit: int) -> bytes:
+        """Return what a piece holds, `limit` bytes at most: then the rest is lost.
+
+        Raises:
+            zlib.error: it is packed in another way, or damaged.
+        """
+        content, data = bytearray(), self._rest + data
+        while data and len(content) < limit:
+            if self._member.eof:
+                if len(data) < len(GZIP):
+                    break
+                if not data.startswith(GZIP):
+                    self.is_done = True
+                    break
+                self._member = zlib.decompressobj(EITHER)
+            content += self._member.decompress(data, limit - len(content))
+            data = self._member.unused_data
+        self._rest = data
+        return bytes(content)
 
 
 def _slow(seconds: float) -> FetchFailed:

@@ -481,6 +481,22 @@ async def test_packed_content(name: str) -> None:
         assert (await failure(fetch.get(served.url, max_bytes=1024)))[1]
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 100_000])
+async def test_gzip_of_several_members(size: int) -> None:
+    members = [b"<title>", b"", b"hello" * 1000, b"</title>"]
+    packed = b"".join(map(gzip.compress, members))
+    parts = [packed[start : start + size] for start in range(0, len(packed), size)]
+    answer = chunks(parts, f"{HTML}Content-Encoding: gzip\r\n") + b"0\r\n\r\n"
+    padded = response(packed + b"\0" * 100, headers=f"{HTML}Content-Encoding: gzip\r\n")
+    async with site(answer) as served, fetcher() as fetch:
+        assert (await fetch.get(served.url)).content == b"".join(members)
+        assert (await failure(fetch.get(served.url, max_bytes=1000)))[1]
+        cut = await fetch.get(served.url, max_bytes=1000, truncate=True)
+        assert cut.content == b"".join(members)[:1000]
+    async with site(padded) as served, fetcher() as fetch:
+        assert (await fetch.get(served.url)).content == b"".join(members)
+
+
 async def test_a_bomb_is_not_unpacked() -> None:
     packer = zlib.compressobj(9, wbits=31)
     start = packer.compress(b"") + packer.flush(zlib.Z_FULL_FLUSH)
@@ -499,9 +515,9 @@ async def test_a_bomb_is_not_unpacked() -> None:
         assert found.content == bytes(512 * 1024)
 
 
-def chunks(parts: Iterable[bytes]) -> bytes:
+def chunks(parts: Iterable[bytes], headers: str = HTML) -> bytes:
     body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
-    return f"HTTP/1.1 200 OK\r\n{HTML}Transfer-Encoding: chunked\r\n\r\n".encode() + body
+    return f"HTTP/1.1 200 OK\r\n{headers}Transfer-Encoding: chunked\r\n\r\n".encode() + body
 
 
 async def test_an_answer_in_crumbs_is_given_up() -> None:
@@ -509,10 +525,12 @@ async def test_an_answer_in_crumbs_is_given_up() -> None:
         found = await fetch.get(served.url, truncate=True)
         assert 1000 < len(found.content) < 10_000
         assert (await failure(fetch.get(served.url)))[1]
-    empty = gzip.compress(b"") * 50_000  # which says nothing, at length
     headers = f"{HTML}Content-Encoding: gzip\r\n"
-    async with site(response(empty, headers=headers)) as served, fetcher() as fetch:
+    empty = gzip.compress(b"")
+    async with site(response(empty * 10_000, headers=headers)) as served, fetcher() as fetch:
         assert (await fetch.get(served.url)).content == b""
+    async with site(response(empty * 50_000, headers=headers)) as served, fetcher() as fetch:
+        assert (await failure(fetch.get(served.url)))[0] == "Its answer is broken."
 
 
 @pytest.mark.parametrize("kind", ["pieces", "heads"])
