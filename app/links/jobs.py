@@ -120,8 +120,8 @@ def _changing(*names: str) -> ReturningUpdate[int]:
     """Return the statement of `_change`; to build it costs as much as to run it."""
     c = _links.c
     given: dict[str, ColumnElement[Any]] = {name: bindparam(f"new_{name}") for name in names}
-    if "title" in given:
-        given["title"] = case((c.title_given, c.title), else_=given["title"])
+    for name in {"title", "description"} & given.keys():
+        given[name] = case((c[f"{name}_given"], c[name]), else_=given[name])
     return (
         update(_links)
         .where(c.id == bindparam("link"))

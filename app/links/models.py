@@ -60,6 +60,8 @@ class Link(Base):
     title_given: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     """By the owner or an import: then a fetch leaves it alone."""
     description: Mapped[str] = mapped_column(String(DESCRIPTION_LENGTH), server_default="")
+    description_given: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    """Like `title_given`."""
     icon_digest: Mapped[bytes | None] = mapped_column(
         LargeBinary, ForeignKey("link_icons.digest"), index=True
     )
@@ -141,6 +143,9 @@ class Import(Base):
     refused: Mapped[int] = mapped_column(Integer, server_default="0")
     """Links that are none, or too long."""
     error: Mapped[str | None] = mapped_column(String(200))
+    """Why it has failed."""
+    warning: Mapped[str | None] = mapped_column(String(1000))
+    """What of the file was not imported as it is in the file."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
