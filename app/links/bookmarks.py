@@ -1,38 +1,51 @@
-"""The bookmark file that all browsers write, read as it comes in pieces.
+"""The bookmark file that all browsers write, parsed piece by piece as it arrives.
 
-There is no standard, but for what the first browser did and the others took over:
+There is no standard, only what Netscape did and others adopted:
 https://learn.microsoft.com/en-us/previous-versions/windows/internet-explorer/ie-developer/platform-apis/aa753582(v=vs.85)
 
-Strangers wrote it, so nothing is believed. It is not read with `html.parser`: what that makes of
-markup which never ends differs between patch releases of Python, and takes time that grows with the
-square of its length. Here nothing is looked at twice but the beginning of a tag whose end has not
-come yet, and that is bounded.
+lxml splits the file into tags and text by the rules of HTML5; app/links/pages.py says why lxml.
+`_resynchronized` limits what a damaged file loses by those rules, and `Losses` counts it.
 """
 
 import codecs
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from html import escape, unescape
-from typing import NamedTuple
+from html import escape
+from typing import Any, NamedTuple
 
-from app.links import addresses
-from app.links.models import TAGS, TITLE_LENGTH, URL_LENGTH
-from app.links.pages import BOMS, CHARSETS, HIDDEN, META_CHARSET
+from lxml import etree
+
+from app.links import addresses, charsets
+from app.links.models import DESCRIPTION_LENGTH, TAG_LENGTH, TAGS, TITLE_LENGTH
+from app.text import clean
 
 LONGEST_TAG = 1024 * 1024  # characters: browsers put a site's icon, and scripts, into one
-LONGEST_TEXT = 4096  # characters of a title or a heading that are looked at
-MOST_TAGS = 1_000_000  # in all; each takes some microseconds, and a link is in six of them
+LONGEST_TEXT = 4096  # characters of a title, note or heading that are looked at
+MOST_EVENTS = (
+    2_000_000  # tags and texts; each takes some microseconds, and a link is in ten of them
+)
+MOST_NAMES = 10_000  # of tags and attributes: lxml keeps each
 DEEPEST = 50  # folders in folders that become tags
 
-# Possessive, so that what does not match is not tried in another way.
-TAG = re.compile(
-    r"""<(/?)([a-z][a-z0-9]*+)((?:[^<>"']++|"[^"]*+"|'[^']*+')*+)(>)?""", re.IGNORECASE
+# A tag that each bookmark, folder and list begins with.
+ENTRY = re.compile(r"<(?=/?(?:dt|dd|dl|li)[\s>])", re.IGNORECASE)
+# The contents of these are text up to their end tag, links and all.
+RAW = re.compile(
+    r"<(?=/?(?:title|textarea|style|script|xmp|iframe|noembed|noframes|plaintext)[\s/>])",
+    re.IGNORECASE,
 )
-ATTRIBUTE = re.compile(
-    r"""(?<![\w-])([a-z][\w-]*+)\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>]++))""", re.IGNORECASE
-)
-ENDS_TEXT = {"dt", "dd", "dl", "hr", "li", "ul", "ol"}
+LINK = re.compile(r"<a\s[^<]{0,100}?href", re.IGNORECASE)
+# Of a private use area, so in nobody's text: left by `_resynchronized`.
+MARK, RAW_MARK = "\U0010fffd", "\U0010fffc"
+RESET = f"{MARK}'\"-->"
+BROKEN_NAME = {*"\"'<", MARK}
+LONGEST_NAME = 12  # characters of a tag that ENTRY and RAW must see at once
+
+ENDS_ENTRY = {"dt", "dl", "hr", "li", "ul", "ol"}
+# Attributes that only bookmarks have: without one, a link in a note belongs to the note.
+OWN = {"add_date", "last_modified", "last_visit", "icon", "icon_uri", "tags", "time_added"}
 
 # Folders that say where a browser shows them, and nothing about what is in them. In other languages
 # they are known by their attributes, where they have any.
@@ -45,127 +58,174 @@ PLACE_ATTRIBUTES = {"personal_toolbar_folder", "unfiled_bookmarks_folder"}
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)  # there was no web before
 
 
-class Malformed(ValueError):
-    """The file cannot be read any further; the words are for who has sent it."""
-
-
 class Bookmark(NamedTuple):
-    """A link of the file, in the forms that are kept."""
+    """A link of the file, in the form that is stored."""
 
     url: str | None
-    """None if it is none that is kept: a script, a file, a search."""
+    """None if it cannot be saved: a script, a file, a search."""
     title: str
+    description: str
+    """The note; its lines are kept."""
     tags: list[str]
     archived: bool
     created_at: datetime | None
-    """None if the file does not tell, or not the truth."""
+    """None if the file has no time for it, or an impossible one."""
 
 
-class Reader:
-    """Takes the file in pieces, and gives the links that have ended. For a thread: each takes time.
+@dataclass
+class Losses:
+    """What of a file could not be imported as it was: how many of each kind."""
+
+    titles: int = 0
+    """Links whose title was longer than 300 characters."""
+    notes: int = 0
+    """Links whose note was longer than 1,000 characters."""
+    tags: int = 0
+    """Links that had more than 20 tags, or tags that were shortened or had no letters."""
+    damaged: int = 0
+    """Links whose markup was broken: parts of them may be missing."""
+    hidden: int = 0
+    """Links inside comments, or inside attributes of broken tags."""
+    folder_notes: int = 0
+    """Notes that belong to a folder."""
+    is_cut_off: bool = False
+    """Whether the file ends inside a tag or comment, so that links may be missing."""
+
+    def sentence(self) -> str | None:
+        """Return what the owner should know; None if nothing was lost."""
+        parts = [
+            (self.titles, "title{s} shortened to 300 characters"),
+            (self.notes, "note{s} shortened to 1,000 characters"),
+            (self.tags, "link{s} with tags left out or shortened (20 tags of 40 characters fit)"),
+            (self.damaged, "link{s} with broken markup: check title, tags and note"),
+            (self.hidden, "link{s} inside comments or broken tags not imported"),
+            (self.folder_notes, "folder note{s} not imported"),
+        ]
+        found = [f"{count:,} {what.format(s='s'[: count != 1])}" for count, what in parts if count]
+        sentences = [f"{'; '.join(found)}."] if found else []
+        if self.is_cut_off:
+            sentences.append(
+                "The file ends inside a tag or comment, so links may be missing at its end."
+            )
+        return " ".join(sentences) or None
+
+
+@dataclass
+class _Entry:
+    """A link as the file has it."""
+
+    attributes: dict[str, str]
+    is_damaged: bool
+    title: str = ""
+    note: str = ""
+
+    @property
+    def href(self) -> str:
+        # Firefox's live bookmarks may have nothing but the address of their feed.
+        return (self.attributes.get("href") or self.attributes.get("feedurl", "")).strip()
+
+
+class _Target:
+    """What lxml tells of the tags and texts of a file, put together to links.
 
     Args:
-        skip: links that are only counted.
-        most: after so many nothing is read any more.
+        keep: takes each link, and the folders around it, the innermost first.
+        losses: to be counted in.
 
     Attributes:
-        count: how many links there were so far.
-        is_full: whether there are more than `most`.
+        events: how many tags and texts there were.
+        names: of tags and attributes.
+        has_ended: whether the comment behind the file was seen.
     """
 
-    def __init__(self, *, skip: int = 0, most: int) -> None:
-        self.count = 0
-        self.is_full = False
-        self._skip, self._most = skip, most
-        self._decoder: codecs.IncrementalDecoder | None = None
-        self._rest = ""  # the beginning of a tag
-        self._until = ""  # what ends the comment or declaration that this is in
-        self._text: list[str] | None = None  # of the link or heading that this is in
+    def __init__(self, keep: Callable[[_Entry, Iterable[str]], None], losses: Losses) -> None:
+        self.events = 0
+        self.names: set[str] = set()
+        self.has_ended = False
+        self._keep, self._losses = keep, losses
+        self._text: list[str] | None = None  # of the title, note or heading that this is in
         self._length = 0
-        self._tags = 0
-        self._link: dict[str, str] | None = None  # attributes
+        self._entry: _Entry | None = None
         self._heading: dict[str, str] | None = None
+        self._in_note = False
+        self._note_href = ""  # of a link in a note
         self._folder: str | None = None  # what is in the next list becomes a tag
         self._folders: list[str | None] = []
         self._deeper = 0
-        self._found: list[Bookmark] = []
 
-    def feed(self, content: bytes) -> list[Bookmark]:
-        """Read a piece; the first must hold what says the character set, if anything does.
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        """Take a start tag."""
+        self.events += 1
+        self.names.update((tag, *attributes))
+        if tag == "a":
+            self._start_link(dict(attributes))
+        elif tag == "h3":
+            self.end_entry()
+            self._heading, self._text = dict(attributes), []
+        elif tag == "dd":
+            self._end_text()
+            self._in_note, self._text = True, []
+        elif tag in {"br", "p"}:
+            self._add("\n")
+        elif tag in ENDS_ENTRY:
+            self.end_entry()
+            if tag == "dl":
+                self._enter()
 
-        Raises:
-            Malformed: with a sentence.
-        """
-        if self._decoder is None:
-            self._decoder = codecs.getincrementaldecoder(_codec(content))("replace")
-        if self.is_full:
-            return []
-        self._rest = self._scan(self._rest + self._decoder.decode(content))
-        if len(self._rest) > LONGEST_TAG:
-            raise Malformed("The file is broken: it holds a tag without an end.")
-        found, self._found = self._found, []
-        return found
+    def end(self, tag: str) -> None:
+        """Take an end tag; the parser adds those that are missing."""
+        self.events += 1
+        if tag == "a" and self._in_note:
+            if self._note_href and self._note_href not in "".join(self._text or []):
+                self._add(f" ({self._note_href})")
+            self._note_href = ""
+        elif tag in {"a", "h3"}:
+            self._end_text()
+        elif tag == "dl":
+            self.end_entry()
+            self._leave()
 
-    def close(self) -> list[Bookmark]:
-        """Return the link that only the end of the file has ended, if there is one."""
+    def data(self, data: str) -> None:
+        """Take text."""
+        self.events += 1
+        self._add(data)
+
+    def comment(self, text: str) -> None:
+        """Take a comment, or a declaration."""
+        self.events += 1
+        self.has_ended = text == MARK
+        # A comment without an end, which has swallowed a part of what precedes an entry.
+        self._losses.damaged += text.endswith(f"{MARK}'\"")
+        self._losses.hidden += len(LINK.findall(text))
+
+    def close(self) -> None:
+        """Take the end of the file."""
+
+    def end_entry(self) -> None:
+        """End the link that this is in, with its note."""
         self._end_text()
-        return self._found
+        if self._entry is not None:
+            entry, self._entry = self._entry, None
+            self._keep(entry, (folder for folder in reversed(self._folders) if folder))
 
-    def _scan(self, text: str) -> str:
-        """Read a text, and return what must wait for more."""
-        at = 0
-        while not self.is_full:
-            if self._until:
-                end = text.find(self._until, at)
-                if end < 0:
-                    return text[max(at, len(text) - len(self._until) + 1) :]
-                at, self._until = end + len(self._until), ""
-            start = text.find("<", at)
-            if start < 0:
-                self._add(text[at:])
-                return ""
-            self._add(text[at:start])
-            if len(text) - start < 4:  # it may become "<!--"
-                return text[start:]
-            self._tags += 1
-            if self._tags > MOST_TAGS:
-                raise Malformed("The file is broken: it holds nearly nothing but markup.")
-            if text[start + 1] in "!?":
-                is_comment = text.startswith("<!--", start)
-                self._until, at = ("-->", start + 4) if is_comment else (">", start + 2)
-                continue
-            tag = TAG.match(text, start)
-            if tag is None:
-                self._add("<")
-                at = start + 1
-                continue
-            at = tag.end()
-            if tag[4]:
-                self._tag(tag[2].lower(), tag[3], is_end=bool(tag[1]))
-            elif at < len(text) and text[at] == "<":
-                self._add(tag[0])  # it was none
-            else:
-                return text[start:]
-        return ""
+    def _start_link(self, attributes: dict[str, str]) -> None:
+        attributes = {name: text.replace(RAW_MARK, "") for name, text in attributes.items()}
+        if self._in_note and not attributes.keys() & OWN:
+            self._note_href = attributes.get("href", "").partition(MARK)[0].strip()
+            return
+        self.end_entry()
+        if "href" not in attributes and "feedurl" not in attributes:
+            return
+        is_damaged = any(set(name) & BROKEN_NAME for name in attributes) or any(
+            MARK in text for text in attributes.values()
+        )
+        attributes = {name: text.partition(MARK)[0] for name, text in attributes.items()}
+        self._entry, self._text = _Entry(attributes, is_damaged), []
 
     def _add(self, text: str) -> None:
         if self._text is not None and self._length < LONGEST_TEXT:
             self._text.append(text[: LONGEST_TEXT - self._length])
             self._length += len(text)
-
-    def _tag(self, name: str, attributes: str, *, is_end: bool) -> None:
-        if name in {"a", "h3"}:
-            self._end_text()
-            if not is_end:
-                found = _attributes(attributes)
-                if name == "h3":
-                    self._heading, self._text = found, []
-                elif "href" in found:
-                    self._link, self._text = found, []
-        elif name in ENDS_TEXT:
-            self._end_text()
-            if name == "dl":
-                self._leave() if is_end else self._enter()
 
     def _enter(self) -> None:
         if len(self._folders) < DEEPEST:
@@ -182,37 +242,128 @@ class Reader:
             self._folders.pop()
 
     def _end_text(self) -> None:
-        """End the link or heading that this is in."""
-        text = _clean("".join(self._text or []))
+        """End the title, note or heading that this is in."""
+        if self._text is None:
+            return
+        text = "".join(self._text).replace(RESET, "").replace(RAW_MARK, "")
         if self._heading is not None:
+            text = clean(text, TITLE_LENGTH)
             is_place = text.lower() in PLACES or bool(self._heading.keys() & PLACE_ATTRIBUTES)
             self._folder = None if is_place else text
-        elif self._link is not None:
-            self._end_link(self._link, text)
-        self._link = self._heading = self._text = None
-        self._length = 0
+        elif self._entry is None:
+            self._losses.folder_notes += self._in_note and bool(text.strip())
+        elif self._in_note:
+            self._entry.note += f"\n{text}"
+        else:
+            self._entry.title = text
+        self._heading = self._text = None
+        self._in_note, self._note_href, self._length = False, "", 0
 
-    def _end_link(self, attributes: dict[str, str], title: str) -> None:
+
+class Reader:
+    """Takes the file in pieces, and returns the links that are complete.
+
+    Call `feed` and `close` in one thread that ends with the file: they take time, and lxml keeps
+    every name of a tag or attribute for as long as the thread lives.
+
+    Args:
+        skip: links that are only counted.
+        most: after so many links nothing is read any more.
+
+    Attributes:
+        count: how many links there were so far.
+        is_full: whether there are more than `most`.
+        error: why the file cannot be parsed any further, for its owner; None if it can.
+        losses: what could not be imported as it was, of all links so far.
+    """
+
+    def __init__(self, *, skip: int = 0, most: int) -> None:
+        self.count = 0
+        self.is_full = False
+        self.error: str | None = None
+        self.losses = Losses()
+        self._skip, self._most = skip, most
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._target = _Target(self._keep, self.losses)
+        self._parser: Any = None
+        self._rest = ""  # the beginning of a tag
+        self._silent = 0  # characters since the last tag or text
+        self._found: list[Bookmark] = []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is read any more, whatever follows."""
+        return self.is_full or self.error is not None
+
+    def feed(self, content: bytes) -> list[Bookmark]:
+        """Parse a piece; the first must hold what says the character set, if anything does."""
+        if self._decoder is None:
+            self._decoder = charsets.decoder(content, lenient=True)
+        self._parse(self._decoder.decode(content))
+        found, self._found = self._found, []
+        return found
+
+    def close(self) -> list[Bookmark]:
+        """Return the link that only the end of the file has completed, if there is one."""
+        if self._decoder is not None and not self.is_over:
+            self._parse(self._decoder.decode(b"", True), is_end=True)
+            self._parser.close()
+            self.losses.is_cut_off = not self._target.has_ended
+        self._target.end_entry()
+        found, self._found = self._found, []
+        return found
+
+    def _parse(self, text: str, *, is_end: bool = False) -> None:
+        if self.is_over:
+            return
+        if self._parser is None:  # here, to be of the thread that feeds it
+            target: Any = self._target  # has only those of the methods that are needed
+            self._parser = etree.HTMLParser(target=target, encoding="utf-8", huge_tree=True)
+        text = self._rest + re.sub(f"[\0{MARK}{RAW_MARK}]", "", text)
+        cut = -1 if is_end else text.rfind("<", max(len(text) - LONGEST_NAME, 0))
+        self._rest = text[cut:] if cut >= 0 else ""
+        text = _resynchronized(text[:cut] if cut >= 0 else text)
+        # A tag or comment without an end swallows this comment, too.
+        text += f"<!--{MARK}-->" if is_end else ""
+        before = self._target.events
+        self._parser.feed(text.encode("utf-8", "replace"))
+        self._silent = self._silent + len(text) if self._target.events == before else 0
+        if self._silent > LONGEST_TAG:
+            self.error = "The file is broken: it holds a tag or comment without an end."
+        if self._target.events > MOST_EVENTS or len(self._target.names) > MOST_NAMES:
+            self.error = "The file is broken: it holds almost nothing but markup."
+
+    def _keep(self, entry: _Entry, folders: Iterable[str]) -> None:
         if self.count >= self._most:
             self.is_full = True
+        if self.is_full:
             return
         self.count += 1
+        attributes, href, title = entry.attributes, entry.href, entry.title
+        if entry.is_damaged:
+            # A quote that was never closed has swallowed what follows, maybe the title.
+            swallowed = href.partition(">")[2].partition("<")[0]
+            href, title = re.split(r"[\s<>]", href, maxsplit=1)[0], swallowed or title
+            self.losses.damaged += 1
+            self.losses.hidden += sum(len(LINK.findall(each)) for each in attributes.values())
+        title, is_shortened = _shortened([title], TITLE_LENGTH)
+        self.losses.titles += is_shortened
+        note, is_shortened = _shortened(entry.note.split("\n"), DESCRIPTION_LENGTH)
+        self.losses.notes += is_shortened
+        tags, is_shortened = _tags([*attributes.get("tags", "").split(","), *folders])
+        self.losses.tags += is_shortened
         if self.count <= self._skip:
             return
-        href = unescape(attributes["href"][: 8 * URL_LENGTH]).strip()
-        words = [
-            *unescape(attributes.get("tags", "")[:LONGEST_TEXT]).split(","),
-            *(folder for folder in reversed(self._folders) if folder),
-        ]
         added = attributes.get("add_date", attributes.get("time_added", ""))
         self._found.append(
             Bookmark(
                 _address(href),
                 # A link without a title is shown, and exported, under its address.
                 "" if title == href[:TITLE_LENGTH] else title,
-                _tags(words),
+                note,
+                tags,
                 attributes.get("archived") == "1",
-                _time(added),
+                _time(added.strip()),
             )
         )
 
@@ -226,9 +377,9 @@ def entry(
     archived: bool = False,
     created_at: datetime,
 ) -> str:
-    """Return the lines of one link, between `HEAD` and `FOOT`. A `Reader` gives the same again.
+    """Return the lines of one link, between `HEAD` and `FOOT`.
 
-    But for what is finer than a second, and the description: a fetch finds that again.
+    A `Reader` returns the same link again, with the time in whole seconds.
     """
     href = _escaped(url)
     added = int(created_at.timestamp())
@@ -237,7 +388,9 @@ def entry(
     line = (
         f'    <DT><A HREF="{href}" ADD_DATE="{added}"{words}{mark}>{_escaped(title) or href}</A>\n'
     )
-    return f"{line}    <DD>{_escaped(description)}\n" if description else line
+    # The lines of a note are kept.
+    note = "\n".join(map(_escaped, description.split("\n")))
+    return f"{line}    <DD>{note}\n" if description else line
 
 
 HEAD = """<!DOCTYPE NETSCAPE-Bookmark-file-1>
@@ -249,31 +402,26 @@ HEAD = """<!DOCTYPE NETSCAPE-Bookmark-file-1>
 FOOT = "</DL><p>\n"
 
 
+def _resynchronized(text: str) -> str:
+    """Make sure that each entry begins outside of any tag, and that no title swallows entries.
+
+    In HTML5, a quote that is not closed swallows all up to the next quote of its kind, `<!--` in a
+    title all up to the end of a comment, `<textarea>` or `<title>` all up to their end tags:
+    hundreds of links. So whatever tag or comment is open is closed before each `<DT>`, and the tags
+    whose contents are text become text themselves. The marks tell `_Target` what to take out again.
+    """
+    return ENTRY.sub(f"{RESET}<", RAW.sub(f"<{RAW_MARK}", text))
+
+
+def _shortened(lines: Sequence[str], limit: int) -> tuple[str, bool]:
+    """Return lines as they are stored, as one text, and whether some of it is missing."""
+    found = "\n".join(map(clean, lines)).strip("\n")
+    is_shortened = len(found) > limit or sum(map(len, lines)) >= LONGEST_TEXT
+    return found[:limit].rstrip(), is_shortened
+
+
 def _escaped(text: str) -> str:
     return " ".join(escape(text).split())  # on one line
-
-
-def _codec(start: bytes) -> str:
-    """Return the codec of a file: by its byte order mark or its head; else UTF-8."""
-    for mark, codec in BOMS:
-        if start.startswith(mark):
-            return codec
-    match = META_CHARSET.search(start[:2048])
-    codec = CHARSETS.get(match[1].decode().lower().replace("_", "-"), "utf-8") if match else "utf-8"
-    # It could not have been read in UTF-16.
-    return "utf-8" if codec.startswith("utf-16") else codec
-
-
-def _attributes(text: str) -> dict[str, str]:
-    """Return the attributes of a tag, as they are written; of the same name the first."""
-    found: dict[str, str] = {}
-    for name, *values in ATTRIBUTE.findall(text):
-        found.setdefault(name.lower(), "".join(values))
-    return found
-
-
-def _clean(text: str) -> str:
-    return " ".join(HIDDEN.sub("", unescape(text)).split())[:TITLE_LENGTH].rstrip()
 
 
 def _address(href: str) -> str | None:
@@ -286,15 +434,25 @@ def _address(href: str) -> str | None:
         return None
 
 
-def _tags(words: Sequence[str]) -> list[str]:
-    """Return the tags that words of any kind make: the first ones, sorted, each once."""
-    found: dict[str, None] = {}
-    for word in words[: 5 * TAGS]:
-        if len(found) == TAGS:
-            break
-        if tag := addresses.as_tag(word):
-            found[tag] = None
-    return sorted(found)
+def _tags(words: Iterable[str]) -> tuple[list[str], bool]:
+    """Return the tags that words of any kind make, sorted, and whether some of it is missing.
+
+    Of more than a link can have, the first ones are taken.
+    """
+    found: set[str] = set()
+    is_shortened = False
+    for word in map(str.strip, words):
+        tag = addresses.as_tag(word)
+        if tag is None:
+            is_shortened |= bool(word)
+        elif tag in found:
+            continue
+        elif len(found) == TAGS:
+            return sorted(found), True
+        else:
+            is_shortened |= len(tag) == TAG_LENGTH < len(word)
+            found.add(tag)
+    return sorted(found), is_shortened
 
 
 def _time(text: str) -> datetime | None:

@@ -3,17 +3,19 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from sqlalchemy import CursorResult, delete, func, or_, select, text, update
+from sqlalchemy import delete, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import Database
 from app.jobs.models import Job
 from app.jobs.queue import Failed, Running, Schedule, TakenOver, Task
-from app.links.bookmarks import Bookmark, Malformed, Reader
+from app.links import jobs
+from app.links.bookmarks import Bookmark, Reader
 from app.links.models import Import, ImportChunk
 from app.live.events import publish
 
@@ -48,7 +50,9 @@ class Progress(NamedTuple):
     added: int
     refused: int
     error: str | None
-    """Why it has failed; of one that is done, what its owner should know."""
+    """Why it has failed."""
+    warning: str | None
+    """What of the file was not imported as it is in the file."""
     created_at: datetime
     finished_at: datetime | None
 
@@ -98,31 +102,38 @@ async def read_file(running: Running) -> None:
         return
     reader = Reader(skip=seen, most=MOST_LINKS)
     batches = _Batches(running, import_id, seen)
+    thread = ThreadPoolExecutor(1, "import")  # of its own, as `Reader` wants it
     try:
-        async with aclosing(_ahead(database, import_id, chunks, reader)) as pieces:
+        async with aclosing(_ahead(database, import_id, chunks, reader, thread)) as pieces:
             async for links, size in pieces:
                 await batches.add(links, size)
-        await batches.add(reader.close(), 0)
-    except Malformed as error:
-        await batches.end(FAILED, str(error))
-    else:
-        if not reader.count:
-            await batches.end(FAILED, NO_LINKS)
-        else:
-            await batches.end(DONE, NOT_ALL if reader.is_full else None)
+    finally:
+        thread.shutdown(wait=False)
+    error = reader.error or (None if reader.count else NO_LINKS)
+    warnings = (NOT_ALL if reader.is_full else None, reader.losses.sentence())
+    await batches.end(
+        FAILED if error else DONE, error=error, warning=" ".join(filter(None, warnings)) or None
+    )
 
 
 async def _ahead(
-    database: Database, import_id: int, chunks: Sequence[int], reader: Reader
+    database: Database,
+    import_id: int,
+    chunks: Sequence[int],
+    reader: Reader,
+    thread: ThreadPoolExecutor,
 ) -> AsyncGenerator[tuple[list[Bookmark], int], None]:
     """Yield the links of each piece and its bytes; the next one is read while these are written.
 
     Raises:
-        Malformed: after what comes before it.
         TakenOver: somebody has deleted the file.
     """
 
-    async def read(number: int) -> tuple[list[Bookmark], int]:
+    loop = asyncio.get_running_loop()
+
+    async def read(number: int | None) -> tuple[list[Bookmark], int]:
+        if number is None:
+            return await loop.run_in_executor(thread, reader.close), 0
         one = select(ImportChunk.content).where(
             ImportChunk.import_id == import_id, ImportChunk.number == number
         )
@@ -130,17 +141,19 @@ async def _ahead(
             content = await session.scalar(one)
         if content is None:
             raise TakenOver
-        return await asyncio.to_thread(reader.feed, content), len(content)
+        return await loop.run_in_executor(thread, reader.feed, content), len(content)
 
     following: asyncio.Task[tuple[list[Bookmark], int]] | None = None
     try:
         for number in [*chunks, None]:
             found = await following if following else None
             following = None
-            if number is not None and not reader.is_full:
+            if number is None or not reader.is_over:
                 following = asyncio.create_task(read(number))
             if found:
                 yield found
+        if following:
+            yield await following
     finally:
         if following:  # whoever takes the links has failed, or was told to stop
             following.cancel()
@@ -180,7 +193,7 @@ class _Batches:
             self._told = now if is_due else self._told
             self._done(links)
 
-    async def end(self, state: str, error: str | None) -> None:
+    async def end(self, state: str, *, error: str | None, warning: str | None) -> None:
         """Write what is left, and end the job with it; the file is not needed any more."""
         async with self._running.complete() as session:
             links = self._waiting[:BATCH]
@@ -188,7 +201,13 @@ class _Batches:
                 delete(ImportChunk).where(ImportChunk.import_id == self._import_id)
             )
             await self._write(
-                session, links, tell=True, state=state, error=error, finished_at=func.now()
+                session,
+                links,
+                tell=True,
+                state=state,
+                error=error,
+                warning=warning,
+                finished_at=func.now(),
             )
         self._done(links)
 
@@ -235,30 +254,40 @@ def as_event(progress: Progress) -> dict[str, Any]:
 
 INSERT = text(
     """
-    INSERT INTO links (user_id, url, title, title_given, tags, archived, created_at)
-    SELECT :user_id, url, title, title <> '', string_to_array(tags, ' '), archived,
-        coalesce(created_at, now())
+    INSERT INTO links (
+        user_id, url, title, title_given, description, description_given, tags, archived, created_at
+    )
+    SELECT :user_id, url, title, title <> '', description, description <> '',
+        string_to_array(tags, ' '), archived, coalesce(created_at, now())
     FROM unnest(
-        CAST(:urls AS text[]), CAST(:titles AS text[]), CAST(:tags AS text[]),
-        CAST(:archived AS boolean[]), CAST(:times AS timestamptz[])
-    ) WITH ORDINALITY AS link (url, title, tags, archived, created_at, number)
+        CAST(:urls AS text[]), CAST(:titles AS text[]), CAST(:descriptions AS text[]),
+        CAST(:tags AS text[]), CAST(:archived AS boolean[]), CAST(:times AS timestamptz[])
+    ) WITH ORDINALITY AS link (url, title, description, tags, archived, created_at, number)
     ORDER BY number
     ON CONFLICT (user_id, url) DO NOTHING
+    RETURNING id
     """
 )
 
 
 async def _insert(session: AsyncSession, user_id: int, links: Sequence[Bookmark]) -> int:
-    """Add links in one statement; return how many are new. The others stay as they are."""
+    """Add links in one statement; return how many are new. The others stay as they are.
+
+    The pages of the new ones are fetched after those that somebody waits for.
+    """
     values = {
         "user_id": user_id,
         "urls": [link.url for link in links],
         "titles": [link.title for link in links],
+        "descriptions": [link.description for link in links],
         "tags": [" ".join(link.tags) for link in links],
         "archived": [link.archived for link in links],
         "times": [link.created_at for link in links],
     }
-    return cast(CursorResult[Any], await session.execute(INSERT, values)).rowcount
+    ids = (await session.scalars(INSERT, values)).all()
+    if ids:
+        await jobs.ask(session, ids, priority=0)
+    return len(ids)
 
 
 async def give_up(running: Running, words: str) -> None:

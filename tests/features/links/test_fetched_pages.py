@@ -57,7 +57,7 @@ def test_what_a_page_says_for_previews_comes_first() -> None:
         b"plain text",
         b"\x00\xff\xfe",
         b"<title></title>",
-        b"<title>\xe2\x80\x8b </title>",
+        b"<title>\xe2\x80\xae </title>",
         b"<title",
         b"<![broken[<title>lost</title>",
         b"<meta property=og:title><meta content=x><link rel=icon><base>",
@@ -76,9 +76,44 @@ def test_a_broken_page_counts_as_far_as_it_can_be_read() -> None:
     assert titled("<title>Fish &amp") == "Fish &"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<svg><title>Icon</title></svg><title>Page</title>",
+        "<body><svg><g><title>Icon</title></g></svg><title>Page</title>",
+        "<svg><svg><title>Icon</title></svg><title>Icon</title></svg><title>Page</title>",
+        "<svg/><title>Page</title>",
+        "<math><title>Icon</title></math><title>Page</title><svg><title>Icon</title></svg>",
+    ],
+)
+def test_the_title_of_a_picture_is_not_the_pages(content: str) -> None:
+    assert titled(content) == "Page"
+
+
+def test_names_do_not_stay_in_memory() -> None:
+    # In a process of its own; lxml keeps names as long as a thread lives, here 50 bytes for each.
+    program = """
+import resource
+from app.links.pages import describe
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def names(page):
+    return b"".join(b"<a n%dx%d>" % (page, number) for number in range(30_000))
+for page in range(5):
+    describe(names(page), None, "http://a/")
+before = peak()
+for page in range(5, 30):
+    describe(names(page), None, "http://a/")
+print((peak() - before) // 1024)
+"""
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert int(output) < 15
+
+
 def test_text_is_plain_and_short() -> None:
-    hostile = "\u202eevil\u2066 \u200bz\u200de\x00r\x1bo\u2069\ufeff \n\t\u2028 wi\u00addth\x9b"
+    hostile = "\u202eevil\u2066 ze\x00r\x1bo\u2069 \n\t\u2028 width\x9b"
     assert titled(f"<title>{hostile}</title>") == "evil zero width"
+    assert titled("<title>क्\u200dष 👩\u200d💻</title>") == "क्\u200dष 👩\u200d💻"
     assert titled("<title>&#x202e;a&#0;&#xD800;</title>") == "a\ufffd\ufffd"
     page = describe(
         f"<title>{'t' * 500}</title><meta name=description content='{'d ' * 900}'>".encode(),
@@ -106,6 +141,14 @@ def test_text_is_plain_and_short() -> None:
         ),
         ("<meta charset=utf-16><title>Grüße</title>".encode(), None),
         ("<title>Grüße</title>".encode(), None),
+        ("<title>Grüße</title>".encode("cp1252"), None),
+        ("<title>Grüße</title>".encode("cp1252"), "no-such"),
+        (
+            '<?xml version="1.0" encoding="iso-8859-2"?><title>Grüße</title>'.encode("iso8859-2"),
+            None,
+        ),
+        ('<?xml version="1.0" encoding="utf-16"?><title>Grüße</title>'.encode("utf-16-le"), None),
+        ('<?xml version="1.0" encoding="utf-16"?><title>Grüße</title>'.encode("utf-16-be"), None),
         ("<title>Grüße</title>".encode(), "rot13"),
         ("<title>Grüße</title>".encode(), "punycode"),
         ("<meta charset=unicode_escape><title>Grüße</title>".encode(), "zlib"),
@@ -116,7 +159,12 @@ def test_character_sets(content: bytes, charset: str | None) -> None:
 
 
 def test_bytes_of_another_character_set_are_replaced() -> None:
-    assert titled("<title>Grüße</title>".encode("latin-1"), None) == "Gr\ufffd\ufffde"
+    latin = "<title>Grüße</title>".encode("latin-1")
+    assert titled(latin, "utf-8") == "Gr\ufffd\ufffde"
+    assert titled(b"<meta charset=utf-8>" + latin, None) == "Gr\ufffd\ufffde"
+    # A page that is cut inside a character is UTF-8 all the same.
+    assert titled("<title>Grüße</title>日".encode()[:-1], None) == "Grüße"
+    assert titled("<title>“€”</title>".encode("cp1252"), None) == "“€”"
     assert titled("<title>日本語</title>".encode("shift_jis"), "Shift_JIS") == "日本語"
 
 

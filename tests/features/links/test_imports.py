@@ -17,7 +17,7 @@ from app.jobs import runner as runner_module
 from app.jobs.models import Job
 from app.jobs.queue import TakenOver, Task, enqueue
 from app.jobs.runner import Runner
-from app.links import imports, library, uploads
+from app.links import imports, jobs, library, uploads
 from app.links.imports import BATCH, TASK, Progress
 from app.links.models import Import, ImportChunk, Link
 from app.live.models import LiveEvent
@@ -111,7 +111,7 @@ async def test_a_file_becomes_links(client: Client, shelf: Library) -> None:
         "percent": 100,
     }
     assert await shelf.count(ImportChunk) == 0
-    assert await shelf.count(Job) == 0
+    assert await shelf.count(Job, Job.entrypoint == TASK.name) == 0
 
 
 async def test_a_second_import_adds_nothing(app: Quart, shelf: Library) -> None:
@@ -139,8 +139,13 @@ async def test_a_second_import_adds_nothing(app: Quart, shelf: Library) -> None:
     [
         (b"%PDF-1.7 and so on", imports.NO_LINKS, 0),
         (b"\x00" * 300_000, imports.NO_LINKS, 0),
-        (bookmarks(600) + b'<A HREF="' + b"x" * 2**21, "holds a tag without an end", 600),
+        (
+            bookmarks(600) + b'<A HREF="' + b"x" * 2**21,
+            "holds a tag or comment without an end",
+            600,
+        ),
     ],
+    ids=["pdf", "zeros", "a tag without an end"],
 )
 async def test_a_file_that_is_none(
     client: Client, shelf: Library, content: bytes, error: str, added: int
@@ -153,7 +158,7 @@ async def test_a_file_that_is_none(
     assert failed.added == added
     assert error in (await soup(client)).text
     assert await shelf.count(ImportChunk) == 0
-    assert await shelf.count(Job) == 0
+    assert await shelf.count(Job, Job.entrypoint == TASK.name) == 0
 
 
 async def test_only_so_many_links(shelf: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +166,44 @@ async def test_only_so_many_links(shelf: Library, monkeypatch: pytest.MonkeyPatc
     number = await shelf.send(bookmarks(701))
     await shelf.do()
     done = await shelf.progress(number)
-    assert (done.state, done.seen, done.added, done.error) == ("done", 700, 700, imports.NOT_ALL)
+    assert (done.state, done.seen, done.added, done.warning) == ("done", 700, 700, imports.NOT_ALL)
+
+
+async def test_the_owner_is_told_what_was_lost(client: Client, shelf: Library) -> None:
+    content = (
+        b'<DL><DT><A HREF="https://example.com/1" TITLE="24" monitor">' + b"x" * 301 + b"</A>"
+        b"<DD>" + b"n" * 1001 + bookmarks(600) + b'<DT><A HREF="https://example.com/2" TAGS="'
+        b"%s" % b",".join(b"t%d" % number for number in range(21)) + b'">2</A><A HREF="https://exa'
+    )
+    number = await shelf.send(content)
+    await shelf.do()
+    done = await shelf.progress(number)
+    assert (done.state, done.seen, done.added, done.error) == ("done", 602, 602, None)
+    assert done.warning == (
+        "1 title shortened to 300 characters; 1 note shortened to 1,000 characters;"
+        " 1 link with tags left out or shortened (20 tags of 40 characters fit);"
+        " 1 link with broken markup: check title, tags and note."
+        " The file ends inside a tag or comment, so links may be missing at its end."
+    )
+    assert done.warning in (await soup(client)).text
+
+
+async def test_notes_are_kept_and_pages_fetched_later(shelf: Library) -> None:
+    note = b'<DT><A HREF="https://example.com/n">n</A><DD>Mine\n'
+    await shelf.send(note + b'<DT><A HREF="https://example.com/m">m</A>')
+    await shelf.do()
+    async with shelf.database.read() as session:
+        rows = (
+            await session.execute(
+                select(Link.id, Link.description, Link.description_given).order_by(Link.id)
+            )
+        ).all()
+        waiting = select(Job.dedupe_key, Job.priority).order_by(Job.id)
+        queued = (await session.execute(waiting)).all()
+    assert [row[1:] for row in rows] == [("Mine", True), ("", False)]
+    # After what users wait for, which has the priority of the task.
+    assert queued == [(f"{jobs.FETCH.name} {row.id}", 0) for row in rows]
+    assert jobs.FETCH.priority > 0
 
 
 async def test_one_at_a_time(client: Client, shelf: Library) -> None:
@@ -316,10 +358,37 @@ async def test_the_process_ends_in_the_middle(
     half = await shelf.progress(number)
     assert (half.state, half.seen, half.added) == ("running", 2 * BATCH, 2 * BATCH)
     async with shelf.database.read() as session:
-        assert (await session.execute(select(Job.status, Job.attempts))).all() == [("queued", 0)]
+        job = select(Job.status, Job.attempts).where(Job.entrypoint == TASK.name)
+        assert (await session.execute(job)).all() == [("queued", 0)]
     await shelf.do()
     done = await shelf.progress(number)
     assert (done.state, done.seen, done.added) == ("done", 6 * BATCH, 6 * BATCH)
+
+
+async def test_losses_are_counted_across_attempts(
+    shelf: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = b'<DT><A HREF="https://example.com/%d">' + b"x" * 301 + b"</A>"
+    number = await shelf.send(long % 1 + bookmarks(BATCH) + long % 2)
+    original = imports._insert
+    calls = 0
+
+    async def failing(*args: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("the worker dies after the first batch")
+        return await original(*args)
+
+    monkeypatch.setattr(imports, "_insert", failing)
+    task = replace(TASK, back_off=(0.001,))
+    await shelf.do(task)
+    await shelf.make_due()
+    await shelf.do(task)
+    assert calls == 3
+    done = await shelf.progress(number)
+    assert (done.state, done.seen) == ("done", BATCH + 2)
+    assert done.warning == "2 titles shortened to 300 characters."
 
 
 async def test_who_was_thought_dead_stops(shelf: Library, monkeypatch: pytest.MonkeyPatch) -> None:
