@@ -91,23 +91,23 @@ def test_the_title_of_a_picture_is_not_the_pages(content: str) -> None:
 
 
 def test_names_do_not_stay_in_memory() -> None:
-    # In a process of its own; lxml keeps names as long as a thread lives, here 50 bytes for each.
+    # In a process of its own; lxml keeps names for as long as a thread lives, here 1 MB a page.
     program = """
-import resource
+import psutil
 from app.links.pages import describe
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+size = psutil.Process().memory_info
 def names(page):
     return b"".join(b"<a n%dx%d>" % (page, number) for number in range(30_000))
-for page in range(5):
+for page in range(40):
     describe(names(page), None, "http://a/")
-before = peak()
-for page in range(5, 30):
+before = size().rss
+for page in range(40, 80):
     describe(names(page), None, "http://a/")
-print((peak() - before) // 1024)
+print((size().rss - before) >> 20)
 """
     command = [sys.executable, "-c", program]
     output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert int(output) < 15
+    assert int(output) < 30
 
 
 def test_text_is_plain_and_short() -> None:
@@ -144,11 +144,9 @@ def test_text_is_plain_and_short() -> None:
         ("<title>Grüße</title>".encode("cp1252"), None),
         ("<title>Grüße</title>".encode("cp1252"), "no-such"),
         (
-            '<?xml version="1.0" encoding="iso-8859-2"?><title>Grüße</title>'.encode("iso8859-2"),
+            '<?xml version="1.0" encoding="macintosh"?><title>Grüße</title>'.encode("mac-roman"),
             None,
         ),
-        ('<?xml version="1.0" encoding="utf-16"?><title>Grüße</title>'.encode("utf-16-le"), None),
-        ('<?xml version="1.0" encoding="utf-16"?><title>Grüße</title>'.encode("utf-16-be"), None),
         ("<title>Grüße</title>".encode(), "rot13"),
         ("<title>Grüße</title>".encode(), "punycode"),
         ("<meta charset=unicode_escape><title>Grüße</title>".encode(), "zlib"),
@@ -165,6 +163,12 @@ def test_bytes_of_another_character_set_are_replaced() -> None:
     # A page that is cut inside a character is UTF-8 all the same.
     assert titled("<title>Grüße</title>日".encode()[:-1], None) == "Grüße"
     assert titled("<title>“€”</title>".encode("cp1252"), None) == "“€”"
+
+
+@pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be"])
+def test_an_xml_declaration_in_utf_16(charset: str) -> None:
+    page = '<?xml version="1.0" encoding="utf-16"?><title>日本語</title>'
+    assert titled(page.encode(charset), None) == "日本語"
     assert titled("<title>日本語</title>".encode("shift_jis"), "Shift_JIS") == "日本語"
 
 
@@ -264,12 +268,14 @@ def test_no_page_takes_long(start: str) -> None:
         assert time.process_time() - began < 5, part
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_no_page_takes_much_memory() -> None:
-    # In a process of its own: the peak of this one is long past. The parser alone takes 130 MB.
+    # In a process of its own: the peak of this one is long past, and `ru_maxrss` would inherit it.
     program = """
-import resource
+import re
+from pathlib import Path
 from app.links.pages import MAX_BYTES, describe
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 describe(b"<title>x</title>", None, "http://a/")
 before = peak()
 for part in (b"b ", b"b=c ", b"<a b ", b"a=&lt ", b"<!--", b"&"):
@@ -278,7 +284,7 @@ print((peak() - before) // 1024)
 """
     command = [sys.executable, "-c", program]
     output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert int(output) < 70
+    assert int(output) < 30
 
 
 def test_no_garbage_makes_it_fail() -> None:
