@@ -37,7 +37,7 @@ RAW = re.compile(
     re.IGNORECASE,
 )
 LINK = re.compile(r"<a\s[^<]{0,100}?href", re.IGNORECASE)
-# Of a private use area, so in nobody's text: left by `_resynchronized`.
+# Private use characters, removed from the input: `_resynchronized` leaves them as marks.
 MARK, RAW_MARK = "\U0010fffd", "\U0010fffc"
 RESET = f"{MARK}'\"-->"
 BROKEN_NAME = {*"\"'<", MARK}
@@ -69,12 +69,12 @@ class Bookmark(NamedTuple):
     tags: list[str]
     archived: bool
     created_at: datetime | None
-    """None if the file has no time for it, or an impossible one."""
+    """None if the file has no valid time for it."""
 
 
 @dataclass
 class Losses:
-    """What of a file could not be imported as it was: how many of each kind."""
+    """Counts of what an import shortened, left out or could not read."""
 
     titles: int = 0
     """Links whose title was longer than 300 characters."""
@@ -126,16 +126,16 @@ class _Entry:
 
 
 class _Target:
-    """What lxml tells of the tags and texts of a file, put together to links.
+    """Build links from the tags and texts that lxml reports.
 
     Args:
-        keep: takes each link, and the folders around it, the innermost first.
-        losses: to be counted in.
+        keep: called with each complete link and its folders, the innermost first.
+        losses: updated with what is lost.
 
     Attributes:
-        events: how many tags and texts there were.
-        names: of tags and attributes.
-        has_ended: whether the comment behind the file was seen.
+        events: number of tags, texts and comments so far.
+        names: distinct names of tags and attributes so far.
+        has_ended: whether the comment at the end of the file was reached.
     """
 
     def __init__(self, keep: Callable[[_Entry, Iterable[str]], None], losses: Losses) -> None:
@@ -194,7 +194,7 @@ class _Target:
         """Take a comment, or a declaration."""
         self.events += 1
         self.has_ended = text == MARK
-        # A comment without an end, which has swallowed a part of what precedes an entry.
+        # An unclosed comment that ENTRY has ended: it has swallowed part of a link.
         self._losses.damaged += text.endswith(f"{MARK}'\"")
         self._losses.hidden += len(LINK.findall(text))
 
@@ -267,14 +267,14 @@ class Reader:
     every name of a tag or attribute for as long as the thread lives.
 
     Args:
-        skip: links that are only counted.
-        most: after so many links nothing is read any more.
+        skip: count this many links at the beginning without returning them.
+        most: stop after this many links.
 
     Attributes:
         count: how many links there were so far.
         is_full: whether there are more than `most`.
-        error: why the file cannot be parsed any further, for its owner; None if it can.
-        losses: what could not be imported as it was, of all links so far.
+        error: a sentence for the owner if the file cannot be parsed any further, else None.
+        losses: counts of what was shortened, left out or damaged so far.
     """
 
     def __init__(self, *, skip: int = 0, most: int) -> None:
@@ -292,11 +292,11 @@ class Reader:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is read any more, whatever follows."""
+        """Whether the rest of the file is ignored."""
         return self.is_full or self.error is not None
 
     def feed(self, content: bytes) -> list[Bookmark]:
-        """Parse a piece; the first must hold what says the character set, if anything does."""
+        """Parse a piece of the file; a charset declaration must be in the first one."""
         if self._decoder is None:
             self._decoder = charsets.decoder(content, lenient=True)
         self._parse(self._decoder.decode(content))
@@ -304,7 +304,7 @@ class Reader:
         return found
 
     def close(self) -> list[Bookmark]:
-        """Return the link that only the end of the file has completed, if there is one."""
+        """End the file, and return the last link."""
         if self._decoder is not None and not self.is_over:
             self._parse(self._decoder.decode(b"", True), is_end=True)
             self._parser.close()
@@ -316,7 +316,7 @@ class Reader:
     def _parse(self, text: str, *, is_end: bool = False) -> None:
         if self.is_over:
             return
-        if self._parser is None:  # here, to be of the thread that feeds it
+        if self._parser is None:  # created here, in the thread that feeds it
             target: Any = self._target  # has only those of the methods that are needed
             self._parser = etree.HTMLParser(target=target, encoding="utf-8", huge_tree=True)
         text = self._rest + re.sub(f"[\0{MARK}{RAW_MARK}]", "", text)
@@ -341,7 +341,7 @@ class Reader:
         self.count += 1
         attributes, href, title = entry.attributes, entry.href, entry.title
         if entry.is_damaged:
-            # A quote that was never closed has swallowed what follows, maybe the title.
+            # An unclosed quote may have swallowed the title.
             swallowed = href.partition(">")[2].partition("<")[0]
             href, title = re.split(r"[\s<>]", href, maxsplit=1)[0], swallowed or title
             self.losses.damaged += 1
@@ -403,18 +403,17 @@ FOOT = "</DL><p>\n"
 
 
 def _resynchronized(text: str) -> str:
-    """Make sure that each entry begins outside of any tag, and that no title swallows entries.
+    """Close open tags and comments before each entry, and turn raw text elements into text.
 
-    In HTML5, a quote that is not closed swallows all up to the next quote of its kind, `<!--` in a
-    title all up to the end of a comment, `<textarea>` or `<title>` all up to their end tags:
-    hundreds of links. So whatever tag or comment is open is closed before each `<DT>`, and the tags
-    whose contents are text become text themselves. The marks tell `_Target` what to take out again.
+    By the rules of HTML5, an unclosed quote or an unescaped `<!--`, `<title>` or `<textarea>` in a
+    title can swallow hundreds of links. With this, none reaches beyond the next `<DT>`. `_Target`
+    removes the marks.
     """
     return ENTRY.sub(f"{RESET}<", RAW.sub(f"<{RAW_MARK}", text))
 
 
 def _shortened(lines: Sequence[str], limit: int) -> tuple[str, bool]:
-    """Return lines as they are stored, as one text, and whether some of it is missing."""
+    """Return the text that is stored, and whether it was shortened."""
     found = "\n".join(map(clean, lines)).strip("\n")
     is_shortened = len(found) > limit or sum(map(len, lines)) >= LONGEST_TEXT
     return found[:limit].rstrip(), is_shortened
@@ -435,9 +434,9 @@ def _address(href: str) -> str | None:
 
 
 def _tags(words: Iterable[str]) -> tuple[list[str], bool]:
-    """Return the tags that words of any kind make, sorted, and whether some of it is missing.
+    """Return the tags made of words, sorted, and whether any was shortened or left out.
 
-    Of more than a link can have, the first ones are taken.
+    The first 20 are kept.
     """
     found: set[str] = set()
     is_shortened = False

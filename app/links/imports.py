@@ -52,7 +52,7 @@ class Progress(NamedTuple):
     error: str | None
     """Why it has failed."""
     warning: str | None
-    """What of the file was not imported as it is in the file."""
+    """What was shortened, left out or damaged."""
     created_at: datetime
     finished_at: datetime | None
 
@@ -102,7 +102,7 @@ async def read_file(running: Running) -> None:
         return
     reader = Reader(skip=seen, most=MOST_LINKS)
     batches = _Batches(running, import_id, seen)
-    thread = ThreadPoolExecutor(1, "import")  # of its own, as `Reader` wants it
+    thread = ThreadPoolExecutor(1, "import")  # see `Reader`
     try:
         async with aclosing(_ahead(database, import_id, chunks, reader, thread)) as pieces:
             async for links, size in pieces:

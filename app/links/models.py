@@ -145,7 +145,7 @@ class Import(Base):
     error: Mapped[str | None] = mapped_column(String(200))
     """Why it has failed."""
     warning: Mapped[str | None] = mapped_column(String(1000))
-    """What of the file was not imported as it is in the file."""
+    """What was shortened, left out or damaged."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 

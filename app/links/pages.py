@@ -55,8 +55,8 @@ def describe(content: bytes, charset: str | None, url: str) -> Page:
     """
     content = content[:MAX_BYTES]
     text = charsets.decoder(content, charset).decode(content).replace("\0", "")
-    # lxml keeps every name of a tag or attribute for as long as the thread lives, and a page can
-    # have a new name for every eight bytes. So the thread is a new one.
+    # lxml caches names of tags and attributes for as long as the thread lives, and a page can have
+    # 60,000 new ones. A new thread frees them.
     with ThreadPoolExecutor(1, "page") as thread:
         head = thread.submit(_parse, text).result()
     title = head.said.get("og:title") or clean("".join(head.title), MAX_TITLE)

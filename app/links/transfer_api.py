@@ -41,9 +41,7 @@ class ImportAnswer(BaseModel):
     known: int = Field(description="Those that were there already, or twice in the file")
     refused: int = Field(description="Those with an address that cannot be saved")
     error: str | None = Field(description="Why it has failed")
-    warning: str | None = Field(
-        description="What was not imported as it is in the file: shortened, left out or damaged"
-    )
+    warning: str | None = Field(description="What was shortened, left out or damaged")
     created_at: datetime
     finished_at: datetime | None
 

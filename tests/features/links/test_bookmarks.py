@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -480,6 +480,7 @@ STORED = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(STORED, max_size=5), st.integers(1, 500))
 def test_what_is_exported_is_imported(links: list[Bookmark], piece: int) -> None:
     lines = [
@@ -498,6 +499,7 @@ def test_what_is_exported_is_imported(links: list[Bookmark], piece: int) -> None
     assert losses(content) == Losses()
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PARTS), max_size=60), st.integers(1, 50))
 def test_no_link_is_lost_in_silence(parts: list[str], piece: int) -> None:
     """Whatever surrounds a link that is whole, it is read; or the owner is told."""
