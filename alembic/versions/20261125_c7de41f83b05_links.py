@@ -38,7 +38,8 @@ def upgrade() -> None:
         sa.Column("seen", sa.Integer(), server_default="0", nullable=False),
         sa.Column("added", sa.Integer(), server_default="0", nullable=False),
         sa.Column("refused", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("error", sa.String(length=400)),
+        sa.Column("error", sa.String(length=200)),
+        sa.Column("warning", sa.String(length=1000)),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),

@@ -1,20 +1,29 @@
-"""The character set of a page or a bookmark file, as browsers find it out.
+"""The character set of a page or a bookmark file, as browsers choose it.
 
-A byte order mark wins, then what the response's header says, then what the document says of itself.
-Without any of them it is UTF-8 if it can be, else windows-1252.
+https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding
 """
 
 import codecs
 import re
 
-_META = re.compile(
+PRESCAN_BYTES = 2048  # of the beginning, in which a declaration counts
+
+META = re.compile(
     rb"""<meta[^>]{0,200}?charset\s{0,9}=[\s"']{0,9}([a-z0-9_:.-]{1,40})""", re.IGNORECASE
 )
-_BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
-# Python knows more codecs than pages use, some of them slow on purpose-made input (idna, punycode),
-# and remembers every unknown name it was ever asked for. The names mean what they mean to browsers:
+XML = re.compile(rb"""\s{0,9}<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}["']([a-z0-9_:.-]{1,40})""")
+# Byte order marks, and an XML declaration in UTF-16, which cannot name its own encoding.
+PREFIXES = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+    (b"<\x00?\x00x\x00", "utf-16-le"),
+    (b"\x00<\x00?\x00x", "utf-16-be"),
+)
+# Only these: Python has more codecs than pages use, some of them slow on hostile input (idna,
+# punycode), and it caches every unknown name that it is asked for. Labels as browsers read them:
 # https://encoding.spec.whatwg.org/#names-and-labels
-_CODECS = {
+CODECS = {
     "utf-8": "utf-8 utf8 unicode-1-1-utf-8",
     "cp1252": "ascii us-ascii latin1 iso-8859-1 iso8859-1 windows-1252 cp1252",
     "cp1254": "iso-8859-9 windows-1254 cp1254",
@@ -34,81 +43,50 @@ _CODECS = {
     **{f"cp125{n}": f"windows-125{n} cp125{n}" for n in (0, 1, 3, 5, 6, 7, 8)},
     **{f"iso8859-{n}": f"iso-8859-{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)},
 }
-_CHARSETS = {label: codec for codec, labels in _CODECS.items() for label in labels.split()}
-_XML = re.compile(
-    rb"""\A\s*<\?xml[^>]{0,100}?\sencoding\s{0,9}=\s{0,9}["']([a-z0-9_:.-]{1,40})""", re.IGNORECASE
-)
-LOOKED_AT = 2048  # bytes of a document that may say what its character set is
-DEFAULT, FALLBACK = "utf-8", "cp1252"
+LABELS = {label: codec for codec, labels in CODECS.items() for label in labels.split()}
 
 
-def known(label: str | None) -> str | None:
-    """Return Python's name of a character set; None for one that browsers do not know."""
-    return _CHARSETS.get((label or "").strip().lower().replace("_", "-"))
+def decoder(
+    start: bytes, declared: str | None = None, *, lenient: bool = False
+) -> codecs.IncrementalDecoder:
+    """Return a decoder for a document. It never raises: broken bytes become U+FFFD.
 
-
-def declared(content: bytes) -> str | None:
-    """Return the codec that a document says it has, by its mark or its first 2 KiB."""
-    for mark, codec in _BOMS:
-        if content.startswith(mark):
-            return codec
-    for pattern in (_META, _XML):
-        if match := pattern.search(content[:LOOKED_AT]):
-            said = known(match[1].decode("ascii"))
-            # It could not have been read in UTF-16.
-            return "utf-8" if said and said.startswith("utf-16") else said
-    return None
-
-
-def decode(content: bytes, header: str | None = None) -> str:
-    """Return the text of a document, of which the end may be missing.
+    Without a declaration it is UTF-8, and bytes that are not valid UTF-8 are windows-1252.
 
     Args:
-        content: the document.
-        header: the character set that the response's header names.
+        start: the beginning of the document.
+        declared: the charset parameter of the Content-Type header.
+        lenient: treat broken bytes as windows-1252 in a document that declares UTF-8, too.
     """
-    has_mark = any(content.startswith(mark) for mark, _ in _BOMS)
-    codec = (None if has_mark else known(header)) or declared(content)
-    if codec is not None:
-        return content.decode(codec, "replace")
-    decoder = Decoder()
-    return decoder.decode(content) + decoder.end()
+    codec = _codec(start, declared)
+    is_fallback = codec is None or (lenient and codec == "utf-8")
+    return codecs.getincrementaldecoder(codec or "utf-8")(FALLBACK if is_fallback else "replace")
 
 
-class Decoder:
-    """Decodes a document in pieces, of which the first one says the character set, if any does."""
-
-    def __init__(self) -> None:
-        self._decoder: codecs.IncrementalDecoder | None = None
-        self._is_guess = False
-        self._is_ascii = True
-
-    def decode(self, content: bytes) -> str:
-        if self._decoder is None:
-            codec = declared(content)
-            self._is_guess = codec is None
-            self._decoder = _decoder(codec or DEFAULT, "strict" if self._is_guess else "replace")
-        if not self._is_guess:
-            return self._decoder.decode(content)
-        state = self._decoder.getstate()
-        try:
-            text = self._decoder.decode(content)
-        except UnicodeDecodeError:
-            self._is_guess = False
-            # What was UTF-8 so far stays so, with a sign where it is broken.
-            self._decoder = _decoder(FALLBACK if self._is_ascii else DEFAULT, "replace")
-            return self._decoder.decode(state[0] + content)
-        self._is_ascii = self._is_ascii and text.isascii()
-        return text
-
-    def end(self) -> str:
-        """Return what the last bytes mean, if they are a character that was cut off."""
-        if self._decoder is None:
-            return ""
-        if not self._is_guess:
-            return self._decoder.decode(b"", final=True)
-        return self._decoder.getstate()[0].decode(FALLBACK, "replace") if self._is_ascii else ""
+def _codec(start: bytes, declared: str | None) -> str | None:
+    for prefix, codec in PREFIXES:
+        if start.startswith(prefix):
+            return codec
+    if said := _labelled(declared or ""):
+        return said
+    match = META.search(start[:PRESCAN_BYTES]) or XML.match(start[:PRESCAN_BYTES])
+    found = _labelled(match[1].decode()) if match else None
+    # In UTF-16 the declaration itself would not have been readable.
+    return "utf-8" if found and found.startswith("utf-16") else found
 
 
-def _decoder(codec: str, errors: str) -> codecs.IncrementalDecoder:
-    return codecs.getincrementaldecoder(codec)(errors)
+def _labelled(label: str) -> str | None:
+    return LABELS.get(label.strip().lower().replace("_", "-"))
+
+
+FALLBACK = "app.links.charsets.windows-1252"
+
+
+def _as_windows_1252(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    wrong = error.object[error.start : error.end]
+    return wrong.decode("cp1252", "replace"), error.end
+
+
+codecs.register_error(FALLBACK, _as_windows_1252)

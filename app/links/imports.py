@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from app.database import Database
 from app.jobs.models import Job
 from app.jobs.queue import Failed, Running, Schedule, TakenOver, Task
 from app.links import index, jobs, library
-from app.links.bookmarks import Bookmark, Malformed, Reader
+from app.links.bookmarks import Bookmark, Reader
 from app.links.models import Import, ImportChunk
 from app.live.events import publish
 
@@ -33,8 +34,6 @@ UNFINISHED = (RECEIVING, WAITING, RUNNING)
 NO_LINKS = "The file holds no links. Export the bookmarks of your browser as HTML."
 NOT_ALL = f"There are more links in the file than the first {MOST_LINKS:,}, which were taken."
 NO_ROOM = f"An account can have {library.MOST_LINKS:,} links; the rest was not imported."
-CUT_OFF = "The file ends in the middle of a tag; what that tag contains was not imported."
-SHORTENED = "Links with a title, note or tags that had to be shortened: {count}."
 GIVEN_UP = "It could not be finished. What was added stays; send the file again for the rest."
 
 
@@ -52,7 +51,9 @@ class Progress(NamedTuple):
     added: int
     refused: int
     error: str | None
-    """Why it has failed; of one that is done, what its owner should know."""
+    """Why it has failed."""
+    warning: str | None
+    """What was shortened, left out or damaged."""
     created_at: datetime
     finished_at: datetime | None
 
@@ -102,45 +103,38 @@ async def read_file(running: Running) -> None:
         return
     reader = Reader(skip=seen, most=MOST_LINKS)
     batches = _Batches(running, import_id, seen)
+    thread = ThreadPoolExecutor(1, "import")  # see `Reader`
     try:
-        async with aclosing(_ahead(database, import_id, chunks, reader)) as pieces:
+        async with aclosing(_ahead(database, import_id, chunks, reader, thread)) as pieces:
             async for links, size in pieces:
                 await batches.add(links, size)
-        await batches.add(await asyncio.to_thread(reader.finish), 0)
-    except Malformed as error:
-        await batches.end(FAILED, str(error))
-    else:
-        if not reader.count:
-            await batches.end(FAILED, NO_LINKS)
-        else:
-            await batches.end(DONE, reader)
-
-
-def _remarks(reader: Reader, is_limited: bool) -> str | None:
-    """Say what of the file is not in the list as it was in the file."""
-    remarks = []
-    if is_limited:
-        remarks.append(NO_ROOM)
-    if reader.is_full:
-        remarks.append(NOT_ALL)
-    if reader.is_cut_off:
-        remarks.append(CUT_OFF)
-    if reader.shortened:
-        remarks.append(SHORTENED.format(count=f"{reader.shortened:,}"))
-    return " ".join(remarks) or None
+    finally:
+        thread.shutdown(wait=False)
+    error = reader.error or (None if reader.count else NO_LINKS)
+    warnings = (NOT_ALL if reader.is_full else None, reader.losses.sentence())
+    await batches.end(
+        FAILED if error else DONE, error=error, warning=" ".join(filter(None, warnings)) or None
+    )
 
 
 async def _ahead(
-    database: Database, import_id: int, chunks: Sequence[int], reader: Reader
+    database: Database,
+    import_id: int,
+    chunks: Sequence[int],
+    reader: Reader,
+    thread: ThreadPoolExecutor,
 ) -> AsyncGenerator[tuple[list[Bookmark], int], None]:
     """Yield the links of each piece and its bytes; the next one is read while these are written.
 
     Raises:
-        Malformed: after what comes before it.
         TakenOver: somebody has deleted the file.
     """
 
-    async def read(number: int) -> tuple[list[Bookmark], int]:
+    loop = asyncio.get_running_loop()
+
+    async def read(number: int | None) -> tuple[list[Bookmark], int]:
+        if number is None:
+            return await loop.run_in_executor(thread, reader.close), 0
         one = select(ImportChunk.content).where(
             ImportChunk.import_id == import_id, ImportChunk.number == number
         )
@@ -148,17 +142,19 @@ async def _ahead(
             content = await session.scalar(one)
         if content is None:
             raise TakenOver
-        return await asyncio.to_thread(reader.feed, content), len(content)
+        return await loop.run_in_executor(thread, reader.feed, content), len(content)
 
     following: asyncio.Task[tuple[list[Bookmark], int]] | None = None
     try:
         for number in [*chunks, None]:
             found = await following if following else None
             following = None
-            if number is not None and not reader.is_full:
+            if number is None or not reader.is_over:
                 following = asyncio.create_task(read(number))
             if found:
                 yield found
+        if following:
+            yield await following
     finally:
         if following:  # whoever takes the links has failed, or was told to stop
             following.cancel()
@@ -178,8 +174,8 @@ class _Batches:
         self._seen = seen
         self._position = 0
         self._waiting: list[Bookmark] = []
+        self._is_limited = False  # whether the user has no room for more links
         self._told = 0.0
-        self.is_limited = False  # whether the user has no room for more links
 
     async def add(self, links: Sequence[Bookmark], size: int) -> None:
         """Take links from so many bytes more of the file, and write what is a batch."""
@@ -199,20 +195,21 @@ class _Batches:
             self._told = now if is_due else self._told
             self._done(links)
 
-    async def end(self, state: str, result: str | Reader) -> None:
-        """Write what is left, and end the job with it; the file is not needed any more.
-
-        Args:
-            state: failed or done.
-            result: why it has failed, or what has read the file.
-        """
+    async def end(self, state: str, *, error: str | None, warning: str | None) -> None:
+        """Write what is left, and end the job with it; the file is not needed any more."""
         async with self._running.complete() as session:
             links = self._waiting[:BATCH]
             await session.execute(
                 delete(ImportChunk).where(ImportChunk.import_id == self._import_id)
             )
             await self._write(
-                session, links, result, tell=True, state=state, finished_at=func.now()
+                session,
+                links,
+                tell=True,
+                state=state,
+                error=error,
+                warning=warning,
+                finished_at=func.now(),
             )
         self._done(links)
 
@@ -221,13 +218,7 @@ class _Batches:
         del self._waiting[: len(links)]
 
     async def _write(
-        self,
-        session: AsyncSession,
-        links: Sequence[Bookmark],
-        result: str | Reader | None = None,
-        *,
-        tell: bool,
-        **values: Any,
+        self, session: AsyncSession, links: Sequence[Bookmark], *, tell: bool, **values: Any
     ) -> None:
         # What another attempt has begun before ours is waited for here.
         row = select(Import.user_id, Import.seen).where(Import.id == self._import_id)
@@ -239,21 +230,18 @@ class _Batches:
             raise Failed("Another attempt was not at its end yet.", "moved")
         good = [link for link in links if link.url is not None]
         room = max(0, await library.room(session, user_id)) if good else 0
-        self.is_limited = self.is_limited or len(good) > room
+        self._is_limited = self._is_limited or len(good) > room
         good = good[:room]
-        ids = await _insert(session, user_id, good) if good else []
-        # Behind what users wait for, and behind the schedules.
-        await jobs.ask(session, ids, priority=jobs.IN_NO_HURRY)
-        if result is not None:
-            error = result if isinstance(result, str) else _remarks(result, self.is_limited)
-            values["error"] = error
+        added = await _insert(session, user_id, good) if good else 0
+        if self._is_limited and "warning" in values:
+            values["warning"] = " ".join(filter(None, (NO_ROOM, values["warning"])))
         noted = (
             update(Import)
             .where(Import.id == self._import_id)
             .values(
                 position=func.least(self._position, Import.size),
                 seen=Import.seen + len(links),
-                added=Import.added + len(ids),
+                added=Import.added + added,
                 refused=Import.refused + len(links) - len(good),
                 **values,
             )
@@ -294,8 +282,11 @@ INSERT = text(
 )
 
 
-async def _insert(session: AsyncSession, user_id: int, links: Sequence[Bookmark]) -> list[int]:
-    """Add links in one statement; return the ids of the new ones. The others stay as they are."""
+async def _insert(session: AsyncSession, user_id: int, links: Sequence[Bookmark]) -> int:
+    """Add links in one statement; return how many are new. The others stay as they are.
+
+    The pages of the new ones are fetched after those that somebody waits for.
+    """
     values = {
         "user_id": user_id,
         "urls": [link.url for link in links],
@@ -315,7 +306,10 @@ async def _insert(session: AsyncSession, user_id: int, links: Sequence[Bookmark]
             for link in links
         ],
     }
-    return list(await session.scalars(INSERT, values))
+    ids = (await session.scalars(INSERT, values)).all()
+    if ids:
+        await jobs.ask(session, ids, priority=jobs.IN_NO_HURRY)
+    return len(ids)
 
 
 async def give_up(running: Running, words: str) -> None:

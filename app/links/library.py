@@ -173,17 +173,16 @@ async def change(
         user_id: whose.
         link_id: which.
         version: the one that is to be changed; None for whichever it is at.
-        values: by column. An empty title is the page's again, once it was fetched anew.
+        values: by column. An empty title or description is the page's again, once it was fetched
+            anew.
 
     Raises:
         Changed: it is at another version.
     """
-    if "title" in values:
-        # A form that sends the page's own title back has given none.
-        is_same = Link.title == values["title"]
-        values["title_given"] = case((is_same, Link.title_given), else_=bool(values["title"]))
-    if "description" in values:
-        values["description_given"] = bool(values["description"])
+    for name in {"title", "description"} & values.keys():
+        # A form that sends the page's own text back has given none.
+        is_same, was_given = (getattr(Link, name) == values[name], getattr(Link, f"{name}_given"))
+        values[f"{name}_given"] = case((is_same, was_given), else_=bool(values[name]))
     if changed_texts := values.keys() & {"title", "tags", "description"}:
         values["search"] = index.changed(
             user_id, Link.search, **{name: values[name] for name in changed_texts}
@@ -203,7 +202,7 @@ async def change(
             raise Changed
         return None
     item = Item(*row)
-    if values.get("title") == "":
+    if "" in (values.get("title"), values.get("description")):
         await jobs.ask(session, [item.id])
     await publish(session, user_id, "link", id=item.id)
     return item

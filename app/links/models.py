@@ -144,7 +144,10 @@ class Import(Base):
     added: Mapped[int] = mapped_column(Integer, server_default="0")
     refused: Mapped[int] = mapped_column(Integer, server_default="0")
     """Links that are none, or too long."""
-    error: Mapped[str | None] = mapped_column(String(400))
+    error: Mapped[str | None] = mapped_column(String(200))
+    """Why it has failed."""
+    warning: Mapped[str | None] = mapped_column(String(1000))
+    """What was shortened, left out or damaged."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 

@@ -40,7 +40,8 @@ class ImportAnswer(BaseModel):
     added: int
     known: int = Field(description="Those that were there already, or twice in the file")
     refused: int = Field(description="Those with an address that cannot be saved")
-    error: str | None = Field(description="Why it has failed, or what should be known of it")
+    error: str | None = Field(description="Why it has failed")
+    warning: str | None = Field(description="What was shortened, left out or damaged")
     created_at: datetime
     finished_at: datetime | None
 
@@ -61,7 +62,7 @@ class Query(BaseModel):
 @refuses(409, BUSY)
 @refuses(422, EMPTY)
 async def take() -> Response:
-    """Take a file of bookmarks, as browsers export it; a job reads it.
+    """Import a bookmark file in HTML, as browsers export it; a job reads it.
 
     32 MiB and 50,000 links at most. Links that are there already stay as they are.
     """

@@ -82,6 +82,7 @@ async def test_no_connection_is_held(database: Database, ada: Person, form: str)
 
 
 async def test_round_trip(app: Quart, client: Client, database: Database, ada: Person) -> None:
+    notes = iter(["</DL><A HREF=https://evil.example/>", "One\nand & two\n\nlast", "", "क्\u200dष"])
     async with database.write() as session:
         for url, title, tags in (
             ("https://example.com/?a=1&b='", '"It\'s" <b>bold</b> &amp; more', ["b-c", "ä_"]),
@@ -89,17 +90,20 @@ async def test_round_trip(app: Quart, client: Client, database: Database, ada: P
             ("https://xn--bcher-kva.example/%C3%A4#/route", "</A><H3>f</H3><DL>", []),
             ("http://example.com:8080/", "x" * 300, [f"t{number:02}" for number in range(20)]),
         ):
-            await library.save(session, ada.id, url, title=title, tags=tags)
+            item, _ = await library.save(session, ada.id, url, title=title, tags=tags)
+            await library.change(session, ada.id, item.id, description=next(notes))
         await session.execute(
             text("UPDATE links SET created_at = date_trunc('second', now()) - id * interval '1 h'")
         )
-        await session.execute(text("UPDATE links SET description = '</DL><A HREF=https://evil/>'"))
         await session.execute(text("UPDATE links SET archived = true WHERE id % 2 = 0"))
     content = await download(client, "html")
     shelf = Library(app, (await Person().register(app)).id)
     await uploads.receive(database, shelf.user_id, chunks(content.encode()))
     await shelf.do(TASK)
-    names = ("url", "title", "tags", "created_at", "archived", "title_given")
+    names = [
+        *("url", "title", "tags", "created_at", "archived", "title_given"),
+        *("description", "description_given"),
+    ]
     columns = [getattr(Link, name) for name in names]
     async with database.read() as session:
         mine, theirs = [

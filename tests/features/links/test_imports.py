@@ -17,7 +17,7 @@ from app.jobs import runner as runner_module
 from app.jobs.models import Job
 from app.jobs.queue import TakenOver, Task, enqueue
 from app.jobs.runner import Runner
-from app.links import imports, library, transfer_views, uploads
+from app.links import imports, jobs, library, uploads
 from app.links.imports import BATCH, TASK, Progress
 from app.links.models import Import, ImportChunk, Link
 from app.live.models import LiveEvent
@@ -111,10 +111,7 @@ async def test_a_file_becomes_links(client: Client, shelf: Library) -> None:
         "percent": 100,
     }
     assert await shelf.count(ImportChunk) == 0
-    # Their pages are fetched, after all that somebody waits for.
-    async with shelf.database.read() as session:
-        asked = (await session.execute(select(Job.entrypoint, Job.priority))).all()
-    assert asked == [("links.fetch", -10)] * 3
+    assert await shelf.count(Job, Job.entrypoint == TASK.name) == 0
 
 
 async def test_a_second_import_adds_nothing(app: Quart, shelf: Library) -> None:
@@ -142,8 +139,13 @@ async def test_a_second_import_adds_nothing(app: Quart, shelf: Library) -> None:
     [
         (b"%PDF-1.7 and so on", imports.NO_LINKS, 0),
         (b"\x00" * 300_000, imports.NO_LINKS, 0),
-        (bookmarks(600) + b'<A HREF="' + b"x" * 2**21, "contains a tag or a comment", 600),
+        (
+            bookmarks(600) + b'<A HREF="' + b"x" * 2**21,
+            "holds a tag or comment without an end",
+            600,
+        ),
     ],
+    ids=["pdf", "zeros", "a tag without an end"],
 )
 async def test_a_file_that_is_none(
     client: Client, shelf: Library, content: bytes, error: str, added: int
@@ -164,7 +166,44 @@ async def test_only_so_many_links(shelf: Library, monkeypatch: pytest.MonkeyPatc
     number = await shelf.send(bookmarks(701))
     await shelf.do()
     done = await shelf.progress(number)
-    assert (done.state, done.seen, done.added, done.error) == ("done", 700, 700, imports.NOT_ALL)
+    assert (done.state, done.seen, done.added, done.warning) == ("done", 700, 700, imports.NOT_ALL)
+
+
+async def test_the_owner_is_told_what_was_lost(client: Client, shelf: Library) -> None:
+    content = (
+        b'<DL><DT><A HREF="https://example.com/1" TITLE="24" monitor">' + b"x" * 301 + b"</A>"
+        b"<DD>" + b"n" * 1001 + bookmarks(600) + b'<DT><A HREF="https://example.com/2" TAGS="'
+        b"%s" % b",".join(b"t%d" % number for number in range(21)) + b'">2</A><A HREF="https://exa'
+    )
+    number = await shelf.send(content)
+    await shelf.do()
+    done = await shelf.progress(number)
+    assert (done.state, done.seen, done.added, done.error) == ("done", 602, 602, None)
+    assert done.warning == (
+        "1 title shortened to 300 characters; 1 note shortened to 1,000 characters;"
+        " 1 link with tags left out or shortened (20 tags of 40 characters fit);"
+        " 1 link with broken markup: check title, tags and note."
+        " The file ends inside a tag or comment, so links may be missing at its end."
+    )
+    assert done.warning in (await soup(client)).text
+
+
+async def test_notes_are_kept_and_pages_fetched_later(shelf: Library) -> None:
+    note = b'<DT><A HREF="https://example.com/n">n</A><DD>Mine\n'
+    await shelf.send(note + b'<DT><A HREF="https://example.com/m">m</A>')
+    await shelf.do()
+    async with shelf.database.read() as session:
+        rows = (
+            await session.execute(
+                select(Link.id, Link.description, Link.description_given).order_by(Link.id)
+            )
+        ).all()
+        waiting = select(Job.dedupe_key, Job.priority).order_by(Job.id)
+        queued = (await session.execute(waiting)).all()
+    assert [row[1:] for row in rows] == [("Mine", True), ("", False)]
+    # After what users wait for, which has the priority of the task, and after the schedules.
+    assert queued == [(f"{jobs.FETCH.name} {row.id}", jobs.IN_NO_HURRY) for row in rows]
+    assert jobs.FETCH.priority > 0
 
 
 async def test_one_at_a_time(client: Client, shelf: Library) -> None:
@@ -267,7 +306,7 @@ async def test_who_goes_on_begins_where_the_other_has_ended(
     original = imports._insert
     written = 0
 
-    async def failing(*args: Any) -> list[int]:
+    async def failing(*args: Any) -> int:
         nonlocal written
         count = await original(*args)
         written += 1
@@ -302,7 +341,7 @@ async def test_the_process_ends_in_the_middle(
     original, begun = imports._insert, asyncio.Event()
     count = 0
 
-    async def slow(*args: Any) -> list[int]:
+    async def slow(*args: Any) -> int:
         nonlocal count
         count += 1
         if count == 3:
@@ -319,21 +358,47 @@ async def test_the_process_ends_in_the_middle(
     half = await shelf.progress(number)
     assert (half.state, half.seen, half.added) == ("running", 2 * BATCH, 2 * BATCH)
     async with shelf.database.read() as session:
-        mine = select(Job.status, Job.attempts).where(Job.entrypoint == TASK.name)
-        assert (await session.execute(mine)).all() == [("queued", 0)]
+        job = select(Job.status, Job.attempts).where(Job.entrypoint == TASK.name)
+        assert (await session.execute(job)).all() == [("queued", 0)]
     await shelf.do()
     done = await shelf.progress(number)
     assert (done.state, done.seen, done.added) == ("done", 6 * BATCH, 6 * BATCH)
+
+
+async def test_losses_are_counted_across_attempts(
+    shelf: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = b'<DT><A HREF="https://example.com/%d">' + b"x" * 301 + b"</A>"
+    number = await shelf.send(long % 1 + bookmarks(BATCH) + long % 2)
+    original = imports._insert
+    calls = 0
+
+    async def failing(*args: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("the worker dies after the first batch")
+        return await original(*args)
+
+    monkeypatch.setattr(imports, "_insert", failing)
+    task = replace(TASK, back_off=(0.001,))
+    await shelf.do(task)
+    await shelf.make_due()
+    await shelf.do(task)
+    assert calls == 3
+    done = await shelf.progress(number)
+    assert (done.state, done.seen) == ("done", BATCH + 2)
+    assert done.warning == "2 titles shortened to 300 characters."
 
 
 async def test_who_was_thought_dead_stops(shelf: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another worker has taken the job over, and this one does not know yet."""
     number = await shelf.send(bookmarks(4 * BATCH))
     original = imports._insert
-    calls: list[list[int]] = []
+    calls: list[int] = []
     raised: list[type[BaseException]] = []
 
-    async def taken(*args: Any) -> list[int]:
+    async def taken(*args: Any) -> int:
         added = await original(*args)
         calls.append(added)
         if len(calls) == 2:
@@ -366,7 +431,7 @@ async def test_who_was_thought_dead_stops(shelf: Library, monkeypatch: pytest.Mo
 
 
 async def test_given_up(shelf: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(*args: Any) -> list[int]:
+    async def broken(*args: Any) -> int:
         raise RuntimeError
 
     monkeypatch.setattr(imports, "_insert", broken)
@@ -383,18 +448,6 @@ async def test_imports_of_others_are_not_shown(app: Quart, client: Client, shelf
     assert (await soup(client)).select("#imports section") == []
     async with shelf.database.read() as session:
         assert await imports.get(session, shelf.user_id, number) is None
-
-
-async def test_imports_that_are_not_shown_are_mentioned(
-    client: Client, shelf: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transfer_views, "IMPORTS_SHOWN", 1)
-    for expected in (False, True):
-        await post(client, bookmarks(1))
-        await shelf.do()
-        page = await soup(client)
-        assert len(page.select("#imports section")) == 1
-        assert ("Only the 1 newest imports are shown." in page.text) == expected
 
 
 async def test_an_account_that_goes_while_its_file_arrives(app: Quart) -> None:

@@ -115,15 +115,25 @@ async def test_a_page_fills_in_its_link(links: Links) -> None:
     assert await links.count(Job) == 0
 
 
-async def test_a_title_of_the_owner_stays(links: Links) -> None:
+@pytest.mark.parametrize(
+    ("name", "pages"), [("title", "A <i>title</i> & more"), ("description", "What it is about")]
+)
+async def test_a_text_of_the_owner_stays(links: Links, name: str, pages: str) -> None:
+    async def change(text: str) -> None:
+        async with links.database.write() as session:
+            values: dict[str, Any] = {name: text}
+            await library.change(session, links.user_id, item.id, **values)
+
     async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
-        item = await links.save(url("/"), title="Mine")
+        item = await links.save(url("/"))
+        await change("Mine")
         await links.do_jobs()
-        assert (await links.get(item)).title == "Mine"
-        async with links.database.write() as session:  # no title is the page's again
-            await library.change(session, links.user_id, item.id, title="")
+        now = await links.get(item)
+        assert getattr(now, name) == "Mine"
+        assert now.fetched_at is not None
+        await change("")  # no text is the page's again
         await links.do_jobs()
-    assert (await links.get(item)).title == "A <i>title</i> & more"
+    assert getattr(await links.get(item), name) == pages
 
 
 @pytest.mark.parametrize(

@@ -151,15 +151,17 @@ async def test_a_change_is_of_the_version_it_was_meant_for(database: Database, a
     assert await events(database, ada) == told + 1
 
 
-async def test_a_title_is_given_or_the_pages_own(database: Database, ada: int) -> None:
-    async def given(title: str) -> bool:
+@pytest.mark.parametrize("name", ["title", "description"])
+async def test_a_text_is_given_or_the_pages_own(database: Database, ada: int, name: str) -> None:
+    async def given(text: str) -> bool:
         async with database.write() as session:
-            await library.change(session, ada, link.id, title=title)
-            return bool(await session.scalar(select(Link.title_given)))
+            values: dict[str, Any] = {name: text}
+            await library.change(session, ada, link.id, **values)
+            return bool(await session.scalar(select(getattr(Link, f"{name}_given"))))
 
     link = await saved(database, ada, "one", title="")
     async with database.write() as session:
-        await session.execute(update(Link).values(title="The page's"))
+        await session.execute(update(Link).values({name: "The page's"}))
     assert not await given("The page's")  # a form that was sent for its tags
     assert await given("Mine")
     assert await given("Mine")
