@@ -28,6 +28,7 @@ from sqlalchemy.util import greenlet_spawn
 from app import logs
 from app.database_url import connect_arguments
 from app.preview.columns import Rules
+from app.time_limits import paused
 
 log = logs.get(__name__)
 
@@ -444,8 +445,9 @@ class Database:
     async def _wait(self) -> None:
         self._waiting += 1
         try:
-            async with asyncio.timeout(patience.get() or POOL_TIMEOUT):
-                await self._turns.acquire()
+            with paused():
+                async with asyncio.timeout(patience.get() or POOL_TIMEOUT):
+                    await self._turns.acquire()
         except TimeoutError as error:
             raise Unavailable("all connections are busy") from error
         finally:

@@ -117,6 +117,8 @@ class Running:
     database: Database
     owner: str | None = field(repr=False, default=None)
     """Which worker has it."""
+    priority: int = 0
+    """The job's own, which may differ from its task's."""
 
     @asynccontextmanager
     async def complete(self) -> AsyncIterator[AsyncSession]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -35,6 +36,7 @@ from app.jobs.queue import (
 )
 from app.jobs.statements import PutBack, Statements
 from app.settings import Settings
+from app.time_limits import time_limit
 
 log = logs.get(__name__)
 
@@ -194,20 +196,23 @@ class Runner:
         async def attempt(job: models.Job) -> None:
             if self._stopping.is_set():  # it was claimed just when the process was told to end
                 raise PutBack
-            # It shares the connections with very many, and nobody waits for its answer. Each
-            # attempt has a context of its own.
-            patience.set(task.timeout)
+            # It shares the connections with very many, and nobody waits for its answer: it waits
+            # for one as long as it takes. Each attempt has a context of its own.
+            patience.set(math.inf)
             running = Running(
                 id=job.id,
                 data=json.loads(job.payload or b"{}"),
                 attempt=job.attempts + 1,
                 database=self._database,
                 owner=str(job.queue_manager_id),
+                priority=job.priority,
             )
+            limit = asyncio.timeout(task.timeout)
+            time_limit.set(limit)
             work = asyncio.create_task(self._run(task, running))
             self._attempts.add(work)
             try:
-                async with asyncio.timeout(task.timeout):
+                async with limit:
                     await work
             except TakenOver:
                 log.info("job taken over", task=task.name, job=job.id)

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from app import logs
 from app.database import Base, Database, Unavailable
 from app.jobs.cleanup import BATCH, TIMEOUT, forget
 from app.jobs.queue import (
@@ -32,9 +33,12 @@ from app.links.fetching import ICON_BYTES, Fetched, Fetcher
 from app.links.models import Icon, Link
 from app.links.network import FetchFailed
 from app.links.pages import Page, describe, icon_type
-from app.links.turns import HostBusyError, Visit
+from app.links.turns import CALL_SECONDS, HostBusyError, Visit
 from app.live.events import publish
 from app.statements import Statement
+from app.time_limits import paused
+
+log = logs.get(__name__)
 
 ICONS_TRIED = 3
 ICON_PATIENCE = 5.0  # seconds that a page waits for the busy host of its icon
@@ -44,7 +48,9 @@ REFETCHED_AT_ONCE = 500
 
 # Of the table: what is built of the model takes a job's time at the processor twice.
 _links = Base.metadata.tables[Link.__tablename__]
-URL = Statement(select(_links.c.url).where(_links.c.id == bindparam("link")), tuple)
+URL = Statement(
+    select(_links.c.url, _links.c.user_id).where(_links.c.id == bindparam("link")), tuple
+)
 
 
 def init_app(app: Quart) -> None:
@@ -53,7 +59,9 @@ def init_app(app: Quart) -> None:
     @app.while_serving
     async def fetcher() -> AsyncGenerator[None, None]:
         async with Fetcher() as app.extensions["fetcher"]:
+            calling = asyncio.create_task(_keep_calling(app))
             yield
+            calling.cancel()
 
 
 async def ask(session: AsyncSession, ids: Sequence[int], *, priority: int | None = None) -> None:
@@ -85,12 +93,13 @@ async def fetch(running: Running) -> None:
     if not found:  # deleted meanwhile
         return
     fetcher: Fetcher = current_app.extensions["fetcher"]
+    url, owner = found[0]
     try:
-        page, icon = await _visit(running.database, fetcher, found[0][0])
+        page, icon = await _visit(running.database, fetcher, url)
         await _keep_page(running, link_id, page, icon)
     except HostBusyError as busy:
         wait = fetcher.turns.longest_wait(busy.host)
-        raise Postponed(wait, partial(_line_up, running, fetcher, busy.host)) from None
+        raise Postponed(wait, partial(_line_up, running, fetcher, busy.host, owner)) from None
     except FetchFailed as error:
         await _note_failure(running, link_id, error)
 
@@ -106,7 +115,10 @@ async def _visit(database: Database, fetcher: Fetcher, url: str) -> tuple[Page, 
     try:
         with visit:
             fetched = await fetcher.get(url, truncate=True, visit=visit, patience=0)
-            page = await asyncio.to_thread(describe, fetched.content, fetched.charset, fetched.url)
+            with paused():  # until one of the few threads is free
+                page = await asyncio.to_thread(
+                    describe, fetched.content, fetched.charset, fetched.url
+                )
             return page, await _icon(fetcher, page, visit)
     finally:
         for host in visit.hosts:
@@ -123,10 +135,10 @@ async def _keep_page(running: Running, link_id: int, page: Page, icon: Fetched |
         await _change(session, link_id, **values)
 
 
-async def _line_up(running: Running, fetcher: Fetcher, host: str) -> None:
+async def _line_up(running: Running, fetcher: Fetcher, host: str, owner: int) -> None:
     """Let a job that is back in the queue be called by a fetch that leaves the host."""
-    fetcher.turns.line_up(host, running.id)
-    if fetcher.turns.is_free(host):  # since a moment ago: nobody else is going to call
+    fetcher.turns.line_up(host, running.id, priority=running.priority, owner=owner)
+    if fetcher.turns.has_room(host):  # since a moment ago: nobody else is going to call
         await _call_next(running.database, fetcher, host)
 
 
@@ -136,6 +148,19 @@ async def _call_next(database: Database, fetcher: Fetcher, host: str) -> None:
         while (job := fetcher.turns.next_in_line(host)) is not None:
             if await make_due(database, [job]):  # else another process has it, or it is deleted
                 return
+
+
+async def _keep_calling(app: Quart) -> None:
+    """Keep the lines moving whose called job did not come, or went to another process."""
+    while True:
+        await asyncio.sleep(CALL_SECONDS)
+        # Looked up each time: tests put their own one there.
+        fetcher: Fetcher = app.extensions["fetcher"]
+        for host in fetcher.turns.idle():
+            try:
+                await _call_next(app.extensions["database"], fetcher, host)
+            except Exception:  # the next host, and the next second, may have more luck
+                log.exception("the next job of a host could not be called")
 
 
 async def _note_failure(running: Running, link_id: int, error: FetchFailed) -> None:

@@ -1,20 +1,29 @@
 """Few fetches at a time for each host, and a waiting line for the jobs that come too early.
 
-A job whose host is busy does not wait: it goes back into the queue and gives its place in the
-worker to another one. The line remembers it, and the fetch that leaves the host calls the next job.
-All of this is the state of one process; a job that nobody calls is due again by itself.
+A job whose host is busy does not wait in the worker, but for a few: it goes back into the queue and
+gives its place to another one. The line remembers it, and the fetch that leaves the host calls the
+next job.
+All of this is the state of one process. Another process may take a job that was called here, so a
+line that has come to a halt calls the next one; and a job that nobody calls is due again by itself.
 """
 
 import asyncio
 import random
+from collections import Counter
 from contextlib import ExitStack
 from datetime import timedelta
 from typing import Self
 from weakref import WeakValueDictionary
 
+from app.time_limits import paused
+
 PER_HOST = 2  # fetches at a time, in each process
+# Jobs that wait for a turn in the worker, so that none is lost while the next job comes: a host has
+# few of them, whatever its line.
+WAITING = 2
 # Seconds after which a job looks for a free turn although nobody has called it.
 SOONEST, LATEST = 5.0, 3600.0
+CALL_SECONDS = 1.0  # that a job may take to come when it is called
 
 
 class HostBusyError(Exception):
@@ -30,11 +39,33 @@ class HostBusyError(Exception):
 
 
 class Line:
-    """The jobs that wait for one host, by their numbers, in the order in which they came."""
+    """The jobs that wait for one host.
+
+    Higher priorities go first; within a priority, owners take turns, so that a single link does not
+    wait behind the thousands of another user.
+    """
 
     def __init__(self) -> None:
-        self.jobs: dict[int, None] = {}
-        self.seconds = 1.0  # of a fetch, on average
+        self.seconds = 1.0  # a fetch keeps its turn, on average
+        self.called_at = float("-inf")
+        self._jobs: dict[tuple[int, int], dict[int, None]] = {}  # by priority and owner
+
+    def __len__(self) -> int:
+        return sum(map(len, self._jobs.values()))
+
+    def add(self, job: int, priority: int, owner: int) -> None:
+        """Put a job behind the others of its owner, unless it waits already."""
+        self._jobs.setdefault((priority, owner), {}).setdefault(job)
+
+    def pop(self) -> int:
+        """Take out the job whose turn is next."""
+        key = max(self._jobs, key=lambda each: each[0])  # of equals the one that is longest there
+        jobs = self._jobs.pop(key)
+        job = next(iter(jobs))
+        del jobs[job]
+        if jobs:
+            self._jobs[key] = jobs
+        return job
 
 
 class Turns:
@@ -43,42 +74,82 @@ class Turns:
     def __init__(self) -> None:
         # A semaphore lives as long as somebody holds it or waits for it.
         self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._waiting: Counter[str] = Counter()
         self._lines: dict[str, Line] = {}
 
     def __len__(self) -> int:
         """Return how many hosts somebody talks to, or waits for."""
         return len(self._hosts)
 
-    def of(self, host: str) -> asyncio.Semaphore:
-        """Return the turns of a host. The caller keeps a reference for as long as it matters."""
-        return self._hosts.setdefault(host, asyncio.Semaphore(PER_HOST))
-
     def is_free(self, host: str) -> bool:
+        """Tell whether a fetch could talk to the host at once."""
         turn = self._hosts.get(host)
         return turn is None or not turn.locked()
+
+    def waiting(self, host: str) -> int:
+        """Return how many wait in this process for a turn of the host."""
+        return self._waiting[host]
+
+    def has_room(self, host: str) -> bool:
+        """Tell whether a job may talk to the host, or wait for that in the worker."""
+        return self.is_free(host) or self.waiting(host) < WAITING
+
+    async def take(self, host: str, seconds: float | None) -> asyncio.Semaphore:
+        """Take one of the turns of a host, and return what it is to be given back to.
+
+        Args:
+            host: its name.
+            seconds: to wait for it at most.
+
+        Raises:
+            TimeoutError: there was none in time.
+        """
+        turn = self._hosts.setdefault(host, asyncio.Semaphore(PER_HOST))
+        if not turn.locked():
+            await turn.acquire()  # at once
+            return turn
+        self._waiting[host] += 1
+        try:
+            with paused():
+                async with asyncio.timeout(seconds):
+                    await turn.acquire()
+        finally:
+            self._waiting[host] -= 1
+            if not self._waiting[host]:
+                del self._waiting[host]
+        return turn
 
     def longest_wait(self, host: str) -> timedelta:
         """Return after how long a job that lines up now looks for a turn without being called."""
         line = self._lines.get(host, Line())
         # Twice as long as it should take, so that the line is normally faster than the clock.
-        wait = 2 * (len(line.jobs) + PER_HOST) * line.seconds / PER_HOST
+        wait = 2 * (len(line) + PER_HOST) * line.seconds / PER_HOST
         bounded = min(max(wait, SOONEST), LATEST)
         return timedelta(seconds=bounded * random.uniform(1.0, 1.25))  # noqa: S311
 
-    def line_up(self, host: str, job: int) -> None:
-        """Put a job at the end of the line, unless it waits already."""
-        self._lines.setdefault(host, Line()).jobs.setdefault(job)
+    def line_up(self, host: str, job: int, *, priority: int = 0, owner: int = 0) -> None:
+        """Let a job wait for a host; see `Line`."""
+        self._lines.setdefault(host, Line()).add(job, priority, owner)
 
     def next_in_line(self, host: str) -> int | None:
-        """Take the first job out of the line of a host; None if nobody waits."""
+        """Take the next job out of the line of a host; None if nobody waits."""
         line = self._lines.get(host)
         if line is None:
             return None
-        job = next(iter(line.jobs))
-        del line.jobs[job]
-        if not line.jobs:
+        job = line.pop()
+        line.called_at = asyncio.get_running_loop().time()
+        if not len(line):
             del self._lines[host]
         return job
+
+    def idle(self) -> list[str]:
+        """Return the hosts that have room and a line, but whose last call was in vain."""
+        late = asyncio.get_running_loop().time() - CALL_SECONDS
+        return [
+            host
+            for host, line in self._lines.items()
+            if line.called_at < late and self.has_room(host)
+        ]
 
     def took(self, host: str, seconds: float) -> None:
         """Note how long a fetch has kept a turn."""
@@ -110,19 +181,22 @@ class Visit:
 
         Args:
             host: its name.
-            patience: seconds to wait for it; None to wait as long as it takes.
+            patience: seconds to wait for it. None to wait as long as it takes; 0 to be one of the
+                few that do, or to line up.
 
         Raises:
             HostBusyError: there was none in time.
         """
         if host in self._held:
             return
-        turn = self._turns.of(host)
-        if patience == 0 and turn.locked():
-            raise HostBusyError(host)
+        if patience == 0:
+            # Who holds a turn must not wait for another one without end: two visits could wait for
+            # each other.
+            if not (self._turns.is_free(host) if self._held else self._turns.has_room(host)):
+                raise HostBusyError(host)
+            patience = None
         try:
-            async with asyncio.timeout(patience or None):
-                await turn.acquire()
+            turn = await self._turns.take(host, patience)
         except TimeoutError:
             raise HostBusyError(host) from None
         self._stack.callback(turn.release)

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -198,6 +198,28 @@ async def test_a_time_limit(jobs: Jobs) -> None:
     await jobs.do(task)
     assert await jobs.rows() == [("queued", 1)]
     assert await jobs.reasons() == ["It took too long."]
+
+
+async def test_the_wait_for_a_connection_is_not_part_of_the_time_limit(jobs: Jobs) -> None:
+    async def work(running: Running) -> None:
+        async with running.complete():
+            pass
+
+    async def all_are_busy() -> bool:
+        return jobs.database.waiting > 0
+
+    task = jobs.task(work, timeout=0.5)
+    await jobs.ask(task)
+    async with AsyncExitStack() as stack:
+        while not jobs.database._turns.locked():
+            await stack.enter_async_context(jobs.database.direct())
+        doing = asyncio.create_task(jobs.do(task))
+        await until(all_are_busy)
+        await asyncio.sleep(0.6)  # longer than the limit
+        assert jobs.database.waiting > 0
+    await doing
+    assert await jobs.rows() == []
+    assert await jobs.reasons() == []
 
 
 async def test_what_is_under_way_at_the_end_is_put_back(

@@ -19,6 +19,7 @@ from app.links import jobs, library
 from app.links.fetching import Fetcher
 from app.links.library import Item
 from app.links.models import Icon, Link
+from app.links.turns import PER_HOST, WAITING, Turns, Visit
 from app.live.models import LiveEvent
 from tests.features.factories import Person
 
@@ -354,7 +355,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def test_many_links_of_one_host_wait_in_the_queue(links: Links) -> None:
-    """They hold neither a place in the worker nor an attempt, and are done one after another."""
+    """But for a few they are not in the worker, no attempt is counted, and all are done."""
     count = 40
     async with slow_site() as (page, url):
         items = [await links.save(url(f"/{number}")) for number in range(count)]
@@ -367,7 +368,10 @@ async def test_many_links_of_one_host_wait_in_the_queue(links: Links) -> None:
                             Job.status, Job.attempts
                         )
                     )
-                    return sorted(map(tuple, rows)) == [("picked", 0, 2), ("queued", 0, count - 2)]
+                    return sorted(map(tuple, rows)) == [
+                        ("picked", 0, PER_HOST + WAITING),
+                        ("queued", 0, count - PER_HOST - WAITING),
+                    ]
 
             await until(all_others_wait)
             assert page.open == 2
@@ -382,6 +386,63 @@ async def test_many_links_of_one_host_wait_in_the_queue(links: Links) -> None:
         now = await links.get(item)
         assert (now.fetch_error, now.is_pending) == (None, False)
         assert now.icon_digest is not None
+
+
+async def test_the_wait_for_a_turn_is_not_part_of_the_time_limit(links: Links) -> None:
+    fetcher: Fetcher = links.app.extensions["fetcher"]
+    async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
+        item = await links.save(url("/"))
+        with Visit(fetcher.turns) as one, Visit(fetcher.turns) as other:
+            for visit in (one, other):
+                await visit.enter("127.0.0.1", None)
+            task = replace(jobs.FETCH, timeout=0.5)
+            doing = asyncio.create_task(Runner(links.app, links.database, [task], []).run_due())
+
+            async def waits() -> bool:
+                return fetcher.turns.waiting("127.0.0.1") == 1
+
+            await until(waits)
+            await asyncio.sleep(0.6)  # longer than the limit
+        await doing
+    now = await links.get(item)
+    assert (now.fetch_error, now.is_pending) == (None, False)
+
+
+async def test_a_line_that_nobody_calls_is_called(
+    links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the job that was called last went to another process."""
+    monkeypatch.setattr(jobs, "CALL_SECONDS", 0.01)
+    fetcher: Fetcher = links.app.extensions["fetcher"]
+    async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
+        item = await links.save(url("/"))
+        async with links.database.write() as session:
+            job = await session.scalar(
+                update(Job).values(execute_after=text("now() + interval '1 h'")).returning(Job.id)
+            )
+        assert job is not None
+        fetcher.turns.line_up("127.0.0.1", job)
+        calling = asyncio.create_task(jobs._keep_calling(links.app))
+        try:
+            async with working(links):
+
+                async def is_done() -> bool:
+                    return not (await links.get(item)).is_pending
+
+                await until(is_done)
+        finally:
+            calling.cancel()
+
+
+async def test_a_line_serves_priorities_first_and_owners_in_turn() -> None:
+    turns = Turns()
+    for job in (1, 2, 3):
+        turns.line_up("site.example", job, priority=-10, owner=1)
+    turns.line_up("site.example", 4, priority=-10, owner=2)
+    turns.line_up("site.example", 5, priority=10, owner=1)
+    turns.line_up("site.example", 2, priority=-10, owner=1)  # waits already
+    order = [turns.next_in_line("site.example") for _ in range(6)]
+    assert order == [5, 1, 4, 2, 3, None]
 
 
 async def test_a_page_and_its_icon_are_one_turn(links: Links) -> None:
