@@ -10,7 +10,7 @@ from typing import Any, cast
 from pgqueuer.adapters.persistence.queries import Queries
 from pgqueuer.domain.settings import db_settings
 from pgqueuer.ports.driver import Driver
-from sqlalchemy import bindparam, delete
+from sqlalchemy import bindparam, delete, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import Database
@@ -29,7 +29,17 @@ TAKE_OUT = (
 )
 
 
-# The trigger of the table says nothing of an UPDATE, so the workers are told here.
+# Workers are told by the trigger of the table: the INSERT before this fires it, rows or none.
+BRING_FORWARD = text(
+    """
+    UPDATE pgqueuer
+    SET execute_after = least(execute_after, now() + CAST(:after AS interval)),
+        priority = greatest(priority, :priority), updated = now()
+    WHERE dedupe_key = ANY (:keys) AND status = 'queued'
+        AND (execute_after > now() + CAST(:after AS interval) OR priority < :priority)
+    """
+)
+# The trigger says nothing of an UPDATE, so the workers are told here.
 MAKE_DUE = """
     WITH due AS (
         UPDATE pgqueuer SET execute_after = now()
@@ -93,6 +103,8 @@ class Task:
     """How many are under way at the same time, in all processes together; 0 for any number."""
     shown: tuple[str, ...] = ()
     """What of its data the log and administrators are told: nothing that is about people."""
+    is_kept: bool = True
+    """Whether administrators see it after its last attempt; otherwise only the log tells of it."""
     given_up: Callable[["Running", str], Awaitable[None]] | None = None
     """Told why, after the last attempt."""
 
@@ -147,7 +159,8 @@ async def enqueue(
         session: of `write()`.
         task: what to do.
         after: not before this time has passed.
-        key: while a job with the same key waits or runs, no other is added.
+        key: while a job with the same key waits or runs, no other is added. One that waits, such as
+            to be retried, takes the sooner time and the higher priority of the two.
         data: what the task is given, as JSON; no secrets, it may lie here for a while.
     """
     await enqueue_many(session, task, [data], after=after, keys=[key])
@@ -163,7 +176,7 @@ async def enqueue_many(
 ) -> None:
     """Ask for many jobs in one statement; see `enqueue`."""
     count = len(data)
-    await Queries(cast(Driver, _SessionDriver(session))).enqueue(
+    ids = await Queries(cast(Driver, _SessionDriver(session))).enqueue(
         [task.name] * count,
         [json.dumps(each).encode() for each in data],
         [task.priority] * count,
@@ -171,6 +184,9 @@ async def enqueue_many(
         dedupe_key=keys or [None] * count,
         on_conflict="skip",
     )
+    if None in ids:  # not added, because their keys are taken
+        values = {"after": after or timedelta(0), "priority": task.priority, "keys": keys}
+        await session.execute(BRING_FORWARD, values)
 
 
 async def make_due(database: Database, ids: list[int]) -> set[int]:

@@ -18,12 +18,10 @@ from pgqueuer.core.sm import SchedulerManager
 from pgqueuer.errors import RetryRequested
 from pgqueuer.types import QueueExecutionMode
 from quart import Quart
-from sqlalchemy import bindparam, func, update
 
 from app import logs
 from app.database import Database, Unavailable, patience
 from app.jobs.connection import LastingDriver
-from app.jobs.models import Job
 from app.jobs.queue import (
     Failed,
     Postponed,
@@ -53,18 +51,6 @@ RESTART = 1.0  # seconds
 # has 15 seconds, a web container less than 10.
 FINISH = 5.0
 WORDS = 500  # characters of a reason
-
-
-_jobs = Job.metadata.tables[Job.__tablename__]
-RETRY_NOW = (
-    update(_jobs)
-    .where(
-        _jobs.c.dedupe_key == bindparam("name"),
-        _jobs.c.status == "queued",
-        _jobs.c.execute_after > func.now(),
-    )
-    .values(execute_after=func.now())
-)
 
 
 class GivenUp(Exception):
@@ -167,7 +153,7 @@ class Runner:
                     EntrypointExecutorParameters(
                         concurrency_limit=task.at_once,
                         func=self._entrypoint(task),
-                        on_failure="hold",
+                        on_failure="hold" if task.is_kept else "delete",
                     )
                 ),
             )
@@ -185,10 +171,8 @@ class Runner:
         async def put_into_queue(schedule: models.Schedule) -> None:
             # As a job it has what jobs have: attempts, a time limit, a place to end in.
             async with self._database.write() as session:
+                # An earlier tick's job that failed and backs off takes this tick: it is due now.
                 await enqueue(session, task, key=task.name)
-                # The job of an earlier tick may have failed and be backing off, for hours. Its key
-                # keeps this tick from adding another, so it takes this tick instead.
-                await session.execute(RETRY_NOW, {"name": task.name})
 
         return put_into_queue
 

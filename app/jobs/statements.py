@@ -19,6 +19,7 @@ CROWD = 20
 
 # PgQueuer asks for the id alone. A worker that was thought dead and is not would take away what
 # another one has begun meanwhile, and that one's effect would be lost.
+# Of the failed jobs with the same key, such as a schedule's, only the latest is kept.
 END = """
 WITH ended AS (
     SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::pgqueuer_status[], $4::jsonb[])
@@ -31,10 +32,14 @@ WITH ended AS (
     UPDATE pgqueuer AS job SET status = 'failed', updated = now(), queue_manager_id = NULL
     FROM ended
     WHERE job.id = ended.id AND job.queue_manager_id = ended.owner AND ended.status = 'failed'
-    RETURNING job.id, job.entrypoint, job.priority, ended.status, ended.traceback
+    RETURNING job.id, job.entrypoint, job.priority, ended.status, ended.traceback, job.dedupe_key
+), replaced AS (
+    DELETE FROM pgqueuer AS earlier USING held
+    WHERE earlier.status = 'failed' AND earlier.dedupe_key = held.dedupe_key
 )
 INSERT INTO pgqueuer_log (job_id, entrypoint, priority, status, traceback)
-SELECT * FROM deleted UNION ALL SELECT * FROM held
+SELECT * FROM deleted
+UNION ALL SELECT id, entrypoint, priority, status, traceback FROM held
 """
 AGAIN = """
 WITH again AS (
@@ -99,15 +104,16 @@ class Statements(Queries):
     async def retry_job(
         self, job: models.Job, delay: timedelta, traceback_record: models.TracebackRecord | None
     ) -> None:
-        if postponed := self._postponed.pop(job.id, None):
-            await self.driver.execute(POSTPONE, job.id, job.queue_manager_id, delay)
-            await postponed.then()
-            return
         record = traceback_record.model_dump_json() if traceback_record else None
         put_back = (
             traceback_record is not None and traceback_record.exception_type == PutBack.__name__
         )
+        postponed = self._postponed.pop(job.id, None)
         try:
+            if postponed:
+                await self.driver.execute(POSTPONE, job.id, job.queue_manager_id, delay)
+                await postponed.then()
+                return
             await self.driver.execute(
                 AGAIN, job.id, job.queue_manager_id, delay, 0 if put_back else 1, record
             )

@@ -331,6 +331,7 @@ FETCH = Task(
     timeout=120,  # more than a page and its icons can take
     back_off=(60, 600, 3600),
     priority=10,
+    is_kept=False,  # what a page does is a matter of its link's owner
     given_up=give_up,
 )
 REFETCH = Task("links.refetch", refetch)

@@ -1,9 +1,11 @@
 """Jobs: asked for in a transaction, done once, tried again, given up, put back."""
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -139,6 +141,80 @@ async def test_one_of_a_key_at_a_time(jobs: Jobs) -> None:
     await jobs.do(task)
     await jobs.ask(task, key="the one")
     assert await jobs.rows() == [("queued", 0)]
+
+
+async def test_a_job_that_is_asked_for_while_it_backs_off_runs_at_once(jobs: Jobs) -> None:
+    attempts: list[int] = []
+
+    async def work(running: Running) -> None:
+        attempts.append(running.attempt)
+        raise ValueError("no good")
+
+    task = jobs.task(work, back_off=(3600, 3600))
+    await jobs.ask(task, key="the one")
+    await jobs.do(task)
+    await jobs.ask(task, key="the one", after=timedelta(hours=2))
+    await jobs.do(task)
+    assert attempts == [1]
+    await jobs.ask(replace(task, priority=5), key="the one")
+    await jobs.do(task)
+    assert attempts == [1, 2]
+    async with jobs.database.read() as session:
+        assert (await session.scalars(select(Job.priority))).all() == [5]
+
+
+async def test_a_worker_hears_of_a_job_that_is_brought_forward(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POLL", timedelta(hours=1))
+    attempts: list[int] = []
+
+    async def work(running: Running) -> None:
+        attempts.append(running.attempt)
+        raise ValueError("no good")
+
+    async def ran(times: int) -> bool:
+        return len(attempts) == times and ("queued", times) in await jobs.rows()
+
+    task = jobs.task(work, back_off=(3600, 3600))
+    async with working(jobs.runner(task)):
+        await jobs.ask(task, key="the one")
+        await until(lambda: ran(1))
+        await jobs.ask(task, key="the one")
+        await until(lambda: ran(2))
+
+
+async def test_of_the_failed_jobs_of_a_key_the_latest_is_kept(jobs: Jobs) -> None:
+    async def work(running: Running) -> None:
+        raise Refused(f"Number {running.data['number']}.", "refused")
+
+    task = jobs.task(work)
+    for number in range(3):
+        await jobs.ask(task, key="the one", number=number)
+        await jobs.ask(task, key=f"another {number}", number=number)
+        await jobs.do(task)
+    async with jobs.database.read() as session:
+        rows = await session.execute(select(Job.dedupe_key, Job.payload).order_by(Job.dedupe_key))
+        assert [(key, json.loads(payload or b"")["number"]) for key, payload in rows] == [
+            ("another 0", 0),
+            ("another 1", 1),
+            ("another 2", 2),
+            ("the one", 2),
+        ]
+
+
+async def test_a_job_that_is_not_kept_is_only_told_to_the_log(
+    jobs: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(running: Running) -> None:
+        raise ValueError("no good")
+
+    task = jobs.task(work, back_off=(), is_kept=False)
+    await jobs.ask(task)
+    await jobs.do(task)
+    assert await jobs.rows() == []
+    assert said(caplog) == ["job given up"]
+    assert await jobs.reasons() == ["ValueError: no good"]
 
 
 async def test_later(jobs: Jobs) -> None:

@@ -261,6 +261,20 @@ async def test_a_fetch_that_breaks_every_time_is_not_pending_for_ever(
                 await session.execute(update(Job).values(execute_after=func.now()))
     now = await links.get(item)
     assert (now.fetch_error, now.is_pending) == ("The page could not be read.", False)
+    assert await links.count(Job) == 0  # administrators are not bothered
+
+
+async def test_a_user_who_asks_again_does_not_wait_for_the_retry(links: Links) -> None:
+    answers: Answers = {"/": ("503 Service Unavailable", "text/html", b"")}
+    async with site(answers) as url:
+        item = await links.save(url("/"))
+        await links.do_jobs()
+        answers["/"] = ("200 OK", "text/html", PAGE)
+        async with links.database.write() as session:
+            assert await library.refetch(session, links.user_id, item.id)
+        await links.do_jobs()
+    now = await links.get(item)
+    assert (now.description, now.fetch_error) == ("What it is about", None)
 
 
 async def test_icons_that_nobody_has_are_removed(links: Links) -> None:
