@@ -68,7 +68,12 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     http.init_app(app, settings, app.extensions["draining"])
     hub.init_app(app, settings)
     login.init_app(app)
-    personal_data.init_app(app, links_data.PARTS)
+    personal_data.init_app(
+        app,
+        parts=[
+            *links_data.PARTS,
+        ],
+    )
     assets.init_app(app, plain_max_age=settings.send_file_max_age_default)
     errors.init_app(app)
     cors.init_app(app, settings.allowed_origins)

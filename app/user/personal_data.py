@@ -34,7 +34,13 @@ class Part:
     """The tables that it covers."""
 
 
-def init_app(app: Quart, parts: Sequence[Part]) -> None:
+def init_app(app: Quart, *, parts: Sequence[Part]) -> None:
+    """Say what the features add.
+
+    Args:
+        app: the application.
+        parts: of all features.
+    """
     app.extensions["personal_data"] = tuple(parts)
 
 
