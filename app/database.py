@@ -728,7 +728,7 @@ def _is_unusable(error: BaseException) -> bool:
 
 
 async def _roll_back(session: AsyncSession) -> None:
-    """Roll back; close the connection if that fails, so that the error of before is not hidden."""
+    """Roll back; close the connection if that fails, so that the first error is not hidden."""
     try:
         async with asyncio.timeout(ROLLBACK_TIMEOUT):
             await session.rollback()
