@@ -19,13 +19,13 @@ from lxml import etree
 
 from app.links import addresses, charsets
 from app.links.models import DESCRIPTION_LENGTH, TAG_LENGTH, TAGS, TITLE_LENGTH
-from app.text import clean
+from app.text import clean, clean_lines
 
 LONGEST_TAG = 1024 * 1024  # characters: browsers put a site's icon, and scripts, into one
 LONGEST_TEXT = 4096  # characters of a title, note or heading that are looked at
-MOST_EVENTS = (
-    2_000_000  # tags and texts; each takes some microseconds, and a link is in ten of them
-)
+# Start tags, end tags and comments: the parser keeps each element that is open. A link is in six of
+# them, and its note may have a `<BR>` for each line.
+MOST_TAGS, MOST_TAGS_PER_LINK = 1_000_000, 50
 MOST_NAMES = 10_000  # of tags and attributes: lxml keeps each
 DEEPEST = 50  # folders in folders that become tags
 
@@ -133,13 +133,14 @@ class _Target:
         losses: updated with what is lost.
 
     Attributes:
-        events: number of tags, texts and comments so far.
+        tags: number of start tags, end tags and comments so far.
+        events: those and the pieces of text. Each entity is a piece, so a note may have hundreds.
         names: distinct names of tags and attributes so far.
         has_ended: whether the comment at the end of the file was reached.
     """
 
     def __init__(self, keep: Callable[[_Entry, Iterable[str]], None], losses: Losses) -> None:
-        self.events = 0
+        self.tags = self.events = 0
         self.names: set[str] = set()
         self.has_ended = False
         self._keep, self._losses = keep, losses
@@ -155,6 +156,7 @@ class _Target:
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         """Take a start tag."""
+        self.tags += 1
         self.events += 1
         self.names.update((tag, *attributes))
         if tag == "a":
@@ -174,6 +176,7 @@ class _Target:
 
     def end(self, tag: str) -> None:
         """Take an end tag; the parser adds those that are missing."""
+        self.tags += 1
         self.events += 1
         if tag == "a" and self._in_note:
             if self._note_href and self._note_href not in "".join(self._text or []):
@@ -192,6 +195,7 @@ class _Target:
 
     def comment(self, text: str) -> None:
         """Take a comment, or a declaration."""
+        self.tags += 1
         self.events += 1
         self.has_ended = text == MARK
         # An unclosed comment that ENTRY has ended: it has swallowed part of a link.
@@ -330,7 +334,8 @@ class Reader:
         self._silent = self._silent + len(text) if self._target.events == before else 0
         if self._silent > LONGEST_TAG:
             self.error = "The file is broken: it holds a tag or comment without an end."
-        if self._target.events > MOST_EVENTS or len(self._target.names) > MOST_NAMES:
+        most_tags = MOST_TAGS + MOST_TAGS_PER_LINK * self.count
+        if self._target.tags > most_tags or len(self._target.names) > MOST_NAMES:
             self.error = "The file is broken: it holds almost nothing but markup."
 
     def _keep(self, entry: _Entry, folders: Iterable[str]) -> None:
@@ -346,9 +351,12 @@ class Reader:
             href, title = re.split(r"[\s<>]", href, maxsplit=1)[0], swallowed or title
             self.losses.damaged += 1
             self.losses.hidden += sum(len(LINK.findall(each)) for each in attributes.values())
-        title, is_shortened = _shortened([title], TITLE_LENGTH)
+        if clean(title) == clean(href):
+            # A link without a title is shown, and exported, under its address.
+            title = ""
+        title, is_shortened = _shortened(clean, title, TITLE_LENGTH)
         self.losses.titles += is_shortened
-        note, is_shortened = _shortened(entry.note.split("\n"), DESCRIPTION_LENGTH)
+        note, is_shortened = _shortened(clean_lines, entry.note, DESCRIPTION_LENGTH)
         self.losses.notes += is_shortened
         tags, is_shortened = _tags([*attributes.get("tags", "").split(","), *folders])
         self.losses.tags += is_shortened
@@ -358,8 +366,7 @@ class Reader:
         self._found.append(
             Bookmark(
                 _address(href),
-                # A link without a title is shown, and exported, under its address.
-                "" if title == href[:TITLE_LENGTH] else title,
+                title,
                 note,
                 tags,
                 attributes.get("archived") == "1",
@@ -412,11 +419,10 @@ def _resynchronized(text: str) -> str:
     return ENTRY.sub(f"{RESET}<", RAW.sub(f"<{RAW_MARK}", text))
 
 
-def _shortened(lines: Sequence[str], limit: int) -> tuple[str, bool]:
-    """Return the text that is stored, and whether it was shortened."""
-    found = "\n".join(map(clean, lines)).strip("\n")
-    is_shortened = len(found) > limit or sum(map(len, lines)) >= LONGEST_TEXT
-    return found[:limit].rstrip(), is_shortened
+def _shortened(rule: Callable[[str], str], text: str, limit: int) -> tuple[str, bool]:
+    """Return the text as `rule` cleans it and the limit cuts it, and whether it was shortened."""
+    found = rule(text)
+    return found[:limit].rstrip(), len(found) > limit or len(text) >= LONGEST_TEXT
 
 
 def _escaped(text: str) -> str:

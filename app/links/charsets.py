@@ -11,7 +11,9 @@ PRESCAN_BYTES = 2048  # of the beginning, in which a declaration counts
 META = re.compile(
     rb"""<meta[^>]{0,200}?charset\s{0,9}=[\s"']{0,9}([a-z0-9_:.-]{1,40})""", re.IGNORECASE
 )
-XML = re.compile(rb"""\s{0,9}<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}["']([a-z0-9_:.-]{1,40})""")
+XML = re.compile(
+    rb"""\s{0,9}<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}["']([a-z0-9_:.-]{1,40})""", re.IGNORECASE
+)
 # Byte order marks, and an XML declaration in UTF-16, which cannot name its own encoding.
 PREFIXES = (
     (b"\xef\xbb\xbf", "utf-8"),

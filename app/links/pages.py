@@ -23,9 +23,9 @@ MAX_BYTES = 512 * 1024  # of a page that are looked at
 MAX_TITLE, MAX_DESCRIPTION = 300, 1000  # characters
 MAX_URL = 2048
 MAX_ICONS = 5
-WINDOW = 32 * 1024  # characters that are parsed before the parser is asked whether it has enough
+WINDOW = 32 * 1024  # characters that are encoded and parsed at a time, to bound memory
 USUAL_ICON = 32  # pixels, at least: what looks sharp where an icon of a site is shown
-FOREIGN = {"svg", "math"}  # a title in one of these is not the page's
+FOREIGN = {"svg", "math", "template"}  # a title in one of these is not the page's
 
 SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -86,8 +86,6 @@ def _parse(text: str) -> "_Head":
     parser = etree.HTMLParser(target=target, encoding="utf-8", huge_tree=True)
     parser.feed(b"<!---->")  # a document without any content would be an error
     for start in range(0, len(text), WINDOW):
-        if head.is_complete:
-            break
         parser.feed(text[start : start + WINDOW].encode("utf-8", "replace"))
     is_cut = head.in_title
     parser.close()
@@ -104,21 +102,16 @@ class _Head:
         self.said: dict[str, str] = {}
         self.base: str | None = None
         self.icons: list[tuple[tuple[int, int], str]] = []  # rank, and where it is
-        self.is_complete = False
         self.in_title = self._had_title = False
         self._foreign = 0  # how many elements of other languages are open
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         """Take a start tag."""
-        if self.is_complete:
-            return
         if tag in FOREIGN:
             self._foreign += 1
         elif tag == "title" and not self._foreign:
             self.in_title = not self._had_title
             self._had_title = True
-        elif tag == "body" and self._had_title:
-            self.is_complete = True
         elif tag == "meta":
             self._meta(attributes)
         elif tag == "link":

@@ -11,7 +11,7 @@ from lxml import etree
 
 from app.links import bookmarks
 from app.links.bookmarks import Bookmark, Losses, Reader
-from app.text import clean
+from app.text import clean, clean_lines
 
 FIREFOX = """<!DOCTYPE NETSCAPE-Bookmark-file-1>
 <!-- This is an automatically generated file. <A HREF="https://comment.example/">no</A> -->
@@ -309,13 +309,37 @@ def test_a_tag_without_an_end(start: bytes) -> None:
     assert [each.title for each in found] == ["x"]
 
 
-@pytest.mark.parametrize("part", [b"<", b"<a>", b"</dl>", b"<dl>", b"<h3>", b"&amp;"])
+@pytest.mark.parametrize("part", [b"<a>", b"<dl>", b"<h3>", b"<!---->"])
 def test_nothing_but_markup(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bookmarks, "MOST_EVENTS", 1000)
+    monkeypatch.setattr(bookmarks, "MOST_TAGS", 1000)
     for count, is_broken in ((300, False), (1100, True)):
         reader = Reader(most=10)
         assert reader.feed(part * count) == []
         assert (reader.error is not None) == is_broken
+
+
+def test_notes_may_hold_any_number_of_entities_and_line_breaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bookmarks, "MOST_TAGS", 1000)
+    link = '<DT><A HREF="https://e.example/">x</A>\n<DD>{}\n'
+    for note in ("&#39;" * 900, "a<BR>" * 20):
+        assert len(read(link.format(note) * 200)) == 200
+
+
+def test_a_long_address_in_place_of_a_title_is_not_a_shortened_title() -> None:
+    url = "https://e.example/" + "x" * 400
+    line = bookmarks.entry(url, "", created_at=at(1_700_000_000))
+    reader = Reader(most=10)
+    found = reader.feed((bookmarks.HEAD + line + bookmarks.FOOT).encode()) + reader.close()
+    assert [(each.url, each.title) for each in found] == [(url, "")]
+    assert reader.losses.sentence() is None
+
+
+def test_a_note_is_cleaned_as_the_api_cleans_a_description() -> None:
+    note = "one \u2028 two\r\n\n\n\n\tthree\u202e"
+    (found,) = read(f'<DT><A HREF="https://e.example/">x</A>\n<DD>{note}\n')
+    assert found.description == clean_lines(note) == "one\ntwo\n\nthree"
 
 
 def test_too_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -467,7 +491,7 @@ def test_libxml2_has_the_tokenizer_of_html5() -> None:
 
 # What `clean` lets through: what is stored has passed it.
 CLEAN = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=100).map(clean)
-NOTE = st.lists(CLEAN, max_size=4).map(lambda lines: "\n".join(lines).strip("\n"))
+NOTE = st.lists(CLEAN, max_size=4).map(lambda lines: clean_lines("\n".join(lines)))
 TAGS = st.lists(st.from_regex(r"[a-zä0-9_]{1,8}", fullmatch=True), max_size=20, unique=True)
 STORED = st.builds(
     Bookmark,
