@@ -21,6 +21,10 @@ UNSAFE = re.compile(
 FLAG_TAGS = re.compile(
     "(\U0001f3f4[\U000e0020-\U000e007e]{1,10}\U000e007f)|[\U000e0000-\U000e007f]"
 )
+# One variation selector chooses the form of a character; a run of them can hide data.
+SELECTORS = re.compile(
+    "([\ufe00-\ufe0f\U000e0100-\U000e01ef])[\ufe00-\ufe0f\U000e0100-\U000e01ef]+"
+)
 
 
 def _marks() -> str:
@@ -62,7 +66,7 @@ def clean(text: str, limit: int | None = None) -> str:
     """
     if text.isascii() and text.isprintable():
         return " ".join(text.split())[:limit].rstrip()
-    text = FLAG_TAGS.sub(r"\1", UNSAFE.sub("", text))
+    text = SELECTORS.sub(r"\1", FLAG_TAGS.sub(r"\1", UNSAFE.sub("", text)))
     return _visible(" ".join(normalized(text, "NFC").split())[:limit].rstrip())
 
 

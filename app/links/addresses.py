@@ -13,11 +13,13 @@ SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # Parameters that say where a visitor came from, and nothing about the page.
-TRACKING = re.compile(r"utm_[a-z]+|fbclid|gclid|mc_[ce]id|igshid")
-SEPARATORS = re.compile(r"[\s,;#]+")
+TRACKING = re.compile(r"utm_[a-z][a-z_]*|fbclid|gclid|mc_[ce]id|igshid")
+SEPARATORS = re.compile(r"[\s,;#\u060c\u3001]+")
 # Letters and numbers, the marks that belong to letters in Hindi, Thai or pointed Hebrew, and what
 # joins letters in Persian. A tag begins and ends with something to be seen.
 _LETTERS = f"\\w{MARKS}"
+# What cannot be seen in a tag makes no other tag of it.
+UNSEEN = re.compile("[\u00ad\u034f\u200b\u200e\u200f\u2060\ufe00-\ufe0f]")
 _JOINERS = "\u200c\u200d"
 TAG = re.compile(rf"(?=.{{1,{TAG_LENGTH}}}\Z)[\w-](?:[{_LETTERS}{_JOINERS}-]*[{_LETTERS}-])?")
 NOT_IN_TAG = re.compile(rf"[^{_LETTERS}{_JOINERS}\s-]+")
@@ -57,12 +59,14 @@ def normalize(text: str) -> str:
     if url.port is not None and url.port != DEFAULT_PORTS[url.scheme]:
         location += f":{url.port}"
     path, _, query = url.raw_path.decode("ascii").partition("?")
+    if re.search(r"/\.\.?(?:[?#]|\Z)", text) and not path.endswith("/"):
+        path += "/"  # the dots stand for a directory
     result = f"{url.scheme}://{location}{path or '/'}"
     if query := _without_tracking(query):
         result += f"?{query}"
     fragment = text.partition("#")[2]  # httpx has decoded its own
     if fragment.startswith(("/", "!")):
-        result += "#" + quote(fragment, safe="/!?&=:@%+,;~$'()*")
+        result += "#" + quote(fragment, safe="!#$%&'()*+,-./:;=?@[]^_{|}~")
     if len(result) > URL_LENGTH:  # escaped it may be longer
         raise ValueError(f"The address is longer than {URL_LENGTH} characters.")
     return result
@@ -116,7 +120,7 @@ def as_tag(text: str) -> str | None:
 def _folded(text: str) -> str:
     """Return the form in which tags are compared: NFKC, and small letters."""
     # A capital I with a dot is an i and a mark once it is small.
-    small = normalized(text, "NFKC").casefold().replace("i\u0307", "i")
+    small = normalized(UNSEEN.sub("", text), "NFKC").casefold().replace("i\u0307", "i")
     return normalized(small, "NFKC")
 
 

@@ -6,7 +6,9 @@ words of one user.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote
 
 from sqlalchemy import ColumnElement, cast, func, literal_column
 from sqlalchemy.dialects.postgresql import TSVECTOR
@@ -25,8 +27,17 @@ def whole(
 ) -> str:
     """Return the `tsvector` of a link as a literal."""
     return f"'{owner(user_id)}' " + words.vector(
-        A=title, B=" ".join(tags), C=description, D=url.partition("://")[2]
+        A=title, B=" ".join(tags), C=description, D=_readable(url)
     )
+
+
+def _readable(url: str) -> str:
+    """Return an address as browsers show it: `b%C3%BCcher` and `xn--bcher-kva` are bücher."""
+    scheme, _, rest = url.partition("://")
+    host, slash, rest = rest.partition("/")
+    with suppress(UnicodeError):
+        host = host.encode("ascii").decode("idna")
+    return f"{scheme}://{host}{slash}{unquote(rest)}"
 
 
 def changed(

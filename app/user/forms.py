@@ -18,6 +18,11 @@ def stripped(value: str | None) -> str | None:
     return value.replace("\x00", "").strip() if value else value
 
 
+def normalized(value: str | None) -> str | None:
+    """Normalize a password before its length is checked and its repetition compared."""
+    return passwords.normalized(value) if value else value
+
+
 def valid_address(text: str) -> str:
     """Return an address in its normal form.
 
@@ -79,6 +84,7 @@ def email_field(
 def new_password_field() -> PasswordField:
     return PasswordField(
         "Password",
+        filters=[normalized],
         description=f"At least {passwords.MIN_LENGTH} characters.",
         validators=[DataRequired("Choose a password.")],
         render_kw={"autocomplete": "new-password"},
@@ -88,6 +94,7 @@ def new_password_field() -> PasswordField:
 def repeated_password_field() -> PasswordField:
     return PasswordField(
         "Repeat the password",
+        filters=[normalized],
         validators=[
             DataRequired("Repeat the password."),
             EqualTo("password", "The passwords do not match."),
@@ -100,6 +107,7 @@ def current_password_field(identifier: str) -> PasswordField:
     """The page of the account has several, so each says what it is called there."""
     return PasswordField(
         "Current password",
+        filters=[normalized],
         id=identifier,
         validators=[DataRequired("Enter your password."), Length(max=passwords.MAX_LENGTH)],
         render_kw={"autocomplete": "current-password"},
@@ -129,6 +137,7 @@ class LoginForm(Form):
     )
     password = PasswordField(
         "Password",
+        filters=[normalized],
         validators=[DataRequired("Enter your password."), Length(max=passwords.MAX_LENGTH)],
         render_kw={"autocomplete": "current-password"},
     )

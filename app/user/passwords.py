@@ -1,6 +1,7 @@
 """Passwords: which are refused; their hashes: argon2id, off the event loop, few at a time."""
 
 import asyncio
+import re
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -10,6 +11,8 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 MIN_LENGTH, MAX_LENGTH = 10, 1024
+SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+SURROGATES = re.compile("[\ud800-\udfff]")
 COMMON = Path(__file__).with_name("common_passwords.txt")
 
 # OWASP's parameters for small machines: 19 MiB, two passes, one lane. argon2's own default of
@@ -36,7 +39,9 @@ def problem(password: str, *personal: str | None) -> str | None:
     password = normalized(password)
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         return f"Between {MIN_LENGTH} and {MAX_LENGTH} characters."
-    plain = password.strip().lower()
+    if SURROGATES.search(password):  # from a terminal with another character set
+        return "The password must be valid Unicode text."
+    plain = unicodedata.normalize("NFKC", password).strip().lower()
     if plain in _common() or len(set(plain)) < 3:
         return "This password is one of the first that are tried. Choose another."
     if plain in {normalized(each).lower() for each in personal if each}:
@@ -45,12 +50,14 @@ def problem(password: str, *personal: str | None) -> str | None:
 
 
 def normalized(password: str) -> str:
-    """Return a password in Unicode's NFC: the same letters can be typed as different bytes.
+    """Return a password in Unicode's NFC, with plain spaces: keyboards send different bytes.
 
-    https://pages.nist.gov/800-63-4/sp800-63b.html#passwordver
+    https://pages.nist.gov/800-63-4/sp800-63b.html#passwordver and RFC 8265, OpaqueString
     """
-    # Of what is too long anyway, the form would take long to find out.
-    return unicodedata.normalize("NFC", password) if len(password) <= MAX_LENGTH else password
+    # Of what is too long in any form, the form would take long to find out.
+    if password.isascii() or len(password) > 2 * MAX_LENGTH:
+        return password
+    return unicodedata.normalize("NFC", SPACES.sub(" ", password))
 
 
 async def hash_password(password: str) -> str:

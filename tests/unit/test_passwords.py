@@ -39,3 +39,17 @@ async def test_a_password_is_the_same_however_its_letters_are_composed() -> None
     # Lengths are of the same form, and so are the names that a password must not be.
     assert passwords.problem("e\u0301" * 6) is not None
     assert passwords.problem("re\u0301sume\u0301-name", "R\u00e9sum\u00e9-Name") is not None
+
+
+def test_the_first_passwords_that_are_tried_are_refused_in_any_form() -> None:
+    assert passwords.problem("password123") is not None
+    assert passwords.problem("ｐａｓｓｗｏｒｄ１２３") is not None  # noqa: RUF001
+    assert passwords.problem("correct horse \udcff") == "The password must be valid Unicode text."
+
+
+async def test_spaces_of_any_kind_are_the_same() -> None:
+    password_hash = await passwords.hash_password("correct\u00a0horse\u3000battery")
+    assert await passwords.verify_password(password_hash, "correct horse battery")
+    longest = "\u00e9" * passwords.MAX_LENGTH
+    password_hash = await passwords.hash_password(longest)
+    assert await passwords.verify_password(password_hash, "e\u0301" * passwords.MAX_LENGTH)

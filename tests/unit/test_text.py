@@ -43,6 +43,7 @@ def test_what_has_a_meaning_stays(text: str) -> None:
         ("a\u2028b\u00a0c", "a b c"),
         ("\ud800", ""),
         ("\u200b\u200d ", ""),
+        ("😀\U000e0158\U000e0155\U000e0162", "😀\U000e0158"),
         ("", ""),
     ],
 )

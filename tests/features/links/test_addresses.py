@@ -157,6 +157,7 @@ def test_one_tag_is_one() -> None:
         ("?a=1&utm%5Fsource=x&b=~%7E", "?a=1&b=~%7E"),
         ("?a[]=1&a[]=2|3", "?a[]=1&a[]=2|3"),
         ("?utm_source", ""),
+        ("?utm_source_platform=x&a=1", "?a=1"),
         (
             "?next=https%3A%2F%2Fb.example%2F%3Futm_source%3Dx",
             "?next=https%3A%2F%2Fb.example%2F%3Futm_source%3Dx",
@@ -168,7 +169,9 @@ def test_only_what_tracks_is_cut_out(query: str, kept: str) -> None:
     assert addresses.normalize(f"https://example.com/a{query}") == f"https://example.com/a{kept}"
 
 
-@pytest.mark.parametrize("part", ["#/a%2Fb%20c", "#!x%23y?z=%E9", "/%7Euser/%2f/%", "/a'b(c)*"])
+@pytest.mark.parametrize(
+    "part", ["#/a%2Fb%20c", "#!x%23y?z=%E9", "#/a|b", "/%7Euser/%2f/%", "/a'b(c)*"]
+)
 def test_other_bytes_of_an_address_stay(part: str) -> None:
     url = f"https://example.com/{part.lstrip('/')}"
     assert addresses.normalize(url) == url
@@ -187,6 +190,8 @@ def test_other_bytes_of_an_address_stay(part: str) -> None:
         ("ＡＢＣ", "abc"),
         ("e\u0301te\u0301", "été"),
         ("Straße", "strasse"),
+        ("ne\ufe0fws", "news"),
+        ("Donau\u00adschiff", "donauschiff"),
         ("web-dev_2", "web-dev_2"),
     ],
 )
@@ -206,3 +211,9 @@ def test_words_of_any_kind_become_tags_that_are_accepted(words: str) -> None:
     tag = addresses.as_tag(words)
     if tag is not None:
         assert addresses.tags(tag) == [tag]
+
+
+def test_dots_at_the_end_stand_for_a_directory() -> None:
+    assert addresses.normalize("https://example.com/a/b/..") == "https://example.com/a/"
+    assert addresses.normalize("https://example.com/a/.?x=/..") == "https://example.com/a/?x=/.."
+    assert addresses.tags("عربي، نص") == ["عربي", "نص"]

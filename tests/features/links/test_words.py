@@ -9,7 +9,7 @@ from quart import Quart
 from sqlalchemy import text
 
 from app.database import Database
-from app.links import index, library, words
+from app.links import addresses, index, library, words
 from tests.features.factories import Person
 
 TITLES = {
@@ -137,3 +137,14 @@ def test_only_what_was_looked_for_is_marked() -> None:
     assert marked("Node.js and nodes", "node") == "[Node].js and [nodes]"
     assert marked("Le début de l’été", "été") == "Le début de l’[été]"
     assert marked("<b>Ｎｏｄｅ</b>", "node") == "<b>[Ｎｏｄｅ]</b>"
+
+
+async def test_an_address_is_found_as_it_is_shown(database: Database, ada: int) -> None:
+    url = addresses.normalize("https://bücher.example/caf%C3%A9/a-page")
+    async with database.write() as session:
+        item, _ = await library.save(session, ada, url)
+    async with database.read() as session:
+        for query in ("bücher", "café", "https://bücher.example/café", "a-page"):
+            assert [
+                each.item.id for each in await library.search(session, ada, query, limit=2)
+            ] == [item.id]
