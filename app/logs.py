@@ -1,6 +1,7 @@
 """Log lines: JSON on Upsun and in pipes, readable on a terminal; a request id on every one."""
 
 import logging
+import os
 import re
 import sys
 from typing import Any, TextIO
@@ -26,7 +27,8 @@ def configure(level: str, *, stream: TextIO | None = None, readable: bool | None
         stream: stdout by default; a command whose output is its answer takes stderr.
         readable: lines for people instead of JSON; by default when the stream is a terminal.
     """
-    stream = stream or sys.stdout
+    # A process may have been started with its standard output closed.
+    stream = stream or sys.stdout or sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if readable is None:
         readable = stream.isatty()
     shared: list[Processor] = [

@@ -16,7 +16,7 @@ from app.jobs.models import Job
 from app.jobs.queue import Failed, Running, Schedule, TakenOver, Task
 from app.links import index, jobs, library
 from app.links.bookmarks import Bookmark, Reader
-from app.links.models import Import, ImportChunk
+from app.links.models import Import, ImportChunk, Link
 from app.live.events import publish
 
 MOST_LINKS = 50_000
@@ -229,9 +229,9 @@ class _Batches:
             # It was committed after we had looked. The next attempt begins behind it.
             raise Failed("Another attempt was not at its end yet.", "moved")
         good = [link for link in links if link.url is not None]
-        room = max(0, await library.room(session, user_id)) if good else 0
-        self._is_limited = self._is_limited or len(good) > room
-        good = good[:room]
+        fitting = await _fitting(session, user_id, good)
+        self._is_limited = self._is_limited or len(fitting) < len(good)
+        good = fitting
         added = await _insert(session, user_id, good) if good else 0
         if self._is_limited and "warning" in values:
             values["warning"] = " ".join(filter(None, (NO_ROOM, values["warning"])))
@@ -257,6 +257,27 @@ def as_event(progress: Progress) -> dict[str, Any]:
     """Return what open pages are told."""
     names = ("id", "state", "seen", "added", "percent")
     return {name: getattr(progress, name) for name in names}
+
+
+async def _fitting(
+    session: AsyncSession, user_id: int, links: Sequence[Bookmark]
+) -> list[Bookmark]:
+    """Return the links that are saved already, and as many others as the user has room for."""
+    room = max(0, await library.room(session, user_id))
+    if len(links) <= room:
+        return list(links)
+    urls = [link.url for link in links]
+    mine = select(Link.url).where(Link.user_id == user_id, Link.url.in_(urls))
+    known: set[str | None] = set(await session.scalars(mine))
+    fitting = []
+    for link in links:
+        if link.url not in known:
+            if not room:
+                continue
+            room -= 1
+            known.add(link.url)
+        fitting.append(link)
+    return fitting
 
 
 INSERT = text(

@@ -1,6 +1,7 @@
 """`quart user …`: what is done with accounts from the command line."""
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -8,6 +9,7 @@ from typing import TypeVar
 
 import click
 from quart.cli import ScriptInfo
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import logs
@@ -36,12 +38,10 @@ def group() -> None:
 def create(username: str, email: str, administrator: bool) -> None:
     """Add a user, whose address counts as confirmed.
 
-    The password is asked for on a terminal, and else read from the first line of standard input.
+    Prompts for the password on a terminal; otherwise reads it from the first line of standard
+    input.
     """
-    if sys.stdin.isatty():
-        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
-    else:
-        password = first_line()
+    password = read_password()
     # The same rules as on the page.
     values = {"username": username, "email": email, "password": password, "confirm": password}
     form = RegisterForm(data=values)
@@ -69,7 +69,7 @@ def create(username: str, email: str, administrator: bool) -> None:
     except accounts.Taken as error:
         what = "user name" if error.field == "username" else "address"
         raise click.ClickException(f"Another account has this {what}.") from None
-    click.echo(f"User {user.id}, {user.username}, is created.")
+    say(f"User {user.id}, {user.username}, is created.")
 
 
 @group.command()
@@ -83,7 +83,7 @@ def promote(username: str) -> None:
             await accounts.set_role(session, user.id, Role.ADMINISTRATOR)
 
     run(work)
-    click.echo(f"{username} is an administrator.")
+    say(f"{username} is an administrator.")
 
 
 @group.command()
@@ -97,7 +97,7 @@ def demote(username: str) -> None:
             await accounts.set_role(session, user.id, Role.MEMBER)
 
     run(work)
-    click.echo(f"{username} is a member.")
+    say(f"{username} is a member.")
 
 
 @group.command()
@@ -112,7 +112,7 @@ def deactivate(username: str) -> None:
             await tokens.end_all(session, user.id)
 
     run(work)
-    click.echo(f"{username} is deactivated.")
+    say(f"{username} is deactivated.")
 
 
 @group.command()
@@ -126,7 +126,7 @@ def reactivate(username: str) -> None:
             await accounts.set_active(session, user.id, active=True)
 
     run(work)
-    click.echo(f"{username} is active.")
+    say(f"{username} is active.")
 
 
 @group.command("reset-link")
@@ -144,16 +144,44 @@ def reset_link(username: str) -> None:
         except Failed as error:
             raise click.ClickException(str(error)) from None
 
-    click.echo(run(work))
+    say(run(work))
 
 
-def first_line() -> str:
-    """Return the first line of standard input, whatever ends it."""
-    line = sys.stdin.buffer.readline(4 * passwords.MAX_LENGTH + 2)
+def read_password() -> str:
+    """Return what was typed, or the first line of standard input, whatever ends it.
+
+    Raises:
+        ClickException: it cannot be read, or is not UTF-8.
+    """
+    if sys.stdin is None:
+        raise click.ClickException("Standard input is closed; pipe the password to it.")
     try:
+        if sys.stdin.isatty():
+            typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+            # A byte that the terminal's encoding does not have is a surrogate.
+            return os.fsencode(typed).decode()
+        line = sys.stdin.buffer.readline(4 * passwords.MAX_LENGTH + 2)
         return line.decode().rstrip("\r\n")
-    except UnicodeDecodeError:
+    except UnicodeError:
         raise click.ClickException("The password on standard input must be UTF-8.") from None
+    except OSError as error:
+        raise click.ClickException(f"Cannot read the password: {error.strerror}.") from None
+
+
+def say(text: str) -> None:
+    """Print the result of a command.
+
+    Raises:
+        ClickException: standard output accepts nothing. By then the command has done its work.
+    """
+    try:
+        click.echo(text)
+    except OSError as error:
+        # What is left in the buffer would fail once more when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.ClickException(
+            f"Done, but the result cannot be written to standard output: {error.strerror}."
+        ) from None
 
 
 async def find(session: AsyncSession, username: str) -> User:
@@ -166,7 +194,13 @@ async def find(session: AsyncSession, username: str) -> User:
 
 
 def run(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    """Run `work` in a transaction of the application's database."""
+    """Run `work` in a transaction of the application's database.
+
+    Raises:
+        ClickException: standard output is closed, or the database cannot be used.
+    """
+    if sys.stdout is None:
+        raise click.ClickException("Standard output is closed; nothing was done.")
     app = click.get_current_context().ensure_object(ScriptInfo).load_app()
     logs.configure("warning", stream=sys.stderr)
     database = app.extensions["database"]
@@ -183,3 +217,6 @@ def run(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
         return asyncio.run(inside())
     except Unavailable as error:
         raise click.ClickException(f"The database cannot be used: {error}.") from None
+    except DBAPIError as error:
+        reason = str(error.orig).partition("\n")[0]
+        raise click.ClickException(f"The database returned an error: {reason}.") from None

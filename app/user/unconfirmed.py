@@ -13,7 +13,7 @@ from app.security import audit
 from app.security.audit import Event
 from app.security.models import AuditEvent
 from app.user import personal_data
-from app.user.models import User
+from app.user.models import Role, User
 
 log = logs.get(__name__)
 
@@ -29,20 +29,23 @@ async def remove_unconfirmed(running: Running) -> None:
     used = exists().where(
         AuditEvent.user_id == User.id, AuditEvent.kind == Event.LOGGED_IN, AuditEvent.at >= old
     )
-    query = select(User.id).where(
-        User.email.is_(None), User.created_at < old, User.deactivated_at.is_(None), ~used
-    )
+    conditions = [
+        *(User.email.is_(None), User.created_at < old, User.deactivated_at.is_(None)),
+        User.role == Role.MEMBER,
+        ~used,
+    ]
     tables = [name for part in personal_data.parts() for name in part.tables]
     for table in (Base.metadata.tables[name] for name in tables):
         if "user_id" in table.columns:
-            query = query.where(~exists().where(table.c.user_id == User.id))
+            conditions.append(~exists().where(table.c.user_id == User.id))
+    query = select(User.id).where(*conditions).order_by(User.id).limit(cleanup.BATCH)
     count = 0
     while True:
         async with running.database.write() as session:
-            batch = query.order_by(User.id).limit(cleanup.BATCH).with_for_update(skip_locked=True)
-            ids = (await session.scalars(batch)).all()
-            # One of them may be confirmed just now, in another transaction that has not ended.
-            gone = delete(User).where(User.id.in_(ids), User.email.is_(None)).returning(User.id)
+            ids = (await session.scalars(query.with_for_update(skip_locked=True))).all()
+            # The lock keeps others from saving anything. What was saved before the lock, only
+            # a second statement sees.
+            gone = delete(User).where(User.id.in_(ids), *conditions).returning(User.id)
             for user_id in (await session.scalars(gone)).all():
                 await audit.record(session, Event.DELETED, user_id)
                 count += 1

@@ -23,7 +23,7 @@ from app.security.models import AuditEvent
 from app.settings import KEPT_LOGIN, Settings
 from app.upsun import Environment
 from app.user import account, accounts, login, personal_data, unconfirmed
-from app.user.models import User
+from app.user.models import Role, User
 from tests.features.api.resources import token_of
 from tests.features.factories import Person, new_client
 
@@ -373,11 +373,13 @@ async def test_accounts_that_are_never_confirmed_give_their_names_back(app: Quar
     database = app.extensions["database"]
     people = {
         name: await Person(name).register(app, confirmed=name == "confirmed")
-        for name in ("abandoned", "confirmed", "recent", "active")
+        for name in ("abandoned", "confirmed", "recent", "active", "root")
     }
     async with database.write() as session:
         old = update(User).values(created_at=func.now() - timedelta(days=31))
         await session.execute(old.where(User.username != "recent"))
+        root = update(User).where(User.username == "root").values(role=Role.ADMINISTRATOR)
+        await session.execute(root)
         await audit.record(session, Event.LOGGED_IN, people["active"].id)
         await enqueue(session, unconfirmed.REMOVE.task)
     await Runner(app, database, [unconfirmed.REMOVE.task], []).run_due()

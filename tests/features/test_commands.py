@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 from quart import Quart
 from quart.testing import QuartClient as Client
+from sqlalchemy import text
 
 from app.settings import ROOT
 from tests.features.factories import Person
@@ -108,6 +109,42 @@ def test_odd_input_is_a_sentence(quart: Command, arguments: tuple[str, ...], std
     assert result.returncode == 1, result.stderr
     assert result.stderr.startswith("Error: ")
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [
+        ("reset-link {} >/dev/full", "Done, but the result cannot be written to standard output: "),
+        ("promote {} >&-", "Standard output is closed; nothing was done."),
+        ("promote {} <&- >/dev/full", "Done, but the result cannot be written"),
+        ("create bob bob@example.com <&-", "Standard input is closed; pipe the password to it."),
+    ],
+)
+async def test_closed_and_full_streams_are_a_sentence(
+    app: Quart, quart: Command, redirection: str, message: str
+) -> None:
+    ada = await Person().register(app)
+    program = Path(sys.executable).with_name("quart")
+    result = subprocess.run(  # noqa: ASYNC221 nothing else runs in this loop
+        ["sh", "-c", f"exec '{program}' user {redirection.format(ada.username)}"],
+        cwd=ROOT,
+        env=quart.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"Error: {message}")
+
+
+async def test_a_refused_statement_is_a_sentence(app: Quart, quart: Command) -> None:
+    ada = await Person().register(app)
+    async with app.extensions["database"].write() as session:
+        await session.execute(text("ALTER TABLE users ADD CHECK (role = 'member') NOT VALID"))
+    result = quart("user", "promote", ada.username)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: The database returned an error: ")
 
 
 async def test_a_link_needs_a_public_origin(app: Quart, quart: Command) -> None:

@@ -463,3 +463,23 @@ async def test_an_account_that_goes_while_its_file_arrives(app: Quart) -> None:
         await uploads.receive(shelf.database, shelf.user_id, arriving())
     with pytest.raises(uploads.Gone):
         await uploads.receive(shelf.database, shelf.user_id, chunks(b"x"))
+
+
+@pytest.mark.parametrize("batch", [2, 500])
+@pytest.mark.parametrize(("most", "added"), [(3, 0), (4, 1), (13, 10)])
+async def test_links_saved_before_take_no_room_in_an_import(
+    shelf: Library, monkeypatch: pytest.MonkeyPatch, batch: int, most: int, added: int
+) -> None:
+    """The file begins with the three links that the user has, and has ten others."""
+    monkeypatch.setattr(library, "MOST_LINKS", most)
+    monkeypatch.setattr(imports, "BATCH", batch)
+    async with shelf.database.write() as session:
+        for number in range(3):
+            await library.save(session, shelf.user_id, f"https://example.com/n/{number}")
+    import_id = await shelf.send(bookmarks(13))
+    await shelf.do()
+    progress = await shelf.progress(import_id)
+    assert (progress.state, progress.added, progress.known) == ("done", added, 3)
+    assert progress.refused == 10 - added
+    assert (imports.NO_ROOM in (progress.warning or "")) is (added < 10)
+    assert await shelf.count(Link) == 3 + added
