@@ -43,7 +43,9 @@ MARKS = _marks()
 # No language has that many for one letter. To sort them takes time that grows with their square.
 # https://www.unicode.org/reports/tr15/#Stream_Safe_Text_Format
 _TOO_MANY_MARKS = re.compile(rf"([{MARKS}]{{30}})[{MARKS}]+")
-INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})  # Unicode's categories
+# Unicode's categories of what shows nothing by itself, and letters that are blank.
+INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Mc", "Me", "Mn", "Zl", "Zp", "Zs"})
+BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
 
 def clean_lines(text: str, limit: int | None = None) -> str:
@@ -54,7 +56,8 @@ def clean_lines(text: str, limit: int | None = None) -> str:
         limit: cut the result to this many characters.
     """
     lines = "\n".join(clean(line) for line in text.splitlines()).strip("\n")
-    return _visible(re.sub("\n{3,}", "\n\n", lines)[:limit].rstrip())
+    lines = re.sub("\n{3,}", "\n\n", lines)[:limit]
+    return _visible(FLAG_TAGS.sub(r"\1", lines).rstrip())
 
 
 def clean(text: str, limit: int | None = None) -> str:
@@ -67,7 +70,8 @@ def clean(text: str, limit: int | None = None) -> str:
     if text.isascii() and text.isprintable():
         return " ".join(text.split())[:limit].rstrip()
     text = SELECTORS.sub(r"\1", FLAG_TAGS.sub(r"\1", UNSAFE.sub("", text)))
-    return _visible(" ".join(normalized(text, "NFC").split())[:limit].rstrip())
+    text = " ".join(normalized(text, "NFC").split())[:limit]
+    return _visible(FLAG_TAGS.sub(r"\1", text).rstrip())  # the cut may have gone through a flag
 
 
 def normalized(text: str, form: Literal["NFC", "NFKC"]) -> str:
@@ -77,4 +81,5 @@ def normalized(text: str, form: Literal["NFC", "NFKC"]) -> str:
 
 def _visible(text: str) -> str:
     """Return the text, empty if there is nothing to be seen in it."""
-    return text if any(unicodedata.category(each) not in INVISIBLE for each in text) else ""
+    shows = (unicodedata.category(each) not in INVISIBLE and each not in BLANK for each in text)
+    return text if any(shows) else ""

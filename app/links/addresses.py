@@ -14,6 +14,7 @@ HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # Parameters that say where a visitor came from, and nothing about the page.
 TRACKING = re.compile(r"utm_[a-z][a-z_]*|fbclid|gclid|mc_[ce]id|igshid")
+ADDRESS_WITH_QUERY = re.compile(r"(https?://[^\s?#]+)\?([^\s#]*)", re.IGNORECASE)
 SEPARATORS = re.compile(r"[\s,;#\u060c\u3001]+")
 # Letters and numbers, the marks that belong to letters in Hindi, Thai or pointed Hebrew, and what
 # joins letters in Persian. A tag begins and ends with something to be seen.
@@ -113,15 +114,26 @@ def as_tag(text: str) -> str | None:
     plain = _folded(text[: 4 * TAG_LENGTH])  # a single character can turn into eighteen
     if TAG.fullmatch(plain):
         return plain
-    tag = "-".join(NOT_IN_TAG.sub("", plain).split())[:TAG_LENGTH].strip(f"-{_JOINERS}")
+    # What is left may compose anew.
+    tag = "-".join(_folded(NOT_IN_TAG.sub("", plain)).split())[:TAG_LENGTH].strip(f"-{_JOINERS}")
     return tag if TAG.fullmatch(tag) else None
 
 
 def _folded(text: str) -> str:
     """Return the form in which tags are compared: NFKC, and small letters."""
     # A capital I with a dot is an i and a mark once it is small.
-    small = normalized(UNSEEN.sub("", text), "NFKC").casefold().replace("i\u0307", "i")
+    small = re.sub("i\u0307+", "i", normalized(UNSEEN.sub("", text), "NFKC").casefold())
     return normalized(small, "NFKC")
+
+
+def untracked(text: str) -> str:
+    """Cut the parameters that only track out of the addresses in a text."""
+
+    def cut(match: re.Match[str]) -> str:
+        query = _without_tracking(match[2])
+        return f"{match[1]}?{query}" if query else match[1]
+
+    return ADDRESS_WITH_QUERY.sub(cut, text)
 
 
 def _without_tracking(query: str) -> str:

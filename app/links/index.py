@@ -27,7 +27,7 @@ def whole(
 ) -> str:
     """Return the `tsvector` of a link as a literal."""
     return f"'{owner(user_id)}' " + words.vector(
-        A=title, B=" ".join(tags), C=description, D=_readable(url)
+        A=title, B=" ".join(tags), C=description, D=f"{url} {_readable(url)}"
     )
 
 

@@ -14,11 +14,12 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import Base
-from app.links import index, jobs, words
+from app.links import addresses, index, jobs, words
 from app.links.models import Icon, Link, LinkTag
 from app.live.events import publish
 from app.live.models import LiveEvent
 from app.statements import Source, Statement
+from app.text import clean
 
 MOST_LINKS = 100_000  # of one user; an index of them is read when one is saved
 TAGS_SHOWN = 200
@@ -327,7 +328,8 @@ async def search(
         ValueError: `after` is no cursor.
     """
     newest, rank, last = _cursor(after)
-    wanted = words.query(text, WORDS)
+    # Cleaned as titles are, and without what is not stored of an address.
+    wanted = words.query(addresses.untracked(clean(text)), WORDS)
     if not wanted:
         return []
     lexemes = " & ".join(f"'{word}':*" for word in wanted)

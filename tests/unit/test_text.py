@@ -44,11 +44,18 @@ def test_what_has_a_meaning_stays(text: str) -> None:
         ("\ud800", ""),
         ("\u200b\u200d ", ""),
         ("😀\U000e0158\U000e0155\U000e0162", "😀\U000e0158"),
+        ("\u3164", ""),
+        ("\u2800\u0301\ufe0f", ""),
         ("", ""),
     ],
 )
 def test_what_misleads_goes(text: str, cleaned: str) -> None:
     assert clean(text) == cleaned
+
+
+def test_a_flag_is_not_cut_in_half() -> None:
+    assert clean("x" * 98 + SCOTLAND, 100) == "x" * 98 + SCOTLAND[0]
+    assert clean_lines("x" * 98 + SCOTLAND, 100) == "x" * 98 + SCOTLAND[0]
 
 
 def test_lines_stay_lines() -> None:

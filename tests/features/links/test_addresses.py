@@ -213,6 +213,13 @@ def test_words_of_any_kind_become_tags_that_are_accepted(words: str) -> None:
         assert addresses.tags(tag) == [tag]
 
 
+@pytest.mark.parametrize("words", ["Z@\u0301", "I\u0307\u0307", "a\u200d-", "\ufb01@\u0301"])
+def test_a_tag_is_in_the_form_that_it_is_found_by(words: str) -> None:
+    tag = addresses.as_tag(words)
+    assert tag is not None
+    assert addresses.one_tag(tag) == tag
+
+
 def test_dots_at_the_end_stand_for_a_directory() -> None:
     assert addresses.normalize("https://example.com/a/b/..") == "https://example.com/a/"
     assert addresses.normalize("https://example.com/a/.?x=/..") == "https://example.com/a/?x=/.."

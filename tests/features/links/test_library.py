@@ -306,7 +306,7 @@ async def test_odd_searches_find_nothing(database: Database, ada: int, words: st
     assert await found(database, ada, words) == []
 
 
-@pytest.mark.parametrize("words", ["sea'", "'sea", "sea & !", "sea:*", "s\x00sea", "(sea)", "SEA_"])
+@pytest.mark.parametrize("words", ["sea'", "'sea", "sea & !", "sea:*", "(sea)", "SEA_"])
 async def test_signs_separate_words(database: Database, ada: int, words: str) -> None:
     await saved(database, ada, "1", title="s sea")
     assert len(await found(database, ada, words)) == 1

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from app.database import Database
 from app.links import addresses, index, library, words
+from app.text import clean
 from tests.features.factories import Person
 
 TITLES = {
@@ -144,7 +145,23 @@ async def test_an_address_is_found_as_it_is_shown(database: Database, ada: int) 
     async with database.write() as session:
         item, _ = await library.save(session, ada, url)
     async with database.read() as session:
-        for query in ("bücher", "café", "https://bücher.example/café", "a-page"):
+        for query in (
+            *("bücher", "café", "https://bücher.example/café", "a-page", url),
+            *("caf%C3%A9", f"{url}?utm_source=x", f"see {url}?utm_medium=y&gclid=1"[4:]),
+        ):
             assert [
                 each.item.id for each in await library.search(session, ada, query, limit=2)
             ] == [item.id]
+
+
+@pytest.mark.parametrize(
+    "title", ["Hidden\u202etxt", "a\u2066b\u2069c", "see https://a.example/?utm_source=x"]
+)
+async def test_a_title_is_found_as_it_was_before_it_was_cleaned(
+    database: Database, ada: int, title: str
+) -> None:
+    async with database.write() as session:
+        item, _ = await library.save(session, ada, "https://b.example/", title=clean(title))
+    async with database.read() as session:
+        found = await library.search(session, ada, title, limit=2)
+    assert [each.item.id for each in found] == [item.id]
