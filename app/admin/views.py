@@ -84,11 +84,13 @@ async def deactivate(user_id: int) -> ResponseReturnValue:
 @private
 @administrators_only
 @limited(CHANGES, by_account)
-@audited(Event.REACTIVATED)
+@audited(Event.REACTIVATED, Event.TOKEN_DELETED)
 async def reactivate(user_id: int) -> ResponseReturnValue:
     await existing(user_id)
     async with write() as session:
         await accounts.set_active(session, user_id, active=True, actor_id=member().id)
+        # Those of a time when a deactivation left them.
+        await tokens.end_all(session, user_id, actor_id=member().id)
     await flash("The account is active again.", "success")
     return redirect(url_for("admin.user", user_id=user_id), 303)
 

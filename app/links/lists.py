@@ -66,6 +66,7 @@ async def find(session: AsyncSession, username: str, tag: str) -> Shared | None:
         .where(
             func.lower(User.username) == username.lower(),
             User.deactivated_at.is_(None),
+            User.email.is_not(None),
             PublicList.tag == tag,
         )
     )

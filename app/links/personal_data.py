@@ -1,6 +1,7 @@
 """A user's links, public lists and imports, for "Download your data"."""
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -24,11 +25,18 @@ async def lists(database: Database, user_id: int) -> AsyncIterator[Sequence[dict
 
 
 async def imports(database: Database, user_id: int) -> AsyncIterator[Sequence[dict[str, Any]]]:
-    columns = (Import.created_at, Import.state, Import.seen, Import.added, Import.refused)
+    names = ("id", "created_at", "finished_at", "state", "size", "seen", "added", "refused")
+    columns = [getattr(Import, name) for name in (*names, "error", "warning")]
     mine = select(*columns).where(Import.user_id == user_id).order_by(Import.id)
     async with database.read() as session:
         rows = (await session.execute(mine)).all()
-    yield [{**row._mapping, "created_at": row.created_at.isoformat()} for row in rows]
+    yield [
+        {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in row._mapping.items()
+        }
+        for row in rows
+    ]
 
 
 PARTS = (

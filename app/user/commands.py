@@ -124,6 +124,7 @@ def reactivate(username: str) -> None:
         user = await find(session, username)
         if user.deactivated_at is not None:
             await accounts.set_active(session, user.id, active=True)
+            await tokens.end_all(session, user.id)
 
     run(work)
     say(f"{username} is active.")
@@ -161,7 +162,7 @@ def read_password() -> str:
             # A byte that the terminal's encoding does not have is a surrogate.
             return os.fsencode(typed).decode()
         line = sys.stdin.buffer.readline(4 * passwords.MAX_LENGTH + 2)
-        return line.decode().rstrip("\r\n")
+        return line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeError:
         raise click.ClickException("The password on standard input must be UTF-8.") from None
     except OSError as error:

@@ -70,7 +70,8 @@ async def confirm(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
             },
         )
     link = external_url("recovery.confirm", token=confirm_token(user))
-    return Letter(user.pending_email, "confirm", {"username": user.username, "link": link})
+    context = {"username": user.username, "link": link, "is_new": user.email is None}
+    return Letter(user.pending_email, "confirm", context)
 
 
 async def reset(session: AsyncSession, data: dict[str, Any]) -> Letter | None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from sqlalchemy import delete, exists, func, select
 
 from app import logs
+from app.api.models import AccessToken
 from app.database import Base
 from app.jobs import cleanup
 from app.jobs.queue import Running, Schedule, Task
@@ -23,7 +24,7 @@ KEEP = timedelta(days=30)
 async def remove_unconfirmed(running: Running) -> None:
     """Delete old accounts without a confirmed address, without a recent login and without content.
 
-    Content is what a feature adds to the download of a user's data.
+    Content is what a feature adds to the download of a user's data, and a valid access token.
     """
     old = func.now() - KEEP
     used = exists().where(
@@ -33,6 +34,7 @@ async def remove_unconfirmed(running: Running) -> None:
         *(User.email.is_(None), User.created_at < old, User.deactivated_at.is_(None)),
         User.role == Role.MEMBER,
         ~used,
+        ~exists().where(AccessToken.user_id == User.id, AccessToken.expires_at > func.now()),
     ]
     tables = [name for part in personal_data.parts() for name in part.tables]
     for table in (Base.metadata.tables[name] for name in tables):
