@@ -10,18 +10,16 @@ import logging
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 from alembic import context
 from alembic.util import CommandError
 from asyncpg import PostgresError
-from sqlalchemy import Connection, pool, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app import database
-from app.database import Base, load_models
-from app.ownership import CLAIM, ForeignDatabaseError, read_owner, require_owner
+from app.database import LOCK_NOT_AVAILABLE, READ_ONLY, Base, load_models, unpooled_engine
+from app.ownership import CLAIM, IS_TRACKED, ForeignDatabaseError, read_owner, require_owner
 from app.settings import DatabaseSettings, Identity, load_database
 
 log = logging.getLogger("alembic.env")
@@ -29,7 +27,7 @@ config = context.config
 
 # Any number that nothing else in this database locks.
 ADVISORY_LOCK = 0x71756172
-LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, READ_ONLY = "55P03", "40P01", "25006"
+DEADLOCK_DETECTED = "40P01"
 
 
 def option(name: str) -> str:
@@ -61,21 +59,14 @@ def print_sql() -> None:
 async def migrate() -> None:
     """Connect, wait for our turn, run."""
     settings: DatabaseSettings = load_database()
-    url = settings.database_url
-    engine = create_async_engine(
-        url,
-        async_creator=partial(
-            database.connect,
-            url,
-            name="alembic",
-            # Set with the connection, so that `RESET` in a migration comes back to them.
-            settings={
-                "lock_timeout": option("lock_timeout"),
-                "statement_timeout": option("statement_timeout"),
-            },
-        ),
-        poolclass=pool.NullPool,
-        hide_parameters=True,
+    engine = unpooled_engine(
+        settings.database_url,
+        name="alembic",
+        # Set with the connection, so that `RESET` in a migration comes back to them.
+        settings={
+            "lock_timeout": option("lock_timeout"),
+            "statement_timeout": option("statement_timeout"),
+        },
     )
     connection = await connect(engine)
     try:
@@ -126,11 +117,12 @@ async def run(connection: AsyncConnection, identity: Identity) -> None:
             return
         except DBAPIError as error:
             await connection.rollback()
-            if getattr(error.orig, "sqlstate", None) == READ_ONLY:
+            state = getattr(error.orig, "sqlstate", None)
+            if state == READ_ONLY:
                 raise CommandError(
                     "nothing was migrated: the database is read-only, as a standby is"
                 ) from None
-            if getattr(error.orig, "sqlstate", None) not in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}:
+            if state not in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}:
                 raise
             if attempt == attempts:
                 raise CommandError(
@@ -196,7 +188,7 @@ def require_ownership(connection: Connection, identity: Identity, found: tuple[s
     Raises:
         CommandError: the database belongs to another environment, and has something to migrate.
     """
-    owner = read_owner(connection.execute)
+    owner = read_owner(connection)
     if owner is None and (not found or identity.is_named):
         return True
     try:
@@ -210,9 +202,9 @@ def require_ownership(connection: Connection, identity: Identity, found: tuple[s
 
 def claim(connection: Connection, identity: Identity) -> None:
     """Record that the database belongs to this environment."""
-    before = read_owner(connection.execute)
-    if connection.scalar(text("SELECT to_regclass('database_owner') IS NULL")):
+    if not connection.scalar(text(IS_TRACKED)):
         return  # a downgrade has dropped the table
+    before = read_owner(connection)
     claimed = connection.execute(
         CLAIM, {"environment": identity.name, "type": identity.type}
     ).rowcount

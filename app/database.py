@@ -22,7 +22,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, PoolProxiedConnection, QueuePool
 from sqlalchemy.util import greenlet_spawn
 
 from app import logs
@@ -167,6 +167,24 @@ async def connect(
     return connection
 
 
+def unpooled_engine(
+    url: URL, *, name: str, settings: Mapping[str, str] | None = None
+) -> AsyncEngine:
+    """Return an engine for a command, which closes each connection after its use.
+
+    Args:
+        url: as in `connect()`.
+        name: what the connection is called in `pg_stat_activity`.
+        settings: of the server, for this connection.
+    """
+    return create_async_engine(
+        url,
+        async_creator=partial(connect, url, name=name, settings=settings),
+        poolclass=NullPool,
+        hide_parameters=True,
+    )
+
+
 def _discard(connecting: asyncio.Future[PooledConnection]) -> None:
     """Close a connection that nobody waits for any more."""
     if not connecting.cancelled() and connecting.exception() is None:
@@ -272,7 +290,7 @@ class Database:
         Errors of the caller's own pass through, whatever their type.
 
         Raises:
-            Unavailable: no connection to be had in time, the connection was lost, or the schema is
+            Unavailable: no connection was free in time, the connection was lost, or the schema is
                 not there yet. Raised where it happens, so the block itself can catch it.
             ReadOnlyDatabaseError: for a statement that changes something.
         """

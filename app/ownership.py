@@ -10,11 +10,10 @@ On Upsun, the database of the container's own relationship always belongs to the
 clone of production's data changes hands in the deploy hook of the preview.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database import Unavailable
@@ -95,15 +94,11 @@ def owner_of(row: Any) -> Owner | None:
     return Owner(row[0], row[1]) if row is not None else None
 
 
-def read_owner(execute: Callable[[Any], Any]) -> Owner | None:
-    """Return the owner of a database; None if none is recorded.
-
-    Args:
-        execute: of a synchronous SQLAlchemy connection.
-    """
-    if not execute(text(IS_TRACKED)).scalar_one():
+def read_owner(connection: Connection) -> Owner | None:
+    """Return the owner of a database; None if none is recorded."""
+    if not connection.scalar(text(IS_TRACKED)):
         return None
-    return owner_of(execute(text(READ)).one_or_none())
+    return owner_of(connection.execute(text(READ)).one_or_none())
 
 
 async def claim_copy(connection: AsyncConnection, identity: Identity, owner: str) -> int:

@@ -2,15 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TypeVar
 
 import click
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.database import Unavailable, connect
+from app.database import Unavailable, unpooled_engine
+from app.database_url import place
 from app.ownership import ForeignDatabaseError, claim_copy, read_owner
 from app.settings import Settings
 
@@ -64,9 +63,7 @@ def database_group(settings: Settings) -> click.Group:
     @group.command()
     def owner() -> None:
         """Print the environment the database belongs to, and the environment of this process."""
-        found = _run(
-            settings, lambda connection: connection.run_sync(lambda each: read_owner(each.execute))
-        )
+        found = _run(settings, lambda connection: connection.run_sync(read_owner))
         click.echo(f"Database:     {f'{found.name} ({found.type})' if found else 'no owner'}")
         click.echo(f"This process: {identity.name or 'unnamed'} ({identity.type})")
 
@@ -83,9 +80,10 @@ def database_group(settings: Settings) -> click.Group:
             raise click.ClickException("This environment has no name: set DATABASE_ENVIRONMENT.")
         url = settings.database_url
         if not yes:
-            place = f"{url.host}:{url.port or 5432}/{url.database}"
             click.confirm(
-                f"Is {place} a copy, and not the database that {owner} itself uses?", abort=True
+                f"Is {place(url)}/{url.database} a copy, and not the database that {owner} itself"
+                " uses?",
+                abort=True,
             )
         try:
             jobs = _run(settings, lambda connection: claim_copy(connection, identity, owner))
@@ -100,13 +98,7 @@ def _run(settings: Settings, work: Callable[[AsyncConnection], Awaitable[T]]) ->
     """Run `work` in one transaction."""
 
     async def inside() -> T:
-        url = settings.database_url
-        engine = create_async_engine(
-            url,
-            async_creator=partial(connect, url, name="quart database"),
-            poolclass=NullPool,
-            hide_parameters=True,
-        )
+        engine = unpooled_engine(settings.database_url, name="quart database")
         async with engine.begin() as connection:
             return await work(connection)
 

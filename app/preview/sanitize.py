@@ -9,17 +9,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from asyncpg import PostgresError
-from sqlalchemy import URL, Index, String, Table, UniqueConstraint, pool, text
+from sqlalchemy import URL, Index, String, Table, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import dialect as postgresql
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import DeclarativeBase
 
-from app.database import UNDEFINED, Base, connect, load_models
+from app.database import UNDEFINED, Base, load_models, unpooled_engine
 from app.ownership import ForeignDatabaseError, read_owner, require_owner
 from app.preview.columns import EMPTIED, KEPT, Rules
 from app.settings import Identity
@@ -129,24 +128,18 @@ async def sanitize(url: URL, identity: Identity, say: Say) -> None:
             environment.
     """
     environment = identity.name
-    engine = create_async_engine(
+    engine = unpooled_engine(
         url,
-        async_creator=partial(
-            connect,
-            url,
-            name="sanitize",
-            settings={
-                "lock_timeout": LOCK_TIMEOUT,
-                "statement_timeout": STATEMENT_TIMEOUT,
-                "jit": "off",
-            },
-        ),
-        poolclass=pool.NullPool,
-        hide_parameters=True,
+        name="sanitize",
+        settings={
+            "lock_timeout": LOCK_TIMEOUT,
+            "statement_timeout": STATEMENT_TIMEOUT,
+            "jit": "off",
+        },
     )
     try:
         async with _connected(engine, say) as connection:
-            owner = await connection.run_sync(lambda each: read_owner(each.execute))
+            owner = await connection.run_sync(read_owner)
             await connection.rollback()
             require_owner(owner, identity)
             if not await _is_finished(connection, environment, say):
