@@ -25,6 +25,14 @@ class EntityTags(NamedTuple):
     strong: frozenset[str] = frozenset()
     weak: frozenset[str] = frozenset()
 
+    def match_weakly(self, etag: str) -> bool:
+        """Tell whether a version is among them, as `If-None-Match` compares."""
+        return self.any or etag in self.strong | self.weak
+
+    def match_strongly(self, etag: str) -> bool:
+        """Tell the same as `If-Match` compares: a weak tag never matches, not even itself."""
+        return self.any or etag in self.strong
+
 
 def present() -> bool:
     """Tell whether the request has preconditions that `require` evaluates."""
@@ -43,7 +51,7 @@ def require(etag: str) -> None:
     """
     _require_match(etag)
     found = _entity_tags("If-None-Match")
-    if found is not None and (found.any or etag in found.strong | found.weak):
+    if found is not None and found.match_weakly(etag):
         raise PreconditionFailed(FAILED)
 
 
@@ -77,15 +85,14 @@ def _is_known(etag: str, response: Response) -> bool:
     except BadRequest:
         return False  # the whole answer is right whatever the client meant
     if found is not None:
-        return found.any or etag in found.strong | found.weak
+        return found.match_weakly(etag)
     modified, since = response.last_modified, request.if_modified_since
     return modified is not None and since is not None and modified <= since
 
 
 def _require_match(etag: str) -> None:
     found = _entity_tags("If-Match")
-    # A weak tag never matches here, not even itself.
-    if found is not None and not (found.any or etag in found.strong):
+    if found is not None and not found.match_strongly(etag):
         raise PreconditionFailed(FAILED)
 
 

@@ -79,6 +79,13 @@ def normalized(text: str, form: Literal["NFC", "NFKC"]) -> str:
     return unicodedata.normalize(form, _TOO_MANY_MARKS.sub(r"\1", text))
 
 
+def folded(text: str) -> str:
+    """Return text in the form in which words and tags are compared: NFKC, and without case."""
+    # A capital I with a dot is an i and a mark once it is small.
+    small = re.sub("i\u0307+", "i", normalized(text, "NFKC").casefold())
+    return normalized(small, "NFKC")
+
+
 def _visible(text: str) -> str:
     """Return the text, empty if there is nothing to be seen in it."""
     shows = (unicodedata.category(each) not in INVISIBLE and each not in BLANK for each in text)

@@ -21,9 +21,8 @@ log = logs.get(__name__)
 blueprint = Blueprint("admin", __name__, url_prefix="/admin")
 
 CHANGES = Limit("admin", 60, 60)
-SEARCHES = Limit(
-    "admin-search", 60, 60
-)  # letters that nobody's name begins with are looked for in every row
+# Letters that nobody's name begins with are looked for in every row.
+SEARCHES = Limit("admin-search", 60, 60)
 PAGE = 50
 
 
@@ -101,7 +100,7 @@ async def reactivate(user_id: int) -> ResponseReturnValue:
 @limited(CHANGES, by_account)
 @audited(Event.SESSIONS_ENDED, Event.TOKEN_DELETED)
 async def end_sessions(user_id: int) -> ResponseReturnValue:
-    """End all sessions and revoke all tokens: whoever took the account over may have made one."""
+    """End all sessions and revoke all tokens, which an intruder may have created."""
     await existing(user_id)
     async with write() as session:
         await accounts.end_sessions(session, user_id, actor_id=member().id)

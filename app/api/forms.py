@@ -15,7 +15,7 @@ from wtforms.validators import DataRequired, Length
 from app.api.models import TOKEN_NAME_LENGTH
 from app.api.scopes import Scope
 from app.api.tokens import LIFETIMES
-from app.text import clean
+from app.user.forms import one_line
 
 
 class TokenForm(Form):
@@ -28,7 +28,7 @@ class TokenForm(Form):
     name = StringField(
         "Name",
         description="What it is for: a program, a machine.",
-        filters=[lambda name: clean(name) if name else name],
+        filters=[one_line],
         validators=[
             DataRequired("Give it a name."),
             Length(max=TOKEN_NAME_LENGTH, message=f"At most {TOKEN_NAME_LENGTH} characters."),

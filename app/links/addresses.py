@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote_plus
 import httpx
 
 from app.links.models import TAG_LENGTH, TAGS, URL_LENGTH
-from app.text import MARKS, normalized
+from app.text import MARKS, folded
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE)
@@ -120,10 +120,8 @@ def as_tag(text: str) -> str | None:
 
 
 def _folded(text: str) -> str:
-    """Return the form in which tags are compared: NFKC, and small letters."""
-    # A capital I with a dot is an i and a mark once it is small.
-    small = re.sub("i\u0307+", "i", normalized(UNSEEN.sub("", text), "NFKC").casefold())
-    return normalized(small, "NFKC")
+    """Return the form in which tags are compared."""
+    return folded(UNSEEN.sub("", text))
 
 
 def untracked(text: str) -> str:

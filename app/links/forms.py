@@ -7,16 +7,10 @@ from wtforms.widgets import HiddenInput
 
 from app.links import addresses
 from app.links.models import TITLE_LENGTH
-from app.text import clean
-from app.user.forms import stripped
+from app.user.forms import one_line, stripped
 
 PLAIN = {"autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
 LATEST_VERSION = 2**31 - 1  # that the column can hold
-
-
-def one_line(value: str | None) -> str | None:
-    """Clean a text that becomes one line."""
-    return clean(value) if value else value
 
 
 class TagsField(StringField):

@@ -5,7 +5,7 @@ others: `ts_filter` keeps those. The owner is a lexeme that no text contains, so
 words of one user.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
@@ -15,6 +15,9 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.links import words
+
+# The address has the weight D: it never changes.
+WEIGHTS = {"title": "A", "tags": "B", "description": "C"}
 
 
 def owner(user_id: int | str) -> str:
@@ -50,14 +53,18 @@ def changed(
 ) -> ColumnElement[Any]:
     """Return the expression that replaces the words of those texts that are given."""
     texts = {
-        "A": title,
-        "B": None if tags is None else " ".join(tags),
-        "C": description,
+        "title": title,
+        "tags": None if tags is None else " ".join(tags),
+        "description": description,
     }
-    given = {weight: text for weight, text in texts.items() if text is not None}
-    kept = "".join(weight for weight in "ABCD" if weight not in given)
+    given = {WEIGHTS[name]: text for name, text in texts.items() if text is not None}
     new = cast(f"'{owner(user_id)}' {words.vector(**given)}", TSVECTOR)
-    return concatenated(new, filtered(column.expression, kept))
+    return concatenated(new, without(column.expression, given))
+
+
+def without(column: ColumnElement[Any], weights: Container[str]) -> ColumnElement[Any]:
+    """Return the words of all weights but some; the owner has none, and is not among them."""
+    return filtered(column, "".join(weight for weight in "ABCD" if weight not in weights))
 
 
 def filtered(column: ColumnElement[Any], weights: str) -> ColumnElement[Any]:

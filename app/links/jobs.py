@@ -190,16 +190,16 @@ async def _note_failure(running: Running, link_id: int, error: FetchFailed) -> N
 async def _change(session: AsyncSession, link_id: int, **values: Any) -> None:
     """Write down how a fetch ended, and tell the owner's pages."""
     given = {f"new_{name}": value for name, value in values.items()}
-    for weight, name in TEXTS.items():
+    for name in TEXTS:
         if name in values:
-            given[f"words_{name}"] = words.vector(**{weight: values[name]})
+            given[f"words_{name}"] = words.vector(**{index.WEIGHTS[name]: values[name]})
     owner = await session.scalar(_changing(*sorted(values)), given | {"link": link_id})
     if owner is not None:
         await publish(session, owner, "link", id=link_id)
 
 
-# What a fetch may change of the texts that are searched, by their weights.
-TEXTS = {"A": "title", "C": "description"}
+# What a fetch may change of the texts that are searched.
+TEXTS = ("title", "description")
 
 
 @cache
@@ -207,7 +207,7 @@ def _changing(*names: str) -> ReturningUpdate[int]:
     """Return the statement of `_change`; to build it costs as much as to run it."""
     c = _links.c
     given: dict[str, ColumnElement[Any]] = {name: bindparam(f"new_{name}") for name in names}
-    changed = {weight: name for weight, name in TEXTS.items() if name in names}
+    changed = {index.WEIGHTS[name]: name for name in TEXTS if name in names}
     for name in changed.values():  # what the owner has given stays
         given[name] = case((c[f"{name}_given"], c[name]), else_=given[name])
     if changed:
@@ -219,8 +219,7 @@ def _changing(*names: str) -> ReturningUpdate[int]:
             )
             for weight, name in changed.items()
         )
-        kept = "".join(weight for weight in "ABCD" if weight not in changed)
-        given["search"] = index.concatenated(owner, *new, index.filtered(c.search, kept))
+        given["search"] = index.concatenated(owner, *new, index.without(c.search, changed))
     return (
         update(_links)
         .where(c.id == bindparam("link"))

@@ -184,7 +184,7 @@ async def change(
         # A form that sends the page's own text back has given none.
         is_same, was_given = (getattr(Link, name) == values[name], getattr(Link, f"{name}_given"))
         values[f"{name}_given"] = case((is_same, was_given), else_=bool(values[name]))
-    if changed_texts := values.keys() & {"title", "tags", "description"}:
+    if changed_texts := values.keys() & index.WEIGHTS.keys():
         values["search"] = index.changed(
             user_id, Link.search, **{name: values[name] for name in changed_texts}
         )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from app.text import MARKS, normalized
+from app.text import MARKS, folded
 
 LONGEST = 200  # characters of a word; PostgreSQL takes lexemes of 2 KiB
 
@@ -30,14 +30,9 @@ _IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 _CLUSTER = re.compile(f".[{MARKS}]*", re.DOTALL)
 
 
-def folded(text: str) -> str:
-    """Return text in the form in which words are compared: NFKC, without case and joiners."""
-    if text.isascii():
-        return text.lower()
-    text = _DROP.sub("", normalized(text, "NFKC"))
-    # A capital I with a dot folds to two characters, of which the second is a mark.
-    text = text.casefold().replace("i\u0307", "i")
-    return normalized(text, "NFKC")
+def _folded(text: str) -> str:
+    """Return text in the form in which words are compared, which is without joiners."""
+    return text.lower() if text.isascii() else folded(_DROP.sub("", text))
 
 
 def words(text: str) -> list[str]:
@@ -46,7 +41,7 @@ def words(text: str) -> list[str]:
     Of a script without spaces, each pair of neighbouring characters is a word, and the last one:
     so what is copied out of the middle of a sentence is found.
     """
-    return [word for run in _WORD.findall(folded(text)) for word in _split(run)]
+    return [word for run in _WORD.findall(_folded(text)) for word in _split(run)]
 
 
 def _split(run: str) -> Iterator[str]:
@@ -92,9 +87,9 @@ def marked(text: str, wanted: Sequence[str], mark: str, unmark: str) -> str:
             begins = any(word.startswith(beginnings) for word in words(found))
             return f"{mark}{found}{unmark}" if begins else found
         clusters = _CLUSTER.findall(found)
-        is_marked = [folded(cluster) in exact for cluster in clusters]
+        is_marked = [_folded(cluster) in exact for cluster in clusters]
         for number, pair in enumerate(pairwise(clusters)):
-            if folded("".join(pair)) in exact:
+            if _folded("".join(pair)) in exact:
                 is_marked[number] = is_marked[number + 1] = True
         return "".join(
             f"{mark}{cluster}{unmark}" if shown else cluster

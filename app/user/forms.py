@@ -6,6 +6,7 @@ from email_validator import EmailNotValidError, validate_email
 from wtforms import BooleanField, Form, PasswordField, StringField, ValidationError
 from wtforms.validators import DataRequired, EqualTo, Length, Regexp
 
+from app.text import clean
 from app.user import passwords
 from app.user.models import EMAIL_LENGTH, USERNAME_LENGTH
 
@@ -16,6 +17,11 @@ USERNAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z"
 def stripped(value: str | None) -> str | None:
     """Drop what nobody types: space around the value, and NUL, which no page may repeat."""
     return value.replace("\x00", "").strip() if value else value
+
+
+def one_line(value: str | None) -> str | None:
+    """Clean a text that becomes one line."""
+    return clean(value) if value else value
 
 
 def normalized(value: str | None) -> str | None:

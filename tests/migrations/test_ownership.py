@@ -16,7 +16,7 @@ from tests.migrations.recipes import head
 
 PRODUCTION = "main-bvxea6i"
 SCRIPTS = ScriptDirectory(str(ROOT / "alembic"))
-# The revision before the one that records owners, and the one before the newest.
+# The last revision without an owner, and the second newest one.
 UNOWNED = SCRIPTS.get_revision("5e9d04b7c6f1").down_revision
 BEFORE = SCRIPTS.get_revision(head()).down_revision
 
