@@ -18,6 +18,7 @@ PACKAGES = {
     "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",
+    "openssl": "openssl",
     "redis-server": "redis-server",
 }
 

@@ -3,9 +3,7 @@
 import asyncio
 import gc
 import re
-import shutil
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -31,6 +29,7 @@ from app.database import (
 from app.settings import ROOT, Settings, parse_database_url
 from app.user import accounts
 from app.user.models import User
+from tests.certificates import server_context
 from tests.features.factories import Person
 
 
@@ -590,17 +589,8 @@ async def tls_in_front_of(url: URL, context: ssl.SSLContext) -> AsyncIterator[UR
     assert encrypted
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
 async def test_the_certificate_of_the_server_is_checked(database_url: str, tmp_path: Path) -> None:
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-        f" -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout {key}"
-        f" -out {certificate}"
-    )
-    await asyncio.to_thread(subprocess.run, command.split(), check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    certificate, context = await server_context(tmp_path, "localhost")
 
     async def count(url: URL, **query: str) -> int:
         database = Database(parse_database_url(url.update_query_dict(query)), pool_size=1)

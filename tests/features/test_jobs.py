@@ -3,8 +3,8 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -21,6 +21,7 @@ from app.jobs import runner as module
 from app.jobs.models import Job, JobLog
 from app.jobs.queue import Refused, Running, Schedule, Task, enqueue, enqueue_many
 from app.jobs.runner import Runner
+from tests.features.runners import working
 
 Work = Callable[[Running], Awaitable[None]]
 
@@ -65,17 +66,6 @@ class Jobs:
 @pytest.fixture
 def jobs(app: Quart) -> Jobs:
     return Jobs(app)
-
-
-@asynccontextmanager
-async def working(runner: Runner) -> AsyncIterator[None]:
-    running = asyncio.create_task(runner.run())
-    try:
-        yield
-    finally:
-        runner.stop()
-        async with asyncio.timeout(10):
-            await running
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:

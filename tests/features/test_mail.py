@@ -3,9 +3,6 @@
 import asyncio
 import json
 import logging
-import shutil
-import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -36,6 +33,7 @@ from app.mail.letters import Letter
 from app.mail.models import Mail
 from app.settings import Settings, parse_database_url
 from app.upsun import Environment
+from tests.certificates import server_context
 from tests.smtp import MailServer, mail_server
 
 ORIGIN = "https://www.example.com"
@@ -678,20 +676,11 @@ def test_how_mail_leaves_where_nothing_is_set() -> None:
     assert console.directory is None
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
 @pytest.mark.parametrize("scheme", ["smtp", "smtps"])
 async def test_a_login_through_tls_with_a_certificate_that_is_checked(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-        f" -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout {key}"
-        f" -out {certificate}"
-    )
-    await asyncio.to_thread(subprocess.run, command.split(), check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    certificate, context = await server_context(tmp_path, "localhost")
     options = {"start_tls" if scheme == "smtp" else "tls": context}
     async with mail_server(**options) as server:
         settings = settings_for(

@@ -1,8 +1,6 @@
 """Jobs and schedules of a database that belongs to another environment."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +13,7 @@ from app.jobs.queue import Running, Schedule, Task, enqueue
 from app.jobs.runner import Runner
 from app.preview.commands import database_group
 from app.settings import Settings
+from tests.features.runners import working
 from tests.features.statements import connected
 
 PRODUCTION = "main-bvxea6i"
@@ -45,15 +44,8 @@ class Work:
         async with self.database.read() as session:
             return list(await session.scalars(select(Job.status)))
 
-    @asynccontextmanager
-    async def working(self, *schedules: Schedule) -> AsyncIterator[None]:
-        runner = Runner(self.app, self.database, [self.task], schedules)
-        running = asyncio.create_task(runner.run())
-        try:
-            yield
-        finally:
-            runner.stop()
-            await running
+    def runner(self, *schedules: Schedule) -> Runner:
+        return Runner(self.app, self.database, [self.task], schedules)
 
 
 @pytest.fixture
@@ -76,7 +68,7 @@ async def test_jobs_of_another_environment_wait(
 ) -> None:
     await work.give_to(PRODUCTION)
     await work.ask()
-    async with work.working():
+    async with working(work.runner()):
         (said,) = await refused(caplog)
         assert f"belongs to the environment {PRODUCTION} (production)" in said
         assert f"DATABASE_ENVIRONMENT={PRODUCTION}" in said
@@ -89,7 +81,7 @@ async def test_jobs_of_another_environment_wait(
 async def test_a_restore_under_a_running_worker_is_noticed(
     work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with work.working():
+    async with working(work.runner()):
         await work.ask()
         await asyncio.wait_for(work.ran.wait(), 10)
         work.ran.clear()
@@ -105,7 +97,7 @@ async def test_schedules_of_another_environment_wait(
     work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     await work.give_to(PRODUCTION)
-    async with work.working(Schedule(work.task, "* * * * *")):
+    async with working(work.runner(Schedule(work.task, "* * * * *"))):
         async with work.database.write() as session:
             await session.execute(
                 text(
@@ -127,7 +119,7 @@ async def test_an_unowned_database_has_no_jobs_for_anybody(
     async with work.database.write() as session:
         await session.execute(text("DELETE FROM database_owner"))
     await work.ask()
-    async with work.working():
+    async with working(work.runner()):
         (said,) = await refused(caplog)
         assert "does not say whose it is" in said
         assert await work.states() == ["queued"]

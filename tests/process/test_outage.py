@@ -103,14 +103,7 @@ async def test_a_crash_and_a_restart(tmp_path: Path) -> None:
 
 async def test_a_database_that_hangs(tmp_path: Path) -> None:
     """Its connections stay open and nothing answers, as behind a network that drops packets."""
-    async with AsyncExitStack() as stack:
-        url = stack.enter_context(cluster(tmp_path))
-        await migrate(url)
-        servers = [
-            await stack.enter_async_context(serving(processes, DATABASE_URL=url))
-            for processes in (1, 2)
-        ]
-        members = [await stack.enter_async_context(member_of(server)) for server in servers]
+    async with served(tmp_path) as (_, members):
         with frozen(tmp_path):
             started = time.monotonic()
             assert await asyncio.gather(*map(statuses, members)) == [{503}, {503}]
@@ -120,6 +113,19 @@ async def test_a_database_that_hangs(tmp_path: Path) -> None:
         for member in members:
             await recovers(member)
             assert await statuses(member) == {200}
+
+
+@asynccontextmanager
+async def served(directory: Path) -> AsyncIterator[tuple[str, list[httpx.AsyncClient]]]:
+    """Serve a database of its own by one process and by two; give its URL and a member of each."""
+    async with AsyncExitStack() as stack:
+        url = stack.enter_context(cluster(directory))
+        await migrate(url)
+        servers = [
+            await stack.enter_async_context(serving(processes, DATABASE_URL=url))
+            for processes in (1, 2)
+        ]
+        yield url, [await stack.enter_async_context(member_of(server)) for server in servers]
         for server in servers:
             await server.stops()
 
@@ -147,14 +153,7 @@ async def recovers(client: httpx.AsyncClient) -> None:
 
 async def test_a_read_only_database(tmp_path: Path) -> None:
     """As after a failover to a standby: reads go on, changes wait, and nobody is restarted."""
-    async with AsyncExitStack() as stack:
-        url = stack.enter_context(cluster(tmp_path))
-        await migrate(url)
-        servers = [
-            await stack.enter_async_context(serving(processes, DATABASE_URL=url))
-            for processes in (1, 2)
-        ]
-        members = [await stack.enter_async_context(member_of(server)) for server in servers]
+    async with served(tmp_path) as (url, members):
         await make_read_only(url)
         for member in members:
             await recovers(member)  # its connections have ended
@@ -170,8 +169,6 @@ async def test_a_read_only_database(tmp_path: Path) -> None:
             }:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.1)
-        for server in servers:
-            await server.stops()
 
 
 async def changes(client: httpx.AsyncClient) -> set[int]:

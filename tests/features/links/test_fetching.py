@@ -3,10 +3,8 @@
 import asyncio
 import gc
 import gzip
-import shutil
 import socket
 import ssl
-import subprocess
 import sys
 import time
 import tracemalloc
@@ -23,6 +21,7 @@ import pytest
 from app import logs
 from app.links.fetching import Fetched, Fetcher
 from app.links.network import Address, FetchFailed, Resolver, is_public
+from tests.certificates import server_context
 
 ANY_PORT = range(1, 65536)
 HTML = "Content-Type: text/html; charset=utf-8\r\n"
@@ -677,17 +676,8 @@ async def test_a_handshake_without_end_leaves_nothing_open() -> None:
         await asyncio.wait_for(closed.wait(), 5)
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
 async def test_certificates_are_those_of_the_name(names: Names, tmp_path: Path) -> None:
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-        f" -subj /CN=tls.example -addext subjectAltName=DNS:tls.example -keyout {key}"
-        f" -out {certificate}"
-    )
-    await asyncio.to_thread(subprocess.run, command.split(), check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    certificate, context = await server_context(tmp_path, "tls.example")
     names.answers = {"tls.example": [[PRIVATE]], "other.example": [[PRIVATE]]}
     bad = ("Its certificate is not valid.", False)
     async with site(response(b"hello"), tls=context) as served:

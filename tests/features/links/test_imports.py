@@ -23,6 +23,7 @@ from app.links.models import Import, ImportChunk, Link
 from app.live.models import LiveEvent
 from app.user.models import User
 from tests.features.factories import Person
+from tests.features.runners import working
 
 
 def bookmarks(count: int, name: str = "n") -> bytes:
@@ -350,11 +351,8 @@ async def test_the_process_ends_in_the_middle(
         return await original(*args)
 
     monkeypatch.setattr(imports, "_insert", slow)
-    runner = Runner(shelf.app, shelf.database, [TASK], [])
-    running = asyncio.create_task(runner.run())
-    await begun.wait()
-    runner.stop()
-    await running
+    async with working(Runner(shelf.app, shelf.database, [TASK], [])):
+        await begun.wait()
     half = await shelf.progress(number)
     assert (half.state, half.seen, half.added) == ("running", 2 * BATCH, 2 * BATCH)
     async with shelf.database.read() as session:

@@ -22,6 +22,7 @@ from app.links.models import Icon, Link
 from app.links.turns import PER_HOST, WAITING, Turns, Visit
 from app.live.models import LiveEvent
 from tests.features.factories import Person
+from tests.features.runners import working
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -53,6 +54,9 @@ class Links:
 
     async def do_jobs(self) -> None:
         await self.app.extensions["jobs"].run_due()
+
+    def runner(self) -> Runner:
+        return Runner(self.app, self.database, [jobs.FETCH], [])
 
     async def count(self, *what: Any) -> int:
         async with self.database.read() as session:
@@ -351,17 +355,6 @@ async def slow_site() -> AsyncIterator[tuple[Page, Callable[[str], str]]]:
         server.close()
 
 
-@asynccontextmanager
-async def working(links: Links) -> AsyncIterator[None]:
-    runner = Runner(links.app, links.database, [jobs.FETCH], [])
-    running = asyncio.create_task(runner.run())
-    try:
-        yield
-    finally:
-        runner.stop()
-        await running
-
-
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(20):
         while not await condition():  # noqa: ASYNC110 the database is asked
@@ -373,7 +366,7 @@ async def test_many_links_of_one_host_wait_in_the_queue(links: Links) -> None:
     count = 40
     async with slow_site() as (page, url):
         items = [await links.save(url(f"/{number}")) for number in range(count)]
-        async with working(links):
+        async with working(links.runner()):
 
             async def all_others_wait() -> bool:
                 async with links.database.read() as session:
@@ -438,7 +431,7 @@ async def test_a_line_that_nobody_calls_is_called(
         fetcher.turns.line_up("127.0.0.1", job)
         calling = asyncio.create_task(jobs._keep_calling(links.app))
         try:
-            async with working(links):
+            async with working(links.runner()):
 
                 async def is_done() -> bool:
                     return not (await links.get(item)).is_pending
@@ -464,7 +457,7 @@ async def test_a_page_and_its_icon_are_one_turn(links: Links) -> None:
         page.go.set()
         for number in range(6):
             await links.save(url(f"/{number}"))
-        async with working(links):
+        async with working(links.runner()):
 
             async def all_are_done() -> bool:
                 return await links.count(Job) == 0
@@ -478,7 +471,7 @@ async def test_a_fetch_that_fails_calls_the_next_one(links: Links) -> None:
     async with slow_site() as (page, url):
         page.status = "404 Not Found"
         items = [await links.save(url(f"/{number}")) for number in range(6)]
-        async with working(links):
+        async with working(links.runner()):
 
             async def the_first_have_come() -> bool:
                 return page.open == 2

@@ -1,0 +1,18 @@
+"""A runner of jobs beside a test."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from app.jobs.runner import Runner
+
+
+@asynccontextmanager
+async def working(runner: Runner) -> AsyncIterator[None]:
+    running = asyncio.create_task(runner.run())
+    try:
+        yield
+    finally:
+        runner.stop()
+        async with asyncio.timeout(10):
+            await running
