@@ -10,7 +10,7 @@ from typing import Any, cast
 from pgqueuer.adapters.persistence.queries import Queries
 from pgqueuer.domain.settings import db_settings
 from pgqueuer.ports.driver import Driver
-from sqlalchemy import bindparam, delete, text
+from sqlalchemy import Executable, bindparam, delete, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database import Database
@@ -133,13 +133,22 @@ class Running:
     """The job's own, which may differ from its task's."""
 
     @asynccontextmanager
-    async def complete(self) -> AsyncIterator[AsyncSession]:
+    async def complete(
+        self, first: Executable | None = None, values: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[AsyncSession]:
         """Give a transaction that ends the job with its effect, both or neither.
+
+        Args:
+            first: locks the rows that the effect changes, if other transactions change them and
+                then enqueue a job with this one's key. Without it, each would wait for the other.
+            values: of its parameters.
 
         Raises:
             TakenOver: somebody else has it by now; nothing was changed.
         """
         async with self.database.write() as session:
+            if first is not None:
+                await session.execute(first, values)
             if await session.scalar(TAKE_OUT, {"job": self.id, "owner": self.owner}) is None:
                 raise TakenOver
             yield session

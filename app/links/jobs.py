@@ -52,6 +52,9 @@ URL = Statement(
     select(_links.c.url, _links.c.user_id).where(_links.c.id == bindparam("link")), tuple
 )
 
+# A change locks the link before it asks for a fetch, so a fetch does the same before it ends.
+LOCK = select(_links.c.id).where(_links.c.id == bindparam("link")).with_for_update(key_share=True)
+
 
 def init_app(app: Quart) -> None:
     """Give the jobs something to fetch with."""
@@ -126,7 +129,7 @@ async def _visit(database: Database, fetcher: Fetcher, url: str) -> tuple[Page, 
 
 
 async def _keep_page(running: Running, link_id: int, page: Page, icon: Fetched | None) -> None:
-    async with running.complete() as session:
+    async with running.complete(LOCK, {"link": link_id}) as session:
         values: dict[str, Any] = {"description": page.description or "", "fetch_error": None}
         if icon is not None:
             values["icon_digest"] = await _keep(session, icon)
@@ -171,7 +174,7 @@ async def _note_failure(running: Running, link_id: int, error: FetchFailed) -> N
     """
     sentence = str(error)
     if error.permanent or running.attempt > len(FETCH.back_off):
-        async with running.complete() as session:
+        async with running.complete(LOCK, {"link": link_id}) as session:
             await _change(session, link_id, fetch_error=sentence)
         return
     async with running.database.write() as session:

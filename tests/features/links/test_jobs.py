@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from quart import Quart
@@ -13,9 +14,9 @@ from sqlalchemy import func, select, text, update
 
 from app.database import Database
 from app.jobs.models import Job
-from app.jobs.queue import enqueue
+from app.jobs.queue import Running, enqueue
 from app.jobs.runner import Runner
-from app.links import jobs, library
+from app.links import jobs, library, pages
 from app.links.fetching import Fetcher
 from app.links.library import Item
 from app.links.models import Icon, Link
@@ -29,6 +30,11 @@ PNG = base64.b64decode(
 )
 PAGE = b"""<!doctype html><title>A &lt;i>title&lt;/i> &amp; more</title>
 <meta name="description" content="What it is about"><link rel="icon" href="/icon.png">"""
+
+BLOCKED = text(
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 
 Answers = dict[str, tuple[str, str, bytes]]
 
@@ -484,3 +490,28 @@ async def test_a_fetch_that_fails_calls_the_next_one(links: Links) -> None:
 
             await until(all_are_done)
     assert {(await links.get(item)).fetch_error for item in items} == {"It answered 404."}
+
+
+async def test_a_change_that_asks_for_a_fetch_and_the_fetch_do_not_deadlock(links: Links) -> None:
+    """The one locks the link and then needs the job, which the other ends with the link."""
+    item = await links.save("https://site.example/")
+    worker = uuid4()
+    async with links.database.write() as session:
+        picked = update(Job).values(status="picked", queue_manager_id=worker).returning(Job.id)
+        job = (await session.scalars(picked)).one()
+    running = Running(job, {"link": item.id}, 1, links.database, owner=str(worker))
+    page = pages.Page(title="Its own", description="What it is about", icons=[])
+
+    async def waits() -> bool:
+        async with links.database.read() as session:
+            return bool(await session.scalar(BLOCKED))
+
+    async with links.database.write() as session:
+        await library.change(session, links.user_id, item.id, title="Mine")
+        keeping = asyncio.create_task(jobs._keep_page(running, item.id, page, None))
+        await until(waits)
+        await library.change(session, links.user_id, item.id, description="")
+    await keeping
+    now = await links.get(item)
+    assert (now.title, now.description) == ("Mine", "What it is about")
+    assert await links.count(Job) == 0
