@@ -1,8 +1,7 @@
 """How Alembic reaches the database: one migration at a time, with bounded waiting, then retries.
 
-It migrates only a database that belongs to this environment (app/ownership.py), and has nothing to
-do for one that is ahead of this code. Works from the command line and when called inside a running
-event loop.
+It migrates only a database that belongs to this environment, and has nothing to do for one that is
+ahead of this code. Works from the command line and when called inside a running event loop.
 """
 
 import asyncio
@@ -18,9 +17,17 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.database import LOCK_NOT_AVAILABLE, READ_ONLY, Base, load_models, unpooled_engine
-from app.ownership import CLAIM, IS_TRACKED, ForeignDatabaseError, read_owner, require_owner
-from app.settings import DatabaseSettings, Identity, load_database
+from app.settings import load_database
+from quart_upsun.database import LOCK_NOT_AVAILABLE, READ_ONLY, Base, load_models, unpooled_engine
+from quart_upsun.database.ownership import (
+    CLAIM,
+    IS_TRACKED,
+    ForeignDatabaseError,
+    Identity,
+    read_owner,
+    require_owner,
+)
+from quart_upsun.settings import DatabaseSettings
 
 log = logging.getLogger("alembic.env")
 config = context.config
@@ -37,7 +44,7 @@ def option(name: str) -> str:
     return value
 
 
-load_models()
+load_models("app")
 
 if not logging.getLogger().handlers:  # the command line; an application has its own
     logging.basicConfig(stream=sys.stderr, format="%(levelname)-5s %(message)s", level="INFO")

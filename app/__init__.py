@@ -2,10 +2,15 @@
 
 from typing import TYPE_CHECKING
 
+from app import admin, links, public, user
+from app.user import tokens
+
 if TYPE_CHECKING:
     from quart import Quart
 
     from app.settings import Settings
+
+FEATURES = [public, user, tokens, admin, links]
 
 
 def create_app(settings: "Settings | None" = None) -> "Quart":
@@ -16,104 +21,18 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
 
     Raises:
         SettingsError: a variable is missing or wrong.
-        AssetsMissing: `npm run build` has not run.
+        AssetsMissingError: `npm run build` has not run.
     """
-    # Imported here, so that a migration can use app.settings and app.database without Quart.
-    import asyncio
-
+    # Imported here, so that a migration can use the settings and models without Quart.
     from quart import Quart
 
-    from app import assets, commands, errors, health, http, logs, templating
-    from app.admin.views import blueprint as admin
-    from app.api import cors, document, idempotency
-    from app.api.pages import blueprint as tokens
-    from app.api.views import blueprint as api
-    from app.database import Database
-    from app.jobs import cleanup, runner
-    from app.links import imports
-    from app.links import jobs as links
-    from app.links import personal_data as links_data
-    from app.links.api import blueprint as links_api
-    from app.links.public import blueprint as lists
-    from app.links.transfer_api import blueprint as transfers_api
-    from app.links.transfer_views import blueprint as transfers
-    from app.links.views import blueprint as reading
-    from app.live import events, hub
-    from app.mail import delivery, outbox
-    from app.public.views import blueprint as public
-    from app.security import retention
+    from app import site
+    from app.extensions import upsun
     from app.settings import load
-    from app.user import login, personal_data, unconfirmed
-    from app.user.account import blueprint as account
-    from app.user.mails import COMPOSERS
-    from app.user.recovery import blueprint as recovery
-    from app.user.views import blueprint as user
-
-    settings = settings or load()
-    logs.configure(settings.log_level)
 
     app = Quart(__name__, static_folder=None)
-    app.debug = settings.traceback_pages
-    app.config.from_mapping(settings.quart())
-
-    app.extensions["draining"] = asyncio.Event()
-    app.extensions["identity"] = settings.identity
-    app.extensions["database"] = database = Database(
-        settings.database_url,
-        pool_size=settings.database_pool_size,
-        preview=settings.platform.name if settings.platform and settings.is_preview else None,
-    )
-    app.after_serving(database.close)
-
-    http.init_app(app, settings, app.extensions["draining"])
-    hub.init_app(app, settings)
-    login.init_app(app)
-    personal_data.init_app(
-        app,
-        parts=[
-            *links_data.PARTS,
-        ],
-    )
-    assets.init_app(app, plain_max_age=settings.send_file_max_age_default)
-    errors.init_app(app)
-    cors.init_app(app, settings.allowed_origins)
-    document.init_app(app, settings)
-    delivery.init_app(app, settings, composers=COMPOSERS)
-    links.init_app(app)
-    runner.init_app(
-        app,
-        settings,
-        tasks=[
-            delivery.MAIL,
-            *links.TASKS,
-            *imports.TASKS,
-        ],
-        schedules=[
-            *outbox.SCHEDULES,
-            *links.SCHEDULES,
-            *imports.SCHEDULES,
-            retention.FORGET,
-            unconfirmed.REMOVE,
-            cleanup.FORGET,
-            idempotency.FORGET,
-            events.FORGET,
-        ],
-    )
-
-    app.register_blueprint(health.blueprint)
-    app.register_blueprint(public)
-    app.register_blueprint(user)
-    app.register_blueprint(recovery)
-    app.register_blueprint(account)
-    app.register_blueprint(admin)
-    app.register_blueprint(tokens)
-    app.register_blueprint(api)
-    app.register_blueprint(reading)
-    app.register_blueprint(lists)
-    app.register_blueprint(transfers)
-    app.register_blueprint(links_api)
-    app.register_blueprint(transfers_api)
-    app.register_blueprint(document.blueprint)
-    templating.init_app(app, settings)
-    commands.init_app(app, settings)
+    upsun.init_app(app, settings or load())
+    site.init_app(app)
+    for feature in FEATURES:
+        feature.init_app(app)
     return app

@@ -11,7 +11,7 @@ import zlib from "node:zlib";
 const OLDEST_NODE = 20;
 const ROOT = path.dirname(path.dirname(url.fileURLToPath(import.meta.url)));
 const ASSETS = path.join(ROOT, "assets");
-const RELEASES = ".releases"; // assets/publish.py keeps its ledger there
+const RELEASES = ".releases"; // `publish-assets` keeps its ledger there
 const DIGEST = /-[A-Z0-9]{8}(?=\.)/;
 const COMPRESSIBLE = /\.(css|js|svg|map|json|txt)$/;
 const POLL_MILLISECONDS = 200;
@@ -31,7 +31,7 @@ JSON object from plain names to digested names, is written last.
   --help           show this text
 
 Files of earlier builds are removed, but not with --watch, and not from a
-directory that assets/publish.py fills.
+directory that `python -m quart_upsun publish-assets` fills.
 Exit codes: 0 built, 1 the build failed (manifest untouched), 2 wrong usage.
 `;
 

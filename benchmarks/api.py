@@ -38,11 +38,11 @@ from typing import Any
 import asyncpg
 import psutil
 
-from app.api import tokens
-from app.server import listen
+from app.user.tokens import access_tokens as tokens
 from benchmarks.filling import fill, migrate
 from benchmarks.load import Measured, Order, measure
 from development.postgres import create_database, postgres
+from quart_upsun.server.serve import listen
 
 ROOT = Path(__file__).parent.parent
 PEERS = ROOT / "benchmarks" / "side_by_side"

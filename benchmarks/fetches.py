@@ -38,16 +38,18 @@ import asyncpg
 import psutil
 from quart import Quart
 
-from app import create_app, worker
-from app.database import Database
-from app.jobs.queue import enqueue_many
+from app import create_app
 from app.links.fetching import Fetcher
 from app.links.jobs import FETCH
 from app.links.network import Resolver
 from app.links.turns import PER_HOST
-from app.settings import Settings, parse_database_url
+from app.settings import Settings, load
 from benchmarks.filling import migrate
 from development.postgres import create_database, postgres
+from quart_upsun.database import Database
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.jobs.queue import enqueue_many
+from quart_upsun.server import worker
 
 ROOT = Path(__file__).parent.parent
 WORK = "--work"
@@ -258,4 +260,4 @@ def describe(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(worker.main(factory) if WORK in sys.argv else main())
+    sys.exit(worker.main(factory, load) if WORK in sys.argv else main())

@@ -25,12 +25,12 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database import Database
 from app.links import library
 from app.links.models import Link
-from app.settings import parse_database_url
 from benchmarks.filling import fill, migrate
 from development.postgres import create_database, postgres
+from quart_upsun.database import Database
+from quart_upsun.database.url import parse_database_url
 
 SMALL = 1000
 LIMIT = 20

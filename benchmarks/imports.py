@@ -28,10 +28,11 @@ from alembic.config import Config
 from pydantic import SecretStr
 
 from app import create_app
-from app.jobs.runner import Runner
 from app.links import exports, imports, uploads
-from app.settings import ROOT, Settings, parse_database_url
+from app.settings import ROOT, Settings
 from development.postgres import postgres
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.testing import runner_of
 from tests.features.factories import Person
 
 TICK = 0.005  # seconds
@@ -79,7 +80,7 @@ async def measure(url: str, links: int) -> dict[str, float]:
     )
     app = create_app(settings)
     async with app.test_app():
-        database = app.extensions["database"]
+        database = app.extensions["quart_upsun"].database
         person = await Person().create(database)
         gc.collect()  # as the worker does
         gc.freeze()
@@ -88,7 +89,7 @@ async def measure(url: str, links: int) -> dict[str, float]:
         started = time.perf_counter()
         number = await uploads.receive(database, person.id, bookmarks(links))
         received = time.perf_counter()
-        await Runner(app, database, [imports.TASK], []).run_due()
+        await runner_of(app, imports.TASK).run_due()
         imported = time.perf_counter()
         lag, watch.lag = watch.lag, 0.0
         size = 0

@@ -42,12 +42,14 @@ import psutil
 from quart import Quart
 from sqlalchemy import text
 
-from app import create_app, worker
-from app.database import Database
-from app.jobs.queue import Running, Task, enqueue_many
-from app.jobs.runner import HEARTBEAT_TIMEOUT, POLL
-from app.settings import Settings, parse_database_url
+from app import create_app
+from app.settings import Settings, load
 from development.postgres import create_database, postgres
+from quart_upsun.database import Database
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.jobs.queue import Running, Task, enqueue_many
+from quart_upsun.jobs.runner import HEARTBEAT_TIMEOUT, POLL
+from quart_upsun.server import worker
 
 ROOT = Path(__file__).parent.parent
 WORK = "--work"
@@ -79,7 +81,7 @@ SHORT, WAITING = Task("benchmark short", short), Task("benchmark waiting", waiti
 
 def factory(settings: Settings) -> Quart:
     app = create_app(settings)
-    app.extensions["jobs"].tasks |= {task.name: task for task in (SHORT, WAITING)}
+    app.extensions["quart_upsun"].jobs.tasks |= {task.name: task for task in (SHORT, WAITING)}
     return app
 
 
@@ -356,4 +358,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(worker.main(factory) if WORK in sys.argv else main())
+    sys.exit(worker.main(factory, load) if WORK in sys.argv else main())

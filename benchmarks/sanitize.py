@@ -19,9 +19,10 @@ from pathlib import Path
 
 import asyncpg
 
-from app.preview.sanitize import sanitize
-from app.settings import Identity, parse_database_url
 from development.postgres import create_database, postgres
+from quart_upsun.database.ownership import Identity
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.sanitize.sanitizer import sanitize
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = "benchmark-4tw7dqi"

@@ -43,14 +43,15 @@ import psutil
 from quart import Quart, Response
 from sqlalchemy import text
 
-from app import create_app, server
-from app.database import Database
-from app.live import hub
-from app.live.events import publish
-from app.live.listener import APPLICATION_NAME
-from app.live.views import stream
-from app.settings import Settings, parse_database_url
+from app import create_app
+from app.settings import Settings, load
 from development.postgres import create_database, postgres
+from quart_upsun.database import Database
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.live.events import publish
+from quart_upsun.live.listener import APPLICATION_NAME
+from quart_upsun.live.views import stream
+from quart_upsun.server import serve as server
 
 ROOT = Path(__file__).parent.parent
 SERVE = "--serve"
@@ -63,9 +64,7 @@ WAIT = 120.0
 def factory(settings: Settings) -> Quart:
     """The application, with a stream for whoever asks."""
     app = create_app(settings)
-    if "live" not in app.extensions:
-        hub.init_app(app, settings)
-    app.extensions["live"].per_user = app.extensions["live"].per_process
+    app.extensions["quart_upsun"].live.per_user = app.extensions["quart_upsun"].live.per_process
 
     async def view(user_id: int) -> Response:
         return await stream(user_id)
@@ -320,7 +319,7 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     if SERVE in sys.argv:
-        sys.exit(server.main(factory))
+        sys.exit(server.main(factory, load))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

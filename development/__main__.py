@@ -23,8 +23,7 @@ from pathlib import Path
 import httpx
 from watchfiles import Change, awatch
 
-from app.database_url import place
-from app.settings import DATA, ROOT, SettingsError, load_database
+from app.settings import DATA, ROOT, load_database
 from development.checks import (
     SetupError,
     check_address,
@@ -34,6 +33,8 @@ from development.checks import (
 )
 from development.children import child, stop
 from development.postgres import PostgresError, create_database, postgres
+from quart_upsun.database.url import place
+from quart_upsun.settings import SettingsError
 
 QUART_APP = "app:create_app()"  # where the `quart` command finds its commands
 VERSIONS = ROOT / "alembic" / "versions"

@@ -9,10 +9,16 @@ from collections.abc import Mapping
 
 from sqlalchemy import URL
 
-from app.database import NoConnectionError, connect
-from app.database_url import place
-from app.ownership import IS_TRACKED, READ, ForeignDatabaseError, owner_of, require_owner
-from app.settings import DatabaseSettings
+from quart_upsun.database import NoConnectionError, connect
+from quart_upsun.database.ownership import (
+    IS_TRACKED,
+    READ,
+    ForeignDatabaseError,
+    owner_of,
+    require_owner,
+)
+from quart_upsun.database.url import place
+from quart_upsun.settings import DatabaseSettings
 
 OLDEST_NODE = 20
 CONNECT_SECONDS = 5

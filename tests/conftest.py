@@ -24,10 +24,12 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import make_url
 
-from app import create_app, templating
-from app.assets import AssetsMissing
-from app.settings import ROOT, Settings, parse_database_url
+from app import create_app
+from app.settings import ROOT, Settings
 from development.postgres import postgres
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.web import templating
+from quart_upsun.web.assets import AssetsMissingError
 from tests.tools import require, summary
 
 if TYPE_CHECKING:
@@ -79,8 +81,8 @@ def pytest_configure(config: pytest.Config) -> None:
         )
         # Each application would compile its templates anew, and each server that tests start:
         # that would be most of the time that many a test takes.
-        with suppress(AssetsMissing):  # the tests that need them say so
-            templating.compile_all(templating.COMPILED)
+        with suppress(AssetsMissingError):  # the tests that need them say so
+            templating.compile_all("app")
 
 
 def pytest_collection_finish() -> None:
@@ -195,7 +197,7 @@ def settings(database_url: str) -> Settings:
         database_url=parse_database_url(database_url),
         secret_key=SecretStr("a key for tests, of no worth anywhere else"),
         log_level="debug",
-        run_jobs=False,  # a test does them when it wants to: `app.extensions["jobs"].run_due()`
+        run_jobs=False,  # a test runs them when it wants to: `jobs.run_due()`
     )
 
 

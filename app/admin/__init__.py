@@ -1,0 +1,19 @@
+"""The administrators' pages."""
+
+from quart import Quart
+
+
+def init_app(app: Quart) -> None:
+    """Add the pages; other features may add theirs to `site.admin_menu`."""
+    from app.admin import views
+    from app.site import MenuEntry, site_of
+
+    app.register_blueprint(views.blueprint)
+    site = site_of(app)
+    site.menu.append(MenuEntry("Administration", "admin.users", "administrators", position=90))
+    site.admin_menu += [
+        MenuEntry("Users", "admin.users", position=10),
+        MenuEntry("Audit trail", "admin.trail", position=20),
+        MenuEntry("Jobs", "admin.jobs", position=30),
+        MenuEntry("Mail", "admin.mail", position=40),
+    ]

@@ -3,20 +3,20 @@
 from quart import Blueprint, abort, current_app, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
-from app import logs
-from app.api import tokens
-from app.database import LARGEST_ID, read, write
-from app.http import private
-from app.jobs import failed
-from app.mail import outbox, rendering
-from app.security import audit
-from app.security.audit import Event, audited, unaudited
-from app.security.limits import Limit, by_account, limited, searching, unlimited
+from app.extensions import site
 from app.user import accounts
-from app.user.login import administrators_only, member
+from app.user.audit_trail import Event
+from app.user.login import admin_required, member
 from app.user.models import User
+from quart_upsun.database import LARGEST_ID, read, write
+from quart_upsun.jobs import failed
+from quart_upsun.logging import get_logger
+from quart_upsun.mail import outbox, rendering
+from quart_upsun.policy import audited, no_rate_limit, no_store, not_audited
+from quart_upsun.security import audit
+from quart_upsun.security.limits import Limit, by_account, rate_limit, searching
 
-log = logs.get(__name__)
+log = get_logger(__name__)
 
 blueprint = Blueprint("admin", __name__, url_prefix="/admin")
 
@@ -27,10 +27,10 @@ PAGE = 50
 
 
 @blueprint.get("/")
-@private
-@administrators_only
-@limited(SEARCHES, by_account, when=searching)
-@unlimited("one page by an index, for administrators")
+@no_store
+@admin_required
+@rate_limit(SEARCHES, by_account, when=searching)
+@no_rate_limit("one page by an index, for administrators")
 async def users() -> ResponseReturnValue:
     """List users, newest first, by the first letters of name or address if some are given."""
     beginning = request.args.get("q", "").replace("\x00", "").strip()
@@ -42,9 +42,9 @@ async def users() -> ResponseReturnValue:
 
 
 @blueprint.get("/users/<int:user_id>/")
-@private
-@administrators_only
-@unlimited("one page by an index, for administrators")
+@no_store
+@admin_required
+@no_rate_limit("one page by an index, for administrators")
 async def user(user_id: int) -> ResponseReturnValue:
     """Show one user, and what happened to the account."""
     found = await existing(user_id)
@@ -56,9 +56,9 @@ async def user(user_id: int) -> ResponseReturnValue:
 
 
 @blueprint.post("/users/<int:user_id>/deactivate/")
-@private
-@administrators_only
-@limited(CHANGES, by_account)
+@no_store
+@admin_required
+@rate_limit(CHANGES, by_account)
 @audited(Event.DEACTIVATED, Event.TOKEN_DELETED)
 async def deactivate(user_id: int) -> ResponseReturnValue:
     """Deactivate a user, end the sessions and revoke the tokens.
@@ -71,7 +71,7 @@ async def deactivate(user_id: int) -> ResponseReturnValue:
         await existing(user_id)
         async with write() as session:
             await accounts.set_active(session, user_id, active=False, actor_id=member().id)
-            await tokens.end_all(session, user_id, actor_id=member().id)
+            await site.revoke_access(session, user_id, actor_id=member().id)
         await flash(
             "The account is deactivated, its sessions are ended and its access tokens revoked.",
             "success",
@@ -80,39 +80,39 @@ async def deactivate(user_id: int) -> ResponseReturnValue:
 
 
 @blueprint.post("/users/<int:user_id>/reactivate/")
-@private
-@administrators_only
-@limited(CHANGES, by_account)
+@no_store
+@admin_required
+@rate_limit(CHANGES, by_account)
 @audited(Event.REACTIVATED, Event.TOKEN_DELETED)
 async def reactivate(user_id: int) -> ResponseReturnValue:
     await existing(user_id)
     async with write() as session:
         await accounts.set_active(session, user_id, active=True, actor_id=member().id)
         # Those of a time when a deactivation left them.
-        await tokens.end_all(session, user_id, actor_id=member().id)
+        await site.revoke_access(session, user_id, actor_id=member().id)
     await flash("The account is active again.", "success")
     return redirect(url_for("admin.user", user_id=user_id), 303)
 
 
 @blueprint.post("/users/<int:user_id>/end-sessions/")
-@private
-@administrators_only
-@limited(CHANGES, by_account)
+@no_store
+@admin_required
+@rate_limit(CHANGES, by_account)
 @audited(Event.SESSIONS_ENDED, Event.TOKEN_DELETED)
 async def end_sessions(user_id: int) -> ResponseReturnValue:
     """End all sessions and revoke all tokens, which an intruder may have created."""
     await existing(user_id)
     async with write() as session:
         await accounts.end_sessions(session, user_id, actor_id=member().id)
-        await tokens.end_all(session, user_id, actor_id=member().id)
+        await site.revoke_access(session, user_id, actor_id=member().id)
     await flash("The user is signed out everywhere, and the access tokens are revoked.", "success")
     return redirect(url_for("admin.user", user_id=user_id), 303)
 
 
 @blueprint.get("/audit/")
-@private
-@administrators_only
-@unlimited("one page by an index, for administrators")
+@no_store
+@admin_required
+@no_rate_limit("one page by an index, for administrators")
 async def trail() -> ResponseReturnValue:
     """Show what happened to all accounts, newest first."""
     async with read() as session:
@@ -121,9 +121,9 @@ async def trail() -> ResponseReturnValue:
 
 
 @blueprint.get("/jobs/")
-@private
-@administrators_only
-@unlimited("few rows, because finished jobs are not kept")
+@no_store
+@admin_required
+@no_rate_limit("few rows, because finished jobs are not kept")
 async def jobs() -> ResponseReturnValue:
     """Count the jobs, and show those that were given up.
 
@@ -132,7 +132,7 @@ async def jobs() -> ResponseReturnValue:
     async with read() as session:
         counts = await failed.counts(session)
         given_up = await failed.latest(session, before=before(), limit=PAGE + 1)
-    tasks = current_app.extensions["jobs"].tasks
+    tasks = current_app.extensions["quart_upsun"].jobs.tasks
     shown = {name: tasks[name].shown for name in tasks}
     return await render_template(
         "admin/jobs.html",
@@ -145,10 +145,10 @@ async def jobs() -> ResponseReturnValue:
 
 
 @blueprint.post("/jobs/<int:job_id>/again/")
-@private
-@administrators_only
-@limited(CHANGES, by_account)
-@unaudited("concerns no account")
+@no_store
+@admin_required
+@rate_limit(CHANGES, by_account)
+@not_audited("concerns no account")
 async def do_again(job_id: int) -> ResponseReturnValue:
     """Let a job that was given up begin anew."""
     if job_id > LARGEST_ID:
@@ -156,7 +156,7 @@ async def do_again(job_id: int) -> ResponseReturnValue:
     try:
         async with write() as session:
             task = await failed.try_again(session, job_id) or abort(404)
-    except failed.AskedForAgain:
+    except failed.DuplicateJobError:
         await flash("This is being done already, as another job. You can remove this one.", "info")
     else:
         log.info("job begun anew", task=task, job=job_id, by=member().id)
@@ -165,10 +165,10 @@ async def do_again(job_id: int) -> ResponseReturnValue:
 
 
 @blueprint.post("/jobs/<int:job_id>/remove/")
-@private
-@administrators_only
-@limited(CHANGES, by_account)
-@unaudited("concerns no account")
+@no_store
+@admin_required
+@rate_limit(CHANGES, by_account)
+@not_audited("concerns no account")
 async def remove_job(job_id: int) -> ResponseReturnValue:
     """Forget a job that was given up."""
     if job_id > LARGEST_ID:
@@ -181,9 +181,9 @@ async def remove_job(job_id: int) -> ResponseReturnValue:
 
 
 @blueprint.get("/mail/")
-@private
-@administrators_only
-@unlimited("one page by an index, for administrators")
+@no_store
+@admin_required
+@no_rate_limit("one page by an index, for administrators")
 async def mail() -> ResponseReturnValue:
     """Show the mails that are kept instead of sent: in a preview all of them."""
     async with read() as session:
@@ -195,10 +195,10 @@ async def mail() -> ResponseReturnValue:
 
 
 @blueprint.post("/mail/<int:mail_id>/again/")
-@private
-@administrators_only
-@limited(CHANGES, by_account)
-@unaudited("concerns no account")
+@no_store
+@admin_required
+@rate_limit(CHANGES, by_account)
+@not_audited("concerns no account")
 async def send_again(mail_id: int) -> ResponseReturnValue:
     """Try once more to send a mail that the release before has given up."""
     if mail_id > LARGEST_ID:

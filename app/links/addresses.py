@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote_plus
 import httpx
 
 from app.links.models import TAG_LENGTH, TAGS, URL_LENGTH
-from app.text import MARKS, folded
+from quart_upsun.text import MARKS, folded
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE)

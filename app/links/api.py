@@ -10,21 +10,27 @@ from quart import Blueprint, Response, request, url_for
 from quart_schema import tag_blueprint
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import conditions
-from app.api.auth import by_caller, caller, scoped
-from app.api.idempotency import idempotent
-from app.api.operations import Text, answer, answers, asks, refuses, takes
-from app.api.problems import DETAILS, Problem
-from app.api.scopes import Scope
-from app.database import LARGEST_ID, direct, read, write
-from app.http import private
 from app.links import addresses, library
 from app.links.library import Item
 from app.links.models import DESCRIPTION_LENGTH, TAG_LENGTH, TAGS, TITLE_LENGTH, URL_LENGTH
 from app.links.selection import SEARCHES, STATES
-from app.security.audit import unaudited
-from app.security.limits import Limit, limited, searching, unlimited
-from app.text import clean, clean_lines
+from quart_upsun.api.auth import by_caller, caller, scope_required
+from quart_upsun.api.idempotency import idempotent
+from quart_upsun.api.problems import DETAILS, Problem
+from quart_upsun.api.scopes import Scope
+from quart_upsun.api.validation import (
+    Text,
+    document_problem,
+    document_response,
+    json_response,
+    validate_json,
+    validate_query,
+)
+from quart_upsun.database import LARGEST_ID, direct, read, write
+from quart_upsun.http import preconditions
+from quart_upsun.policy import no_rate_limit, no_store, not_audited
+from quart_upsun.security.limits import Limit, rate_limit, searching
+from quart_upsun.text import clean, clean_lines
 
 blueprint = Blueprint("links_api", __name__, url_prefix="/api/v1")
 tag_blueprint(blueprint, ["Links"])
@@ -148,12 +154,12 @@ class Query(BaseModel):
 
 
 @blueprint.get("/links")
-@private
-@scoped(READ)
-@limited(SEARCHES, by_caller, when=searching)
-@unlimited("one page by an index")
-@asks(Query)
-@answers(200, LinksAnswer, headers=NEXT)
+@no_store
+@scope_required(READ)
+@rate_limit(SEARCHES, by_caller, when=searching)
+@no_rate_limit("one page by an index")
+@validate_query(Query)
+@document_response(200, LinksAnswer, headers=NEXT)
 async def index(query: Query) -> Response:
     """List links, or search them."""
     limit = query.limit
@@ -183,13 +189,13 @@ async def index(query: Query) -> Response:
 
 
 @blueprint.post("/links")
-@private
-@scoped(WRITE)
-@limited(CHANGES, by_caller)
-@unaudited("concerns no account's security")
-@takes(NewLink)
-@answers(201, LinkAnswer, headers={"Location": "Where it is", **ENTITY_TAG})
-@answers(200, LinkAnswer, headers={"Location": "Where it is", **ENTITY_TAG})
+@no_store
+@scope_required(WRITE)
+@rate_limit(CHANGES, by_caller)
+@not_audited("concerns no account's security")
+@validate_json(NewLink)
+@document_response(201, LinkAnswer, headers={"Location": "Where it is", **ENTITY_TAG})
+@document_response(200, LinkAnswer, headers={"Location": "Where it is", **ENTITY_TAG})
 @idempotent
 async def save(data: NewLink, session: AsyncSession) -> Response:
     """Save a link. One that is there already stays as it is, and is answered with 200."""
@@ -206,29 +212,29 @@ async def save(data: NewLink, session: AsyncSession) -> Response:
 
 
 @blueprint.get(LINK)
-@private
-@scoped(READ)
-@unlimited("one row by its key")
-@answers(200, LinkAnswer, headers=ENTITY_TAG)
-@answers(304)
-@refuses(412, DETAILS[412])
+@no_store
+@scope_required(READ)
+@no_rate_limit("one row by its key")
+@document_response(200, LinkAnswer, headers=ENTITY_TAG)
+@document_response(304)
+@document_problem(412, DETAILS[412])
 async def show(id: int) -> Response:
     """Return a link."""
     async with read() as session:
         item = await library.get(session, caller().id, id)
     if item is None:
         raise Problem(404, NO_SUCH_LINK)
-    return conditions.conditional(_answer(item))
+    return preconditions.conditional(_answer(item))
 
 
 @blueprint.patch(LINK)
-@private
-@scoped(WRITE)
-@limited(CHANGES, by_caller)
-@unaudited("concerns no account's security")
-@takes(LinkChange)
-@answers(200, LinkAnswer, headers=ENTITY_TAG)
-@refuses(412, DETAILS[412])
+@no_store
+@scope_required(WRITE)
+@rate_limit(CHANGES, by_caller)
+@not_audited("concerns no account's security")
+@validate_json(LinkChange)
+@document_response(200, LinkAnswer, headers=ENTITY_TAG)
+@document_problem(412, DETAILS[412])
 async def change(id: int, data: LinkChange) -> Response:
     """Change a link; with `If-Match` only if it is at one of these versions."""
     values = data.model_dump(exclude_unset=True)
@@ -246,12 +252,12 @@ async def change(id: int, data: LinkChange) -> Response:
 
 
 @blueprint.delete(LINK)
-@private
-@scoped(WRITE)
-@limited(CHANGES, by_caller)
-@unaudited("concerns no account's security")
-@answers(204)
-@refuses(412, DETAILS[412])
+@no_store
+@scope_required(WRITE)
+@rate_limit(CHANGES, by_caller)
+@not_audited("concerns no account's security")
+@document_response(204)
+@document_problem(412, DETAILS[412])
 async def remove(id: int) -> Response:
     """Delete a link; with `If-Match` only if it is at one of these versions."""
     async with write() as session:
@@ -263,11 +269,11 @@ async def remove(id: int) -> Response:
 
 
 @blueprint.get("/tags")
-@private
-@scoped(READ)
-@unlimited("one page by an index")
-@asks(TagsQuery)
-@answers(200, TagsAnswer, headers=NEXT)
+@no_store
+@scope_required(READ)
+@no_rate_limit("one page by an index")
+@validate_query(TagsQuery)
+@document_response(200, TagsAnswer, headers=NEXT)
 async def tags(query: TagsQuery) -> Response:
     """List the tags that links have."""
     limit = query.limit
@@ -278,7 +284,9 @@ async def tags(query: TagsQuery) -> Response:
 
 
 def _answer(item: Item, status: int = 200, **headers: str) -> Response:
-    return answer(LinkAnswer.model_validate(item), status, headers={"ETag": _etag(item), **headers})
+    return json_response(
+        LinkAnswer.model_validate(item), status, headers={"ETag": _etag(item), **headers}
+    )
 
 
 def _etag(item: Item) -> str:
@@ -294,14 +302,14 @@ async def _require_version(session: AsyncSession, link_id: int) -> None:
         PreconditionFailed: the link is at another version.
         BadRequest: a precondition is malformed.
     """
-    if conditions.present():
+    if preconditions.present():
         item = await library.get(session, caller().id, link_id, lock=True)
         if item is not None:
-            conditions.require(str(item.version))
+            preconditions.require(str(item.version))
 
 
 def _page(page: BaseModel, link: str | None) -> Response:
-    return answer(page, headers={"Link": f'<{link}>; rel="next"'} if link else {})
+    return json_response(page, headers={"Link": f'<{link}>; rel="next"'} if link else {})
 
 
 def _next(following: dict[str, str]) -> str | None:

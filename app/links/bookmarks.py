@@ -19,7 +19,7 @@ from lxml import etree
 
 from app.links import addresses, charsets
 from app.links.models import DESCRIPTION_LENGTH, TAG_LENGTH, TAGS, TITLE_LENGTH
-from app.text import clean, clean_lines
+from quart_upsun.text import clean, clean_lines
 
 LONGEST_TAG = 1024 * 1024  # characters: browsers put a site's icon, and scripts, into one
 LONGEST_TEXT = 4096  # characters of a title, note or heading that are looked at

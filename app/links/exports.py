@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from quart import Response, request
 from sqlalchemy import select
 
-from app.database import Database, patience
 from app.links import bookmarks
 from app.links.models import Link
+from quart_upsun.database import Database, patience
 
 ROWS = 500  # of one query; each is some hundred bytes
 # Seconds that it waits for a connection: it is in no hurry, and what has begun should not break.

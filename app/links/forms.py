@@ -7,7 +7,7 @@ from wtforms.widgets import HiddenInput
 
 from app.links import addresses
 from app.links.models import TITLE_LENGTH
-from app.user.forms import one_line, stripped
+from quart_upsun.web.forms import one_line, stripped
 
 PLAIN = {"autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
 LATEST_VERSION = 2**31 - 1  # that the column can hold

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import delete, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database import Database
-from app.jobs.models import Job
-from app.jobs.queue import Failed, Running, Schedule, TakenOver, Task
 from app.links import index, jobs, library
 from app.links.bookmarks import Bookmark, Reader
 from app.links.models import Import, ImportChunk, Link
-from app.live.events import publish
+from quart_upsun.database import Database
+from quart_upsun.jobs.models import Job
+from quart_upsun.jobs.queue import JobError, JobTakenOverError, Running, Schedule, Task
+from quart_upsun.live.events import publish
 
 MOST_LINKS = 50_000
 BATCH = 500  # links of one transaction
@@ -141,7 +141,7 @@ async def _ahead(
         async with database.read() as session:
             content = await session.scalar(one)
         if content is None:
-            raise TakenOver
+            raise JobTakenOverError
         return await loop.run_in_executor(thread, reader.feed, content), len(content)
 
     following: asyncio.Task[tuple[list[Bookmark], int]] | None = None
@@ -187,7 +187,7 @@ class _Batches:
                     Job.id == self._running.id, Job.queue_manager_id == self._running.owner
                 )
                 if await session.scalar(mine) is None:
-                    raise TakenOver
+                    raise JobTakenOverError
                 now = time.monotonic()
                 is_due = now >= self._told + EVENTS_APART
                 links = self._waiting[:BATCH]
@@ -224,10 +224,10 @@ class _Batches:
         row = select(Import.user_id, Import.seen).where(Import.id == self._import_id)
         user_id, seen = (await session.execute(row.with_for_update())).one_or_none() or (0, -1)
         if seen < 0:  # deleted with its user
-            raise TakenOver
+            raise JobTakenOverError
         if seen != self._seen:
             # It was committed after we had looked. The next attempt begins behind it.
-            raise Failed("Another attempt was not at its end yet.", "moved")
+            raise JobError("Another attempt was not at its end yet.", "moved")
         good = [link for link in links if link.url is not None]
         fitting = await _fitting(session, user_id, good)
         self._is_limited = self._is_limited or len(fitting) < len(good)

@@ -16,29 +16,29 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from app import logs
-from app.database import Base, Database, Unavailable
-from app.jobs.cleanup import BATCH, TIMEOUT, forget
-from app.jobs.queue import (
-    Failed,
-    Postponed,
-    Running,
-    Schedule,
-    Task,
-    enqueue_many,
-    make_due,
-)
 from app.links import index, words
 from app.links.fetching import ICON_BYTES, Fetched, Fetcher
 from app.links.models import Icon, Link
 from app.links.network import FetchFailed
 from app.links.pages import Page, describe, icon_type
 from app.links.turns import CALL_SECONDS, HostBusyError, Visit
-from app.live.events import publish
-from app.statements import Statement
-from app.time_limits import paused
+from quart_upsun.database import Base, Database, DatabaseUnavailableError
+from quart_upsun.database.statements import Statement
+from quart_upsun.jobs.cleanup import BATCH, TIMEOUT, forget
+from quart_upsun.jobs.queue import (
+    JobError,
+    JobPostponedError,
+    Running,
+    Schedule,
+    Task,
+    enqueue_many,
+    make_due,
+)
+from quart_upsun.live.events import publish
+from quart_upsun.logging import get_logger
+from quart_upsun.time_limits import paused
 
-log = logs.get(__name__)
+log = get_logger(__name__)
 
 ICONS_TRIED = 3
 ICON_PATIENCE = 5.0  # seconds that a page waits for the busy host of its icon
@@ -102,7 +102,9 @@ async def fetch(running: Running) -> None:
         await _keep_page(running, link_id, page, icon)
     except HostBusyError as busy:
         wait = fetcher.turns.longest_wait(busy.host)
-        raise Postponed(wait, partial(_line_up, running, fetcher, busy.host, owner)) from None
+        raise JobPostponedError(
+            wait, partial(_line_up, running, fetcher, busy.host, owner)
+        ) from None
     except FetchFailed as error:
         await _note_failure(running, link_id, error)
 
@@ -147,7 +149,7 @@ async def _line_up(running: Running, fetcher: Fetcher, host: str, owner: int) ->
 
 async def _call_next(database: Database, fetcher: Fetcher, host: str) -> None:
     """Let the first job in the line of a host run, if there is one."""
-    with suppress(Unavailable):  # then it is due by itself, a little later
+    with suppress(DatabaseUnavailableError):  # then it is due by itself, a little later
         while (job := fetcher.turns.next_in_line(host)) is not None:
             if await make_due(database, [job]):  # else another process has it, or it is deleted
                 return
@@ -161,7 +163,7 @@ async def _keep_calling(app: Quart) -> None:
         fetcher: Fetcher = app.extensions["fetcher"]
         for host in fetcher.turns.idle():
             try:
-                await _call_next(app.extensions["database"], fetcher, host)
+                await _call_next(app.extensions["quart_upsun"].database, fetcher, host)
             except Exception:  # the next host, and the next second, may have more luck
                 log.exception("the next job of a host could not be called")
 
@@ -187,7 +189,7 @@ async def _note_failure(running: Running, link_id: int, error: FetchFailed) -> N
         )
         if owner is not None:
             await publish(session, owner, "link", id=link_id)
-    raise Failed(sentence, "not fetched")
+    raise JobError(sentence, "not fetched")
 
 
 async def _change(session: AsyncSession, link_id: int, **values: Any) -> None:

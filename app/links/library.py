@@ -13,13 +13,13 @@ from sqlalchemy import Select, bindparam, case, delete, func, select, text, upda
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database import Base
 from app.links import addresses, index, jobs, words
 from app.links.models import Icon, Link, LinkTag
-from app.live.events import publish
-from app.live.models import LiveEvent
-from app.statements import Source, Statement
-from app.text import clean
+from quart_upsun.database import Base
+from quart_upsun.database.statements import Source, Statement
+from quart_upsun.live.events import publish
+from quart_upsun.live.models import LiveEvent
+from quart_upsun.text import clean
 
 MOST_LINKS = 100_000  # of one user; an index of them is read when one is saved
 TAGS_SHOWN = 200

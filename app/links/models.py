@@ -20,8 +20,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base
-from app.preview.columns import EMPTIED
+from quart_upsun.database import Base
+from quart_upsun.database.anonymization import EMPTIED
 
 URL_LENGTH = 2048
 TITLE_LENGTH = 300

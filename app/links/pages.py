@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 from lxml import etree
 
 from app.links import charsets
-from app.text import clean
+from quart_upsun.text import clean
 
 MAX_BYTES = 512 * 1024  # of a page that are looked at
 MAX_TITLE, MAX_DESCRIPTION = 300, 1000  # characters

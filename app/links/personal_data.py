@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import select
 
-from app.database import Database
 from app.links import exports
 from app.links.models import Import, PublicList
-from app.user.personal_data import Part
+from app.site import Part
+from quart_upsun.database import Database
 
 
 async def links(database: Database, user_id: int) -> AsyncIterator[Sequence[dict[str, Any]]]:

@@ -16,16 +16,15 @@ from quart import (
 )
 from quart.typing import ResponseReturnValue
 
-from app.conditions import conditional
-from app.database import read, write
-from app.http import private, shared
 from app.links import addresses, library, lists
 from app.links.library import Item
 from app.links.lists import Shared
 from app.links.selection import number
-from app.security.audit import unaudited
-from app.security.limits import Limit, by_account, limited
-from app.user.login import confirmed_only, everybody, member, members_only
+from app.user.login import confirmed_required, login_required, member
+from quart_upsun.database import read, write
+from quart_upsun.http.preconditions import conditional
+from quart_upsun.policy import cache_public, no_store, not_audited, public
+from quart_upsun.security.limits import Limit, by_account, rate_limit
 
 blueprint = Blueprint("lists", __name__)
 
@@ -39,9 +38,9 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @blueprint.get("/lists/<username>/<tag>/")
-@shared(300)
-@everybody
-@limited(READS)
+@cache_public(300)
+@public
+@rate_limit(READS)
 async def show(username: str, tag: str) -> ResponseReturnValue:
     """Show the links of a list, `before` one of them: the same page to everybody."""
     before = request.args.get("before")
@@ -56,9 +55,9 @@ async def show(username: str, tag: str) -> ResponseReturnValue:
 
 
 @blueprint.get("/lists/<username>/<tag>/feed.atom")
-@shared(300)
-@everybody
-@limited(READS)
+@cache_public(300)
+@public
+@rate_limit(READS)
 async def feed(username: str, tag: str) -> Response:
     """Return the newest links of a list as an Atom feed (RFC 4287)."""
     found, links = await published(username, tag)
@@ -77,10 +76,10 @@ async def feed(username: str, tag: str) -> Response:
 
 
 @blueprint.post("/lists/<tag>/publish/")
-@private
-@confirmed_only
-@limited(PUBLISHING, by_account)
-@unaudited("concerns no account")
+@no_store
+@confirmed_required
+@rate_limit(PUBLISHING, by_account)
+@not_audited("concerns no account")
 async def publish(tag: str) -> ResponseReturnValue:
     """Let everybody see the links of a tag, also those that get it later."""
     tag = existing(tag)
@@ -91,10 +90,10 @@ async def publish(tag: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/lists/<tag>/withdraw/")
-@private
-@members_only
-@limited(PUBLISHING, by_account)
-@unaudited("concerns no account")
+@no_store
+@login_required
+@rate_limit(PUBLISHING, by_account)
+@not_audited("concerns no account")
 async def withdraw(tag: str) -> ResponseReturnValue:
     tag = existing(tag)
     async with write() as session:

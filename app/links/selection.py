@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database import LARGEST_ID
 from app.links import addresses, library
 from app.links.library import Found, Item
-from app.security.limits import Limit
+from quart_upsun.database import LARGEST_ID
+from quart_upsun.security.limits import Limit
 
 # Of the pages and the API together: a search ranks up to a thousand links, and marks what it shows.
 SEARCHES = Limit("links-search", 60, 60)

@@ -7,19 +7,25 @@ from pydantic import BaseModel, ConfigDict, Field
 from quart import Blueprint, Response, request, url_for
 from quart_schema import tag_blueprint
 
-from app import bodies
-from app.api.auth import by_caller, caller, scoped, unauthorized
-from app.api.operations import answer, answers, asks, refuses, takes_file
-from app.api.problems import Problem
-from app.database import LARGEST_ID, current, read
-from app.http import private
 from app.links import imports, uploads
 from app.links.api import READ, WRITE
 from app.links.exports import FORMATS, download
 from app.links.imports import Progress
 from app.links.transfer_views import EXPORTS, IMPORTS
-from app.security.audit import unaudited
-from app.security.limits import limited, unlimited
+from quart_upsun.api.auth import by_caller, caller, scope_required, unauthorized
+from quart_upsun.api.problems import Problem
+from quart_upsun.api.validation import (
+    accept_file,
+    document_problem,
+    document_response,
+    json_response,
+    validate_query,
+)
+from quart_upsun.current import current
+from quart_upsun.database import LARGEST_ID, read
+from quart_upsun.http import bodies
+from quart_upsun.policy import no_rate_limit, no_store, not_audited
+from quart_upsun.security.limits import rate_limit
 
 blueprint = Blueprint("links_transfer_api", __name__, url_prefix="/api/v1/links")
 tag_blueprint(blueprint, ["Links"])
@@ -53,21 +59,21 @@ class Query(BaseModel):
 
 
 @blueprint.post("/import")
-@private
-@scoped(WRITE)
-@limited(IMPORTS, by_caller)
-@unaudited("concerns no account's security")
-@takes_file("text/html")
-@answers(202, ImportAnswer, headers={"Location": "Where it says how far it has come"})
-@refuses(409, BUSY)
-@refuses(422, EMPTY)
+@no_store
+@scope_required(WRITE)
+@rate_limit(IMPORTS, by_caller)
+@not_audited("concerns no account's security")
+@accept_file("text/html")
+@document_response(202, ImportAnswer, headers={"Location": "Where it says how far it has come"})
+@document_problem(409, BUSY)
+@document_problem(422, EMPTY)
 async def take() -> Response:
     """Import a bookmark file in HTML, as browsers export it; a job reads it.
 
     32 MiB and 50,000 links at most. Links that are there already stay as they are.
     """
     try:
-        id = await uploads.receive(current(), caller().id, bodies.pieces(request))
+        id = await uploads.receive(current().database, caller().id, bodies.pieces(request))
     except uploads.Busy:
         raise Problem(409, BUSY) from None
     except uploads.Gone:
@@ -78,24 +84,24 @@ async def take() -> Response:
 
 
 @blueprint.get(f"/imports/<int(max={LARGEST_ID}):id>")
-@private
-@scoped(READ)
-@unlimited("one row by its key")
-@answers(200, ImportAnswer)
+@no_store
+@scope_required(READ)
+@no_rate_limit("one row by its key")
+@document_response(200, ImportAnswer)
 async def progress(id: int) -> Response:
     """Tell how far an import has come."""
     return _answer(await _progress(id))
 
 
 @blueprint.get("/export")
-@private
-@scoped(READ)
-@limited(EXPORTS, by_caller)
-@asks(Query)
-@answers(200, files=[form.content_type.partition(";")[0] for form in FORMATS.values()])
+@no_store
+@scope_required(READ)
+@rate_limit(EXPORTS, by_caller)
+@validate_query(Query)
+@document_response(200, files=[form.content_type.partition(";")[0] for form in FORMATS.values()])
 async def export(query: Query) -> Response:
     """Return all links as a file, the oldest first."""
-    return download(current(), caller().id, query.format)
+    return download(current().database, caller().id, query.format)
 
 
 async def _progress(id: int) -> Progress:
@@ -107,4 +113,4 @@ async def _progress(id: int) -> Progress:
 
 
 def _answer(progress: Progress, status: int = 200, **headers: str) -> Response:
-    return answer(ImportAnswer.model_validate(progress), status, headers=headers)
+    return json_response(ImportAnswer.model_validate(progress), status, headers=headers)

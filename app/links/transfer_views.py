@@ -4,14 +4,14 @@ from quart import Blueprint, Response, abort, flash, redirect, render_template, 
 from quart.blueprints import BlueprintSetupState
 from quart.typing import ResponseReturnValue
 
-from app.bodies import uploaded
-from app.database import current, read
-from app.http import private
 from app.links import imports, library, uploads
 from app.links.exports import FORMATS, download
-from app.security.audit import unaudited
-from app.security.limits import Limit, by_account, limited, unlimited
-from app.user.login import member, members_only
+from app.user.login import login_required, member
+from quart_upsun.current import current
+from quart_upsun.database import read
+from quart_upsun.http.bodies import uploaded
+from quart_upsun.policy import no_rate_limit, no_store, not_audited
+from quart_upsun.security.limits import Limit, by_account, rate_limit
 
 blueprint = Blueprint("links_transfer", __name__, url_prefix="/links")
 
@@ -30,23 +30,23 @@ def allow_files(state: BlueprintSetupState) -> None:
 
 
 @blueprint.get("/import/")
-@private
-@members_only
-@unlimited("the newest ten by an index")
+@no_store
+@login_required
+@no_rate_limit("the newest ten by an index")
 async def overview() -> ResponseReturnValue:
     """Show how far the last imports have come."""
     return await page()
 
 
 @blueprint.post("/import/")
-@private
-@members_only
-@limited(IMPORTS, by_account)
-@unaudited("concerns no account")
+@no_store
+@login_required
+@rate_limit(IMPORTS, by_account)
+@not_audited("concerns no account")
 async def upload() -> ResponseReturnValue:
     """Take a file of bookmarks; a job reads it."""
     try:
-        await uploads.receive(current(), member().id, uploaded(request, "file"))
+        await uploads.receive(current().database, member().id, uploaded(request, "file"))
     except uploads.Busy:
         return await page("Another import has not ended yet. Wait for it, please."), 409
     except uploads.Gone:
@@ -58,14 +58,14 @@ async def upload() -> ResponseReturnValue:
 
 
 @blueprint.get("/export.<form>")
-@private
-@members_only
-@limited(EXPORTS, by_account)
+@no_store
+@login_required
+@rate_limit(EXPORTS, by_account)
 async def export(form: str) -> Response:
     """Return all links as a file: html, csv or jsonl."""
     if form not in FORMATS:
         abort(404)
-    return download(current(), member().id, form)
+    return download(current().database, member().id, form)
 
 
 async def page(error: str | None = None) -> str:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Self
 from weakref import WeakValueDictionary
 
-from app.time_limits import paused
+from quart_upsun.time_limits import paused
 
 PER_HOST = 2  # fetches at a time, in each process
 # Jobs that wait for a turn in the worker, so that none is lost while the next job comes: a host has

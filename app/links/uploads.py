@@ -10,10 +10,6 @@ from sqlalchemy.exc import IntegrityError, NoResultFound
 from sqlalchemy.ext.asyncio import AsyncSession
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from app import logs
-from app.bodies import Larger
-from app.database import Database, Unavailable
-from app.jobs.queue import enqueue
 from app.links.imports import (
     COLUMNS,
     LOST_UPLOAD,
@@ -25,10 +21,14 @@ from app.links.imports import (
     as_event,
 )
 from app.links.models import Import, ImportChunk
-from app.live.events import publish
 from app.user.models import User
+from quart_upsun.database import Database, DatabaseUnavailableError
+from quart_upsun.http.bodies import Larger
+from quart_upsun.jobs.queue import enqueue
+from quart_upsun.live.events import publish
+from quart_upsun.logging import get_logger
 
-log = logs.get(__name__)
+log = get_logger(__name__)
 
 LARGEST_FILE = 32 * 1024 * 1024  # bytes
 ARRIVAL = 300.0  # seconds that a file may take to arrive
@@ -143,5 +143,5 @@ async def _forget(database: Database, import_id: int) -> None:
     try:
         async with database.write() as session:
             await session.execute(broken_off)
-    except Unavailable as error:
+    except DatabaseUnavailableError as error:
         log.warning("a broken upload is left", reason=str(error))

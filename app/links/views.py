@@ -3,17 +3,17 @@
 from quart import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
-from app.conditions import conditional
-from app.database import LARGEST_ID, read, write
-from app.http import immutable, local_target, private
 from app.links import library, lists
 from app.links.forms import EditForm, SaveForm
 from app.links.selection import SEARCHES, Selection
-from app.live.views import stream
-from app.security.audit import unaudited
-from app.security.limits import Limit, by_account, limited, searching, unlimited
-from app.user.forms import say
-from app.user.login import everybody, member, members_only
+from app.user.login import login_required, member
+from quart_upsun.database import LARGEST_ID, read, write
+from quart_upsun.http.preconditions import conditional
+from quart_upsun.http.redirects import local_target
+from quart_upsun.live.views import stream
+from quart_upsun.policy import cache_immutable, no_rate_limit, no_store, not_audited, public
+from quart_upsun.security.limits import Limit, by_account, rate_limit, searching
+from quart_upsun.web.forms import add_form_error
 
 blueprint = Blueprint("links", __name__, url_prefix="/links")
 blueprint.add_app_template_filter(library.segments)
@@ -28,20 +28,20 @@ LINK = f"/<int(max={LARGEST_ID}):link_id>/"
 
 
 @blueprint.get("/")
-@private
-@members_only
-@limited(SEARCHES, by_account, when=searching)
-@unlimited("one page by an index")
+@no_store
+@login_required
+@rate_limit(SEARCHES, by_account, when=searching)
+@no_rate_limit("one page by an index")
 async def index() -> ResponseReturnValue:
     """Show links: `state`, `tag`, `before`; or what a search finds: `q`, `after`."""
     return await listing(SaveForm())
 
 
 @blueprint.post("/")
-@private
-@members_only
-@limited(SAVES, by_account)
-@unaudited("concerns no account")
+@no_store
+@login_required
+@rate_limit(SAVES, by_account)
+@not_audited("concerns no account")
 async def save() -> ResponseReturnValue:
     """Save a link; a job fetches the rest."""
     form = SaveForm(await request.form)
@@ -53,7 +53,7 @@ async def save() -> ResponseReturnValue:
                 session, member().id, str(form.url.data), tags=form.tags.tags
             )
     except library.TooManyLinksError:
-        say(form, library.TOO_MANY)
+        add_form_error(form, library.TOO_MANY)
         return await listing(form)
     if is_new:
         await flash("Saved.", "success")
@@ -63,18 +63,18 @@ async def save() -> ResponseReturnValue:
 
 
 @blueprint.get("/events/")
-@private
-@members_only
-@unlimited("streams are counted while they are open")
+@no_store
+@login_required
+@no_rate_limit("streams are counted while they are open")
 async def events() -> Response:
     """Tell open pages what has changed."""
     return await stream(member().id)
 
 
 @blueprint.get("/icons/<digest>")
-@immutable
-@everybody
-@unlimited("one row by its key, which browsers keep")
+@cache_immutable
+@public
+@no_rate_limit("one row by its key, which browsers keep")
 async def icon(digest: str) -> Response:
     """Show a site's icon. Its address does not tell who has saved a link to the site."""
     try:
@@ -92,17 +92,17 @@ async def icon(digest: str) -> Response:
 
 
 @blueprint.get(LINK)
-@private
-@members_only
-@unlimited("one row by its key")
+@no_store
+@login_required
+@no_rate_limit("one row by its key")
 async def show(link_id: int) -> ResponseReturnValue:
     return await detail(link_id)
 
 
 @blueprint.get(f"{LINK}row/")
-@private
-@members_only
-@unlimited("one row by its key")
+@no_store
+@login_required
+@no_rate_limit("one row by its key")
 async def row(link_id: int) -> ResponseReturnValue:
     """Return a link as it stands in a list; 204 if it does not belong to the one of the query."""
     selected = selection()
@@ -116,10 +116,10 @@ async def row(link_id: int) -> ResponseReturnValue:
 
 
 @blueprint.post(LINK)
-@private
-@members_only
-@limited(CHANGES, by_account)
-@unaudited("concerns no account")
+@no_store
+@login_required
+@rate_limit(CHANGES, by_account)
+@not_audited("concerns no account")
 async def edit(link_id: int) -> ResponseReturnValue:
     """Change title and tags, unless something else has changed the link meanwhile."""
     form = EditForm(await request.form)
@@ -136,7 +136,9 @@ async def edit(link_id: int) -> ResponseReturnValue:
                 tags=form.tags.tags,
             )
     except library.Changed:
-        say(form, "The link has changed since you opened this page. Save again to replace it.")
+        add_form_error(
+            form, "The link has changed since you opened this page. Save again to replace it."
+        )
         form.version.data = None
         return await detail(link_id, form)
     if changed is None:
@@ -146,28 +148,28 @@ async def edit(link_id: int) -> ResponseReturnValue:
 
 
 @blueprint.post(f"{LINK}archive/")
-@private
-@members_only
-@limited(CHANGES, by_account)
-@unaudited("concerns no account")
+@no_store
+@login_required
+@rate_limit(CHANGES, by_account)
+@not_audited("concerns no account")
 async def archive(link_id: int) -> ResponseReturnValue:
     return await set_archived(link_id, archived=True)
 
 
 @blueprint.post(f"{LINK}unarchive/")
-@private
-@members_only
-@limited(CHANGES, by_account)
-@unaudited("concerns no account")
+@no_store
+@login_required
+@rate_limit(CHANGES, by_account)
+@not_audited("concerns no account")
 async def unarchive(link_id: int) -> ResponseReturnValue:
     return await set_archived(link_id, archived=False)
 
 
 @blueprint.post(f"{LINK}fetch/")
-@private
-@members_only
-@limited(FETCHES, by_account)
-@unaudited("concerns no account")
+@no_store
+@login_required
+@rate_limit(FETCHES, by_account)
+@not_audited("concerns no account")
 async def refetch(link_id: int) -> ResponseReturnValue:
     """Have the page fetched again."""
     async with write() as session:
@@ -178,10 +180,10 @@ async def refetch(link_id: int) -> ResponseReturnValue:
 
 
 @blueprint.post(f"{LINK}delete/")
-@private
-@members_only
-@limited(CHANGES, by_account)
-@unaudited("concerns no account")
+@no_store
+@login_required
+@rate_limit(CHANGES, by_account)
+@not_audited("concerns no account")
 async def delete(link_id: int) -> ResponseReturnValue:
     async with write() as session:
         if not await library.remove(session, member().id, link_id):

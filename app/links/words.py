@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from app.text import MARKS, folded
+from quart_upsun.text import MARKS, folded
 
 LONGEST = 200  # characters of a word; PostgreSQL takes lexemes of 2 KiB
 

@@ -18,10 +18,10 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.mail import outbox
-from app.security import audit
-from app.security.audit import Event
+from app.user.audit_trail import Event
 from app.user.models import UNIQUE_EMAIL, UNIQUE_USERNAME, Role, User
+from quart_upsun.mail import outbox
+from quart_upsun.security import audit
 
 # Built once: these run with nearly every request of a member, and building them took longer than
 # the database takes to answer.
@@ -44,7 +44,7 @@ NEWEST = (
 )
 
 
-class Taken(Exception):
+class AccountTakenError(Exception):
     """Another user has this user name or address.
 
     Attributes:
@@ -56,7 +56,7 @@ class Taken(Exception):
         self.field = field
 
 
-class SessionEnded(Exception):
+class SessionEndedError(Exception):
     """The session that asks was ended while it did: nothing was changed."""
 
 
@@ -214,7 +214,7 @@ async def remove(session: AsyncSession, user: User) -> None:
     """Delete an account. The audit trail keeps what happened to its number, and no name."""
     gone = delete(User).where(*_still(user)).returning(User.id)
     if await session.scalar(gone) is None:
-        raise SessionEnded
+        raise SessionEndedError
     await audit.record(session, Event.DELETED, user.id)
     if user.email:
         await outbox.post(session, "deleted", to=user.email, username=user.username)
@@ -288,7 +288,7 @@ async def _change(session: AsyncSession, user: User, **values: Any) -> User:
     change = update(User).where(*_still(user)).values(**values).returning(User)
     changed = await session.scalar(change)
     if changed is None:
-        raise SessionEnded
+        raise SessionEndedError
     return changed
 
 
@@ -296,4 +296,4 @@ def _taken(error: IntegrityError) -> Exception:
     """Return what a violated unique index means, or the error itself if it is none of ours."""
     index = getattr(error.driver_exception, "constraint_name", None)
     fields = {UNIQUE_USERNAME.name: "username", UNIQUE_EMAIL.name: "email"}
-    return Taken(fields[index]) if index in fields else error
+    return AccountTakenError(fields[index]) if index in fields else error

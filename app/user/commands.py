@@ -12,16 +12,16 @@ from quart.cli import ScriptInfo
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import logs
-from app.api import tokens
-from app.database import Unavailable
-from app.jobs.queue import Failed
-from app.mail.delivery import external_url
-from app.security import audit
-from app.security.audit import Event
-from app.user import accounts, mails, passwords
+from app.extensions import site
+from app.user import accounts, emails, passwords
+from app.user.audit_trail import Event
 from app.user.forms import USERNAME, RegisterForm
 from app.user.models import Role, User
+from quart_upsun.database import DatabaseUnavailableError
+from quart_upsun.jobs.queue import JobError
+from quart_upsun.logging import configure_logging
+from quart_upsun.mail.delivery import external_url
+from quart_upsun.security import audit
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def create(username: str, email: str, administrator: bool) -> None:
 
     try:
         user = run(work)
-    except accounts.Taken as error:
+    except accounts.AccountTakenError as error:
         what = "user name" if error.field == "username" else "address"
         raise click.ClickException(f"Another account has this {what}.") from None
     say(f"User {user.id}, {user.username}, is created.")
@@ -109,7 +109,7 @@ def deactivate(username: str) -> None:
         user = await find(session, username)
         if user.deactivated_at is None:
             await accounts.set_active(session, user.id, active=False)
-            await tokens.end_all(session, user.id)
+            await site.revoke_access(session, user.id)
 
     run(work)
     say(f"{username} is deactivated.")
@@ -124,7 +124,7 @@ def reactivate(username: str) -> None:
         user = await find(session, username)
         if user.deactivated_at is not None:
             await accounts.set_active(session, user.id, active=True)
-            await tokens.end_all(session, user.id)
+            await site.revoke_access(session, user.id)
 
     run(work)
     say(f"{username} is active.")
@@ -141,8 +141,8 @@ def reset_link(username: str) -> None:
             raise click.ClickException(f"{username} is deactivated.")
         await audit.record(session, Event.RESET_LINK_MADE, user.id)
         try:
-            return external_url("recovery.reset", token=mails.reset_token(user))
-        except Failed as error:
+            return external_url("recovery.reset", token=emails.reset_token(user))
+        except JobError as error:
             raise click.ClickException(str(error)) from None
 
     say(run(work))
@@ -203,8 +203,8 @@ def run(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
     if sys.stdout is None:
         raise click.ClickException("Standard output is closed; nothing was done.")
     app = click.get_current_context().ensure_object(ScriptInfo).load_app()
-    logs.configure("warning", stream=sys.stderr)
-    database = app.extensions["database"]
+    configure_logging("warning", stream=sys.stderr)
+    database = app.extensions["quart_upsun"].database
 
     async def inside() -> T:
         async with app.app_context():
@@ -216,7 +216,7 @@ def run(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
 
     try:
         return asyncio.run(inside())
-    except Unavailable as error:
+    except DatabaseUnavailableError as error:
         raise click.ClickException(f"The database cannot be used: {error}.") from None
     except DBAPIError as error:
         reason = str(error.orig).partition("\n")[0]

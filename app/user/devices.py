@@ -9,10 +9,10 @@ import secrets
 from quart import current_app, request
 from quart.typing import ResponseTypes
 
-from app.security import tokens
 from app.user.models import User
+from quart_upsun.security import signing
 
-LIFETIME = 365 * tokens.DAY
+LIFETIME = 365 * signing.DAY
 
 
 def known(user: User) -> str | None:
@@ -21,7 +21,7 @@ def known(user: User) -> str | None:
     Since the last change of the password, that is: who knew the one before is a stranger.
     """
     cookie = request.cookies.get(current_app.config["DEVICE_COOKIE_NAME"], "")
-    content = tokens.read("device", cookie, max_age=LIFETIME)
+    content = signing.read("device", cookie, max_age=LIFETIME)
     if not content or content[:2] != [user.id, user.session_version]:
         return None
     return f"device {content[2]}"
@@ -33,7 +33,7 @@ def remember(response: ResponseTypes, user: User) -> None:
         return
     response.set_cookie(
         current_app.config["DEVICE_COOKIE_NAME"],
-        tokens.sign("device", [user.id, user.session_version, secrets.token_hex(8)]),
+        signing.sign("device", [user.id, user.session_version, secrets.token_hex(8)]),
         max_age=LIFETIME,
         secure=current_app.config["SESSION_COOKIE_SECURE"],
         httponly=True,

@@ -6,22 +6,12 @@ from email_validator import EmailNotValidError, validate_email
 from wtforms import BooleanField, Form, PasswordField, StringField, ValidationError
 from wtforms.validators import DataRequired, EqualTo, Length, Regexp
 
-from app.text import clean
 from app.user import passwords
 from app.user.models import EMAIL_LENGTH, USERNAME_LENGTH
+from quart_upsun.web.forms import stripped
 
 # ASCII only: no two names look alike, and lower() means the same in Python and PostgreSQL.
 USERNAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z"
-
-
-def stripped(value: str | None) -> str | None:
-    """Drop what nobody types: space around the value, and NUL, which no page may repeat."""
-    return value.replace("\x00", "").strip() if value else value
-
-
-def one_line(value: str | None) -> str | None:
-    """Clean a text that becomes one line."""
-    return clean(value) if value else value
 
 
 def normalized(value: str | None) -> str | None:
@@ -209,9 +199,3 @@ def refuse_bad(field: PasswordField, *personal: str | None) -> None:
     """Refuse a password that is too short or among the first to be tried."""
     if problem := passwords.problem(field.data or "", *personal):
         raise ValidationError(problem)
-
-
-def say(form: Form, message: str) -> None:
-    """Add a message about the form as a whole."""
-    errors: Any = form.form_errors
-    errors.append(message)

@@ -9,18 +9,17 @@ from itsdangerous import SignatureExpired
 from quart import Quart, abort, current_app, g, redirect, render_template, request, session, url_for
 from quart_auth import Action, AuthUser, QuartAuth
 
-from app.api import credentials
-from app.database import read
 from app.user import accounts
 from app.user.models import User
+from quart_upsun.database import read
+from quart_upsun.http import credentials
+from quart_upsun.identity import session_user, set_session_user
+from quart_upsun.policy import declare
 
 P = ParamSpec("P")
 T = TypeVar("T")
 View = Callable[P, Awaitable[T]]
 
-# Seconds that a login lasts which is not kept, should the browser never be closed. One that is kept
-# lasts as long as quart-auth accepts its cookie.
-SESSION_LIFETIME = 12 * 3600
 # Before the user's number it marks a login that is not kept. A number is what the releases before
 # look for, and they serve beside this one while it is deployed.
 NOT_KEPT = "0"
@@ -31,7 +30,10 @@ class Serializer(QuartAuth.serializer_class):  # type: ignore[misc, valid-type]
 
     def loads(self, token: str, **options: Any) -> Any:
         auth_id, issued = super().loads(token, return_timestamp=True, **options)
-        if auth_id.startswith(NOT_KEPT) and time.time() > issued.timestamp() + SESSION_LIFETIME:
+        if (
+            auth_id.startswith(NOT_KEPT)
+            and time.time() > issued.timestamp() + current_app.config["SESSION_SECONDS"]
+        ):
             raise SignatureExpired("the session is over")
         return auth_id
 
@@ -41,27 +43,31 @@ def init_app(app: Quart) -> None:
     # thread to every page.
     QuartAuth(app, singleton=False, serializer_class=Serializer)
     app.before_request(load_user)
+    app.context_processor(page_context)
 
 
-def everybody(view: View[P, T]) -> View[P, T]:
-    """Declare that a view asks for no login."""
-    view.login = "everybody"  # type: ignore[attr-defined]
-    return view
+async def page_context() -> dict[str, Any]:
+    """Return who is logged in, and whether the navigation bar has the login form.
+
+    It has for visitors, except on the login page, where the form is the page's own.
+    """
+    user = current_user()
+    return {"current_user": user, "login_bar": user is None and request.path != "/login/"}
 
 
-def members_only(view: View[P, T]) -> View[P, T]:
+def login_required(view: View[P, T]) -> View[P, T]:
     """Send whoever is not logged in to the login page, and back here afterwards."""
-    return _guard(view, "members", lambda user: None)
+    return _guard(view, "login", lambda user: None)
 
 
-def confirmed_only(view: View[P, T]) -> View[P, T]:
+def confirmed_required(view: View[P, T]) -> View[P, T]:
     """Let members in whose address is confirmed: for what sends mail to others."""
     return _guard(view, "confirmed", lambda user: None if user.email else "unconfirmed")
 
 
-def administrators_only(view: View[P, T]) -> View[P, T]:
+def admin_required(view: View[P, T]) -> View[P, T]:
     """Let administrators in; to other members the page is not there."""
-    return _guard(view, "administrators", lambda user: None if user.is_administrator else "absent")
+    return _guard(view, "admin", lambda user: None if user.is_administrator else "absent")
 
 
 def _guard(view: View[P, T], rule: str, lacks: Callable[[User], str | None]) -> View[P, T]:
@@ -79,18 +85,17 @@ def _guard(view: View[P, T], rule: str, lacks: Callable[[User], str | None]) -> 
                 return cast(T, (await render_template("user/unconfirmed.html"), 403))
         return await view(*args, **kwargs)
 
-    guarded.login = rule  # type: ignore[attr-defined]
-    return guarded
+    return declare(guarded, access=rule)
 
 
 def current_user() -> User | None:
     """Return the user who is logged in."""
-    return cast(User | None, g.get("user"))
+    return cast(User | None, session_user())
 
 
 def member() -> User:
     """Return the user who is logged in, in a view that nobody else reaches."""
-    return cast(User, g.user)
+    return cast(User, session_user())
 
 
 def log_in(user: User, *, keep: bool) -> None:
@@ -104,7 +109,8 @@ def log_in(user: User, *, keep: bool) -> None:
     mark, action = ("", Action.WRITE_PERMANENT) if keep else (NOT_KEPT, Action.WRITE)
     auth_id = f"{mark}{user.id}.{user.session_version}"
     _auth().login_user(AuthUser(auth_id, action=action))
-    g.user, g.login_kept = user, keep
+    set_session_user(user)
+    g.login_kept = keep
 
 
 def renew(user: User) -> None:
@@ -116,7 +122,7 @@ def log_out() -> None:
     """Delete the login cookie with the answer to this request."""
     _forget_session()
     _auth().logout_user()
-    g.user = None
+    set_session_user(None)
 
 
 async def load_user() -> None:
@@ -130,7 +136,7 @@ async def load_user() -> None:
     user_id, _, version = (_auth().load_user().auth_id or "").partition(".")
     if user_id.isdecimal() and version.isdecimal():
         async with read() as database:
-            g.user = await accounts.by_session(database, int(user_id), int(version))
+            set_session_user(await accounts.by_session(database, int(user_id), int(version)))
         g.login_kept = not user_id.startswith(NOT_KEPT)
     if current_user() is None:
         log_out()  # forged, expired or ended elsewhere: without it pages can be cached again

@@ -1,53 +1,15 @@
-"""What "Download your data" contains beside the account itself: each feature adds its part.
+"""The file of "Download your data": the account itself, and the part of each feature.
 
-A test walks through all tables and fails for one with a user's rows that is in no part and in no
-`LEFT_OUT`.
+A test walks through all tables and fails for one with a user's rows that is in no part and not
+declared to be left out.
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from quart import Quart, current_app
-
-from app.database import Database
-
-# Tables with rows of users that are not downloaded, and why.
-LEFT_OUT = {
-    "access_tokens": "listed with the account",
-    "audit_events": "listed with the account",
-    "idempotent_answers": "answers of the API, deleted after a day",
-    "live_events": "what open pages were told, deleted after a day",
-}
-
-
-@dataclass(frozen=True)
-class Part:
-    """A list of a user's rows."""
-
-    name: str
-    """The member of the JSON object."""
-    rows: Callable[[Database, int], AsyncIterator[Sequence[dict[str, Any]]]]
-    """Yields the rows of a user by the page, and holds no connection meanwhile."""
-    tables: tuple[str, ...]
-    """The tables that it covers."""
-
-
-def init_app(app: Quart, *, parts: Sequence[Part]) -> None:
-    """Say what the features add.
-
-    Args:
-        app: the application.
-        parts: of all features.
-    """
-    app.extensions["personal_data"] = tuple(parts)
-
-
-def parts() -> tuple[Part, ...]:
-    """Return the parts of the current application's features."""
-    found: tuple[Part, ...] = current_app.extensions["personal_data"]
-    return found
+from app.site import Part
+from quart_upsun.database import Database
 
 
 async def written(

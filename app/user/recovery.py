@@ -6,14 +6,14 @@ Each link leads to a page with a button: programs that look into mails follow li
 from quart import Blueprint, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
-from app.api import tokens
-from app.database import read, write
-from app.http import private, shared
-from app.security.audit import Event, audited
-from app.security.limits import Limit, limited, unlimited
-from app.user import accounts, devices, mails, passwords
+from app.extensions import site
+from app.user import accounts, devices, emails, passwords
+from app.user.audit_trail import Event
 from app.user.forms import ForgotForm, NewPasswordForm
-from app.user.login import current_user, everybody, log_out
+from app.user.login import current_user, log_out
+from quart_upsun.database import read, write
+from quart_upsun.policy import audited, cache_public, no_rate_limit, no_store, public
+from quart_upsun.security.limits import Limit, rate_limit
 
 blueprint = Blueprint("recovery", __name__)
 
@@ -24,12 +24,12 @@ TO_ONE_ADDRESS = Limit("forgot-address", 3, 3600)
 
 
 @blueprint.get("/confirm/<token>/")
-@private
-@everybody
-@unlimited("one row, and only for a token that is signed")
+@no_store
+@public
+@no_rate_limit("one row, and only for a token that is signed")
 async def confirm(token: str) -> ResponseReturnValue:
     """Ask whether to confirm the address that the link was sent to."""
-    content = mails.read_confirm_token(token)
+    content = emails.read_confirm_token(token)
     if content is None:
         return await dead_link()
     user_id, email = content
@@ -41,13 +41,13 @@ async def confirm(token: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/confirm/<token>/")
-@private
-@everybody
-@limited(LINKS)
+@no_store
+@public
+@rate_limit(LINKS)
 @audited(Event.CONFIRMED)
 async def confirm_address(token: str) -> ResponseReturnValue:
     """Confirm it. A second time does no harm."""
-    content = mails.read_confirm_token(token)
+    content = emails.read_confirm_token(token)
     if content is None:
         return await dead_link()
     user_id, email = content
@@ -55,7 +55,7 @@ async def confirm_address(token: str) -> ResponseReturnValue:
         async with write() as session:
             confirmed = await accounts.confirm(session, user_id, email)
             user = None if confirmed else await accounts.by_id(session, user_id)
-    except accounts.Taken:
+    except accounts.AccountTakenError:
         await flash("Another account has this address, and was confirmed before.", "warning")
     else:
         if not confirmed and (user is None or user.email != email):
@@ -65,18 +65,18 @@ async def confirm_address(token: str) -> ResponseReturnValue:
 
 
 @blueprint.get("/forgot/")
-@shared(300)
-@everybody
-@unlimited("no query, and the router keeps it")
+@cache_public(300)
+@public
+@no_rate_limit("no query, and the router keeps it")
 async def forgot() -> ResponseReturnValue:
     """Ask for the address of the account whose password is forgotten."""
     return await render_template("user/forgot.html", form=ForgotForm())
 
 
 @blueprint.post("/forgot/")
-@private
-@everybody
-@limited(FORGOTTEN)
+@no_store
+@public
+@rate_limit(FORGOTTEN)
 @audited(Event.RESET_REQUESTED)
 async def send_reset() -> ResponseReturnValue:
     """Send a link there, if there is such an account. The answer does not tell."""
@@ -96,13 +96,13 @@ async def send_reset() -> ResponseReturnValue:
 
 
 @blueprint.get("/reset/<token>/")
-@private
-@everybody
-@unlimited("one row, and only for a token that is signed")
+@no_store
+@public
+@no_rate_limit("one row, and only for a token that is signed")
 async def reset(token: str) -> ResponseReturnValue:
     """Ask for the new password."""
     async with read() as session:
-        user = await mails.read_reset_token(session, token)
+        user = await emails.read_reset_token(session, token)
     if user is None:
         return await dead_link()
     form = NewPasswordForm(personal=())
@@ -110,9 +110,9 @@ async def reset(token: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/reset/<token>/")
-@private
-@everybody
-@limited(LINKS)
+@no_store
+@public
+@rate_limit(LINKS)
 @audited(Event.PASSWORD_RESET, Event.TOKEN_DELETED)
 async def set_password(token: str) -> ResponseReturnValue:
     """Set it, and end every session and token there is.
@@ -121,7 +121,7 @@ async def set_password(token: str) -> ResponseReturnValue:
     made a token. Who is logged in, and changes the password, sees the list of tokens instead.
     """
     async with read() as session:
-        user = await mails.read_reset_token(session, token)
+        user = await emails.read_reset_token(session, token)
     if user is None:
         return await dead_link()
     form = NewPasswordForm(
@@ -135,8 +135,8 @@ async def set_password(token: str) -> ResponseReturnValue:
             changed = await accounts.set_password(
                 session, user, password_hash=password_hash, event=Event.PASSWORD_RESET
             )
-            await tokens.end_all(session, changed.id)
-    except accounts.SessionEnded:  # the same link, a moment before
+            await site.revoke_access(session, changed.id)
+    except accounts.SessionEndedError:  # the same link, a moment before
         return await dead_link()
     log_out()
     await flash("Your password was changed. You can now log in with it.", "success")

@@ -5,18 +5,17 @@ from datetime import timedelta
 
 from sqlalchemy import delete, exists, func, select
 
-from app import logs
-from app.api.models import AccessToken
-from app.database import Base
-from app.jobs import cleanup
-from app.jobs.queue import Running, Schedule, Task
-from app.security import audit
-from app.security.audit import Event
-from app.security.models import AuditEvent
-from app.user import personal_data
+from app.extensions import site
+from app.user.audit_trail import Event
 from app.user.models import Role, User
+from quart_upsun.database import Base
+from quart_upsun.jobs import cleanup
+from quart_upsun.jobs.queue import Running, Schedule, Task
+from quart_upsun.logging import get_logger
+from quart_upsun.security import audit
+from quart_upsun.security.models import AuditEvent
 
-log = logs.get(__name__)
+log = get_logger(__name__)
 
 KEEP = timedelta(days=30)
 
@@ -34,9 +33,9 @@ async def remove_unconfirmed(running: Running) -> None:
         *(User.email.is_(None), User.created_at < old, User.deactivated_at.is_(None)),
         User.role == Role.MEMBER,
         ~used,
-        ~exists().where(AccessToken.user_id == User.id, AccessToken.expires_at > func.now()),
+        *(~condition() for condition in site.keeps_account),
     ]
-    tables = [name for part in personal_data.parts() for name in part.tables]
+    tables = [name for part in site.personal_data if part.keeps_account for name in part.tables]
     for table in (Base.metadata.tables[name] for name in tables):
         if "user_id" in table.columns:
             conditions.append(~exists().where(table.c.user_id == User.id))

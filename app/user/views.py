@@ -5,24 +5,18 @@ import re
 from quart import Blueprint, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
-from app.database import read, write
-from app.http import local_target, private, shared
-from app.mail import outbox
-from app.security import audit
-from app.security.audit import Event, audited
-from app.security.limits import Limit, by_account, by_client, limited, unlimited
-from app.user import accounts, devices, mails, passwords
-from app.user.forms import USERNAME, InviteForm, LoginForm, RegisterForm, say
-from app.user.login import (
-    confirmed_only,
-    current_user,
-    everybody,
-    log_in,
-    log_out,
-    member,
-    members_only,
-)
+from app.user import accounts, devices, emails, passwords
+from app.user.audit_trail import Event
+from app.user.forms import USERNAME, InviteForm, LoginForm, RegisterForm
+from app.user.login import confirmed_required, current_user, log_in, log_out, login_required, member
 from app.user.models import User
+from quart_upsun.database import read, write
+from quart_upsun.http.redirects import local_target
+from quart_upsun.mail import outbox
+from quart_upsun.policy import audited, cache_public, no_rate_limit, no_store, public
+from quart_upsun.security import audit
+from quart_upsun.security.limits import Limit, by_account, by_client, rate_limit
+from quart_upsun.web.forms import add_form_error
 
 blueprint = Blueprint("user", __name__)
 
@@ -38,7 +32,7 @@ ATTEMPTS = Limit("login-attempts", 10, 300)
 ALL_ATTEMPTS = Limit("all-login-attempts", 50, 1500)
 
 
-class Slowed(Exception):
+class TooManyAttemptsError(Exception):
     """Too many attempts to log in to one account.
 
     Attributes:
@@ -51,9 +45,9 @@ class Slowed(Exception):
 
 
 @blueprint.get("/register/")
-@shared(300)
-@everybody
-@unlimited("no query, and the router keeps it")
+@cache_public(300)
+@public
+@no_rate_limit("no query, and the router keeps it")
 async def register() -> ResponseReturnValue:
     """Show the empty registration form."""
     if current_user():
@@ -62,9 +56,9 @@ async def register() -> ResponseReturnValue:
 
 
 @blueprint.post("/register/")
-@private
-@everybody
-@limited(REGISTRATIONS)
+@no_store
+@public
+@rate_limit(REGISTRATIONS)
 @audited(Event.REGISTERED)
 async def create_account() -> ResponseReturnValue:
     """Create an account, or show the form again with what is wrong beside each field.
@@ -82,13 +76,13 @@ async def create_account() -> ResponseReturnValue:
         password_hash = await passwords.hash_password(str(form.password.data))
         email = str(form.email.data)
         # Beyond the limit the answer is the same, and the mail can be asked for later.
-        ask = not await mails.CONFIRMATIONS.take(email.lower())
+        ask = not await emails.CONFIRMATIONS.take(email.lower())
         try:
             async with write() as session:
                 await accounts.create(
                     session, username=username, email=email, password_hash=password_hash, ask=ask
                 )
-        except accounts.Taken:  # somebody else was quicker
+        except accounts.AccountTakenError:  # somebody else was quicker
             is_taken = True
     if is_taken:
         form["username"].errors = [TAKEN]
@@ -102,9 +96,9 @@ async def create_account() -> ResponseReturnValue:
 
 
 @blueprint.get("/login/")
-@shared(300)
-@everybody
-@unlimited("no query, and the router keeps it")
+@cache_public(300)
+@public
+@no_rate_limit("no query, and the router keeps it")
 async def login() -> ResponseReturnValue:
     """Show the login form."""
     target = local_target(request.args.get("next"))
@@ -114,9 +108,9 @@ async def login() -> ResponseReturnValue:
 
 
 @blueprint.post("/login/")
-@private
-@everybody
-@limited(LOGINS)
+@no_store
+@public
+@rate_limit(LOGINS)
 @audited(Event.LOGGED_IN, Event.LOGIN_FAILED)
 async def check_login() -> ResponseReturnValue:
     """Log in with the form of the page or of the navigation bar."""
@@ -126,8 +120,8 @@ async def check_login() -> ResponseReturnValue:
     if form.validate():
         try:
             user = await authenticate(str(form.username.data), str(form.password.data))
-        except Slowed as slowed:
-            say(
+        except TooManyAttemptsError as slowed:
+            add_form_error(
                 form,
                 f"Too many attempts for this account. Try again in {slowed.wait} seconds, or set a"
                 " new password by mail: then this browser does not have to wait.",
@@ -141,7 +135,7 @@ async def check_login() -> ResponseReturnValue:
                 devices.remember(response, user)
                 return response
             # Deactivation is told to who knows the password; which of the two is wrong, to nobody.
-            say(
+            add_form_error(
                 form,
                 "This account is deactivated."
                 if user is not None
@@ -152,9 +146,9 @@ async def check_login() -> ResponseReturnValue:
 
 
 @blueprint.post("/logout/")
-@private
-@everybody
-@limited(LOGOUTS)
+@no_store
+@public
+@rate_limit(LOGOUTS)
 @audited(Event.LOGGED_OUT)
 async def logout() -> ResponseReturnValue:
     """Log out; harmless for who is not logged in."""
@@ -168,9 +162,9 @@ async def logout() -> ResponseReturnValue:
 
 
 @blueprint.get("/users/")
-@private
-@members_only
-@unlimited("the newest twenty by an index")
+@no_store
+@login_required
+@no_rate_limit("the newest twenty by an index")
 async def members() -> ResponseReturnValue:
     """Show the members who joined last."""
     async with read() as session:
@@ -179,18 +173,18 @@ async def members() -> ResponseReturnValue:
 
 
 @blueprint.get("/invite/")
-@private
-@confirmed_only
-@unlimited("no query")
+@no_store
+@confirmed_required
+@no_rate_limit("no query")
 async def invite() -> ResponseReturnValue:
     """Ask whom to invite."""
     return await render_template("user/invite.html", form=InviteForm())
 
 
 @blueprint.post("/invite/")
-@private
-@confirmed_only
-@limited(INVITATIONS, by_account)
+@no_store
+@confirmed_required
+@rate_limit(INVITATIONS, by_account)
 @audited(Event.INVITED)
 async def send_invitation() -> ResponseReturnValue:
     """Send somebody the way to the registration."""
@@ -221,7 +215,7 @@ async def authenticate(username: str, password: str) -> User | None:
     if not wait and device is None:
         wait = await ALL_ATTEMPTS.take(account)
     if wait:
-        raise Slowed(wait)
+        raise TooManyAttemptsError(wait)
     is_right = await passwords.verify_password(user.password_hash if user else None, password)
     let_in = user is not None and is_right and user.deactivated_at is None
     async with write() as session:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "assets" / "publish.py"
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = "publish-assets"
 DAY = 24 * 60 * 60
 
 LOGO = "img/logo-LOGOLOGO.svg"
@@ -74,13 +75,14 @@ def target(tmp_path: Path) -> Path:
 def run(
     *arguments: str, env: Mapping[str, str] | None = None, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run the script, in an interpreter that has first executed the statements `before`."""
-    start = [str(SCRIPT)]
+    """Run the command, in an interpreter that has first executed the statements `before`."""
+    start = ["-m", "quart_upsun"]
     if before:
-        code = f"import runpy, sys\n{before}\nsys.argv[0] = {str(SCRIPT)!r}\n"
-        start = ["-c", f"{code}runpy.run_path(sys.argv[0], run_name='__main__')"]
+        run_module = "runpy.run_module('quart_upsun', run_name='__main__', alter_sys=True)"
+        start = ["-c", f"import runpy, sys\n{before}\n{run_module}"]
     return subprocess.run(
-        [sys.executable, *start, *arguments],
+        [sys.executable, *start, COMMAND, *arguments],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
@@ -100,7 +102,7 @@ def publish(release: Release, target: Path, *options: str) -> str:
 def refused(result: subprocess.CompletedProcess[str]) -> str:
     """Return the one sentence that the script ended with."""
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("publish.py: ")
+    assert result.stderr.startswith("publish-assets: ")
     assert result.stderr.count("\n") == 1
     return result.stderr
 
@@ -391,7 +393,8 @@ def test_processes_that_publish_at_once(
     age(target, ancient, days=31)
     processes = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), *release.command(target)],
+            [sys.executable, "-m", "quart_upsun", COMMAND, *release.command(target)],
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

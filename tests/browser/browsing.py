@@ -14,7 +14,7 @@ from playwright.async_api import (
     WebError,
 )
 
-from app.database import Database
+from quart_upsun.database import Database
 from tests.features.factories import Person
 from tests.process.servers import Server
 from tests.smtp import MailServer

@@ -8,9 +8,9 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 from sqlalchemy import delete
 
-from app.database import Database
-from app.security.models import RateLimit
-from app.settings import parse_database_url
+from quart_upsun.database import Database
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.security.models import RateLimit
 from tests.browser.browsing import ORIGIN, NewPage, Site, Watch
 from tests.conftest import create_database, drop_database
 from tests.process.servers import serving

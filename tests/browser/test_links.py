@@ -11,12 +11,13 @@ import pytest
 from playwright.async_api import FilePayload, Locator, Page, expect
 
 from app import create_app
-from app.database import Database
-from app.jobs.runner import Runner
 from app.links import imports
 from app.links.imports import TASK
 from app.links.uploads import CHUNK
-from app.settings import Settings, parse_database_url
+from app.settings import Settings
+from quart_upsun.database import Database
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.testing import runner_of
 from tests.browser.browsing import NewPage, Watch, log_in
 from tests.conftest import create_database, drop_database
 from tests.features.factories import Person
@@ -204,7 +205,7 @@ async def test_the_bar_of_an_import_moves(
         await expect(page.get_by_role("progressbar")).to_be_visible()
 
         app = create_app(Settings(database_url=database.engine.url))
-        await Runner(app, database, [TASK], []).run_due()
+        await runner_of(app, TASK).run_due()
         # What is over is shown by a page that was loaded again.
         await expect(page.get_by_text("8,000 added, 0 there already")).to_be_visible()
         await expect(page.get_by_role("progressbar")).to_have_count(0)

@@ -11,7 +11,7 @@ import pytest
 from playwright.async_api import Page, ViewportSize, expect
 from sqlalchemy import insert
 
-from app.jobs.models import Job, JobLog
+from quart_upsun.jobs.models import Job, JobLog
 from tests.browser.browsing import (
     NARROW,
     WIDE,

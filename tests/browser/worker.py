@@ -8,9 +8,10 @@ from collections.abc import AsyncGenerator
 
 from quart import Quart
 
-from app import create_app, worker
+from app import create_app
 from app.links.fetching import Fetcher
-from app.settings import Settings
+from app.settings import Settings, load
+from quart_upsun.server import worker
 
 
 def factory(settings: Settings) -> Quart:
@@ -27,4 +28,4 @@ def factory(settings: Settings) -> Quart:
 
 
 if __name__ == "__main__":
-    sys.exit(worker.main(factory))
+    sys.exit(worker.main(factory, load))

@@ -8,10 +8,10 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import delete
 
-from app.database import Database
-from app.jobs.models import Job
 from app.user import accounts, passwords
 from app.user.models import Role
+from quart_upsun.database import Database
+from quart_upsun.jobs.models import Job
 
 _numbers = count(1)
 
@@ -51,7 +51,7 @@ class Person:
 
     async def register(self, app: Quart, **options: bool) -> "Person":
         """Create the account without a form; see `create`."""
-        return await self.create(app.extensions["database"], **options)
+        return await self.create(app.extensions["quart_upsun"].database, **options)
 
     async def create(
         self, database: Database, *, confirmed: bool = True, administrator: bool = False

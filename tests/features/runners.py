@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app.jobs.runner import Runner
+from quart_upsun.jobs.runner import Runner
 
 
 @asynccontextmanager

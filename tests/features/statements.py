@@ -9,7 +9,7 @@ from asyncpg.connection import LoggedQuery
 from quart import Quart
 from sqlalchemy import event
 
-from app.database import Connection
+from quart_upsun.database import Connection
 
 
 class Statements:
@@ -17,7 +17,7 @@ class Statements:
 
     def __init__(self, app: Quart) -> None:
         self.seen: list[str] = []
-        engine = app.extensions["database"].engine.sync_engine
+        engine = app.extensions["quart_upsun"].database.engine.sync_engine
         # asyncpg does not tell of what SQLAlchemy has prepared, and SQLAlchemy of nothing else.
         event.listen(engine, "before_cursor_execute", self._prepared)
         event.listen(engine.pool, "checkout", self._listen)

@@ -13,17 +13,19 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from app import create_app
-from app.database import Base, load_models
-from app.jobs.queue import enqueue
-from app.jobs.runner import Runner
-from app.preview.models import Sanitization
-from app.security import audit
-from app.security.audit import Event
-from app.security.models import AuditEvent
-from app.settings import KEPT_LOGIN, Settings
-from app.upsun import Environment
-from app.user import account, accounts, login, personal_data, unconfirmed
+from app.settings import Settings
+from app.site import site_of
+from app.user import account_page as account
+from app.user import accounts, login, unconfirmed
+from app.user.audit_trail import Event
 from app.user.models import Role, User
+from quart_upsun.database import Base, load_models
+from quart_upsun.jobs.queue import enqueue
+from quart_upsun.platform import Environment
+from quart_upsun.sanitize.models import Sanitization
+from quart_upsun.security import audit
+from quart_upsun.security.models import AuditEvent
+from quart_upsun.testing import runner_of
 from tests.features.api.resources import token_of
 from tests.features.factories import Person, new_client
 
@@ -111,7 +113,7 @@ async def test_a_request_that_outlives_its_session_changes_nothing(
 
     async def load_and_end() -> None:
         await load()
-        async with app.extensions["database"].write() as session:
+        async with app.extensions["quart_upsun"].database.write() as session:
             await session.execute(text("UPDATE users SET session_version = session_version + 1"))
 
     hooks = app.before_request_funcs[None]
@@ -125,7 +127,7 @@ async def test_a_request_that_outlives_its_session_changes_nothing(
 
 async def row(app: Quart, person: Person) -> tuple[object, ...]:
     columns = (User.username, User.email, User.pending_email, User.password_hash)
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         return tuple((await session.execute(select(*columns).where(User.id == person.id))).one())
 
 
@@ -133,7 +135,7 @@ async def test_where_an_administrator_sits_is_not_told(
     app: Quart, client: Client, ada: Person
 ) -> None:
     root = await Person().register(app, administrator=True)
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await session.execute(
             text(
                 "INSERT INTO audit_events (kind, user_id, actor_id, client) VALUES"
@@ -206,7 +208,7 @@ async def test_an_account_is_deleted_with_its_password(
     response = await client.post("/account/delete/", form={"current_password": ada.password})
     assert response.status_code == 303
     assert (await client.get("/account/")).status_code == 303
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         assert await session.scalar(select(User.id)) is None
         kind = select(AuditEvent.kind).order_by(AuditEvent.id.desc()).limit(1)
         assert await session.scalar(kind) == "account deleted"
@@ -233,7 +235,7 @@ async def test_nothing_in_the_audit_trail_is_changed(
     app: Quart, ada: Person, statement: str
 ) -> None:
     with pytest.raises(DBAPIError, match="append-only"):
-        async with app.extensions["database"].write() as session:
+        async with app.extensions["quart_upsun"].database.write() as session:
             await session.execute(text(statement))
 
 
@@ -245,7 +247,7 @@ async def test_a_login_lasts_as_long_as_it_was_told_to(
     response = await short.post("/login/", form=ada.login)
     assert "Max-Age" not in login_cookie(response.headers.getlist("Set-Cookie"))
     response = await kept.post("/login/", form=ada.login | {"remember": "y"})
-    assert f"Max-Age={KEPT_LOGIN}" in login_cookie(response.headers.getlist("Set-Cookie"))
+    assert f"Max-Age={30 * 24 * 3600}" in login_cookie(response.headers.getlist("Set-Cookie"))
     for client in (short, kept):
         assert (await client.get("/account/")).status_code == 200
     monkeypatch.setattr(login, "SESSION_LIFETIME", -1)
@@ -302,7 +304,7 @@ async def test_no_cookie_of_one_environment_opens_another(settings: Settings) ->
         async with app.test_app():
             if not cookies:
                 ada = await Person().register(app)
-                async with app.extensions["database"].write() as session:
+                async with app.extensions["quart_upsun"].database.write() as session:
                     # In place of `quart sanitize`, which would end the session as well.
                     done = {"environment": "development", "finished_at": datetime.now(UTC)}
                     await session.execute(insert(Sanitization).values(done))
@@ -337,9 +339,9 @@ def environment(kind: str) -> Environment:
 
 
 def test_every_table_with_rows_of_users_is_downloaded_or_says_why_not(app: Quart) -> None:
-    load_models()
-    covered = {table for part in app.extensions["personal_data"] for table in part.tables}
-    covered |= {"users"} | personal_data.LEFT_OUT.keys()
+    load_models("app")
+    covered = {table for part in site_of(app).personal_data for table in part.tables}
+    covered |= {"users"} | site_of(app).not_personal_data.keys()
     of_users = {
         table.name
         for table in Base.metadata.tables.values()
@@ -361,7 +363,7 @@ async def test_members_are_shown_only_confirmed_and_active(
 ) -> None:
     unconfirmed = await Person().register(app, confirmed=False)
     gone = await Person().register(app)
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await accounts.set_active(session, gone.id, active=False)
     page = await text_of(client, "/users/")
     assert ada.username in page
@@ -370,7 +372,7 @@ async def test_members_are_shown_only_confirmed_and_active(
 
 
 async def test_accounts_that_are_never_confirmed_give_their_names_back(app: Quart) -> None:
-    database = app.extensions["database"]
+    database = app.extensions["quart_upsun"].database
     people = {
         name: await Person(name).register(app, confirmed=name == "confirmed")
         for name in ("abandoned", "confirmed", "recent", "active", "root")
@@ -382,7 +384,7 @@ async def test_accounts_that_are_never_confirmed_give_their_names_back(app: Quar
         await session.execute(root)
         await audit.record(session, Event.LOGGED_IN, people["active"].id)
         await enqueue(session, unconfirmed.REMOVE.task)
-    await Runner(app, database, [unconfirmed.REMOVE.task], []).run_due()
+    await runner_of(app, unconfirmed.REMOVE.task).run_due()
     async with database.read() as session:
         left = set(await session.scalars(select(User.username)))
         events = await audit.latest(session, user_id=people["abandoned"].id, limit=1)

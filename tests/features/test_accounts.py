@@ -13,9 +13,10 @@ from quart.testing import QuartClient as Client
 from sqlalchemy import URL, func, make_url, select, update
 
 from app import create_app
-from app.settings import Settings, parse_database_url
+from app.settings import Settings
 from app.user import passwords
 from app.user.models import User
+from quart_upsun.database.url import parse_database_url
 from tests.features.factories import Person, new_client
 
 
@@ -184,7 +185,7 @@ async def test_of_twenty_at_once_one_gets_the_name(app: Quart) -> None:
         if response.status_code == 200:
             soup = BeautifulSoup(await response.get_data(as_text=True), "html.parser")
             assert errors_of(soup, "registerForm", "username")
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         assert await session.scalar(select(func.count(User.id))) == 1
 
 
@@ -250,7 +251,7 @@ async def test_a_login_renews_a_weaker_hash(
     stronger = type(passwords.HASHER)(memory_cost=20 * 1024, time_cost=2, parallelism=1)
     monkeypatch.setattr(passwords, "HASHER", stronger)
     await ada.log_in(client)
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         password_hash = await session.scalar(select(User.password_hash))
     assert password_hash is not None
     assert "m=20480" in password_hash
@@ -261,7 +262,7 @@ async def test_a_raised_session_version_ends_the_login(app: Quart, client: Clien
     ada = await Person().register(app)
     await ada.log_in(client)
     assert (await client.get("/users/")).status_code == 200
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await session.execute(update(User).values(session_version=2))
     response = await client.get("/")
     assert "login=;" in response.headers["Set-Cookie"]

@@ -7,9 +7,9 @@ from quart.testing import QuartClient as Client
 from sqlalchemy import insert, select, text
 
 from app.admin import views
-from app.jobs.models import Job
-from app.mail.models import Mail
 from app.user.models import User
+from quart_upsun.jobs.models import Job
+from quart_upsun.mail.models import Mail
 from tests.features.factories import Person, new_client
 
 EVERY_PAGE = ("/admin/", "/admin/audit/", "/admin/jobs/", "/admin/mail/")
@@ -37,7 +37,7 @@ async def test_searches_for_users_are_limited(app: Quart, client: Client) -> Non
     root = await Person().register(app, administrator=True)
     await root.log_in(client)
     assert (await client.get("/admin/?q=a")).status_code == 200
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await session.execute(text("UPDATE rate_limits SET used_until = now() + interval '1 hour'"))
     assert (await client.get("/admin/?q=a")).status_code == 429
     assert (await client.get("/admin/")).status_code == 200
@@ -57,7 +57,7 @@ async def test_users_are_listed_page_by_page(
     app: Quart, client: Client, root: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(views, "PAGE", 3)
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await session.execute(
             insert(User),
             [
@@ -134,7 +134,7 @@ async def test_mails_of_the_release_before_are_shown_and_tried_again(
     app: Quart, client: Client, root: Person
 ) -> None:
     error = {"kind": "confirm", "data": {"user_id": root.id}, "due_at": None, "attempts": 8}
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await session.execute(insert(Mail).values(error | {"error": "refused <here>"}))
     shown = await page(client, "/admin/mail/")
     assert "8 attempts: refused <here>" in shown.get_text()
@@ -142,7 +142,7 @@ async def test_mails_of_the_release_before_are_shown_and_tried_again(
     assert form is not None
     assert (await client.post(str(form["action"]))).status_code == 303
     assert (await client.post(str(form["action"]))).status_code == 404
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         assert await session.scalar(select(Mail.id)) is None
         assert (await session.execute(select(Job.entrypoint, Job.status))).one() == (
             "mail",

@@ -11,15 +11,15 @@ from quart import Quart
 from sqlalchemy import func, insert, select
 
 import app as app_package
-from app.database import Database
-from app.jobs import cleanup
-from app.jobs.models import Job, JobLog, JobStatistics
-from app.jobs.queue import Running, Schedule, Task
-from app.jobs.runner import Runner
-from app.mail import outbox
-from app.mail.models import Mail
-from app.security import retention
-from app.security.models import AuditEvent
+from quart_upsun.database import Database
+from quart_upsun.jobs import cleanup
+from quart_upsun.jobs.models import Job, JobLog, JobStatistics
+from quart_upsun.jobs.queue import Running, Schedule, Task
+from quart_upsun.jobs.runner import Runner
+from quart_upsun.mail import outbox
+from quart_upsun.mail.models import Mail
+from quart_upsun.security import retention
+from quart_upsun.security.models import AuditEvent
 
 SECOND = timedelta(seconds=10)
 
@@ -27,7 +27,7 @@ SECOND = timedelta(seconds=10)
 @pytest.fixture
 def database(app: Quart, monkeypatch: pytest.MonkeyPatch) -> Database:
     monkeypatch.setattr(cleanup, "BATCH", 2)
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
     return database
 
 
@@ -105,7 +105,7 @@ async def test_old_jobs(database: Database) -> None:
 
 
 async def test_they_all_come_round(app: Quart) -> None:
-    tasks = app.extensions["jobs"].tasks
+    tasks = app.extensions["quart_upsun"].jobs.tasks
     assert {
         "take over mails",
         "forget old mails",
@@ -116,7 +116,7 @@ async def test_they_all_come_round(app: Quart) -> None:
 
 def test_all_that_is_scheduled_comes_round(app: Quart) -> None:
     """What no list in `create_app` names would never be done, and nobody would miss it for long."""
-    runner: Runner = app.extensions["jobs"]
+    runner: Runner = app.extensions["quart_upsun"].jobs
     written: set[str] = set()
     for info in pkgutil.walk_packages(app_package.__path__, "app."):
         if not info.name.endswith("__main__"):

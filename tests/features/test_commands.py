@@ -139,7 +139,7 @@ async def test_closed_and_full_streams_are_a_sentence(
 
 async def test_a_refused_statement_is_a_sentence(app: Quart, quart: Command) -> None:
     ada = await Person().register(app)
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await session.execute(text("ALTER TABLE users ADD CHECK (role = 'member') NOT VALID"))
     result = quart("user", "promote", ada.username)
     assert result.returncode == 1

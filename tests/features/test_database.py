@@ -19,16 +19,17 @@ from quart import Quart
 from sqlalchemy import URL, func, make_url, select, text
 
 from app import create_app
-from app.database import (
-    Database,
-    LockTimeoutError,
-    ReadOnlyDatabaseError,
-    SchemaBehind,
-    Unavailable,
-)
-from app.settings import ROOT, Settings, parse_database_url
+from app.settings import ROOT, Settings
 from app.user import accounts
 from app.user.models import User
+from quart_upsun.database import (
+    Database,
+    DatabaseUnavailableError,
+    LockTimeoutError,
+    ReadOnlyDatabaseError,
+    SchemaBehindError,
+)
+from quart_upsun.database.url import parse_database_url
 from tests.certificates import server_context
 from tests.features.factories import Person
 
@@ -67,7 +68,7 @@ async def count_users(database: Database) -> int:
 
 
 async def test_a_write_commits_as_a_whole_or_not_at_all(app: Quart) -> None:
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
     await add_user(database, "kept")
 
     async def fail_in_the_middle() -> None:
@@ -81,14 +82,14 @@ async def test_a_write_commits_as_a_whole_or_not_at_all(app: Quart) -> None:
 
 
 async def test_statements_of_a_read_stand_alone(app: Quart) -> None:
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         first = await session.scalar(text("SELECT pg_current_xact_id()"))
         second = await session.scalar(text("SELECT pg_current_xact_id()"))
     assert first != second
 
 
 async def test_no_connection_is_left_behind(app: Quart) -> None:
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
 
     async def fail() -> None:
         async with database.read() as session:
@@ -108,10 +109,10 @@ async def test_an_exhausted_pool_is_unavailable(
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("app.database.POOL_TIMEOUT", 0.05)
+    monkeypatch.setattr("quart_upsun.database.session.POOL_TIMEOUT", 0.05)
     database = Database(parse_database_url(database_url), pool_size=1)
     async with way(database):
-        with pytest.raises(Unavailable, match="busy"):
+        with pytest.raises(DatabaseUnavailableError, match="busy"):
             async with way(database):
                 pass
     assert await count_users(database) == 0
@@ -127,7 +128,7 @@ async def test_behind_is_503_with_words_until_migrated(
     assert (await client.get("/")).status_code == 200
 
     ready = await client.get("/readyz")
-    gate = unmigrated.extensions["database"].gate
+    gate = unmigrated.extensions["quart_upsun"].database.gate
     assert ready.status_code == 503
     assert await ready.get_json() == {
         "status": "unready",
@@ -153,14 +154,14 @@ async def test_behind_is_503_with_words_until_migrated(
 
 async def test_nobody_hears_what_was_so_before_they_came(app: Quart, database_url: str) -> None:
     """A deploy that has migrated lets all go whom it has held, within milliseconds."""
-    gate = app.extensions["database"].gate
+    gate = app.extensions["quart_upsun"].database.gate
     connection = await asyncpg.connect(database_url)
     for _ in range(3):
         await connection.execute("DELETE FROM alembic_version")
         gate.close()
         held = [asyncio.create_task(gate.check()) for _ in range(3)]
         assert all(
-            isinstance(heard, SchemaBehind)
+            isinstance(heard, SchemaBehindError)
             for heard in await asyncio.gather(*held, return_exceptions=True)
         )
         await connection.execute("INSERT INTO alembic_version VALUES ($1)", gate.needed)
@@ -208,7 +209,7 @@ async def test_a_changed_column_type_fails_no_pooled_connection(
     app: Quart, database_url: str
 ) -> None:
     """The old release lives on while the new one migrates; its prepared plans become stale."""
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
     await add_user(database, "ada")
     barrier = asyncio.Barrier(5)
 
@@ -229,7 +230,7 @@ async def test_a_changed_column_type_fails_no_pooled_connection(
 async def test_connections_that_died_while_idle_are_replaced(
     app: Quart, server_url: str, database_url: str
 ) -> None:
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
     assert await count_users(database) == 0
     connection = await asyncpg.connect(server_url)
     await connection.execute(
@@ -255,14 +256,14 @@ async def test_nothing_listens(unused_tcp_port: int) -> None:
         assert page.status_code == 503
         key = {"X-API-Key": "no token of ours"}
         assert (await client.get("/api/v1/me", headers=key)).status_code == 401
-        with pytest.raises(Unavailable):
-            async with app.extensions["database"].read():
+        with pytest.raises(DatabaseUnavailableError):
+            async with app.extensions["quart_upsun"].database.read():
                 pass
 
 
 def test_schema_behind_says_what_is_there_and_what_is_needed() -> None:
-    assert "none" in str(SchemaBehind(None, "abc"))
-    assert "abc" in str(SchemaBehind("old", "abc"))
+    assert "none" in str(SchemaBehindError(None, "abc"))
+    assert "abc" in str(SchemaBehindError("old", "abc"))
 
 
 WAYS = pytest.mark.parametrize("way", [Database.read, Database.write, Database.direct])
@@ -283,7 +284,7 @@ WAYS = pytest.mark.parametrize("way", [Database.read, Database.write, Database.d
 async def test_an_error_of_the_caller_passes_through(
     way: Callable[[Database], AbstractAsyncContextManager[Any]], error: Exception, app: Quart
 ) -> None:
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
 
     async def fail() -> None:
         async with way(database) as session:
@@ -316,7 +317,7 @@ async def test_a_statement_without_an_answer_is_an_outage(
             )
             await session.execute(text("SELECT pg_sleep(60)"))
 
-    with pytest.raises(Unavailable, match="the connection to the database was lost"):
+    with pytest.raises(DatabaseUnavailableError, match="the connection to the database was lost"):
         await ask()
     assert not database.gate.is_open
     assert await count_users(database) == 0
@@ -324,7 +325,7 @@ async def test_a_statement_without_an_answer_is_an_outage(
 
 
 async def test_the_block_itself_can_catch_a_lock_timeout(app: Quart, database_url: str) -> None:
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
     holder = await asyncpg.connect(database_url)
     await holder.execute("BEGIN; LOCK TABLE users")
     async with database.read() as session:
@@ -342,7 +343,7 @@ async def test_a_cancelled_block_leaves_no_half_transaction_and_no_busy_connecti
     way: Callable[[Database], AbstractAsyncContextManager[Any]], times: int, app: Quart
 ) -> None:
     """Cancelled at every step of connecting, statements, commit and rollback, and again in it."""
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
     pool: Any = database.engine.pool
     async with database.write() as session:
         await session.execute(text("CREATE TABLE pairs (half integer)"))
@@ -394,7 +395,7 @@ async def test_a_cancelled_block_leaves_no_half_transaction_and_no_busy_connecti
 
 async def test_a_cancellation_during_the_rollback_comes_out(app: Quart, database_url: str) -> None:
     """Not the error that was the reason for the rollback: who cancels waits for the end."""
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
     failing = asyncio.Event()
 
     async def fail() -> None:
@@ -415,7 +416,7 @@ async def test_a_cancellation_during_the_rollback_comes_out(app: Quart, database
 
 
 async def test_an_error_is_not_hidden_by_a_rollback_that_fails(app: Quart) -> None:
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
 
     async def fail() -> None:
         async with database.write() as session:
@@ -458,8 +459,8 @@ async def writable_again(url: str) -> None:
 async def test_a_read_only_database_serves_what_only_reads(
     app: Quart, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("app.database.READ_ONLY_INTERVAL", 0.0)
-    database: Database = app.extensions["database"]
+    monkeypatch.setattr("quart_upsun.database.session.READ_ONLY_INTERVAL", 0.0)
+    database: Database = app.extensions["quart_upsun"].database
     person = Person()
     member = app.test_client()
     assert (await member.post("/register/", form=person.registration)).status_code == 303
@@ -500,8 +501,8 @@ async def test_a_read_only_database_serves_what_only_reads(
 async def test_readyz_asks_a_new_session_whether_the_database_is_read_only(
     app: Quart, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.database.READ_ONLY_INTERVAL", 0.0)
-    database: Database = app.extensions["database"]
+    monkeypatch.setattr("quart_upsun.database.session.READ_ONLY_INTERVAL", 0.0)
+    database: Database = app.extensions["quart_upsun"].database
     await set_read_only(database_url, "on")
     assert not await database.accepts_changes()
     # Several that are read-only for as long as they last.
@@ -522,7 +523,7 @@ async def test_a_read_only_database_is_not_asked_again_for_a_moment(
     found_by: str, app: Quart, database_url: str
 ) -> None:
     """Each attempt costs new connections, which those who read would wait for."""
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
     await set_read_only(database_url, "on")
     if found_by == "readyz":
         assert not await database.accepts_changes()
@@ -556,7 +557,7 @@ async def test_a_server_of_another_kind_is_no_connection(database_url: str) -> N
     joined = "&" if "?" in database_url else "?"
     url = parse_database_url(f"{database_url}{joined}target_session_attrs=standby")
     database = Database(url, pool_size=1)
-    with pytest.raises(Unavailable):
+    with pytest.raises(DatabaseUnavailableError):
         await count_users(database)
     await database.close()
 
@@ -610,6 +611,6 @@ async def test_the_certificate_of_the_server_is_checked(database_url: str, tmp_p
             count(url, sslrootcert="system"),
             count(url.set(host="127.0.0.1"), sslmode="verify-full", **mine),
         ):
-            with pytest.raises(Unavailable) as raised:
+            with pytest.raises(DatabaseUnavailableError) as raised:
                 await refused
             assert "certificate verify failed" in str(raised.value.__cause__)

@@ -11,8 +11,8 @@ from sqlalchemy import text
 from werkzeug.exceptions import TooManyRequests
 
 from app import create_app
-from app.errors import MESSAGES
 from app.settings import Settings
+from quart_upsun.web.errors import MESSAGES
 
 
 @pytest.fixture
@@ -41,13 +41,13 @@ async def failing_client(settings: Settings) -> Client:
 
     @app.get("/crash-in-database")
     async def crash_in_database() -> str:
-        async with app.extensions["database"].read() as session:
+        async with app.extensions["quart_upsun"].database.read() as session:
             await session.execute(text("SELECT * FROM nowhere WHERE x = :x"), {"x": "inside"})
         return ""
 
     @app.get("/slow-query")
     async def slow_query() -> str:
-        async with app.extensions["database"].read() as session:
+        async with app.extensions["quart_upsun"].database.read() as session:
             await session.execute(text("SET statement_timeout = '20ms'"))
             await session.execute(text("SELECT pg_sleep(5)"))
         return ""

@@ -9,10 +9,11 @@ from quart import Quart, jsonify, request
 from quart.testing import QuartClient as Client
 
 from app import create_app
-from app.errors import MESSAGES
-from app.http import SECURITY_HEADERS
-from app.settings import Settings, parse_database_url
-from app.upsun import Environment
+from app.settings import Settings
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.http.headers import SECURITY_HEADERS
+from quart_upsun.platform import Environment
+from quart_upsun.web.errors import MESSAGES
 from tests.process.servers import NO_DATABASE
 
 HOST = "www.example.com"

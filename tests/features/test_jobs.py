@@ -16,11 +16,12 @@ from pgqueuer.adapters.persistence.queries import Queries
 from quart import Quart
 from sqlalchemy import select, text, update
 
-from app.database import Database
-from app.jobs import runner as module
-from app.jobs.models import Job, JobLog
-from app.jobs.queue import Refused, Running, Schedule, Task, enqueue, enqueue_many
-from app.jobs.runner import Runner
+from quart_upsun.database import Database
+from quart_upsun.jobs import runner as module
+from quart_upsun.jobs.models import Job, JobLog
+from quart_upsun.jobs.queue import PermanentJobError, Running, Schedule, Task, enqueue, enqueue_many
+from quart_upsun.jobs.runner import Runner
+from quart_upsun.testing import runner_of
 from tests.features.runners import working
 
 Work = Callable[[Running], Awaitable[None]]
@@ -31,7 +32,7 @@ class Jobs:
 
     def __init__(self, app: Quart) -> None:
         self.app = app
-        self.database: Database = app.extensions["database"]
+        self.database: Database = app.extensions["quart_upsun"].database
 
     def task(self, work: Work, **options: Any) -> Task:
         return Task("test", work, **options)
@@ -41,7 +42,7 @@ class Jobs:
             await enqueue(session, task, **data)
 
     def runner(self, *tasks: Task, schedules: tuple[Schedule, ...] = ()) -> Runner:
-        return Runner(self.app, self.database, tasks, schedules)
+        return runner_of(self.app, *tasks, *schedules)
 
     async def do(self, *tasks: Task) -> None:
         await self.runner(*tasks).run_due()
@@ -176,7 +177,7 @@ async def test_a_worker_hears_of_a_job_that_is_brought_forward(
 
 async def test_of_the_failed_jobs_of_a_key_the_latest_is_kept(jobs: Jobs) -> None:
     async def work(running: Running) -> None:
-        raise Refused(f"Number {running.data['number']}.", "refused")
+        raise PermanentJobError(f"Number {running.data['number']}.", "refused")
 
     task = jobs.task(work)
     for number in range(3):
@@ -246,7 +247,7 @@ async def test_failures_are_tried_again_until_they_are_given_up(
 
 async def test_a_refusal_is_final(jobs: Jobs) -> None:
     async def work(running: Running) -> None:
-        raise Refused("There is no such thing.", "no such thing")
+        raise PermanentJobError("There is no such thing.", "no such thing")
 
     task = jobs.task(work)
     await jobs.ask(task)
@@ -347,7 +348,9 @@ async def test_effect_and_end_are_one_transaction(
     assert await jobs.rows() == [("picked", 0)]  # it is theirs
 
 
-@pytest.mark.parametrize("error", [None, ValueError("no good"), Refused("Never.", "never")])
+@pytest.mark.parametrize(
+    "error", [None, ValueError("no good"), PermanentJobError("Never.", "never")]
+)
 async def test_who_has_lost_a_job_does_not_say_how_it_ended(
     jobs: Jobs, error: Exception | None
 ) -> None:

@@ -14,11 +14,11 @@ from quart.testing import QuartClient as Client
 from sqlalchemy import func, select, update
 
 from app.admin import views
-from app.jobs import runner
-from app.jobs.models import Job, JobLog
-from app.jobs.queue import Refused, Running, Task, enqueue
-from app.mail import delivery
 from app.settings import Settings
+from quart_upsun.jobs import runner
+from quart_upsun.jobs.models import Job, JobLog
+from quart_upsun.jobs.queue import PermanentJobError, Running, Task, enqueue
+from quart_upsun.mail import delivery
 from tests.features.factories import Person
 from tests.smtp import MailServer, mail_server
 
@@ -46,7 +46,7 @@ async def root(app: Quart, client: Client) -> Person:
 
 
 async def refuse(running: Running) -> None:
-    raise Refused(f"No <b>{running.data['secret']}</b>", "no")
+    raise PermanentJobError(f"No <b>{running.data['secret']}</b>", "no")
 
 
 FAILING = Task("failing", refuse, shown=("number",))
@@ -54,18 +54,18 @@ FAILING = Task("failing", refuse, shown=("number",))
 
 @pytest.fixture
 def failing(app: Quart) -> Task:
-    app.extensions["jobs"].tasks[FAILING.name] = FAILING
+    app.extensions["quart_upsun"].jobs.tasks[FAILING.name] = FAILING
     return FAILING
 
 
 async def give_up(app: Quart, task: Task, *, key: str | None = None, **data: Any) -> None:
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await enqueue(session, task, key=key, secret="swordfish", **data)
     await do(app)
 
 
 async def do(app: Quart) -> None:
-    await app.extensions["jobs"].run_due()
+    await app.extensions["quart_upsun"].jobs.run_due()
 
 
 async def page(client: Client, path: str = "/admin/jobs/") -> BeautifulSoup:
@@ -100,7 +100,7 @@ async def test_a_mail_through_all_its_states(
     mailbox.stop()
     response = await client.post("/forgot/", form={"email": ada.email})
     assert response.status_code == 303
-    database = app.extensions["database"]
+    database = app.extensions["quart_upsun"].database
     for attempt in range(delivery.ATTEMPTS):
         async with database.read() as session:
             assert (await session.execute(select(Job.status, Job.attempts))).one() == (
@@ -123,7 +123,7 @@ async def test_a_mail_through_all_its_states(
     assert not any(ada.email in str(record.msg) for record in logged)
 
     async with mail_server() as repaired:
-        app.extensions["mail"].transport.port = repaired.port
+        app.extensions["quart_upsun"].mail.transport.port = repaired.port
         assert "The job is tried again." in await press(client, article, "Try again")
         await do(app)
         assert [message["To"] for message in repaired.messages] == [ada.email]
@@ -144,7 +144,7 @@ async def test_a_worker_looks_at_once(
     await do(app)
     mailbox.answers.clear()
     (article,) = await articles(client)
-    worker = app.extensions["jobs"]
+    worker = app.extensions["quart_upsun"].jobs
     working = asyncio.create_task(worker.run())
     await asyncio.sleep(0.5)  # it has looked, and waits for news
     await press(client, article, "Try again")
@@ -172,7 +172,7 @@ async def test_who_tries_again_a_job_that_another_one_does_meanwhile(
     app: Quart, client: Client, root: Person, failing: Task
 ) -> None:
     await give_up(app, failing, key="the key")
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await enqueue(session, failing, key="the key", secret="x")
     (article,) = await articles(client)
     assert "being done already" in await press(client, article, "Try again")
@@ -189,7 +189,7 @@ async def test_a_removed_job_leaves_no_words(
     (newer, older) = await articles(client)
     await press(client, newer, "Remove")
     assert [each.h3 for each in await articles(client)] == [older.h3]
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         (job,) = await session.scalars(select(Job.id))
         words = select(JobLog.job_id).where(JobLog.entrypoint == failing.name)
         assert set(await session.scalars(words)) == {job}
@@ -200,7 +200,7 @@ async def test_pages(
 ) -> None:
     monkeypatch.setattr(views, "PAGE", 2)
     for number in range(5):
-        async with app.extensions["database"].write() as session:
+        async with app.extensions["quart_upsun"].database.write() as session:
             await enqueue(session, failing, secret="x", number=number)
     await do(app)
     found, path = [], "/admin/jobs/"
@@ -215,10 +215,10 @@ async def test_pages(
 async def test_only_what_was_given_up_is_changed(
     app: Quart, client: Client, root: Person, failing: Task
 ) -> None:
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await enqueue(session, failing, secret="x")
         job = await session.scalar(select(Job.id))
     for change in ("again", "remove"):
         assert (await client.post(f"/admin/jobs/{job}/{change}/")).status_code == 404
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         assert await session.scalar(select(Job.status)) == "queued"

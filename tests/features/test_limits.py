@@ -9,11 +9,11 @@ from quart.testing import QuartClient as Client
 from sqlalchemy import func, select, text
 
 from app import create_app
-from app.security import limits
-from app.security.limits import Limit
-from app.security.models import RateLimit
 from app.settings import Settings
 from app.user import views
+from quart_upsun.security import limits
+from quart_upsun.security.limits import Limit
+from quart_upsun.security.models import RateLimit
 from tests.features.factories import Person, new_client
 
 LIMIT = Limit("test", 5, 3600)
@@ -27,7 +27,7 @@ async def test_so_many_are_served_and_one_more_must_wait(app: Quart) -> None:
         assert await LIMIT.take("b") == 0
         # A refused request costs nothing: the wait does not grow.
         assert await LIMIT.take("a") <= wait
-        async with app.extensions["database"].write() as session:
+        async with app.extensions["quart_upsun"].database.write() as session:
             await session.execute(
                 text("UPDATE rate_limits SET used_until = used_until - interval '721 seconds'")
             )
@@ -51,7 +51,7 @@ async def test_processes_share_what_they_count(app: Quart, settings: Settings) -
 
 async def test_rows_are_bounded_and_go_away(app: Quart, monkeypatch: pytest.MonkeyPatch) -> None:
     async def rows() -> int:
-        async with app.extensions["database"].read() as session:
+        async with app.extensions["quart_upsun"].database.read() as session:
             return await session.scalar(select(func.count()).select_from(RateLimit)) or 0
 
     monkeypatch.setattr(limits, "BUCKETS", 3)
@@ -59,7 +59,7 @@ async def test_rows_are_bounded_and_go_away(app: Quart, monkeypatch: pytest.Monk
         for number in range(30):
             await LIMIT.take(f"client {number}")
         assert await rows() <= 3
-        async with app.extensions["database"].write() as session:
+        async with app.extensions["quart_upsun"].database.write() as session:
             await session.execute(text("UPDATE rate_limits SET used_until = now() - interval '1s'"))
         monkeypatch.setattr(limits, "CLEAN_UP_SHARE", 1)
         await LIMIT.take("the next")
@@ -83,7 +83,7 @@ async def test_what_counts_as_one_client(app: Quart, address: str, subject: str)
 async def test_no_address_or_name_is_stored(app: Quart, client: Client) -> None:
     ada = await Person().register(app)
     await client.post("/login/", form=ada.login | {"password": "wrong password"})
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         rows = (await session.execute(text("SELECT rate_limits::text FROM rate_limits"))).all()
     assert rows
     assert ada.username not in str(rows)

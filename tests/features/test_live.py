@@ -13,18 +13,18 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import create_app
-from app.database import Database, connect
-from app.jobs.queue import Running
-from app.live import events, history, listener
-from app.live import stream as streams
-from app.live.events import forget_old, publish
-from app.live.history import Opening, Place
-from app.live.hub import Hub
-from app.live.hub import init_app as init_live
-from app.live.listener import APPLICATION_NAME
-from app.live.stream import Stream
-from app.live.views import stream
-from app.settings import Settings, parse_database_url
+from app.settings import Settings
+from quart_upsun.database import Database, connect
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.jobs.queue import Running
+from quart_upsun.live import events, history, listener
+from quart_upsun.live import stream as streams
+from quart_upsun.live.events import forget_old, publish
+from quart_upsun.live.history import Opening, Place
+from quart_upsun.live.hub import Hub
+from quart_upsun.live.listener import APPLICATION_NAME
+from quart_upsun.live.stream import Stream
+from quart_upsun.live.views import stream
 from tests.features.factories import new_client
 
 WAIT = 15.0  # seconds for what comes within milliseconds on an idle machine
@@ -111,8 +111,6 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]], what: str)
 
 def with_streams(settings: Settings) -> Quart:
     app = create_app(settings)
-    if "live" not in app.extensions:
-        init_live(app, settings)
 
     async def view(user_id: int) -> Response:
         return await stream(user_id)
@@ -134,7 +132,7 @@ async def app(settings: Settings) -> AsyncIterator[Quart]:
 
 @pytest.fixture
 def database(app: Quart) -> Database:
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
     return database
 
 
@@ -144,7 +142,7 @@ async def user(database: Database) -> int:
 
 
 def hub_of(app: Quart) -> Hub:
-    hub: Hub = app.extensions["live"]
+    hub: Hub = app.extensions["quart_upsun"].live
     return hub
 
 
@@ -503,7 +501,7 @@ async def test_a_question_for_the_headers_opens_no_stream(app: Quart, user: int)
 async def test_a_draining_process_sends_browsers_elsewhere(app: Quart, user: int) -> None:
     async with browsing(app, f"/stream/{user}") as page:
         await page.message()
-        app.extensions["draining"].set()
+        app.extensions["quart_upsun"].draining.set()
         async with asyncio.timeout(WAIT):
             await page.connection._task
     response = await new_client(app).get(f"/stream/{user}")
@@ -529,7 +527,7 @@ async def test_the_listening_connection_is_killed(
     async def is_deaf() -> bool:
         return await listening(database) == 0
 
-    monkeypatch.setattr("app.live.listener.connect", when_allowed)
+    monkeypatch.setattr("quart_upsun.live.listener.connect", when_allowed)
     async with browsing(app, f"/stream/{user}") as page:
         await page.message()
         await eventually(is_listening, "listening")
@@ -601,7 +599,7 @@ async def test_the_database_is_gone_for_a_while(
 ) -> None:
     """Streams stay, new ones begin, and all are told afterwards what happened meanwhile."""
     monkeypatch.setattr(listener, "BACK_OFF", (0.05, 0.2))
-    monkeypatch.setattr("app.live.hub.RETRY", 0.05)
+    monkeypatch.setattr("quart_upsun.live.hub.RETRY", 0.05)
     direct = Database(settings.database_url, pool_size=2)
     user = await new_user(direct, "ada")
     async with road(database_url) as way:
@@ -692,7 +690,7 @@ async def test_who_leaves_while_others_have_their_turn_is_not_dropped(
     app: Quart, user: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = hub_of(app)
-    monkeypatch.setattr("app.live.hub.TURN", 1)
+    monkeypatch.setattr("quart_upsun.live.hub.TURN", 1)
     hub.tick, hub.heartbeat, hub.patience = 0.01, 0.2, 0.1
     lines = [Line() for _ in range(10)]
     opened = [hub.open(user, None, line) for line in lines]

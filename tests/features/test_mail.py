@@ -21,18 +21,19 @@ from sqlalchemy import URL, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import create_app
-from app.database import Database, Unavailable
-from app.jobs import failed
-from app.jobs import runner as running
-from app.jobs.models import Job, JobLog
-from app.jobs.queue import Running
-from app.mail import delivery as delivering
-from app.mail import outbox, rendering, transports
-from app.mail.delivery import Delivery, external_url
-from app.mail.letters import Letter
-from app.mail.models import Mail
-from app.settings import Settings, parse_database_url
-from app.upsun import Environment
+from app.settings import Settings
+from quart_upsun.database import Database, DatabaseUnavailableError
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.jobs import failed
+from quart_upsun.jobs import runner as running
+from quart_upsun.jobs.models import Job, JobLog
+from quart_upsun.jobs.queue import Running
+from quart_upsun.mail import delivery as delivering
+from quart_upsun.mail import outbox, rendering, transports
+from quart_upsun.mail.delivery import Delivery, external_url
+from quart_upsun.mail.letters import Letter
+from quart_upsun.mail.models import Mail
+from quart_upsun.platform import Environment
 from tests.certificates import server_context
 from tests.smtp import MailServer, mail_server
 
@@ -72,17 +73,17 @@ COMPOSERS = {
 
 
 def of(app: Quart) -> Delivery:
-    delivery: Delivery = app.extensions["mail"]
+    delivery: Delivery = app.extensions["quart_upsun"].mail
     return delivery
 
 
 async def deliver(app: Quart) -> None:
     """Do all jobs that are due."""
-    await app.extensions["jobs"].run_due()
+    await app.extensions["quart_upsun"].jobs.run_due()
 
 
 def database_of(app: Quart) -> Database:
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
     return database
 
 
@@ -119,7 +120,7 @@ def on_upsun(kind: str, *, smtp_host: str = "", origin: str | None = ORIGIN) -> 
 async def application(settings: Settings, *, serving: bool = False) -> AsyncIterator[Quart]:
     """The application with mails of the test's own; it delivers by itself only if it serves."""
     app = create_app(settings.model_copy(update={"run_jobs": serving}))
-    of(app).composers = COMPOSERS
+    of(app).composers = {**COMPOSERS}
     app.jinja_env.loader = ChoiceLoader([DictLoader(TEMPLATES), cast(Any, app.jinja_env.loader)])
     if serving:
         async with app.test_app():
@@ -373,7 +374,7 @@ async def test_what_was_sent_is_not_sent_again_because_the_database_goes_away(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def complete(self: Running) -> NoReturn:
-        raise Unavailable
+        raise DatabaseUnavailableError
 
     monkeypatch.setattr(Running, "complete", complete)
     await post(app)
@@ -723,7 +724,7 @@ async def test_a_process_that_stops_finishes_a_mail_and_begins_none(
     async with application(settings, serving=True) as app:
         await post(app)
         await server.is_holding()
-        app.extensions["draining"].set()
+        app.extensions["quart_upsun"].draining.set()
         await asyncio.sleep(0)  # until the runner has heard of it
         await post(app, name="grace")
         server.hold.set()

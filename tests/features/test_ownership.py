@@ -7,12 +7,13 @@ from click.testing import CliRunner
 from quart import Quart
 from sqlalchemy import select, text
 
-from app.database import Database
-from app.jobs.models import Job
-from app.jobs.queue import Running, Schedule, Task, enqueue
-from app.jobs.runner import Runner
-from app.preview.commands import database_group
 from app.settings import Settings
+from quart_upsun.database import Database
+from quart_upsun.database.commands import database_group
+from quart_upsun.jobs.models import Job
+from quart_upsun.jobs.queue import Running, Schedule, Task, enqueue
+from quart_upsun.jobs.runner import Runner
+from quart_upsun.testing import runner_of
 from tests.features.runners import working
 from tests.features.statements import connected
 
@@ -25,7 +26,7 @@ class Work:
 
     def __init__(self, app: Quart) -> None:
         self.app = app
-        self.database: Database = app.extensions["database"]
+        self.database: Database = app.extensions["quart_upsun"].database
         self.ran = asyncio.Event()
         self.task = Task("test", self.run)
 
@@ -45,7 +46,7 @@ class Work:
             return list(await session.scalars(select(Job.status)))
 
     def runner(self, *schedules: Schedule) -> Runner:
-        return Runner(self.app, self.database, [self.task], schedules)
+        return runner_of(self.app, self.task, *schedules)
 
 
 @pytest.fixture
@@ -127,7 +128,10 @@ async def test_an_unowned_database_has_no_jobs_for_anybody(
 
 async def invoke(settings: Settings, *arguments: str, typed: str = "") -> tuple[int, str]:
     result = await asyncio.to_thread(
-        CliRunner().invoke, database_group(settings), arguments, input=typed
+        CliRunner().invoke,
+        database_group(settings.database_url, settings.identity),
+        arguments,
+        input=typed,
     )
     return result.exit_code, result.output
 

@@ -7,14 +7,13 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from werkzeug.routing import Rule
 
-from app.http import IMMUTABLE, PRIVATE, SECURITY_HEADERS
 from app.links import lists
-from app.security.audit import Event
-from app.security.limits import Limit
+from app.user.audit_trail import Event
+from quart_upsun.http.headers import SECURITY_HEADERS
+from quart_upsun.policy import API, IMMUTABLE, NO_STORE, PUBLIC, policy_of
 from tests.features.factories import Person
 
-GUARDED = {"members", "confirmed", "administrators"}
-API = "api"  # lets in by a token or a login, and sends nobody to a page
+GUARDED = {"login", "confirmed", "admin"}
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 
 
@@ -39,54 +38,57 @@ def path_of(rule: Rule) -> str:
 async def publish_a_list(app: Quart) -> None:
     """Put something at the address that `path_of` makes of the routes of public lists."""
     person = await Person("1").register(app)
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await lists.publish(session, person.id, "1")
 
 
 def login_rule(app: Quart, rule: Rule) -> str | None:
-    return getattr(app.view_functions[rule.endpoint], "login", None)
+    return policy_of(app.view_functions[rule.endpoint]).access
 
 
 def cache_rule(app: Quart, rule: Rule) -> str | None:
-    return getattr(app.view_functions[rule.endpoint], "cache_control", None)
+    return policy_of(app.view_functions[rule.endpoint]).cache_control
 
 
 def test_every_view_declares_who_may_see_it_and_who_may_keep_it(app: Quart) -> None:
     for rule, _ in routes(app):
-        assert login_rule(app, rule) in {"everybody", API, *GUARDED}, f"{rule}: no login rule"
+        assert login_rule(app, rule) in {PUBLIC, API, *GUARDED}, f"{rule}: no login rule"
         assert cache_rule(app, rule), f"{rule}: no cache rule"
 
 
 def test_every_change_has_a_limit_and_leaves_a_trace(app: Quart) -> None:
     for rule, method in routes(app):
         if method != "GET":
-            view = app.view_functions[rule.endpoint]
-            assert isinstance(getattr(view, "limit", None), Limit), f"{rule}: no limit"
-            trace = getattr(view, "audit", None)
-            assert trace, f"{rule}: says neither what it records nor why nothing"
-            assert isinstance(trace, str) or all(isinstance(each, Event) for each in trace), rule
+            policy = policy_of(app.view_functions[rule.endpoint])
+            assert policy.limit, f"{rule}: no limit"
+            is_audited = bool(policy.audit_events)
+            assert is_audited != bool(policy.no_audit_reason), (
+                f"{rule}: which events does it record?"
+            )
+            assert {*policy.audit_events} <= {*Event}, rule
 
 
 def test_every_read_has_a_limit_or_says_why_none(app: Quart) -> None:
     for rule, method in routes(app):
         if method == "GET":
-            view = app.view_functions[rule.endpoint]
+            policy = policy_of(app.view_functions[rule.endpoint])
             # A limit for some requests only leaves the others to be accounted for.
-            is_limited = not getattr(view, "is_limit_partial", True)
-            reason = getattr(view, "unlimited", "")
-            assert is_limited != bool(reason), f"{rule}: needs a limit, or a reason to have none"
+            is_limited = policy.limit is not None and not policy.is_limit_partial
+            assert is_limited != bool(policy.no_limit_reason), (
+                f"{rule}: needs a limit, or a reason to have none"
+            )
 
 
 def test_limits_do_not_share_a_name(app: Quart) -> None:
-    views = app.view_functions.values()
-    limits: set[Limit] = {view.limit for view in views if hasattr(view, "limit")}
+    found = [policy_of(view).limit for view in app.view_functions.values()]
+    limits = {limit for limit in found if limit is not None}
     assert len({limit.name for limit in limits}) == len(limits)
 
 
 def test_what_a_view_changes_or_shows_to_members_is_never_shared(app: Quart) -> None:
     for rule, method in routes(app):
         if method != "GET" or login_rule(app, rule) in {API, *GUARDED}:
-            assert cache_rule(app, rule) == PRIVATE, rule
+            assert cache_rule(app, rule) == NO_STORE, rule
 
 
 async def test_every_answer_carries_the_headers(app: Quart, client: Client) -> None:
@@ -120,7 +122,7 @@ async def test_shared_pages_are_shared_for_strangers_only(app: Quart, client: Cl
         for rule, method in routes(app)
         if method == "GET"
         and rule.endpoint != "static"
-        and cache_rule(app, rule) not in {PRIVATE, IMMUTABLE}
+        and cache_rule(app, rule) not in {NO_STORE, IMMUTABLE}
     ]
     assert {"/", "/about/", "/login/", "/register/"} <= set(shared)
     assert "/lists/1/1/" in shared
@@ -130,7 +132,7 @@ async def test_shared_pages_are_shared_for_strangers_only(app: Quart, client: Cl
         assert "Cookie" in stranger.vary
         for name in ("login", "session"):
             known = await client.get(path, headers={"Cookie": f"{name}=anything"})
-            assert known.headers["Cache-Control"] == PRIVATE, (path, name)
+            assert known.headers["Cache-Control"] == NO_STORE, (path, name)
 
 
 async def test_members_pages_send_strangers_to_the_login(app: Quart, client: Client) -> None:
@@ -183,7 +185,7 @@ async def test_no_route_takes_a_compressed_body(app: Quart, client: Client) -> N
 async def test_health_answers_on_any_host(client: Client, path: str) -> None:
     response = await client.get(path, headers={"Host": "10.0.0.7:1234"})
     assert response.status_code == 200
-    assert response.headers["Cache-Control"] == PRIVATE
+    assert response.headers["Cache-Control"] == NO_STORE
 
 
 async def test_redirects_do_not_repeat_the_host(client: Client) -> None:

@@ -11,12 +11,12 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import func, select, text
 
-from app.jobs.models import Job
-from app.security import tokens
-from app.security.models import AuditEvent
 from app.settings import Settings
-from app.user import accounts, mails, recovery
+from app.user import accounts, emails, recovery
 from app.user.models import User
+from quart_upsun.jobs.models import Job
+from quart_upsun.security import signing as tokens
+from quart_upsun.security.models import AuditEvent
 from tests.features.factories import Person, new_client
 from tests.smtp import MailServer, mail_server
 
@@ -41,7 +41,7 @@ def settings(settings: Settings, mailbox: MailServer) -> Settings:
 
 async def arrived(app: Quart, mailbox: MailServer, number: int = 1) -> EmailMessage:
     """Send what is to be sent, and return a mail, counted from one."""
-    await app.extensions["jobs"].run_due()
+    await app.extensions["quart_upsun"].jobs.run_due()
     return mailbox.messages[number - 1]
 
 
@@ -56,14 +56,14 @@ async def link(app: Quart, mailbox: MailServer, number: int = 1) -> str:
 
 
 async def user_of(app: Quart, person: Person) -> User:
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         user = await accounts.by_username(session, person.username)
     assert user is not None
     return user
 
 
 async def kinds(app: Quart) -> list[str]:
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         query = select(AuditEvent.kind).order_by(AuditEvent.id)
         return list(await session.scalars(query))
 
@@ -126,7 +126,7 @@ async def test_who_is_unconfirmed_sends_no_mail_to_others(
     await ada.log_in(client)
     assert (await client.get("/invite/")).status_code == 403
     assert (await client.post("/invite/", form={"email": "bob@example.com"})).status_code == 403
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await accounts.confirm(session, ada.id, ada.email)
     assert (await client.post("/invite/", form={"email": "bob@example.com"})).status_code == 303
     assert await link(app, mailbox) == "/register/"
@@ -252,11 +252,11 @@ async def test_everybody_who_claims_an_address_gets_a_link(
 async def test_registrations_send_few_mails_to_one_address(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
-    for _ in range(mails.CONFIRMATIONS.count + 3):
+    for _ in range(emails.CONFIRMATIONS.count + 3):
         await register(client, Person(email="victim@example.com"))
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         count = await session.scalar(select(func.count(Job.id)))
-    assert count == mails.CONFIRMATIONS.count
+    assert count == emails.CONFIRMATIONS.count
 
 
 @pytest.mark.parametrize("what", ["password", "address", "session"])
@@ -270,7 +270,7 @@ async def test_a_link_dies_when_something_changes(
         change = "UPDATE users SET email = 'other@example.com'"
     else:  # a change of the password raises the version as well
         change = "UPDATE users SET session_version = session_version + 1"
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await session.execute(text(change))
     assert (await client.get(path)).status_code == 410
     assert (await client.post(path, form=reset_form())).status_code == 410
@@ -283,15 +283,15 @@ async def test_links_end_with_their_time_and_their_key(
     client = new_client(app)
     user = await user_of(app, ada)
     async with app.app_context():
-        good = mails.reset_token(user)
+        good = emails.reset_token(user)
         other_purpose = tokens.sign("confirm", [user.id, user.email])
         app.config["TOKEN_KEYS"] = ["another key"]
-        other_key = mails.reset_token(user)
+        other_key = emails.reset_token(user)
         app.config["TOKEN_KEYS"] = ["a new key", *settings_keys(app)]
     assert (await client.get(f"/reset/{good}/")).status_code == 200, "the old key is a fallback"
     for bad in (other_purpose, other_key, good[:-1], "x", "%00"):
         assert (await client.get(f"/reset/{bad}/")).status_code == 410, bad
-    monkeypatch.setattr(mails, "RESET_LIFETIME", -1)
+    monkeypatch.setattr(emails, "RESET_LIFETIME", -1)
     assert (await client.get(f"/reset/{good}/")).status_code == 410
 
 
@@ -319,7 +319,7 @@ async def test_the_answer_does_not_tell_whether_there_is_an_account(
 
     await client.get("/forgot/")
     pages, asked = [], []
-    engine = app.extensions["database"].engine.sync_engine
+    engine = app.extensions["quart_upsun"].database.engine.sync_engine
     event.listen(engine, "before_cursor_execute", listen)
     for email in (ada.email, "nobody@example.com"):
         statements.clear()
@@ -336,7 +336,7 @@ async def test_nobody_gets_more_than_a_few_mails_an_hour(
     ada = await Person().register(app)
     pages = {await ask_for_reset(client, ada.email) for _ in range(5)}
     assert len(pages) == 1
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         count = await session.scalar(select(func.count(Job.id)))
     assert count == recovery.TO_ONE_ADDRESS.count
 
@@ -345,10 +345,10 @@ async def test_a_deactivated_account_gets_no_link(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
     ada = await Person().register(app)
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await accounts.set_active(session, ada.id, active=False)
     await ask_for_reset(client, ada.email)
-    await app.extensions["jobs"].run_due()
+    await app.extensions["quart_upsun"].jobs.run_due()
     assert mailbox.messages == []
 
 

@@ -13,14 +13,17 @@ from quart import Quart
 from sqlalchemy import BigInteger, ForeignKey, Integer, MetaData, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app import create_app, upsun
-from app.database import Base, load_models
-from app.preview import sanitize as module
-from app.preview.columns import EMPTIED, KEPT, ended, replaced
-from app.preview.commands import sanitize_command
-from app.preview.sanitize import SanitizeError, mistakes, sanitize
-from app.settings import Identity, Settings, parse_database_url
+from app import create_app
+from app.settings import Settings
 from app.user.passwords import verify_password
+from quart_upsun import platform as upsun
+from quart_upsun.database import Base, load_models
+from quart_upsun.database.anonymization import EMPTIED, KEPT, ended, replaced
+from quart_upsun.database.ownership import Identity
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.sanitize import sanitizer as module
+from quart_upsun.sanitize.commands import sanitize_command
+from quart_upsun.sanitize.sanitizer import SanitizeError, mistakes, sanitize
 from tests.features.statements import connected
 
 PREVIEW = "feature-4tw7dqi"
@@ -352,7 +355,7 @@ async def test_what_it_cannot_reach_is_refused(settings: Settings, people: str) 
 
 
 async def command(settings: Settings, *arguments: str) -> Result:
-    return await asyncio.to_thread(CliRunner().invoke, sanitize_command(settings), arguments)
+    return await asyncio.to_thread(CliRunner().invoke, sanitize_command(settings, "app"), arguments)
 
 
 async def test_the_command_and_its_exit_codes(
@@ -417,7 +420,7 @@ async def test_a_preview_waits_for_it(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("app.database.PREVIEW_INTERVAL", 0.5)
+    monkeypatch.setattr("quart_upsun.database.gate.PREVIEW_INTERVAL", 0.5)
     async with serving(settings, "development") as app:
         client = app.test_client()
         form = {"username": "ada.lovelace", "password": "some password"}

@@ -10,17 +10,17 @@ import pytest
 from quart import Quart
 from sqlalchemy import bindparam, func, literal, select
 
-from app.database import (
+from app.user import accounts
+from quart_upsun.database import (
     STATEMENT_TIMEOUT,
     Base,
     Connection,
     Database,
-    SchemaBehind,
-    Unavailable,
+    DatabaseUnavailableError,
+    SchemaBehindError,
 )
-from app.settings import parse_database_url
-from app.statements import Statement
-from app.user import accounts
+from quart_upsun.database.statements import Statement
+from quart_upsun.database.url import parse_database_url
 from tests.features.statements import connected
 
 SLEEPER = """
@@ -51,7 +51,7 @@ KNOWN = Statement(
 
 @pytest.fixture
 def database(app: Quart) -> Database:
-    found: Database = app.extensions["database"]
+    found: Database = app.extensions["quart_upsun"].database
     return found
 
 
@@ -88,7 +88,7 @@ async def test_a_missing_value_is_no_null(database: Database) -> None:
 
 async def test_nobody_asks_before_the_schema_is_there(empty_database: str) -> None:
     database = Database(parse_database_url(empty_database), pool_size=1)
-    with pytest.raises(SchemaBehind):
+    with pytest.raises(SchemaBehindError):
         await names(database)
     await database.close()
 
@@ -99,7 +99,7 @@ async def test_a_schema_that_goes_away_closes_the_gate(
     assert await names(database) == []
     async with connected(database_url) as other:
         await other.execute("DROP TABLE users CASCADE; DELETE FROM alembic_version")
-    with pytest.raises(SchemaBehind):
+    with pytest.raises(SchemaBehindError):
         await names(database)
     assert not database.gate.is_open
 
@@ -137,7 +137,7 @@ async def test_what_the_server_ends_may_succeed_later(
     sleeping = asyncio.create_task(napping(database))
     async with connected(database_url) as other:
         await other.execute(f"SELECT {how}({await sleeper(other)})")
-    with pytest.raises(Unavailable, match=message):
+    with pytest.raises(DatabaseUnavailableError, match=message):
         await sleeping
     assert await names(database) == []
 
@@ -147,7 +147,7 @@ async def test_a_connection_that_is_gone_closes_the_gate(database: Database) -> 
         connection.terminate()
         await connection.fetch("SELECT 1")
 
-    with pytest.raises(Unavailable, match="the connection to the database was lost"):
+    with pytest.raises(DatabaseUnavailableError, match="the connection to the database was lost"):
         await inside(database, broken)
     assert not database.gate.is_open
     assert await names(database) == []
@@ -160,7 +160,7 @@ async def test_a_silent_server_is_not_waited_for(database: Database) -> None:
         used.append(connection)
         await connection.fetch("SELECT pg_sleep(60)", timeout=0.05)
 
-    with pytest.raises(Unavailable, match="the connection to the database was lost"):
+    with pytest.raises(DatabaseUnavailableError, match="the connection to the database was lost"):
         await inside(database, hasty)
     # Who got it next would wait for its end, too.
     assert [connection.is_closed() for connection in used] == [True]
@@ -224,6 +224,6 @@ async def test_a_wrong_statement_is_a_fault_and_no_outage(database: Database) ->
 async def test_nothing_listens(unused_tcp_port: int) -> None:
     url = parse_database_url(f"postgresql://u:p@127.0.0.1:{unused_tcp_port}/d")
     database = Database(url, pool_size=1)
-    with pytest.raises(Unavailable):
+    with pytest.raises(DatabaseUnavailableError):
         await names(database)
     await database.close()

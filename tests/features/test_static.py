@@ -7,9 +7,11 @@ import pytest
 from pydantic import SecretStr
 from quart.testing import QuartClient as Client
 
-from app import assets, create_app
-from app.http import SECURITY_HEADERS
-from app.settings import Settings, parse_database_url
+from app import create_app
+from app.settings import Settings
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.http.headers import SECURITY_HEADERS
+from quart_upsun.web import assets
 from tests.process.servers import NO_DATABASE
 
 CONTENT = bytes(range(100))

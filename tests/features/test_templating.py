@@ -6,16 +6,16 @@ import pytest
 from jinja2 import FunctionLoader
 from quart import Quart
 
-from app import create_app, templating
+from app import create_app
 from app.settings import Settings
+from quart_upsun.web import templating
 
 
 @pytest.fixture
 def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where this test's applications look for them."""
     monkeypatch.setattr(templating, "COMPILED", tmp_path / "templates")
-    templating.compile_all(templating.COMPILED)
-    return templating.COMPILED
+    return templating.compile_all("app")
 
 
 def contents(directory: Path) -> dict[Path, bytes]:

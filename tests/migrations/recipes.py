@@ -20,8 +20,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, select
 from sqlalchemy.orm import DeclarativeBase
 
-from app.database import Base, Database
-from app.settings import ROOT, parse_database_url
+from app.settings import ROOT
+from quart_upsun.database import Base, Database
+from quart_upsun.database.url import parse_database_url
 
 DOCUMENT = ROOT / "docs" / "migrations.md"
 MODELS = ROOT / "app" / "user" / "models.py"
@@ -185,7 +186,7 @@ class Tree:
     def code(self, models: str = "") -> Code:
         """Start the code of the newest release, or that with certain models."""
         path = self.directory / f"release_{len(self.running)}.py"
-        path.write_text(applied("-from app.database import Base\n", models or self.models))
+        path.write_text(applied("-from quart_upsun.database import Base\n", models or self.models))
         self.running.append(Code(path, self.url))
         return self.running[-1]
 

@@ -317,7 +317,7 @@ async def test_deploy_hook_migrates_and_fails_where_it_cannot_publish(
     read_only = tmp_path / "read-only"
     read_only.mkdir()
     container = frozen(first, read_only, database, replaced={"/app/app/static": read_only})
-    assert "publish.py" in failed(container.run(HOOKS["deploy"]))
+    assert "publish-assets" in failed(container.run(HOOKS["deploy"]))
     connection = await asyncpg.connect(database.render_as_string(hide_password=False))
     try:
         assert await connection.fetchval("SELECT version_num FROM alembic_version")

@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator
 
 from quart import Quart, Response, current_app, jsonify, request, websocket
 
-from app import create_app, logs, server
-from app.health import draining
-from app.settings import Settings
+from app import create_app
+from app.settings import Settings, load
+from quart_upsun.current import current
+from quart_upsun.logging import get_logger
+from quart_upsun.server import serve as server
 
-log = logs.get(__name__)
+log = get_logger(__name__)
 
 CHUNK = b"x" * 65536
 IMPATIENCE = 0.5  # seconds for a body, where the behaviour is `impatient`
@@ -88,7 +90,7 @@ async def quick() -> str:
 
 async def polite() -> Response:
     """Stream until the process drains."""
-    ending = draining()  # asked for here: the stream outlives the request's context
+    ending = current().draining  # asked for here: the stream outlives the request's context
 
     async def chunks() -> AsyncIterator[bytes]:
         yield b"first\n"
@@ -168,9 +170,9 @@ def _stream(chunks: AsyncIterator[bytes]) -> Response:
 
 
 def _pooled() -> int:
-    checked_in: int = current_app.extensions["database"].engine.pool.checkedin()
+    checked_in: int = current_app.extensions["quart_upsun"].database.engine.pool.checkedin()
     return checked_in
 
 
 if __name__ == "__main__":
-    sys.exit(server.main(factory))
+    sys.exit(server.main(factory, load))

@@ -1,7 +1,7 @@
 """The application with jobs that take as long as a test wants, in a worker or in the server.
 
-`python -m tests.process.jobs worker` or `… server`. A time of app/jobs/runner.py or app/worker.py
-is replaced by the variable of its name: `FINISH=0.5`.
+`python -m tests.process.jobs worker` or `… server`. A time of the toolkit's runner or
+worker is replaced by the variable of its name: `FINISH=0.5`.
 """
 
 import asyncio
@@ -14,12 +14,15 @@ from pathlib import Path
 from quart import Quart
 from sqlalchemy import text
 
-from app import create_app, logs, server, worker
-from app.jobs import runner
-from app.jobs.queue import Running, Task
+from app import create_app
 from app.settings import Settings
+from quart_upsun.jobs import runner
+from quart_upsun.jobs.queue import Running, Task
+from quart_upsun.logging import get_logger
+from quart_upsun.server import serve as server
+from quart_upsun.server import worker
 
-log = logs.get(__name__)
+log = get_logger(__name__)
 
 
 def is_open() -> bool:
@@ -68,7 +71,7 @@ def factory(settings: Settings) -> Quart:
     if "EXIT" in os.environ:
         worker.EXIT = int(os.environ["EXIT"])
     app = create_app(settings)
-    app.extensions["jobs"].tasks |= {task.name: task for task in (HOLD, BLOCK, QUICK)}
+    app.extensions["quart_upsun"].jobs.tasks |= {task.name: task for task in (HOLD, BLOCK, QUICK)}
     return app
 
 

@@ -13,8 +13,8 @@ from h2.connection import H2Connection
 from h2.events import ResponseReceived
 from hypercorn.config import Config
 
-from app.http import SECURITY_HEADERS
-from app.server import hypercorn_config
+from quart_upsun.http.headers import SECURITY_HEADERS
+from quart_upsun.server.serve import hypercorn_config
 from tests.features.factories import Person
 from tests.process.servers import UPSUN, Connection, Server, serving
 

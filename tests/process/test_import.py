@@ -10,10 +10,10 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from app.bodies import HELD
-from app.database import Database
 from app.links.uploads import LARGEST_FILE
-from app.settings import parse_database_url
+from quart_upsun.database import Database
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.http.bodies import HELD
 from tests.features.factories import Person
 from tests.process.servers import Connection, Server, serving
 

@@ -6,7 +6,8 @@ from contextlib import suppress
 
 import psutil
 
-from app.http import LINGER, SECURITY_HEADERS
+from quart_upsun.http.headers import SECURITY_HEADERS
+from quart_upsun.http.proxy import LINGER
 from tests.process.application import IMPATIENCE
 from tests.process.servers import Connection, serving
 

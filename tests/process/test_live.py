@@ -17,12 +17,14 @@ import psutil
 from quart import Quart, Response, jsonify
 from sqlalchemy import text
 
-from app import create_app, server
-from app.database import Database
-from app.live import hub
-from app.live.events import LARGEST, publish
-from app.live.views import stream
-from app.settings import Settings, parse_database_url
+from app import create_app
+from app.settings import Settings, load
+from quart_upsun.current import current
+from quart_upsun.database import Database
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.live.events import LARGEST, publish
+from quart_upsun.live.views import stream
+from quart_upsun.server import serve as server
 from tests.features.test_live import Message, Parser, ids, listening, new_user, tell
 from tests.process.servers import Connection, Server, serving
 
@@ -31,17 +33,15 @@ NAME = "tests.process.test_live"
 
 def factory(settings: Settings) -> Quart:
     app = create_app(settings)
-    if "live" not in app.extensions:
-        hub.init_app(app, settings)
     for argument in sys.argv[1:]:
         name, value = argument.split("=")
-        setattr(app.extensions["live"], name, float(value))
+        setattr(app.extensions["quart_upsun"].live, name, float(value))
 
     async def view(user_id: int) -> Response:
         return await stream(user_id)
 
     async def count() -> Response:
-        streams = hub.current()._all()
+        streams = current().live._all()
         return jsonify(open=len(streams), sending=sum(not each.is_waiting for each in streams))
 
     app.add_url_rule("/stream/<int:user_id>", view_func=view)
@@ -263,4 +263,4 @@ async def test_who_leaves_is_forgotten(database_url: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(server.main(factory))
+    sys.exit(server.main(factory, load))

@@ -13,8 +13,8 @@ import asyncpg
 import httpx
 import psutil
 
-from app.database import CONNECT_TIMEOUT, STATEMENT_TIMEOUT
 from development.postgres import postgres
+from quart_upsun.database.connection import CONNECT_TIMEOUT, STATEMENT_TIMEOUT
 from tests.features.factories import Person
 from tests.process.servers import Server, migrate, serving
 

@@ -13,8 +13,10 @@ import httpx
 import pytest
 from sqlalchemy import make_url, text
 
-from app.database import POOL_TIMEOUT, Database, Unavailable
-from app.settings import ROOT, parse_database_url
+from app.settings import ROOT
+from quart_upsun.database import Database, DatabaseUnavailableError
+from quart_upsun.database.session import POOL_TIMEOUT
+from quart_upsun.database.url import parse_database_url
 from tests.features.factories import Person
 from tests.process.servers import Server, migrate, serving
 
@@ -136,7 +138,7 @@ async def test_the_gate_waits_only_so_long(database_url: str) -> None:
         started = time.monotonic()
         refused = await asyncio.gather(*(ask() for _ in range(5)), return_exceptions=True)
         assert time.monotonic() - started < POOL_TIMEOUT + 0.5
-        assert all(isinstance(error, Unavailable) for error in refused), refused
+        assert all(isinstance(error, DatabaseUnavailableError) for error in refused), refused
 
         flows.set()
         await asyncio.sleep(0.3)  # for as long the gate may repeat what it has heard last
@@ -148,7 +150,7 @@ async def test_a_first_connection_takes_its_time(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For a process that is short of processor, as one of a release that is just being started."""
-    monkeypatch.setattr("app.database.POOL_TIMEOUT", 0.05)
+    monkeypatch.setattr("quart_upsun.database.session.POOL_TIMEOUT", 0.05)
     flows = asyncio.Event()
     async with relay(database_url, flows) as url:
         database = Database(parse_database_url(url), pool_size=1)

@@ -1,10 +1,11 @@
 """Files that the application serves itself, asked for with every byte as a test sends it."""
 
-from app.assets import MANIFEST, ROOT, read_manifest
+from app.settings import ROOT
+from quart_upsun.web.assets import read_manifest
 from tests.process.servers import Connection, serving
 
-FILE = read_manifest(MANIFEST)["main.css"]
-CONTENT = (ROOT / "static" / FILE).read_bytes()
+FILE = read_manifest(ROOT / "app" / "manifest.json")["main.css"]
+CONTENT = (ROOT / "app" / "static" / FILE).read_bytes()
 
 
 async def test_files_and_their_ranges() -> None:

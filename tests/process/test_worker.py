@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
-from app.database import Database
-from app.jobs.models import Job
-from app.jobs.queue import Task, enqueue
-from app.settings import ROOT, parse_database_url
+from app.settings import ROOT
+from quart_upsun.database import Database
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.jobs.models import Job
+from quart_upsun.jobs.queue import Task, enqueue
 from tests.conftest import create_database, drop_database
 from tests.process.jobs import BLOCK, HOLD, QUICK
 from tests.process.servers import (

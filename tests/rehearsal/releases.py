@@ -57,9 +57,9 @@ TASKS = """
 import asyncio
 
 from app import logs
-from app.jobs.queue import Running, Task
+from quart_upsun.jobs.queue import Running, Task
 
-log = logs.get(__name__)
+log = get_logger(__name__)
 SECONDS = 600
 
 
@@ -145,7 +145,7 @@ def with_tasks(repository: Path) -> dict[str, str]:
     return {
         REHEARSED: TASKS,
         "app/__init__.py": wiring,
-        "app/jobs/runner.py": runner,
+        "quart_upsun/jobs/runner.py": runner,
     }
 
 

@@ -906,7 +906,7 @@ ROUTES: dict[str, Any] = {
 
 
 @dataclass
-class Edge:
+class ProxyMiddleware:
     port: int
     held: Backend
     direct: Backend
@@ -914,7 +914,7 @@ class Edge:
 
 
 @pytest.fixture(scope="module")
-async def edge(scratch: Path) -> AsyncIterator[Edge]:
+async def edge(scratch: Path) -> AsyncIterator[ProxyMiddleware]:
     """A router before two applications, in the place of the gate's two ports."""
     port = free_port()
     async with application() as (held, first), application() as (direct, second):
@@ -928,7 +928,7 @@ async def edge(scratch: Path) -> AsyncIterator[Edge]:
             scratch=str(scratch / "edge"),
         )
         async with nginx(text, scratch / "edge", port):
-            yield Edge(port, held, direct, scratch / "edge")
+            yield ProxyMiddleware(port, held, direct, scratch / "edge")
 
 
 @pytest.mark.parametrize(
@@ -943,7 +943,7 @@ async def edge(scratch: Path) -> AsyncIterator[Edge]:
         (f"x.many.{DOMAIN}", f"x.many.{DOMAIN}", "https://*.many.{default}/"),
     ],
 )
-async def test_hosts(edge: Edge, host: str | None, seen: str, route: str) -> None:
+async def test_hosts(edge: ProxyMiddleware, host: str | None, seen: str, route: str) -> None:
     headers = {
         **({"Host": host} if host else {}),
         "X-Forwarded-Proto": "http",
@@ -976,7 +976,7 @@ async def test_hosts(edge: Edge, host: str | None, seen: str, route: str) -> Non
     assert {name: request["headers"].get(name) for name in expected} == expected
 
 
-async def test_without_forwarded_for(edge: Edge) -> None:
+async def test_without_forwarded_for(edge: ProxyMiddleware) -> None:
     async with client(edge.port) as http:
         answer = await http.post("/")
     assert answer.json()["headers"]["x-forwarded-for"] == "127.0.0.1"
@@ -1031,7 +1031,7 @@ def test_the_primary_route_is_the_default() -> None:
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_redirects(
-    edge: Edge, host: str, path: str, status: int, location: str | None, method: str
+    edge: ProxyMiddleware, host: str, path: str, status: int, location: str | None, method: str
 ) -> None:
     answer = await raw(
         edge.port, f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
@@ -1051,7 +1051,9 @@ async def test_redirects(
         ("/api/old", None),
     ],
 )
-async def test_how_long_redirects_are_kept(edge: Edge, path: str, expected: str | None) -> None:
+async def test_how_long_redirects_are_kept(
+    edge: ProxyMiddleware, path: str, expected: str | None
+) -> None:
     host = f"paths.{DOMAIN}" if path.startswith("/api") else DOMAIN
     async with client(edge.port) as http:
         answer = await http.get(path, headers={"Host": host})
@@ -1068,7 +1070,7 @@ async def test_how_long_redirects_are_kept(edge: Edge, path: str, expected: str 
         ("/api/x", "https://paths.{default}/api"),
     ],
 )
-async def test_routes_with_paths(edge: Edge, path: str, route: str) -> None:
+async def test_routes_with_paths(edge: ProxyMiddleware, path: str, route: str) -> None:
     async with client(edge.port) as http:
         answer = await http.get(path, headers={"Host": f"paths.{DOMAIN}"})
     assert answer.json()["headers"]["x-original-route"] == route
@@ -1089,7 +1091,7 @@ async def test_routes_with_paths(edge: Edge, path: str, route: str) -> None:
 )
 @pytest.mark.parametrize("host", [None, f"{DOMAIN}:8123"])
 async def test_locations_lead_back_to_the_client(
-    edge: Edge, location: str, expected: str | None, host: str | None
+    edge: ProxyMiddleware, location: str, expected: str | None, host: str | None
 ) -> None:
     headers = telling("", ("Location", location), status=302)
     async with client(edge.port) as http:
@@ -1105,7 +1107,7 @@ async def test_locations_lead_back_to_the_client(
         *((method, False) for method in ("POST", "PATCH")),
     ],
 )
-async def test_what_can_be_held(edge: Edge, method: str, is_held: bool) -> None:
+async def test_what_can_be_held(edge: ProxyMiddleware, method: str, is_held: bool) -> None:
     held, direct = len(edge.held.requests), len(edge.direct.requests)
     async with client(edge.port) as http:
         answer = await http.request(method, "/", headers={"Host": f"uncached.{DOMAIN}"})
@@ -1210,7 +1212,7 @@ Visit = tuple[str, dict[str, str]]  # what X-Platform-Cache says, and the reques
     ],
 )
 async def test_the_cache(
-    edge: Edge,
+    edge: ProxyMiddleware,
     host: str,
     answered: dict[str, str],
     visits: list[Visit],
@@ -1236,7 +1238,7 @@ async def test_the_cache(
             seen.add(number)
 
 
-async def test_only_what_is_read_is_kept(edge: Edge) -> None:
+async def test_only_what_is_read_is_kept(edge: ProxyMiddleware) -> None:
     told = telling("", ("Cache-Control", "max-age=60"))
     async with client(edge.port) as http:
         for method in ("POST", "PUT", "OPTIONS"):
@@ -1249,7 +1251,7 @@ async def test_only_what_is_read_is_kept(edge: Edge) -> None:
             assert (answer.content == b"") == (method == "HEAD")
 
 
-async def test_the_query_belongs_to_the_key(edge: Edge) -> None:
+async def test_the_query_belongs_to_the_key(edge: ProxyMiddleware) -> None:
     told = telling("", ("Cache-Control", "max-age=60"))
     async with client(edge.port) as http:
         said = [
@@ -1259,7 +1261,7 @@ async def test_the_query_belongs_to_the_key(edge: Edge) -> None:
     assert said == ["MISS", "MISS", "MISS", "HIT", "HIT"]
 
 
-async def test_what_is_kept_leads_to_each_client(edge: Edge) -> None:
+async def test_what_is_kept_leads_to_each_client(edge: ProxyMiddleware) -> None:
     told = telling(
         "", ("Cache-Control", "max-age=60"), ("Location", f"https://{DOMAIN}/x"), status=301
     )
@@ -1271,7 +1273,7 @@ async def test_what_is_kept_leads_to_each_client(edge: Edge) -> None:
     assert second.headers["Location"] == f"http://{DOMAIN}:99/x"
 
 
-async def test_the_cache_can_be_emptied(edge: Edge) -> None:
+async def test_the_cache_can_be_emptied(edge: ProxyMiddleware) -> None:
     told = telling("", ("Cache-Control", "max-age=60"))
     async with client(edge.port) as http:
         said = []
@@ -1283,7 +1285,7 @@ async def test_the_cache_can_be_emptied(edge: Edge) -> None:
     assert said == ["MISS", "HIT", "MISS", "HIT"]
 
 
-async def test_the_router_strips(edge: Edge) -> None:
+async def test_the_router_strips(edge: ProxyMiddleware) -> None:
     told = telling("", ("X-Accel-Buffering", "no"), ("X-Own", "yes"))
     async with client(edge.port) as http:
         answer = await http.get("/", headers=told)
@@ -1291,7 +1293,7 @@ async def test_the_router_strips(edge: Edge) -> None:
     assert answer.headers["X-Own"] == "yes"
 
 
-async def test_the_routers_limit(edge: Edge) -> None:
+async def test_the_routers_limit(edge: ProxyMiddleware) -> None:
     length = 250 * 1024 * 1024 + 1
     answer = await raw(
         edge.port,
@@ -1302,7 +1304,7 @@ async def test_the_routers_limit(edge: Edge) -> None:
         assert (await http.post("/", content=bytes(3_000_000))).json()["body"] == 3_000_000
 
 
-async def test_the_router_buffers_requests(edge: Edge) -> None:
+async def test_the_router_buffers_requests(edge: ProxyMiddleware) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"one"
         yield b"two"

@@ -8,7 +8,7 @@ from typing import Any
 import certifi
 import pytest
 
-from app.database_url import connect_arguments, parse_database_url, place
+from quart_upsun.database.url import connect_arguments, parse_database_url, place
 
 CERTIFICATES = certifi.where()
 BASE = "postgresql://us%40er:hunter2@db.example/main"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.http import canonical_host, is_cross_site, local_target
+from quart_upsun.http.hosts import canonical_host, is_cross_site
+from quart_upsun.http.redirects import local_target
 
 OWN = "https://example.com"
 

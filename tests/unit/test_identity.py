@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from app import upsun
-from app.settings import Identity, load, load_database
+from app.settings import load, load_database
+from quart_upsun import platform as upsun
+from quart_upsun.database.ownership import Identity
 
 CONTAINER = {"PLATFORM_APPLICATION_NAME": "app", "PLATFORM_ENVIRONMENT": "main-abc"}
 ENDPOINT = {"scheme": "pgsql", "host": "postgresql.internal", "port": 5432}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from app import logs
+from quart_upsun.logging import configure_logging, get_logger
 
 
 @pytest.fixture(params=["json", "readable"])
@@ -19,7 +19,7 @@ def output(
     monkeypatch.setattr("sys.stdout", stream)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    logs.configure("debug", readable=request.param == "readable")
+    configure_logging("debug", readable=request.param == "readable")
     yield stream
     root.handlers, root.level = handlers, level
     structlog.contextvars.clear_contextvars()
@@ -27,7 +27,7 @@ def output(
 
 def test_both_kinds_of_logger_write_one_line(output: io.StringIO) -> None:
     structlog.contextvars.bind_contextvars(request_id="abc123")
-    logs.get("one").info("from structlog", answer=42)
+    get_logger("one").info("from structlog", answer=42)
     logging.getLogger("two").warning("from %s", "logging")
     lines = output.getvalue().splitlines()
     assert len(lines) == 2
@@ -39,7 +39,7 @@ def test_both_kinds_of_logger_write_one_line(output: io.StringIO) -> None:
 
 def test_a_visitor_cannot_forge_a_line(output: io.StringIO) -> None:
     forged = '/x\n{"event": "forged"}\r\x1b[2J\u2028'
-    logs.get("one").info(f"GET {forged}", path=forged)
+    get_logger("one").info(f"GET {forged}", path=forged)
     logging.getLogger("two").error("GET %s", forged)
     assert len(output.getvalue().splitlines()) == 2
     # Colours of the readable form are off here, so no escape character has a reason to be.
@@ -47,7 +47,7 @@ def test_a_visitor_cannot_forge_a_line(output: io.StringIO) -> None:
 
 
 def test_no_secret_is_written(output: io.StringIO) -> None:
-    logs.get("one").info(
+    get_logger("one").info(
         "connect to postgresql://main:hunter2@db/main",
         password="hunter2",
         csrf_token="hunter2",
@@ -82,9 +82,9 @@ def test_json_lines_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:
-        logs.configure("info", readable=False)
-        logs.get("one").info("hello", who="you")
-        logs.get("one").debug("not written")
+        configure_logging("info", readable=False)
+        get_logger("one").info("hello", who="you")
+        get_logger("one").debug("not written")
     finally:
         root.handlers, root.level = handlers, level
     (line,) = stream.getvalue().splitlines()

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from app import settings as settings_module
-from app import upsun
-from app.settings import Settings, SettingsError, load, parse_database_url
+from app.settings import Settings, load
+from quart_upsun import platform as upsun
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.settings import SettingsError
 
 URL = "postgresql://user:secret-word@db.example:5432/main"
 STRONG = "Wq7vR2mXk9TzB4nY8cJ3hL6pD1fG5sA0uE"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app import upsun
-from app.server import processes_for
+from quart_upsun import platform as upsun
+from quart_upsun.server.serve import processes_for
 
 IN_CONTAINER = {"PLATFORM_APPLICATION_NAME": "app", "PLATFORM_ENVIRONMENT": "main-abc"}
 

@@ -12,20 +12,27 @@ from sqlalchemy import func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from werkzeug.exceptions import TooManyRequests
 
-from app import create_app, server
-from app.api import tokens
-from app.api.auth import by_caller, caller, scoped
-from app.api.idempotency import idempotent
-from app.api.operations import Text, answer, answers, asks, refuses, takes
-from app.api.problems import Problem
-from app.api.scopes import Scope
-from app.database import Unavailable
-from app.http import private
-from app.security.audit import unaudited
-from app.security.limits import Limit, limited
-from app.security.models import AuditEvent
-from app.settings import Settings
+from app import create_app
+from app.settings import Settings, load
 from app.user import accounts
+from app.user.tokens import access_tokens as tokens
+from quart_upsun.api.auth import by_caller, caller, scope_required
+from quart_upsun.api.idempotency import idempotent
+from quart_upsun.api.problems import Problem
+from quart_upsun.api.scopes import Scope
+from quart_upsun.api.validation import (
+    Text,
+    document_problem,
+    document_response,
+    json_response,
+    validate_json,
+    validate_query,
+)
+from quart_upsun.database import DatabaseUnavailableError
+from quart_upsun.policy import no_store, not_audited
+from quart_upsun.security.limits import Limit, rate_limit
+from quart_upsun.security.models import AuditEvent
+from quart_upsun.server import serve as server
 from tests.features.factories import Person
 
 READ = Scope("things:read", "See things")
@@ -49,13 +56,13 @@ def things(limit: Limit) -> Blueprint:
     blueprint = Blueprint("things", __name__, url_prefix="/api/v1/things")
 
     @blueprint.post("")
-    @private
-    @scoped(WRITE)
-    @limited(limit, by_caller)
-    @unaudited("nobody's")
-    @takes(Thing)
-    @answers(201, Thing, headers={"Location": "Where it is"})
-    @refuses(409, "There is one already.")
+    @no_store
+    @scope_required(WRITE)
+    @rate_limit(limit, by_caller)
+    @not_audited("nobody's")
+    @validate_json(Thing)
+    @document_response(201, Thing, headers={"Location": "Where it is"})
+    @document_problem(409, "There is one already.")
     @idempotent
     async def make(session: AsyncSession, data: Thing) -> Response:
         """Make a thing."""
@@ -69,21 +76,21 @@ def things(limit: Limit) -> Blueprint:
                 raise ValueError(f"cannot make {data.name}, {data.sizes}")
         count = await session.scalar(select(func.count()).select_from(AuditEvent))
         headers = {"Location": f"/api/v1/things/{count}", "ETag": f'"{count}"'}
-        return answer(data, 201, headers=headers)
+        return json_response(data, 201, headers=headers)
 
     @blueprint.get("")
-    @private
-    @scoped(READ)
-    @asks(Which)
-    @answers(200, Thing)
+    @no_store
+    @scope_required(READ)
+    @validate_query(Which)
+    @document_response(200, Thing)
     async def listed(query: Which) -> Response:
         """List things."""
-        return answer(Thing(name="all", sizes=[query.limit]))
+        return json_response(Thing(name="all", sizes=[query.limit]))
 
     @blueprint.get("/<int:number>")
-    @private
-    @scoped(READ)
-    @answers(200, Thing)
+    @no_store
+    @scope_required(READ)
+    @document_response(200, Thing)
     async def one(number: int) -> Response:
         """Show a thing."""
         match number:
@@ -96,10 +103,10 @@ def things(limit: Limit) -> Blueprint:
             case 502:
                 abort(502, "the inside")
             case 503:
-                raise Unavailable("the inside")
+                raise DatabaseUnavailableError("the inside")
             case _ if number >= 2**63:
                 abort(404)
-        return answer(Thing(name="one", sizes=[number]))
+        return json_response(Thing(name="one", sizes=[number]))
 
     return blueprint
 
@@ -113,14 +120,14 @@ def application(settings: Settings, limit: Limit = CHANGES) -> Quart:
 
 async def made(app: Quart) -> int:
     """How many things were made."""
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         count = select(func.count()).where(AuditEvent.kind == "thing made")
         return int(await session.scalar(count) or 0)
 
 
 async def token_of(app: Quart, person: Person, *scopes: Scope, days: int = 7) -> str:
     """Make a token without a form."""
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         user = await accounts.by_id(session, person.id)
         assert user is not None
         names = [scope.name for scope in scopes or (READ, WRITE)]
@@ -133,4 +140,4 @@ def bearer(token: str) -> dict[str, str]:
 
 if __name__ == "__main__":
     # To a program that tries everything no limit shall get into the way.
-    sys.exit(server.main(lambda settings: application(settings, Limit("things", 10**6, 1))))
+    sys.exit(server.main(lambda settings: application(settings, Limit("things", 10**6, 1)), load))

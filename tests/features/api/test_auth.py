@@ -9,14 +9,14 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import select, update
 
-from app.api import tokens
-from app.api.models import AccessToken
-from app.api.scopes import Scope
-from app.api.views import READ as ME
-from app.security.limits import Limit
 from app.settings import Settings
 from app.user import accounts
+from app.user.api import READ as ME
 from app.user.models import User
+from app.user.tokens import access_tokens as tokens
+from app.user.tokens.models import AccessToken
+from quart_upsun.api.scopes import Scope
+from quart_upsun.security.limits import Limit
 from tests.features.api.resources import READ, application, bearer, token_of
 from tests.features.factories import Person, new_client
 from tests.features.statements import Statements
@@ -25,12 +25,12 @@ THINGS = "/api/v1/things"
 
 
 async def change_token(app: Quart, **values: object) -> None:
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         await session.execute(update(AccessToken).values(**values))
 
 
 async def last_used(app: Quart) -> datetime | None:
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         found: datetime | None = await session.scalar(select(AccessToken.last_used_at))
         return found
 
@@ -85,7 +85,7 @@ async def test_a_token_ends(app: Quart, client: Client, token: str) -> None:
 async def test_a_token_ends_with_its_user(
     app: Quart, client: Client, ada: Person, token: str
 ) -> None:
-    database = app.extensions["database"]
+    database = app.extensions["quart_upsun"].database
     async with database.write() as session:
         await accounts.set_active(session, ada.id, active=False)
     assert (await client.get(THINGS, headers=bearer(token))).status_code == 401
@@ -164,7 +164,7 @@ async def test_nothing_of_a_token_is_kept_or_logged(
     assert "ValueError" in caplog.text
     secret = token.removeprefix(tokens.PREFIX)
     assert secret[:12] not in caplog.text
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         row = (await session.scalars(select(AccessToken))).one()
     assert secret[:12] not in str(vars(row))
 
@@ -195,7 +195,7 @@ async def test_changes_are_counted_by_account(settings: Settings) -> None:
     assert int(response.headers["Retry-After"]) > 0
     grace = bearer(await token_of(app, await Person("grace").register(app)))
     assert (await client.post(THINGS, json={"name": "a"}, headers=grace)).status_code == 201
-    await app.extensions["database"].close()
+    await app.extensions["quart_upsun"].database.close()
 
 
 def test_tokens_can_be_told_from_other_things() -> None:

@@ -8,9 +8,9 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import func, select, update
 
-from app.api import idempotency
-from app.api.models import IdempotentAnswer
-from app.jobs.queue import Running
+from quart_upsun.api import idempotency
+from quart_upsun.api.models import IdempotentAnswer
+from quart_upsun.jobs.queue import Running
 from tests.features.api.resources import bearer, made, token_of
 from tests.features.factories import Person
 
@@ -23,7 +23,7 @@ def headers(token: str) -> dict[str, str]:
 
 
 async def kept(app: Quart) -> int:
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         return int(await session.scalar(select(func.count(IdempotentAnswer.key))) or 0)
 
 
@@ -109,7 +109,7 @@ async def test_a_long_key_is_one(app: Quart, client: Client, token: str) -> None
 async def test_who_waits_too_long_is_told(
     app: Quart, client: Client, ada: Person, headers: dict[str, str]
 ) -> None:
-    database = app.extensions["database"]
+    database = app.extensions["quart_upsun"].database
     async with database.write() as session:
         claim = {"user_id": ada.id, "key": headers["Idempotency-Key"], "fingerprint": b""}
         await session.execute(idempotency.CLAIM, claim)
@@ -125,7 +125,7 @@ async def test_answers_are_forgotten_after_a_day(
     for number in range(5):
         headers["Idempotency-Key"] = str(number)
         await client.post(THINGS, json={"name": "a"}, headers=headers)
-    database = app.extensions["database"]
+    database = app.extensions["quart_upsun"].database
     async with database.write() as session:
         old = datetime.now(UTC) - timedelta(hours=24, seconds=1)
         await session.execute(

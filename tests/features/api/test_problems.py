@@ -8,7 +8,7 @@ import pytest
 from quart import Quart
 from quart.testing import QuartClient as Client
 
-from app.api.problems import DETAILS
+from quart_upsun.api.problems import DETAILS
 from tests.features.api.resources import bearer
 
 THINGS = "/api/v1/things"

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from app.api import scopes, tokens
-from app.database import Database
-from app.settings import Settings, parse_database_url
+from app.settings import Settings
 from app.user import accounts
+from app.user.tokens import access_tokens as tokens
+from quart_upsun.api import scopes
+from quart_upsun.database import Database
+from quart_upsun.database.url import parse_database_url
 from tests.features.api.resources import application
 from tests.features.factories import Person
 from tests.process.servers import Server, serving

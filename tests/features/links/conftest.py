@@ -4,7 +4,7 @@ import pytest
 from quart import Quart
 from quart.testing import QuartClient as Client
 
-from app.database import Database
+from quart_upsun.database import Database
 from tests.features.factories import Person
 
 
@@ -18,5 +18,5 @@ async def ada(app: Quart, client: Client) -> Person:
 
 @pytest.fixture
 def database(app: Quart) -> Database:
-    found: Database = app.extensions["database"]
+    found: Database = app.extensions["quart_upsun"].database
     return found

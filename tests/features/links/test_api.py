@@ -10,13 +10,13 @@ from quart.testing import QuartClient as Client
 from sqlalchemy import select, text, update
 from werkzeug.datastructures import Headers
 
-from app.database import Database
-from app.jobs.models import Job
-from app.jobs.runner import Runner
 from app.links import uploads
 from app.links.api import READ, WRITE
 from app.links.imports import TASK
 from app.links.models import Link
+from quart_upsun.database import Database
+from quart_upsun.jobs.models import Job
+from quart_upsun.testing import runner_of
 from tests.features.api.resources import token_of
 from tests.features.factories import Person
 from tests.features.links.test_imports import bookmarks
@@ -69,7 +69,7 @@ async def bob(app: Quart, client: Client) -> Program:
 
 
 async def jobs(app: Quart) -> list[str]:
-    async with app.extensions["database"].read() as session:
+    async with app.extensions["quart_upsun"].database.read() as session:
         return list(await session.scalars(select(Job.entrypoint)))
 
 
@@ -250,7 +250,7 @@ async def test_preconditions_on_what_is_not_there(ada: Program) -> None:
 
 async def test_a_change_that_is_on_its_way_counts(app: Quart, ada: Program) -> None:
     """A precondition that held a moment ago does not let a change overwrite another one."""
-    database: Database = app.extensions["database"]
+    database: Database = app.extensions["quart_upsun"].database
     where = (await ada.save()).headers["Location"]
     id = int(where.rpartition("/")[2])
     waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
@@ -363,7 +363,7 @@ async def test_a_file_is_imported_by_a_job_that_tells_how_far_it_is(
     where = sent.headers["Location"]
     assert where == f"{LINKS}/imports/{sent.body['id']}"
     assert (await send(ada, bookmarks(1))).status == 409
-    await Runner(app, app.extensions["database"], [TASK], []).run_due()
+    await runner_of(app, TASK).run_due()
     done = await ada("GET", where)
     assert done.status == 200
     assert (done.body["state"], done.body["percent"], done.body["added"]) == ("done", 100, 3)

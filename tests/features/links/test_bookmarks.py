@@ -11,7 +11,7 @@ from lxml import etree
 
 from app.links import bookmarks
 from app.links.bookmarks import Bookmark, Losses, Reader
-from app.text import clean, clean_lines
+from quart_upsun.text import clean, clean_lines
 
 FIREFOX = """<!DOCTYPE NETSCAPE-Bookmark-file-1>
 <!-- This is an automatically generated file. <A HREF="https://comment.example/">no</A> -->

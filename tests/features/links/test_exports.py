@@ -12,12 +12,12 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import delete, select, text
 
-from app.database import Database, Unavailable
-from app.http import PRIVATE
 from app.links import exports, library, uploads
 from app.links.exports import FORMATS, exported
 from app.links.imports import TASK
 from app.links.models import Link
+from quart_upsun.database import Database, DatabaseUnavailableError
+from quart_upsun.policy import NO_STORE
 from tests.features.factories import Person
 from tests.features.links.test_imports import Library, chunks
 
@@ -38,7 +38,7 @@ async def fill(database: Database, person: Person, first: int, last: int) -> Non
 async def download(client: Client, form: str) -> str:
     response = await client.get(f"/links/export.{form}")
     assert response.status_code == 200
-    assert response.headers["Cache-Control"] == PRIVATE
+    assert response.headers["Cache-Control"] == NO_STORE
     assert response.content_type == FORMATS[form].content_type
     name = f"links-{datetime.now(UTC):%Y-%m-%d}.{form}"
     assert response.headers["Content-Disposition"] == f'attachment; filename="{name}"'
@@ -170,9 +170,9 @@ async def test_a_database_that_goes_away_is_not_the_end_of_the_file(
     pieces = [await anext(stream), await anext(stream)]
 
     def away() -> None:
-        raise Unavailable("no connection to the database")
+        raise DatabaseUnavailableError("no connection to the database")
 
     monkeypatch.setattr(database, "read", away)
-    with pytest.raises(Unavailable):
+    with pytest.raises(DatabaseUnavailableError):
         await anext(stream)
     assert not pieces[-1].decode().endswith(FORMATS["html"].foot)

@@ -18,9 +18,9 @@ from typing import Any, cast
 
 import pytest
 
-from app import logs
 from app.links.fetching import Fetched, Fetcher
 from app.links.network import Address, FetchFailed, Resolver, is_public
+from quart_upsun.logging import configure_logging
 from tests.certificates import server_context
 
 ANY_PORT = range(1, 65536)
@@ -817,7 +817,7 @@ async def test_no_address_and_no_answer_in_the_log(caplog: pytest.LogCaptureFixt
             writer.write(response(b"", "302 Found", f"Location: /again?s3cret=1\r\n{secret}"))
         await writer.drain()
 
-    logs.configure("debug")
+    configure_logging("debug")
     async with site(answer) as served, fetcher() as fetch:
         found = await failure(fetch.get(f"{served.url}s3cret?s3cret=1"))
     assert found == ("It answered 500.", False)

@@ -12,16 +12,16 @@ from quart.testing import QuartClient as Client
 from sqlalchemy import delete, func, select, text, update
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from app.database import Database
-from app.jobs import runner as runner_module
-from app.jobs.models import Job
-from app.jobs.queue import TakenOver, Task, enqueue
-from app.jobs.runner import Runner
 from app.links import imports, jobs, library, uploads
 from app.links.imports import BATCH, TASK, Progress
 from app.links.models import Import, ImportChunk, Link
-from app.live.models import LiveEvent
 from app.user.models import User
+from quart_upsun.database import Database
+from quart_upsun.jobs import runner as runner_module
+from quart_upsun.jobs.models import Job
+from quart_upsun.jobs.queue import JobTakenOverError, Task, enqueue
+from quart_upsun.live.models import LiveEvent
+from quart_upsun.testing import runner_of
 from tests.features.factories import Person
 from tests.features.runners import working
 
@@ -44,13 +44,13 @@ class Library:
 
     def __init__(self, app: Quart, user_id: int) -> None:
         self.app, self.user_id = app, user_id
-        self.database: Database = app.extensions["database"]
+        self.database: Database = app.extensions["quart_upsun"].database
 
     async def send(self, content: bytes) -> int:
         return await uploads.receive(self.database, self.user_id, chunks(content))
 
     async def do(self, task: Task = TASK) -> None:
-        await Runner(self.app, self.database, [task], []).run_due()
+        await runner_of(self.app, task).run_due()
 
     async def progress(self, import_id: int) -> Progress:
         async with self.database.read() as session:
@@ -351,7 +351,7 @@ async def test_the_process_ends_in_the_middle(
         return await original(*args)
 
     monkeypatch.setattr(imports, "_insert", slow)
-    async with working(Runner(shelf.app, shelf.database, [TASK], [])):
+    async with working(runner_of(shelf.app, TASK)):
         await begun.wait()
     half = await shelf.progress(number)
     assert (half.state, half.seen, half.added) == ("running", 2 * BATCH, 2 * BATCH)
@@ -421,7 +421,7 @@ async def test_who_was_thought_dead_stops(shelf: Library, monkeypatch: pytest.Mo
             await asyncio.sleep(0.01)
     doing.cancel()
     await asyncio.gather(doing, return_exceptions=True)
-    assert raised == [TakenOver]
+    assert raised == [JobTakenOverError]
     # The second batch had looked before the job was taken: it counts, the third does not.
     half = await shelf.progress(number)
     assert (half.state, half.seen, len(calls)) == ("running", 2 * BATCH, 2)

@@ -12,16 +12,17 @@ import pytest
 from quart import Quart
 from sqlalchemy import func, select, text, update
 
-from app.database import Database
-from app.jobs.models import Job
-from app.jobs.queue import Running, enqueue
-from app.jobs.runner import Runner
 from app.links import jobs, library, pages
 from app.links.fetching import Fetcher
 from app.links.library import Item
 from app.links.models import Icon, Link
 from app.links.turns import PER_HOST, WAITING, Turns, Visit
-from app.live.models import LiveEvent
+from quart_upsun.database import Database
+from quart_upsun.jobs.models import Job
+from quart_upsun.jobs.queue import Running, enqueue
+from quart_upsun.jobs.runner import Runner
+from quart_upsun.live.models import LiveEvent
+from quart_upsun.testing import runner_of
 from tests.features.factories import Person
 from tests.features.runners import working
 
@@ -45,7 +46,7 @@ class Links:
     def __init__(self, app: Quart, user_id: int) -> None:
         self.app = app
         self.user_id = user_id
-        self.database: Database = app.extensions["database"]
+        self.database: Database = app.extensions["quart_upsun"].database
 
     async def save(self, url: str, **values: Any) -> Item:
         async with self.database.write() as session:
@@ -59,10 +60,10 @@ class Links:
         return found
 
     async def do_jobs(self) -> None:
-        await self.app.extensions["jobs"].run_due()
+        await self.app.extensions["quart_upsun"].jobs.run_due()
 
     def runner(self) -> Runner:
-        return Runner(self.app, self.database, [jobs.FETCH], [])
+        return runner_of(self.app, jobs.FETCH)
 
     async def count(self, *what: Any) -> int:
         async with self.database.read() as session:
@@ -241,7 +242,7 @@ async def test_rounds_of_fetches_are_shared_and_come_to_everybody(
         async with links.database.write() as session:
             await session.execute(text("DELETE FROM pgqueuer"))  # none of them ends well
             await enqueue(session, jobs.REFETCH)
-        await Runner(links.app, links.database, [jobs.REFETCH], []).run_due()
+        await runner_of(links.app, jobs.REFETCH).run_due()
         count = text(
             "SELECT count(*) FROM pgqueuer JOIN links"
             " ON links.id = (convert_from(payload, 'UTF8')::json ->> 'link')::bigint"
@@ -318,7 +319,7 @@ async def test_an_effect_once(links: Links) -> None:
             await jobs.fetch(running)
 
         task = replace(jobs.FETCH, run=slow)
-        await Runner(links.app, links.database, [task], []).run_due()
+        await runner_of(links.app, task).run_due()
     assert (await links.get(item)).version == item.version
 
 
@@ -409,7 +410,7 @@ async def test_the_wait_for_a_turn_is_not_part_of_the_time_limit(links: Links) -
             for visit in (one, other):
                 await visit.enter("127.0.0.1", None)
             task = replace(jobs.FETCH, timeout=0.5)
-            doing = asyncio.create_task(Runner(links.app, links.database, [task], []).run_due())
+            doing = asyncio.create_task(runner_of(links.app, task).run_due())
 
             async def waits() -> bool:
                 return fetcher.turns.waiting("127.0.0.1") == 1

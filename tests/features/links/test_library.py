@@ -9,12 +9,12 @@ from quart import Quart
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database import Database
-from app.jobs.models import Job
 from app.links import library
 from app.links.library import MARK, UNMARK, Changed, Found, Item, segments
 from app.links.models import Link
-from app.live.models import LiveEvent
+from quart_upsun.database import Database
+from quart_upsun.jobs.models import Job
+from quart_upsun.live.models import LiveEvent
 from tests.features.factories import Person
 
 LIMIT = 7

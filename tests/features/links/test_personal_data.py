@@ -8,11 +8,11 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import func, select, update
 
-from app.jobs.queue import enqueue
-from app.jobs.runner import Runner
 from app.links import library, lists
 from app.user import unconfirmed
 from app.user.models import User
+from quart_upsun.jobs.queue import enqueue
+from quart_upsun.testing import runner_of
 from tests.features.factories import Person
 
 
@@ -24,7 +24,7 @@ async def ada(app: Quart, client: Client) -> Person:
 
 
 async def test_the_data_hold_what_features_keep(app: Quart, client: Client, ada: Person) -> None:
-    database = app.extensions["database"]
+    database = app.extensions["quart_upsun"].database
     async with database.write() as session:
         await library.save(
             session, ada.id, "https://example.com/", title="\u0645\u06cc", tags=["sea"]
@@ -48,13 +48,13 @@ async def test_the_data_hold_what_features_keep(app: Quart, client: Client, ada:
 async def test_an_unconfirmed_account_with_links_is_kept(
     app: Quart,
 ) -> None:
-    database = app.extensions["database"]
+    database = app.extensions["quart_upsun"].database
     writer = await Person().register(app, confirmed=False)
     async with database.write() as session:
         old = func.now() - timedelta(days=31)
         await session.execute(update(User).values(created_at=old))
         await library.save(session, writer.id, "https://example.com/")
         await enqueue(session, unconfirmed.REMOVE.task)
-    await Runner(app, database, [unconfirmed.REMOVE.task], []).run_due()
+    await runner_of(app, unconfirmed.REMOVE.task).run_due()
     async with database.read() as session:
         assert await session.scalar(select(User.id)) == writer.id

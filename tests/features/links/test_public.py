@@ -9,9 +9,9 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import text, update
 
-from app.database import Database
 from app.links.models import Link
 from app.links.public import PAGE
+from quart_upsun.database import Database
 from tests.features.factories import Person, new_client
 from tests.features.links.test_views import saved, soup_of, titles
 

@@ -7,9 +7,9 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import func, select, update
 
-from app.database import Database
 from app.links.api import READ
-from app.security.models import RateLimit
+from quart_upsun.database import Database
+from quart_upsun.security.models import RateLimit
 from tests.features.api.resources import token_of
 from tests.features.factories import Person, new_client
 

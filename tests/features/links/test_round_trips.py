@@ -13,7 +13,7 @@ LIST = "/api/v1/links?limit=20"
 
 
 async def links_of(app: Quart, person: Person) -> None:
-    async with app.extensions["database"].write() as session:
+    async with app.extensions["quart_upsun"].database.write() as session:
         for number in range(25):
             await library.save(session, person.id, f"https://example.com/{number}")
 

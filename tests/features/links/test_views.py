@@ -8,11 +8,11 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import insert, select, text, update
 
-from app.database import Database
-from app.jobs.models import Job
 from app.links import library
 from app.links.models import Icon, Link
 from app.links.views import PAGE, SAVES
+from quart_upsun.database import Database
+from quart_upsun.jobs.models import Job
 from tests.features.factories import Person, new_client
 
 HOSTILE = '"><script>alert(1)</script>'

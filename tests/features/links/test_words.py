@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from quart import Quart
 from sqlalchemy import text
 
-from app.database import Database
 from app.links import addresses, index, library, words
-from app.text import clean
+from quart_upsun.database import Database
+from quart_upsun.text import clean
 from tests.features.factories import Person
 
 TITLES = {

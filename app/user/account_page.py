@@ -1,0 +1,239 @@
+"""The page on which people look after their own account."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from quart import Blueprint, Response, flash, redirect, render_template, request, url_for
+from quart.typing import ResponseReturnValue, ResponseTypes
+from wtforms import Form
+
+from app.extensions import site
+from app.user import accounts, devices, emails, passwords, personal_data
+from app.user.audit_trail import Event
+from app.user.forms import DeleteForm, EmailForm, NameForm, PasswordForm
+from app.user.login import log_out, login_required, member, renew
+from app.user.views import TAKEN
+from quart_upsun.current import current
+from quart_upsun.database import read, write
+from quart_upsun.mail import outbox
+from quart_upsun.policy import audited, no_rate_limit, no_store, not_audited
+from quart_upsun.security import audit
+from quart_upsun.security.limits import Limit, by_account, rate_limit
+from quart_upsun.security.models import AuditEvent
+
+blueprint = Blueprint("account", __name__, url_prefix="/account")
+
+CHANGES = Limit("account", 20, 600)
+MAILS = Limit("account-mails", 5, 3600)
+
+DOWNLOADS = Limit("account-data", 10, 3600)
+DOWNLOAD_SECONDS = 3600  # then a client that does not take the rest is dropped
+
+# Apart, because strangers can make any number of them.
+FAILURES = (Event.LOGIN_FAILED,)
+EVENTS_SHOWN, FAILURES_SHOWN = 20, 5
+EVENTS_DOWNLOADED, FAILURES_DOWNLOADED = 5000, 1000
+
+
+@blueprint.get("/")
+@no_store
+@login_required
+@no_rate_limit("the newest events by an index")
+async def show() -> ResponseReturnValue:
+    return await page()
+
+
+@blueprint.post("/name/")
+@no_store
+@login_required
+@rate_limit(CHANGES, by_account)
+@audited(Event.NAME_CHANGED)
+async def change_name() -> ResponseReturnValue:
+    form = NameForm(await request.form)
+    if not form.validate():
+        return await page(name=form)
+    try:
+        async with write() as session:
+            await accounts.change_name(session, member(), str(form.username.data))
+    except accounts.AccountTakenError:
+        form["username"].errors = [TAKEN]
+        return await page(name=form)
+    return await done("Your user name was changed.")
+
+
+@blueprint.post("/email/")
+@no_store
+@login_required
+@rate_limit(MAILS, by_account)
+@audited(Event.EMAIL_CHANGE_REQUESTED)
+async def change_email() -> ResponseReturnValue:
+    """Ask for another address, which becomes the account's once it is confirmed by mail."""
+    form = EmailForm(await request.form)
+    if not form.validate() or not await is_password_right(form):
+        return await page(email=form)
+    email = str(form.email.data)
+    await emails.CONFIRMATIONS.require(email.lower())
+    async with write() as session:
+        await accounts.ask_for_email(session, member(), email)
+    return await done("Follow the link in the mail that is on its way to the new address.")
+
+
+@blueprint.post("/resend/")
+@no_store
+@login_required
+@rate_limit(MAILS, by_account)
+@not_audited("sends again what was asked for before")
+async def resend() -> ResponseReturnValue:
+    """Send the mail again that confirms an address."""
+    email = member().pending_email
+    if email is None:
+        return await done("Your address is confirmed already.")
+    await emails.CONFIRMATIONS.require(email.lower())
+    async with write() as session:
+        await outbox.post(session, "confirm", user_id=member().id)
+    return await done("The mail is on its way again.")
+
+
+@blueprint.post("/password/")
+@no_store
+@login_required
+@rate_limit(CHANGES, by_account)
+@audited(Event.PASSWORD_CHANGED)
+async def change_password() -> ResponseReturnValue:
+    """Change the password; every other session ends."""
+    user = member()
+    form = PasswordForm(
+        await request.form, personal=(user.username, user.email, user.pending_email)
+    )
+    if not form.validate() or not await is_password_right(form):
+        return await page(password=form)
+    password_hash = await passwords.hash_password(str(form.password.data))
+    async with write() as session:
+        changed = await accounts.set_password(
+            session, user, password_hash=password_hash, event=Event.PASSWORD_CHANGED
+        )
+    renew(changed)
+    response = await done("Your password was changed. You were signed out everywhere else.")
+    devices.remember(response, changed)
+    return response
+
+
+@blueprint.post("/sign-out/")
+@no_store
+@login_required
+@rate_limit(CHANGES, by_account)
+@audited(Event.SESSIONS_ENDED, Event.TOKEN_DELETED)
+async def sign_out_everywhere() -> ResponseReturnValue:
+    """End all sessions, and revoke all access tokens unless the form says to keep them."""
+    keeps_tokens = (await request.form).get("tokens") == "keep"
+    async with write() as session:
+        await accounts.sign_out(session, member())
+        if not keeps_tokens:
+            await site.revoke_access(session, member().id)
+    log_out()
+    await flash(
+        "You are signed out everywhere."
+        + ("" if keeps_tokens else " Your access tokens are revoked."),
+        "info",
+    )
+    return redirect(url_for("public.home"), 303)
+
+
+@blueprint.get("/data.json")
+@no_store
+@login_required
+@rate_limit(DOWNLOADS, by_account)
+async def download() -> Response:
+    """Return what is kept about the user, as a file. Of very many events, the newest are in it."""
+    user, database = member(), current().database
+    async with read() as session:
+        events = await audit.latest(
+            session, user_id=user.id, except_kinds=FAILURES, limit=EVENTS_DOWNLOADED + 1
+        )
+        failures = await audit.latest(
+            session, user_id=user.id, kinds=FAILURES, limit=FAILURES_DOWNLOADED + 1
+        )
+    account = {
+        "username": user.username,
+        "email": user.email,
+        "unconfirmed_email": user.pending_email,
+        "role": user.role,
+        "created_at": user.created_at.isoformat(),
+        "events": [as_json(each) for each in events[:EVENTS_DOWNLOADED]],
+        "events_truncated": len(events) > EVENTS_DOWNLOADED,
+        "failed_logins": [as_json(each) for each in failures[:FAILURES_DOWNLOADED]],
+        "failed_logins_truncated": len(failures) > FAILURES_DOWNLOADED,
+    }
+    body = personal_data.written(database, user.id, account, site.personal_data)
+    response = Response(
+        b"" if request.method == "HEAD" else body,
+        content_type="application/json",
+        headers={"Content-Disposition": 'attachment; filename="my-data.json"'},
+    )
+    response.timeout = DOWNLOAD_SECONDS
+    return response
+
+
+@blueprint.post("/delete/")
+@no_store
+@login_required
+@rate_limit(CHANGES, by_account)
+@audited(Event.DELETED)
+async def delete() -> ResponseReturnValue:
+    form = DeleteForm(await request.form)
+    if not form.validate() or not await is_password_right(form):
+        return await page(delete=form)
+    async with write() as session:
+        await accounts.remove(session, member())
+    log_out()
+    await flash("Your account was deleted.", "info")
+    return redirect(url_for("public.home"), 303)
+
+
+async def page(**sent: Form) -> str:
+    """Render the page with empty forms, but for one that was sent and refused."""
+    user = member()
+    forms: Mapping[str, Any] = {
+        "name": NameForm(username=user.username),
+        "email": EmailForm(),
+        "password": PasswordForm(personal=()),
+        "delete": DeleteForm(),
+        **sent,
+    }
+    async with read() as session:
+        events = await audit.latest(
+            session, user_id=user.id, except_kinds=FAILURES, limit=EVENTS_SHOWN
+        )
+        failures = await audit.latest(
+            session, user_id=user.id, kinds=FAILURES, limit=FAILURES_SHOWN
+        )
+    return await render_template(
+        "user/account.html", forms=forms, events=events, failures=failures, refused=bool(sent)
+    )
+
+
+def as_json(event: AuditEvent) -> dict[str, Any]:
+    """Return an event as its user may see it: where an administrator sits is none of it."""
+    client = None if event.actor_id else event.client
+    return {"at": event.at.isoformat(), "what": event.kind, "client": client}
+
+
+@blueprint.errorhandler(accounts.SessionEndedError)
+async def session_ended(error: accounts.SessionEndedError) -> ResponseTypes:
+    """Send somebody to the login whose session was ended while the request was on its way."""
+    log_out()
+    return redirect(url_for("user.login"), 303)
+
+
+async def done(message: str) -> ResponseTypes:
+    await flash(message, "success")
+    return redirect(url_for("account.show"), 303)
+
+
+async def is_password_right(form: Form) -> bool:
+    """Tell whether the user has typed the current password, and say it at the field if not."""
+    field = form["current_password"]
+    if await passwords.verify_password(member().password_hash, str(field.data)):
+        return True
+    field.errors = ["This is not your password."]
+    return False

@@ -1,0 +1,53 @@
+"""The one resource that the API brings itself: who is asking."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, Field
+from quart import Blueprint, Response
+from quart_schema import tag_blueprint
+
+from app.user import accounts
+from quart_upsun.api.auth import caller, scope_required, unauthorized
+from quart_upsun.api.problems import DETAILS
+from quart_upsun.api.scopes import Scope
+from quart_upsun.api.validation import document_response, json_response
+from quart_upsun.database import read
+from quart_upsun.policy import no_rate_limit, no_store
+
+blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
+tag_blueprint(blueprint, ["Account"])
+
+READ = Scope("me:read", "See your user name and address")
+
+
+class Me(BaseModel):
+    """The account that asks."""
+
+    id: int
+    username: str
+    email: str | None = Field(description="The confirmed address; null until one is")
+    created_at: datetime
+    via: Literal["token", "session"] = Field(description="How the request was let in")
+
+
+@blueprint.get("/me")
+@no_store
+@scope_required(READ)
+@no_rate_limit("one row by its key")
+@document_response(200, Me)
+async def me() -> Response:
+    """Tell who is asking."""
+    async with read() as session:
+        user = await accounts.by_id(session, caller().id)
+    if user is None:  # deleted between the two queries
+        raise unauthorized(DETAILS[401])
+    return json_response(
+        Me(
+            id=user.id,
+            username=user.username,
+            email=user.email,
+            created_at=user.created_at,
+            via=caller().via,
+        )
+    )

@@ -1,0 +1,123 @@
+"""The mails of accounts: what each is told, looked up when it is sent."""
+
+import hashlib
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.user import accounts
+from app.user.models import User
+from quart_upsun.mail.delivery import external_url
+from quart_upsun.mail.letters import Composers, Letter
+from quart_upsun.security import signing
+from quart_upsun.security.limits import Limit
+
+CONFIRM_LIFETIME = 3 * signing.DAY
+RESET_LIFETIME = signing.HOUR
+# Questions whether an address is somebody's, to one address, whoever asks.
+CONFIRMATIONS = Limit("confirmations", 5, 3600)
+
+
+def confirm_token(user: User) -> str:
+    """Return the token that confirms the pending address; worth nothing once there is another."""
+    return signing.sign("confirm", [user.id, user.pending_email])
+
+
+def read_confirm_token(token: str) -> tuple[int, str] | None:
+    """Return the user's id and the address that whoever has the token can read mail at."""
+    content = signing.read("confirm", token, max_age=CONFIRM_LIFETIME)
+    return (content[0], content[1]) if content else None
+
+
+def reset_token(user: User) -> str:
+    """Return the token that replaces the password.
+
+    It dies with the next change of the password, which is also its use, and with the address.
+    """
+    return signing.sign("reset", [user.id, user.session_version, address_mark(user)])
+
+
+async def read_reset_token(session: AsyncSession, token: str) -> User | None:
+    """Return the user whose password the token may replace, if it still may."""
+    content = signing.read("reset", token, max_age=RESET_LIFETIME)
+    if not content:
+        return None
+    user_id, version, mark = content
+    user = await accounts.by_session(session, user_id, version)
+    return user if user and address_mark(user) == mark else None
+
+
+def address_mark(user: User) -> str:
+    """Return what changes with the address a link was sent to, and does not tell it."""
+    address = (user.email or user.pending_email or "").lower()
+    return hashlib.sha256(address.encode()).hexdigest()[:16]
+
+
+async def confirm(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+    user = await accounts.by_id(session, data["user_id"])
+    if user is None or user.pending_email is None or user.deactivated_at:
+        return None
+    owner = next(iter(await accounts.by_email(session, user.pending_email)), None)
+    if owner is not None and owner.email and owner.id != user.id:
+        # Only the owner of the address learns that it has an account.
+        return Letter(
+            user.pending_email,
+            "already-registered",
+            {
+                "username": owner.username,
+                "login": external_url("user.login"),
+                "forgot": external_url("recovery.forgot"),
+            },
+        )
+    link = external_url("recovery.confirm", token=confirm_token(user))
+    context = {"username": user.username, "link": link, "is_new": user.email is None}
+    return Letter(user.pending_email, "confirm", context)
+
+
+async def reset(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+    """One link for the account that has the address, or for each that claims it."""
+    users = await accounts.by_email(session, data["email"])
+    if not users:
+        return None
+    links = [
+        (user.username, external_url("recovery.reset", token=reset_token(user))) for user in users
+    ]
+    return Letter(users[0].email or users[0].pending_email or "", "reset", {"links": links})
+
+
+async def address_change(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+    return Letter(
+        data["to"],
+        "address-change",
+        {"username": data["username"], "forgot": external_url("recovery.forgot")},
+    )
+
+
+async def password_changed(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+    return Letter(
+        data["to"],
+        "password-changed",
+        {"username": data["username"], "forgot": external_url("recovery.forgot")},
+    )
+
+
+async def deleted(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+    return Letter(data["to"], "deleted", {"username": data["username"]})
+
+
+async def invitation(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+    user = await accounts.by_id(session, data["user_id"])
+    if user is None or user.email is None or user.deactivated_at:
+        return None
+    link = external_url("user.register")
+    return Letter(data["email"], "invitation", {"username": user.username, "link": link})
+
+
+COMPOSERS: Composers = {
+    "confirm": confirm,
+    "reset": reset,
+    "address-change": address_change,
+    "password-changed": password_changed,
+    "deleted": deleted,
+    "invitation": invitation,
+}

@@ -1,0 +1,249 @@
+"""Personal access tokens: functions of a session, or a connection, and plain values.
+
+A token is 32 random bytes, so a plain digest is enough to keep: there is nothing to guess, and
+nothing that a slow hash would have to protect. Its prefix and checksum are for programs that look
+for secrets in places where none should be, and they let a request with something else be refused
+without asking the database.
+"""
+
+import base64
+import hashlib
+import re
+import secrets
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.user.accounts import SessionEndedError
+from app.user.audit_trail import Event
+from app.user.models import User
+from app.user.tokens.models import AccessToken
+from quart_upsun.api.auth import TokenUser
+from quart_upsun.database import Base, Connection, Database, ReadOnlyDatabaseError, direct, write
+from quart_upsun.database.statements import Statement
+from quart_upsun.security import audit
+
+PREFIX = "qu_"
+TOKEN = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{43}})([A-Za-z0-9_-]{{6}})\Z")
+LIFETIMES = (7, 30, 90, 365)  # days
+MOST = 20  # tokens of one user, those included that are over
+USE_NOTED = timedelta(minutes=1)  # how exactly the last use is known
+
+
+class Holder(NamedTuple):
+    """Whose a token is, and what it is good for."""
+
+    id: int
+    username: str
+    scopes: list[str]
+    token_id: int
+    is_use_due: bool
+    """Whether the last use that is known is too long ago: `note_use` is for that."""
+
+
+# Tables instead of entities, and built once: this runs with every request of the API.
+_tokens = Base.metadata.tables[AccessToken.__tablename__]
+_users = Base.metadata.tables[User.__tablename__]
+_due = or_(_tokens.c.last_used_at.is_(None), _tokens.c.last_used_at < func.now() - USE_NOTED)
+BY_DIGEST = Statement(
+    select(_users.c.id, _users.c.username, _tokens.c.scopes, _tokens.c.id, _due)
+    .join_from(_tokens, _users, _users.c.id == _tokens.c.user_id)
+    .where(
+        _tokens.c.digest == bindparam("digest"),
+        _tokens.c.expires_at > func.now(),
+        _users.c.deactivated_at.is_(None),
+    ),
+    Holder._make,
+)
+
+
+class TooManyTokensError(Exception):
+    """The user has as many tokens as one may have."""
+
+
+def new() -> str:
+    """Return a token that nobody has."""
+    secret = secrets.token_urlsafe(32)
+    return f"{PREFIX}{secret}{_checksum(secret)}"
+
+
+def digest(token: str) -> bytes:
+    """Return what is kept of a token: its SHA-256."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def well_formed(token: str) -> bool:
+    """Tell whether something looks like a token of ours, its checksum included.
+
+    Of what does not, there is no need to ask the database.
+    """
+    found = TOKEN.match(token)
+    return found is not None and _checksum(found[1]) == found[2]
+
+
+async def holder(connection: Connection, token: str) -> Holder | None:
+    """Find whose token it is, in one query.
+
+    None for one that is unknown or over, and for a user who is kept out.
+    """
+    found = await BY_DIGEST.rows(connection, digest=digest(token))
+    return found[0] if found else None
+
+
+async def note_use(session: AsyncSession, token_id: int) -> None:
+    """Note that a token is used now: once in `USE_NOTED`, as the owner need not know better.
+
+    Of many requests at the same moment one writes; the others wait for it, look again, and do not.
+    """
+    await session.execute(
+        update(_tokens).where(_tokens.c.id == token_id, _due).values(last_used_at=func.now())
+    )
+
+
+async def authenticate(token: str) -> TokenUser | None:
+    """Return whose token it is, and record its use; None if it is unknown, revoked or expired."""
+    if not well_formed(token):
+        return None
+    async with direct() as connection:
+        found = await holder(connection, token)
+    if found is None:
+        return None
+    if found.is_use_due:
+        with suppress(ReadOnlyDatabaseError):  # what only reads goes on
+            async with write() as session:
+                await note_use(session, found.token_id)
+    return TokenUser(found.id, found.username, frozenset(found.scopes))
+
+
+async def make(
+    session: AsyncSession, user: User, *, name: str, scopes: Sequence[str], days: int
+) -> str:
+    """Make a token, and return it: afterwards nobody can.
+
+    Args:
+        session: of `write()`.
+        user: who asks.
+        name: what the user calls it.
+        scopes: names of what it is good for.
+        days: how long it lasts.
+
+    Raises:
+        SessionEnded: the session that asks was ended meanwhile. A token would outlive it.
+        TooMany: there are `MOST` already.
+    """
+    # The lock also puts those of the same user who ask at once into a row, so that they count.
+    still = (
+        select(User.id)
+        .where(
+            User.id == user.id,
+            User.session_version == user.session_version,
+            User.deactivated_at.is_(None),
+        )
+        .with_for_update(key_share=True)
+    )
+    if await session.scalar(still) is None:
+        raise SessionEndedError
+    count = select(func.count()).where(AccessToken.user_id == user.id)
+    if (await session.scalar(count) or 0) >= MOST:
+        raise TooManyTokensError
+    token = new()
+    await session.execute(
+        insert(AccessToken).values(
+            user_id=user.id,
+            name=name,
+            digest=digest(token),
+            scopes=sorted(scopes),
+            expires_at=func.now() + timedelta(days=days),
+        )
+    )
+    await audit.record(session, Event.TOKEN_CREATED, user.id)
+    return token
+
+
+async def of_user(
+    session: AsyncSession, user_id: int
+) -> Sequence[Row[int, str, list[str], datetime, datetime, datetime | None, bool]]:
+    """Return a user's tokens, newest first, and whether each is `over`."""
+    rows = await session.execute(
+        select(
+            AccessToken.id,
+            AccessToken.name,
+            AccessToken.scopes,
+            AccessToken.created_at,
+            AccessToken.expires_at,
+            AccessToken.last_used_at,
+            (AccessToken.expires_at <= func.now()).label("over"),
+        )
+        .where(AccessToken.user_id == user_id)
+        .order_by(AccessToken.id.desc())
+    )
+    return rows.all()
+
+
+async def end(session: AsyncSession, user_id: int, token_id: int) -> bool:
+    """Delete one of a user's tokens; False if it is none of them."""
+    gone = (
+        delete(AccessToken)
+        .where(AccessToken.id == token_id, AccessToken.user_id == user_id)
+        .returning(AccessToken.id)
+    )
+    if await session.scalar(gone) is None:
+        return False
+    await audit.record(session, Event.TOKEN_DELETED, user_id)
+    return True
+
+
+async def end_all(session: AsyncSession, user_id: int, *, actor_id: int | None = None) -> None:
+    """Revoke all of a user's tokens.
+
+    Args:
+        session: of `write()`.
+        user_id: whose.
+        actor_id: who does it, if it is another user.
+    """
+    gone = delete(AccessToken).where(AccessToken.user_id == user_id).returning(AccessToken.id)
+    for _ in (await session.scalars(gone)).all():
+        await audit.record(session, Event.TOKEN_DELETED, user_id, actor_id=actor_id)
+
+
+async def personal_data(
+    database: Database, user_id: int
+) -> AsyncIterator[Sequence[dict[str, Any]]]:
+    """Yield a user's tokens for the download of personal data."""
+    async with database.read() as session:
+        found = await of_user(session, user_id)
+    yield [
+        {
+            "name": each.name,
+            "scopes": each.scopes,
+            "created_at": each.created_at.isoformat(),
+            "expires_at": each.expires_at.isoformat(),
+            "last_used_at": each.last_used_at and each.last_used_at.isoformat(),
+        }
+        for each in found
+    ]
+
+
+def is_in_use() -> ColumnElement[bool]:
+    """Return the condition that a user has a token that has not expired."""
+    return exists().where(AccessToken.user_id == User.id, AccessToken.expires_at > func.now())
+
+
+def _checksum(secret: str) -> str:
+    return base64.urlsafe_b64encode(zlib.crc32(secret.encode()).to_bytes(4)).decode().rstrip("=")

@@ -1,0 +1,52 @@
+"""The form with which a token is made."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from wtforms import (  # type: ignore[attr-defined] # the stubs do not know the choices of 3.3
+    Form,
+    SelectChoice,
+    SelectField,
+    SelectMultipleField,
+    StringField,
+)
+from wtforms.validators import DataRequired, Length
+
+from app.user.tokens.access_tokens import LIFETIMES
+from app.user.tokens.models import TOKEN_NAME_LENGTH
+from quart_upsun.api.scopes import Scope
+from quart_upsun.web.forms import one_line
+
+
+class TokenForm(Form):
+    """A name, what the token is good for, and for how long.
+
+    Args:
+        scopes: those there are.
+    """
+
+    name = StringField(
+        "Name",
+        description="What it is for: a program, a machine.",
+        filters=[one_line],
+        validators=[
+            DataRequired("Give it a name."),
+            Length(max=TOKEN_NAME_LENGTH, message=f"At most {TOKEN_NAME_LENGTH} characters."),
+        ],
+        render_kw={"autocomplete": "off"},
+    )
+    scopes = SelectMultipleField(
+        "It may", validators=[DataRequired("Choose at least one.")], validate_choice=True
+    )
+    days = SelectField(
+        "It ends after",
+        coerce=int,
+        choices=[
+            SelectChoice(days, "a year" if days == 365 else f"{days} days") for days in LIFETIMES
+        ],
+        default=30,
+    )
+
+    def __init__(self, formdata: Any = None, *, known: Sequence[Scope], **options: Any) -> None:
+        super().__init__(formdata, **options)
+        self.scopes.choices = [SelectChoice(each.name, each.sentence) for each in known]

@@ -1,0 +1,87 @@
+"""The pages on which people make and delete their tokens."""
+
+from quart import Blueprint, abort, current_app, flash, redirect, render_template, request, url_for
+from quart.typing import ResponseReturnValue
+
+from app.user.accounts import SessionEndedError
+from app.user.audit_trail import Event
+from app.user.login import log_out, login_required, member
+from app.user.tokens import access_tokens
+from app.user.tokens.forms import TokenForm
+from quart_upsun.api import scopes
+from quart_upsun.database import LARGEST_ID, read, write
+from quart_upsun.policy import audited, no_rate_limit, no_store
+from quart_upsun.security.limits import Limit, by_account, rate_limit
+
+blueprint = Blueprint("tokens", __name__, url_prefix="/account/tokens")
+
+CHANGES = Limit("tokens", 20, 600)
+
+
+@blueprint.get("/")
+@no_store
+@login_required
+@no_rate_limit("twenty rows at most, by an index")
+async def index() -> ResponseReturnValue:
+    return await page(TokenForm(known=scopes.known(current_app)))
+
+
+@blueprint.post("/")
+@no_store
+@login_required
+@rate_limit(CHANGES, by_account)
+@audited(Event.TOKEN_CREATED)
+async def make() -> ResponseReturnValue:
+    """Make a token, and show it in the answer: nothing else ever does."""
+    form = TokenForm(await request.form, known=scopes.known(current_app))
+    if not form.validate():
+        return await page(form)
+    try:
+        async with write() as session:
+            token = await access_tokens.make(
+                session,
+                member(),
+                name=str(form["name"].data),
+                scopes=form["scopes"].data,
+                days=form["days"].data,
+            )
+    except access_tokens.TooManyTokensError:
+        form.form_errors.append(
+            f"You have {access_tokens.MOST} tokens. Delete one you do not need."
+        )
+        return await page(form)
+    except SessionEndedError:
+        log_out()
+        return redirect(url_for("user.login"), 303)
+    return await page(TokenForm(known=scopes.known(current_app)), token=token)
+
+
+@blueprint.post("/<int:token_id>/delete/")
+@no_store
+@login_required
+@rate_limit(CHANGES, by_account)
+@audited(Event.TOKEN_DELETED)
+async def delete(token_id: int) -> ResponseReturnValue:
+    """Delete a token. Who uses it is refused from now on."""
+    if token_id > LARGEST_ID:
+        abort(404)
+    async with write() as session:
+        if not await access_tokens.end(session, member().id, token_id):
+            abort(404)
+    await flash("The token was deleted.", "success")
+    return redirect(url_for("tokens.index"), 303)
+
+
+async def page(form: TokenForm, *, token: str | None = None) -> str:
+    """Render the list and the form; with the token that was just made, if one was."""
+    async with read() as session:
+        found = await access_tokens.of_user(session, member().id)
+    known = {scope.name: scope.sentence for scope in scopes.known(current_app)}
+    return await render_template(
+        "api/access_tokens.html",
+        form=form,
+        tokens=found,
+        token=token,
+        known=known,
+        most=access_tokens.MOST,
+    )

@@ -1,0 +1,42 @@
+"""The base of all models."""
+
+import importlib
+from pathlib import Path
+from typing import ClassVar
+
+from sqlalchemy import MetaData
+from sqlalchemy.orm import DeclarativeBase
+
+from quart_upsun.database.anonymization import Rules
+
+LARGEST_ID = 2**63 - 1  # that a column can hold, and a query be asked for
+
+
+class Base(DeclarativeBase):
+    """The base of all models. Constraint names are part of the schema, so they are ruled here."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+    __sanitize__: ClassVar[Rules]
+    """What happens to the data in a preview; each model says it."""
+
+
+def load_models(*packages: str) -> None:
+    """Import every `models.py` of the toolkit and of packages, so that `Base` knows all tables.
+
+    Args:
+        packages: names of applications, such as `app`.
+    """
+    for name in ("quart_upsun", *packages):
+        [root] = importlib.import_module(name).__path__
+        for path in sorted(Path(root).rglob("models.py")):
+            module = path.relative_to(root).with_suffix("").parts
+            importlib.import_module(".".join((name, *module)))

@@ -1,0 +1,30 @@
+"""Which environment the database belongs to."""
+
+from datetime import datetime
+from typing import ClassVar
+
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, String, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from quart_upsun.database.anonymization import KEPT
+from quart_upsun.database.base import Base
+
+
+class DatabaseOwner(Base):
+    """The environment a database belongs to, in the table's only row."""
+
+    __tablename__ = "database_owner"
+    __sanitize__: ClassVar = {
+        "id": KEPT,
+        "environment": KEPT,
+        "type": KEPT,
+        "claimed_at": KEPT,
+    }
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, server_default="1")
+    environment: Mapped[str] = mapped_column(String(255))
+    type: Mapped[str] = mapped_column(String(20))
+    """`production`, `staging`, `development` or `unknown`; `local` off Upsun."""
+    claimed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)

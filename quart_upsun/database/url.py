@@ -1,0 +1,368 @@
+"""The database's address: which parameters of a PostgreSQL URI are supported, and what they mean.
+
+Providers hand out URIs with libpq's parameters. asyncpg and SQLAlchemy each know some of them, and
+fail at the first connection on others, so all are checked when the settings are read.
+https://www.postgresql.org/docs/18/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+"""
+
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+SCHEMES = {"postgresql", "postgres", "pgsql", "postgresql+asyncpg"}
+FORM = "is not of the form postgresql://user:password@host:port/database"
+
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+VERIFYING = ("verify-ca", "verify-full")
+SSL_VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+SSL_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+SYSTEM = "system"  # sslrootcert: the certificate authorities that the system trusts
+SESSION_ATTRIBUTES = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
+LONGEST_CONNECT_TIMEOUT = 3600
+
+# What these values ask for is so anyway.
+ALREADY_SO: Mapping[str, tuple[str, ...]] = {
+    "channel_binding": ("disable", "prefer"),
+    "client_encoding": ("utf8", "utf-8", "unicode"),
+    "gssencmode": ("disable", "prefer"),
+    "load_balance_hosts": ("disable",),
+    "sslcompression": ("0",),
+    "sslsni": ("1",),
+}
+SERVER_SETTINGS = ("application_name", "options")
+SUPPORTED = {
+    *("host", "port", "user", "password", "dbname", "passfile"),
+    *("connect_timeout", "target_session_attrs"),
+    *("sslmode", "sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version"),
+    *SSL_FILES,
+    *SERVER_SETTINGS,
+    *ALREADY_SO,
+}
+POOLER = (
+    "prepared statements cannot be switched off, so connect to PostgreSQL itself or to a pooler in"
+    " session mode"
+)
+HINTS = {
+    "prepared_statement_cache_size": POOLER,
+    "prepared_statement_name_func": POOLER,
+    "statement_cache_size": POOLER,
+    "pgbouncer": POOLER,
+    "channel_binding": (
+        "to authenticate the server use sslmode=verify-full&sslrootcert=system instead"
+    ),
+    "sslpassword": "use a key file without a passphrase",
+    "service": "write the service's parameters into the address",
+    "schema": "use options=-csearch_path%3D…",
+}
+
+
+def parse_database_url(value: Any) -> URL:
+    """Parse a PostgreSQL URI in any common form.
+
+    Several hosts and the directory of a Unix socket, which `URL` has no place for, are in the query
+    as `host` and `port`, separated by commas.
+
+    Args:
+        value: the URI, or a URL that was parsed before.
+
+    Returns:
+        a URL for SQLAlchemy's asyncpg dialect whose parameters are libpq's, checked. Connect with
+        `quart_upsun.database.connect()`, which understands them; SQLAlchemy itself does not.
+
+    Raises:
+        ValueError: it is malformed, or has a parameter that is not supported. The message follows
+            the variable's name, and quotes nothing that may be a secret.
+    """
+    url = value if isinstance(value, URL) else _parsed(str(value).strip())
+    if url.drivername not in SCHEMES:
+        raise ValueError(f"must begin with postgresql://, not {url.drivername}://")
+    query = {name: _single(name, each) for name, each in url.query.items()}
+    if "ssl" in query:  # SQLAlchemy's and JDBC's name
+        _refuse_twice("sslmode", query.get("sslmode"))
+        mode = query.pop("ssl")
+        query["sslmode"] = "require" if mode.lower() == "true" else mode
+    url = url.set(drivername="postgresql+asyncpg", query=query)
+    url = _moved(url)
+    if not url.database:
+        raise ValueError("names no database after the host")
+    _check(url.query)
+    connect_arguments(url)  # reads the certificates, and fails now if they cannot be used
+    return url
+
+
+def connect_arguments(url: URL) -> dict[str, Any]:
+    """Return what `asyncpg.connect()` is given for an address.
+
+    Args:
+        url: from `parse_database_url()`.
+
+    Returns:
+        keyword arguments. `timeout` in seconds is among them only if the address says
+        `connect_timeout`, and `server_settings` holds only what the address says.
+
+    Raises:
+        ValueError: a certificate or key cannot be used.
+    """
+    query = {name: str(each) for name, each in url.query.items()}
+    arguments: dict[str, Any] = {
+        "user": url.username,
+        "password": url.password,
+        "database": url.database,
+        "host": url.host,
+        "port": url.port,
+        "ssl": _tls(query),
+        "server_settings": {name: query[name] for name in SERVER_SETTINGS if name in query},
+    }
+    if "host" in query:
+        arguments["host"] = query["host"].split(",")
+        if "port" in query:
+            arguments["port"] = [int(port) for port in query["port"].split(",")]
+    if "connect_timeout" in query:
+        arguments["timeout"] = float(query["connect_timeout"])
+    if "sslnegotiation" in query:
+        arguments["direct_tls"] = query["sslnegotiation"] == "direct"
+    for name in ("passfile", "target_session_attrs"):
+        if name in query:
+            arguments[name] = query[name]
+    return arguments
+
+
+def place(url: URL) -> str:
+    """Return the host and port that an address names, for people to read."""
+    hosts = str(url.query.get("host") or url.host or "localhost").split(",")
+    ports = str(url.query.get("port") or url.port or 5432).split(",")
+    return ", ".join(f"{host}:{port}" for host, port in zip(hosts, ports, strict=True))
+
+
+def _parsed(text: str) -> URL:
+    if any(ord(character) < 32 or character == "\x7f" for character in unquote(text)):
+        raise ValueError("holds a control character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not valid UTF-8") from None
+    # Where the host is: as SQLAlchemy finds it.
+    match = re.fullmatch(r"(\w[\w+]*://(?:[^:/]*(?::[^@]*)?@)?)([^/?]*)(.*)", text)
+    if match is None:
+        raise ValueError(FORM)
+    before, host, after = match.groups()
+    _, _, query = after.partition("?")
+    try:
+        given = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError:
+        raise ValueError("has a parameter without a value") from None
+    for name, value in given:
+        if not value:
+            raise ValueError(f"has {_quoted(name)} without a value")
+    several = "," in host
+    try:
+        url = make_url(before + after if several else text)
+    except (ArgumentError, ValueError):
+        raise ValueError(FORM) from None
+    if several:
+        _refuse_twice("host", url.query.get("host"))
+        return url.update_query_dict({"host": host})
+    return url.set(host=unquote(url.host)) if url.host else url
+
+
+def _single(name: str, value: str | tuple[str, ...]) -> str:
+    if isinstance(value, str):
+        return value
+    if name not in {"host", "port"}:
+        raise ValueError(f"has {_quoted(name)} more than once")
+    return ",".join(value)
+
+
+def _quoted(name: str) -> str:
+    """Name a parameter; what does not look like one may be the rest of a password."""
+    known = re.fullmatch(r"[A-Za-z_]{1,40}", name) is not None
+    return f"the parameter {name}" if known else "a parameter"
+
+
+def _refuse_twice(name: str, before: object) -> None:
+    if before is not None:
+        raise ValueError(f"has the parameter {name} more than once")
+
+
+def _moved(url: URL) -> URL:
+    """Put what `URL` has attributes for there, so that a password is hidden where it is printed."""
+    query = {name: str(each) for name, each in url.query.items()}
+    for name, attribute in (
+        ("user", "username"),
+        ("password", "password"),
+        ("dbname", "database"),
+    ):
+        if name in query:
+            _refuse_twice(name, getattr(url, attribute) or None)
+            changed: dict[str, Any] = {attribute: query.pop(name)}
+            url = url._replace(**changed)
+    if "host" in query:
+        _refuse_twice("host", url.host)
+    port = "" if url.port is None else str(url.port)
+    found = _hosts(query.pop("host", url.host or ""), query.pop("port", port))
+    names, numbers = [host for host, _ in found], [port for _, port in found]
+    if len(found) == 1 and not names[0].startswith("/"):
+        return url._replace(host=names[0] or None, port=numbers[0]).set(query=query)
+    query["host"] = ",".join(names)
+    if len(found) > 1 or numbers[0] is not None:
+        query["port"] = ",".join(str(port or 5432) for port in numbers)
+    return url._replace(host=None, port=None).set(query=query)
+
+
+def _hosts(hosts: str, ports: str) -> list[tuple[str, int | None]]:
+    """Split a list of hosts, each with its port or with that at the same place of another list."""
+    names, given = hosts.split(","), ports.split(",")
+    if len(given) not in {1, len(names)}:
+        raise ValueError("does not have one port for each host")
+    if len(names) == 1:
+        given = [ports]
+    found = []
+    for position, name in enumerate(map(unquote, names)):
+        # An IPv6 address with its colons, or in brackets before a port; a directory; a name.
+        match = re.fullmatch(r"\[(.+)\](?::(.*))?|(/.*|[^:]*)(?::([^:]*))?", name)
+        own = match and (match[2] or match[4])
+        host = (match[1] or match[3]) if match else name
+        port = own or given[position if len(given) > 1 else 0]
+        _check_host(host, is_one_of_several=len(names) > 1)
+        found.append((host, _port(port) if port else None))
+    return found
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) < 65536:
+        raise ValueError("names a port that is not a number from 1 to 65535")
+    return int(text)
+
+
+def _check_host(host: str, *, is_one_of_several: bool) -> None:
+    if host.startswith("/") or (not host and not is_one_of_several):  # a Unix socket
+        return
+    try:
+        ip_address(host)
+    except ValueError:
+        try:
+            host.encode("idna")
+            is_name = re.search(r"[\s\"'\\<>\[\]@:%]", host) is None and bool(host)
+        except UnicodeError:
+            is_name = False
+        if not is_name:
+            raise ValueError("names a host that is not a valid host name") from None
+
+
+def _check(query: Mapping[str, Any]) -> None:
+    for name, value in query.items():
+        hint = f": {HINTS[name]}" if name in HINTS else ""
+        if name not in SUPPORTED:
+            raise ValueError(f"has {_quoted(name)}, which is not supported{hint}")
+        already = ALREADY_SO.get(name)
+        if already is not None and value.lower() not in already:
+            raise ValueError(
+                f"has a {name} other than {' or '.join(already)}, which is not supported{hint}"
+            )
+    for name, known in (
+        ("sslmode", SSL_MODES),
+        ("sslnegotiation", ("postgres", "direct")),
+        ("ssl_min_protocol_version", tuple(SSL_VERSIONS)),
+        ("ssl_max_protocol_version", tuple(SSL_VERSIONS)),
+        ("target_session_attrs", SESSION_ATTRIBUTES),
+    ):
+        if name in query and query[name] not in known:
+            raise ValueError(f"has a {name} that is not one of {', '.join(known)}")
+    seconds = str(query.get("connect_timeout", "1"))
+    if not re.fullmatch(r"[0-9]{1,4}", seconds) or not 0 < int(seconds) <= LONGEST_CONNECT_TIMEOUT:
+        raise ValueError(
+            "has a connect_timeout that is not a number of seconds from 1 to"
+            f" {LONGEST_CONNECT_TIMEOUT}"
+        )
+    if "passfile" in query and not Path(query["passfile"]).is_file():
+        raise ValueError("has a passfile that does not exist")
+
+
+@lru_cache(maxsize=8)
+def _context(
+    mode: str,
+    sslrootcert: str | None,
+    sslcert: str | None,
+    sslkey: str | None,
+    sslcrl: str | None,
+    oldest: str,
+    newest: str,
+) -> ssl.SSLContext:
+    """Read the certificates: once, and not at every connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = mode == "verify-full"
+    context.minimum_version, context.maximum_version = SSL_VERSIONS[oldest], SSL_VERSIONS[newest]
+    context.set_alpn_protocols(["postgresql"])  # sslnegotiation=direct asks for it
+    if sslrootcert is None:
+        context.verify_mode = ssl.CERT_NONE
+    elif sslrootcert == SYSTEM:
+        context.load_default_certs()
+    else:
+        _load("sslrootcert", lambda: context.load_verify_locations(sslrootcert))
+    if sslcrl is not None:
+        _load("sslcrl", lambda: context.load_verify_locations(sslcrl))
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+    if sslcert is not None:
+        # Without the empty password OpenSSL would ask for one on the terminal.
+        name = "sslcert or sslkey" if sslkey else "sslcert"
+        _load(name, lambda: context.load_cert_chain(sslcert, sslkey, password=""))
+    return context
+
+
+def _load(name: str, load: Callable[[], None]) -> None:
+    try:
+        load()
+    except ssl.SSLError:
+        raise ValueError(f"has an {name} whose file is not a valid PEM file") from None
+    except OSError as error:
+        raise ValueError(f"has an {name} whose file cannot be read: {error.strerror}") from None
+
+
+def _tls(query: Mapping[str, str]) -> ssl.SSLContext | str | None:
+    """Return asyncpg's `ssl`: None leaves the choice to it, which is `prefer`."""
+    mode, root = query.get("sslmode"), query.get("sslrootcert")
+    if root == SYSTEM:
+        mode = mode or "verify-full"
+        if mode != "verify-full":
+            raise ValueError("has sslrootcert=system, which needs sslmode=verify-full")
+    if mode in VERIFYING and root is None:
+        root = _default_root()
+        if root is None:
+            raise ValueError(
+                f"has sslmode={mode}, which needs sslrootcert: a file, or `system` for the"
+                " certificate authorities that the system trusts"
+            )
+    versions = ("ssl_min_protocol_version", "ssl_max_protocol_version")
+    given = [name for name in (*SSL_FILES, *versions, "sslnegotiation") if name in query]
+    if given and mode not in {"require", *VERIFYING}:
+        raise ValueError(f"has {given[0]}, which needs sslmode=require or stronger")
+    if "sslkey" in query and "sslcert" not in query:
+        raise ValueError("has sslkey, which needs sslcert")
+    if mode not in VERIFYING and not given:
+        return mode
+    return _context(
+        str(mode),
+        root,
+        query.get("sslcert"),
+        query.get("sslkey"),
+        query.get("sslcrl"),
+        query.get(versions[0], "TLSv1.2"),
+        query.get(versions[1], "TLSv1.3"),
+    )
+
+
+def _default_root() -> str | None:
+    """Return the file where libpq looks for certificate authorities, if it exists."""
+    try:
+        path = Path.home() / ".postgresql" / "root.crt"
+    except RuntimeError:  # there is no home directory
+        return None
+    return str(path) if path.is_file() else None

@@ -1,0 +1,1 @@
+"""HTTP around every view: the proxy in front, hosts and other sites, caching, headers, bodies."""

@@ -1,0 +1,32 @@
+"""Who may keep a response, by the policy of its view and by whether it is personal."""
+
+from collections.abc import Iterable
+
+from quart import Response, current_app, request, session
+
+from quart_upsun.policy import IMMUTABLE, NO_STORE, policy_of
+
+
+def own_cookies() -> Iterable[str]:
+    """Return the names of the cookies that make an answer personal."""
+    return (
+        current_app.config["SESSION_COOKIE_NAME"],
+        current_app.config["LOGIN_COOKIE_NAME"],
+    )
+
+
+def cache_control(response: Response) -> str:
+    """Return the `Cache-Control` of a response by the policy of its view."""
+    view = current_app.view_functions.get(request.endpoint or "")
+    rule = policy_of(view).cache_control or NO_STORE
+    if rule == NO_STORE or response.status_code not in {200, 304}:
+        return NO_STORE
+    if rule == IMMUTABLE and "Set-Cookie" not in response.headers:
+        return rule
+    # Who has one of our cookies sees another page than who has none, also in caches that,
+    # unlike the platform's, would not step aside for a cookie.
+    response.vary.add("Cookie")
+    personal = any(name in request.cookies for name in own_cookies())
+    if personal or session.accessed or session.modified or "Set-Cookie" in response.headers:
+        return NO_STORE
+    return rule

@@ -1,0 +1,18 @@
+"""Where a redirect may lead."""
+
+from urllib.parse import urlsplit
+
+
+def local_target(target: str | None) -> str | None:
+    """Return `target` if it is a path on this site; None for anything that could lead elsewhere."""
+    if not target:
+        return None
+    # Browsers drop these characters before they read an address.
+    target = "".join(character for character in target if character > " " and character != "\x7f")
+    if not target.startswith("/") or target[1:2] in {"/", "\\"}:
+        return None
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return None
+    return None if parts.scheme or parts.netloc else target

@@ -1,0 +1,74 @@
+"""Pages with the mails that a laptop would have sent. They exist nowhere else."""
+
+import asyncio
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from quart import Blueprint, abort, render_template
+
+from quart_upsun.current import current
+from quart_upsun.mail import rendering
+from quart_upsun.mail.transports import FILE_NAME, FILE_TIME, Console, files
+from quart_upsun.policy import no_rate_limit, no_store, public
+
+blueprint = Blueprint("dev_mail", __name__, url_prefix="/dev/mail")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A mail that was kept as a file."""
+
+    name: str
+    at: datetime
+    written: rendering.Written
+
+
+@blueprint.get("/")
+@no_store
+@public
+@no_rate_limit("on laptops only")
+async def mails() -> str:
+    """Show the mails, the newest first."""
+    entries = await asyncio.to_thread(_read_all, _directory())
+    return await render_template("dev/mails.html", entries=entries)
+
+
+@blueprint.get("/<name>/")
+@no_store
+@public
+@no_rate_limit("on laptops only")
+async def mail(name: str) -> str:
+    """Show one mail, its links to be followed."""
+    if not FILE_NAME.fullmatch(name):
+        abort(404)
+    entry = await asyncio.to_thread(_read, _directory() / name)
+    if entry is None:
+        abort(404)
+    paragraphs = [
+        [rendering.pieces(line) for line in paragraph.splitlines()]
+        for paragraph in re.split(r"\n\s*\n", entry.written.text)
+    ]
+    return await render_template("dev/mail.html", entry=entry, paragraphs=paragraphs)
+
+
+def _directory() -> Path:
+    transport = current().mail.transport
+    if not isinstance(transport, Console) or transport.directory is None:
+        abort(404)
+    return transport.directory
+
+
+def _read_all(directory: Path) -> list[Entry]:
+    return [entry for path in files(directory) if (entry := _read(path)) is not None]
+
+
+def _read(path: Path) -> Entry | None:
+    """Read a mail; None if it is not there, or not any more."""
+    try:
+        content = path.read_bytes()
+        at = datetime.strptime(path.name.partition("-")[0], FILE_TIME).replace(tzinfo=UTC)
+    except (OSError, ValueError):
+        return None
+    return Entry(path.name, at, rendering.read(content))

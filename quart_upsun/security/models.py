@@ -1,0 +1,46 @@
+"""The audit trail, and the counters of the rate limits."""
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, DateTime, Identity, Index, Integer, String, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from quart_upsun.database import Base
+from quart_upsun.database.anonymization import EMPTIED
+
+
+class AuditEvent(Base):
+    """Something that concerns an account's security. A trigger refuses to change or remove it."""
+
+    __tablename__ = "audit_events"
+    __sanitize__ = EMPTIED
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    kind: Mapped[str] = mapped_column(String(40))
+    user_id: Mapped[int | None] = mapped_column(BigInteger)
+    """Whose account; no foreign key, because the event outlives the account."""
+    actor_id: Mapped[int | None] = mapped_column(BigInteger)
+    """Who did it, where it was another user."""
+    client: Mapped[str | None] = mapped_column(String(45))
+    """The address it came from; None for the command line."""
+
+    __table_args__ = (Index("ix_audit_events_user_id", "user_id", "id"),)
+
+
+class RateLimit(Base):
+    """When one client or account may be served again; see `quart_upsun.security.limits`.
+
+    Unlogged: a crash of the database forgets who was too quick, and spares every request the wait
+    for the disk.
+    """
+
+    __tablename__ = "rate_limits"
+    __sanitize__ = EMPTIED
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    bucket: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    """A keyed hash of the client's address or the account."""
+    used_until: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
+
+    __table_args__ = {"prefixes": ["UNLOGGED"]}  # noqa: RUF012 as SQLAlchemy types it

@@ -1,0 +1,191 @@
+"""Keeps several server processes alive on one socket, and ends them together."""
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+
+from quart_upsun.logging import get_logger
+
+log = get_logger(__name__)
+
+BACKOFF = 10.0  # seconds between two starts of a process that keeps dying, at most
+STEADY = 30.0  # seconds after which a process counts as healthy again
+
+# What a child runs: called with a function that reports readiness, and a pipe that ends with the
+# supervisor; returns the exit code.
+Work = Callable[[Callable[[], None], int], int]
+
+
+@dataclass
+class Slot:
+    """The place of one process."""
+
+    pid: int | None = None
+    ready_pipe: int | None = None
+    """Open until the process reports readiness or dies."""
+    started: float = 0.0
+    deaths: int = 0
+    """In a row, without a steady life between them."""
+    not_before: float = 0.0
+
+
+class Supervisor:
+    """Forks processes, replaces the dead, and passes SIGTERM on.
+
+    A process that dies before any has ever served means that the start failed: everything ends
+    with exit code 1, and the platform shows it. Later deaths are made good with back-off while
+    the others serve.
+    """
+
+    def __init__(
+        self, processes: int, listener: socket.socket, work: Work, *, stop_seconds: float
+    ) -> None:
+        self._slots = [Slot() for _ in range(processes)]
+        self._listener = listener
+        self._work = work
+        self._stop_seconds = stop_seconds
+        self._stopping = False
+        self._kill_at: float | None = None
+        self._has_served = False
+        self._exit_code = 0
+        self._wakeup, self._wakeup_writer = socket.socketpair()
+        # Only we hold the writing end, so that the children see it end, even if we are killed.
+        self._life, self._life_writer = os.pipe()
+
+    def run(self) -> int:
+        """Serve until stopped; return the exit code."""
+        self._wakeup.setblocking(False)
+        self._wakeup_writer.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGCHLD, _ignore)  # wakes select() through the wakeup socket
+        while True:
+            self._reap()
+            if not self._stopping:
+                self._spawn()
+            elif not any(slot.pid for slot in self._slots):
+                break
+            elif self._kill_at is None:
+                self._kill_at = time.monotonic() + self._stop_seconds
+                # Open here, it would keep queueing connections that nobody accepts.
+                self._listener.close()
+                self._signal(signal.SIGTERM)
+            elif time.monotonic() > self._kill_at:
+                log.error("server processes killed: they did not end in time")
+                self._exit_code = 1
+                self._kill_at += 1.0
+                self._signal(signal.SIGKILL)
+            self._wait()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # too late to change the exit code
+        self._close_wakeup()
+        return self._exit_code
+
+    def _spawn(self) -> None:
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.pid is None and now >= slot.not_before:
+                ready, report = os.pipe()
+                sys.stdout.flush()
+                pid = os.fork()
+                if pid == 0:
+                    os.close(ready)
+                    self._run_child(report)
+                os.close(report)
+                slot.pid, slot.ready_pipe, slot.started = pid, ready, now
+
+    def _run_child(self, report: int) -> None:
+        """Do the work in the child; never returns."""
+        code = 1
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # until the work has its own
+            if self._stopping:  # we were told before that line, in the supervisor's way
+                os._exit(0)
+            for slot in self._slots:
+                if slot.ready_pipe is not None:
+                    os.close(slot.ready_pipe)
+            self._close_wakeup()
+            os.close(self._life_writer)
+
+            def report_ready() -> None:
+                os.write(report, b"1")
+                os.close(report)
+
+            code = self._work(report_ready, self._life)
+        except BaseException:
+            log.exception("a server process failed")
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+
+    def _wait(self) -> None:
+        """Sleep until a signal, a report, or the next thing that is due."""
+        now = time.monotonic()
+        due = [slot.not_before for slot in self._slots if slot.pid is None]
+        if self._kill_at is not None:
+            due = [self._kill_at]
+        timeout = max(0.0, min(due) - now) if due else None
+        pipes = {slot.ready_pipe: slot for slot in self._slots if slot.ready_pipe is not None}
+        wakeup = self._wakeup.fileno()
+        readable, _, _ = select.select([wakeup, *pipes], [], [], timeout)
+        for source in readable:
+            if source == wakeup:
+                self._wakeup.recv(4096)
+            else:
+                slot = pipes[source]
+                if os.read(source, 1):  # empty: it died, and SIGCHLD tells the rest
+                    self._has_served = True
+                os.close(source)
+                slot.ready_pipe = None
+
+    def _reap(self) -> None:
+        for slot in self._slots:
+            if slot.pid is None:
+                continue
+            pid, status = os.waitpid(slot.pid, os.WNOHANG)
+            if pid == 0:
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            slot.pid = None
+            if self._stopping:
+                if code != 0:
+                    self._exit_code = 1
+                continue
+            now = time.monotonic()
+            slot.deaths = slot.deaths + 1 if now - slot.started < STEADY else 1
+            # The first replacement comes at once.
+            delay = 0.0 if slot.deaths == 1 else min(0.25 * 2**slot.deaths, BACKOFF)
+            slot.not_before = now + delay
+            if self._has_served:
+                log.error("a server process died", pid=pid, exit_code=code, restart_in=delay)
+            else:
+                log.error("the server could not start", pid=pid, exit_code=code)
+                self._exit_code = 1
+                self._stopping = True
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        # No more than this: the handler may interrupt any line, such as that of a fork.
+        self._stopping = True
+
+    def _close_wakeup(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._wakeup.close()
+        self._wakeup_writer.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        for slot in self._slots:
+            if slot.pid is not None:
+                os.kill(slot.pid, number)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing; the signal's number in the wakeup socket is what counts."""

@@ -1,0 +1,518 @@
+"""The variables that the toolkit reads; an application extends `Settings` by its own."""
+
+import fcntl
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Callable
+from email.headerregistry import Address
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import URL
+
+from quart_upsun import platform as upsun
+from quart_upsun.database.ownership import Identity
+from quart_upsun.database.url import parse_database_url
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+# Labels with a digit or letter at both ends. The last is not a number, which would be an address.
+HOST_NAME = re.compile(
+    r"(?:[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?\.)*(?![0-9]+\Z)"
+    r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?",
+    re.IGNORECASE,
+)
+
+
+class SettingsError(SystemExit):
+    """A variable is missing or wrong. Uncaught, it ends the process with the sentence it holds."""
+
+
+class DatabaseSettings(BaseSettings):
+    """What a migration needs to know; the application needs it as well."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
+
+    root: ClassVar[Path] = Path()
+    """The application's directory: `alembic/` is in it, and `.data/`, which a laptop keeps."""
+
+    # NoDecode: a URL is a named tuple, which would otherwise be read as JSON.
+    database_url: Annotated[URL, NoDecode, BeforeValidator(parse_database_url)] = Field(
+        description="The PostgreSQL database: postgresql://, postgres:// or pgsql://"
+    )
+    database_environment: str = Field(
+        default="",
+        max_length=255,
+        description="The environment to act for, off Upsun; by default this checkout",
+    )
+    checkout: str = Field(
+        default="", description="The name of this checkout off Upsun; kept in .data/environment"
+    )
+    platform: upsun.Environment | None = Field(
+        default=None, description="Where on Upsun this runs; read from PLATFORM_*"
+    )
+
+    @property
+    def identity(self) -> Identity:
+        """The environment of this process, for comparison with the owner of the database."""
+        named = self.database_environment
+        if self.platform is None:
+            return Identity(named or self.checkout, "local", is_named=bool(named))
+        address = (self.database_url.host or "", self.database_url.port or 5432)
+        if address in self.platform.databases:
+            return Identity(self.platform.name, self.platform.type, has_own_database=True)
+        return Identity(named or self.platform.name, self.platform.type, is_named=bool(named))
+
+
+class Settings(DatabaseSettings):
+    """The toolkit's settings, frozen once they are read."""
+
+    site_name: str = Field(
+        default="Quart application", min_length=1, description="The name of the site"
+    )
+    secret_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Signs cookies. On Upsun at least 32 characters; made by itself on a laptop",
+    )
+    secret_key_fallbacks: SecretStr = Field(
+        default=SecretStr(""),
+        description="Keys of before, separated by commas: what they signed is still accepted",
+    )
+    host: str = Field(default="127.0.0.1", description="The address the server listens on")
+    port: int = Field(default=8000, ge=0, le=65535, description="The port the server listens on")
+    web_concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Server processes; by default as many as the container has room for",
+    )
+    database_pool_size: int = Field(
+        default=8, ge=1, le=100, description="Connections one process keeps to PostgreSQL at most"
+    )
+    run_jobs: bool | None = Field(
+        default=None,
+        description="Whether server processes do the jobs too; by default only off Upsun",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error"
+    )
+    flask_debug: bool = Field(
+        default=False,
+        description="Verbose logs; off Upsun also templates that reload and tracebacks in pages",
+    )
+    send_file_max_age_default: int = Field(
+        default=0,
+        ge=0,
+        description="Seconds that static files without a digest in their name may be cached",
+    )
+    mail_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="How mail leaves: smtp://user:password@host:port, smtps://… or console:",
+    )
+    mail_from: str = Field(
+        default="",
+        description="The address that mail comes from; by default noreply@ the public host",
+    )
+    public_origin: str = Field(
+        default="",
+        description=(
+            "Scheme and host under which browsers reach the site; known by itself on Upsun."
+            " https:// makes cookies Secure and sends HSTS"
+        ),
+    )
+    cors_origins: str = Field(
+        default="",
+        description="Other sites whose scripts may use the API with tokens, separated by commas",
+    )
+
+    @field_validator("secret_key", "secret_key_fallbacks", "mail_url")
+    @classmethod
+    def _utf8(cls, value: SecretStr) -> SecretStr:
+        try:
+            value.get_secret_value().encode()
+        except UnicodeEncodeError:
+            raise ValueError("is not valid UTF-8") from None
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower_case(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("host")
+    @classmethod
+    def _one_host(cls, value: str) -> str:
+        value = value.strip()
+        if value.startswith("[") and value.endswith("]"):  # as in a URL
+            value = value[1:-1]
+        if not _is_host(value):
+            raise ValueError("is not a host name or an IP address such as 127.0.0.1 or ::1")
+        return value
+
+    @field_validator("mail_url")
+    @classmethod
+    def _known_scheme(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value().strip()
+        value = SecretStr(text)
+        if text.lower() in {"", "console:", "console://"}:
+            return value
+        if not text.lower().startswith(("smtp://", "smtps://")):
+            raise ValueError("must begin with smtp:// or smtps://, or be console:")
+        url = _split(text)
+        if url is None or url.path not in {"", "/"} or "?" in text or "#" in text:
+            # Python quotes what it takes for the port, which may be a part of the password.
+            raise ValueError(
+                "is not of the form smtp://user:password@host:port; in user and password `/`, `?`,"
+                " `#`, `@`, `:` and `%` are written as %2F, %3F, %23, %40, %3A and %25"
+            )
+        if not url.hostname:
+            raise ValueError("names no host after smtp://")
+        if not _is_host(url.hostname):
+            raise ValueError("names a host that is not a host name or an IP address")
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _one_address(cls, value: str) -> str:
+        if not value:
+            return value
+        match = re.fullmatch(r"\s*(?:([^<>]*)<([^<>\s]+)>|([^<>\s]+))\s*", value)
+        address = match and _mail_address(match[2] or match[3])
+        if not match or not address or not value.isprintable():
+            raise ValueError(
+                "is not one address such as noreply@example.com or Site <noreply@example.com>"
+            )
+        name = (match[1] or "").strip().removeprefix('"').removesuffix('"')
+        return str(Address(name, addr_spec=address))  # with quotes where a header needs them
+
+    @field_validator("public_origin")
+    @classmethod
+    def _only_an_origin(cls, value: str) -> str:
+        if not value:
+            return value
+        origin = _origin(value.strip().removesuffix("/"))
+        if origin is None:
+            raise ValueError("must be of the form https://www.example.com, without a path")
+        return origin
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _only_origins(cls, value: str) -> str:
+        for each in filter(None, map(str.strip, value.split(","))):
+            origin = _origin(each)
+            if origin is None:
+                raise ValueError("must hold origins such as https://app.example.com")
+            if origin != each:
+                # Compared letter by letter with what browsers send, so it must be just that.
+                raise ValueError(
+                    "must hold origins as browsers send them: in lower case, and without a path, a"
+                    " slash at the end or the default port"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _strong_key_on_upsun(self) -> Self:
+        if self.platform is None:
+            return self
+        first, *older = self._secrets()
+        if _is_weak(first):
+            raise ValueError(
+                "SECRET_KEY is missing or weak: set it to at least 32 random characters"
+                " (`.environment` takes PLATFORM_PROJECT_ENTROPY when you do not)"
+            )
+        if any(map(_is_weak, older)):
+            raise ValueError("SECRET_KEY_FALLBACKS holds a key of fewer than 32 random characters")
+        return self
+
+    @property
+    def traceback_pages(self) -> bool:
+        """Whether an error page may show the traceback: on a laptop in debug mode only."""
+        return self.flask_debug and self.platform is None
+
+    @property
+    def secure(self) -> bool:
+        """Whether the public reaches the application over https.
+
+        Off Upsun `PUBLIC_ORIGIN` says so, for a proxy in front that ends TLS.
+        """
+        return self.platform is not None or self.public_origin.startswith("https://")
+
+    @property
+    def is_preview(self) -> bool:
+        """Whether this is an environment on a copy of production's data."""
+        return self.platform is not None and self.platform.is_preview
+
+    @property
+    def runs_jobs(self) -> bool:
+        """Whether server processes do the jobs as well, because there may be no worker."""
+        return self.run_jobs if self.run_jobs is not None else self.platform is None
+
+    @property
+    def allowed_origins(self) -> frozenset[str]:
+        """Other sites whose scripts may use the API, as browsers call them."""
+        return frozenset(filter(None, map(str.strip, self.cors_origins.split(","))))
+
+    @property
+    def origin(self) -> str:
+        """Scheme and host under which the public reaches the application, for links in mails.
+
+        Never taken from a request, whose Host the client chooses.
+        """
+        if self.platform is not None:
+            # A PUBLIC_ORIGIN set for the whole project would lead from previews to production.
+            return self.platform.origin or self.public_origin
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_origin or f"http://{host}:{self.port}"
+
+    @property
+    def cookie_prefix(self) -> str:
+        """What the names of cookies begin with, in this environment."""
+        # `__Host-` makes browsers insist on https, this host alone and the whole site.
+        return ("__Host-" if self.secure else "") + ("preview-" if self.is_preview else "")
+
+    def quart(self) -> dict[str, Any]:
+        """Return the configuration of Quart and of the toolkit."""
+        return {
+            "SECRET_KEY": self.keys("cookies")[0],
+            "SECRET_KEY_FALLBACKS": self.keys("cookies")[1:],
+            "SESSION_COOKIE_NAME": f"{self.cookie_prefix}session",
+            "SESSION_COOKIE_SECURE": self.secure,
+            "SESSION_COOKIE_SAMESITE": "Lax",
+            "LOGIN_COOKIE_NAME": f"{self.cookie_prefix}login",
+            "TOKEN_KEYS": self.keys("tokens"),
+            "LIMITS_KEY": self.keys("limits")[0],
+            "PUBLIC_ORIGIN": self.origin,
+            "MAX_CONTENT_LENGTH": 1024 * 1024,
+            "BODY_LIMITS": {},  # by path: what features let be larger, see http/bodies.py
+            "MAX_FORM_PARTS": 100,  # fields and files together
+            "BODY_TIMEOUT": 30,  # seconds for a body to arrive
+            "TEMPLATES_AUTO_RELOAD": self.traceback_pages,
+        }
+
+    def keys(self, purpose: str) -> list[str]:
+        """Derive the keys for one purpose in this environment: one to sign with, older ones after.
+
+        The platform's entropy is the same in production and in every preview. Bound to the
+        environment, a cookie signed in one is worth nothing in another.
+        """
+        environment = self.platform.name if self.platform else "local"
+        message = f"{environment}:{purpose}".encode()
+        return [
+            hmac.new(key.encode(), message, hashlib.sha256).hexdigest() for key in self._secrets()
+        ]
+
+    def _secrets(self) -> list[str]:
+        older = self.secret_key_fallbacks.get_secret_value().split(",")
+        return [self.secret_key.get_secret_value(), *filter(None, map(str.strip, older))]
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+AnyDatabaseSettings = TypeVar("AnyDatabaseSettings", bound=DatabaseSettings)
+
+
+def load_settings(kind: type[AnySettings]) -> AnySettings:
+    """Read an application's settings from the environment.
+
+    Args:
+        kind: the application's own class, with its `root`.
+
+    Raises:
+        SettingsError: one sentence that names the variable.
+    """
+    environment = upsun.environment(os.environ)
+    data = kind.root / ".data"
+    try:
+        settings = kind(platform=environment, checkout=_checkout(environment, data))
+        if environment is None and not settings.secret_key.get_secret_value():
+            settings = settings.model_copy(update={"secret_key": _development_key(data)})
+    except ValidationError as error:
+        raise SettingsError(_sentence(error)) from None
+    return settings
+
+
+def load_database_settings(
+    kind: type[AnyDatabaseSettings], url: str | None = None
+) -> AnyDatabaseSettings:
+    """Read what says where the database is, and for which environment this process acts.
+
+    Args:
+        kind: the application's own class, with its `root`.
+        url: of the database; by default what DATABASE_URL says.
+
+    Raises:
+        SettingsError: a variable is missing or malformed.
+    """
+    environment = upsun.environment(os.environ)
+    try:
+        given: dict[str, Any] = {} if url is None else {"database_url": url}
+        checkout = _checkout(environment, kind.root / ".data")
+        return kind(platform=environment, checkout=checkout, **given)
+    except ValidationError as error:
+        raise SettingsError(_sentence(error)) from None
+
+
+def _is_weak(key: str) -> bool:
+    """Tell whether a key can be guessed: it is short, or one word again and again."""
+    return len(key) < 32 or len(set(key)) < 10
+
+
+def _checkout(environment: upsun.Environment | None, data: Path) -> str:
+    """Return the name of this checkout, chosen at random when it is first needed.
+
+    Empty on Upsun, where DATABASE_ENVIRONMENT is set, and where the name cannot be kept.
+    """
+    if environment is not None or os.environ.get("DATABASE_ENVIRONMENT"):
+        return ""
+    try:
+        return _kept(data / "environment", lambda: f"local-{secrets.token_hex(4)}")
+    except OSError:
+        return ""
+
+
+def _development_key(data: Path) -> SecretStr:
+    """Return the laptop's own key, made at the first start so that logins survive restarts."""
+    path = data / "secret_key"
+    try:
+        key = _kept(path, lambda: secrets.token_urlsafe(48))
+    except OSError as error:
+        raise SettingsError(
+            f"SECRET_KEY is not set, and a development key cannot be kept in {path}:"
+            f" {error.strerror}."
+        ) from None
+    if _is_weak(key):
+        raise SettingsError(
+            f"SECRET_KEY is not set, and {path} does not hold a key of at least 32 random"
+            " characters: delete the file, and a new one is made."
+        )
+    return SecretStr(key)
+
+
+def _kept(path: Path, make: Callable[[], str]) -> str:
+    """Return the word that a file holds, made when there is none.
+
+    Processes that start at the same time get the same one, and none reads a part of it.
+    """
+    path.parent.mkdir(exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        word = path.read_text(errors="replace").strip() if path.exists() else ""
+        if not word:  # also of a file that a crash has left empty
+            word = make()
+            _write_whole(path, word)
+    return word
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that nobody else can read, or none."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _mail_address(text: str) -> str | None:
+    """Return an address with its domain in ASCII; None if it is not one.
+
+    The domain may be of a private network, such as `localhost`, which email-validator refuses.
+    """
+    # Imported here: it takes a deploy hook, which sends no mail, 15 ms.
+    from email_validator import EmailNotValidError, validate_email
+
+    local, _, domain = text.rpartition("@")
+    try:
+        domain = domain.encode("idna").decode()
+        # Not every mail server accepts a sender with other characters than ASCII.
+        validate_email(f"{local}@example.com", allow_smtputf8=False, check_deliverability=False)
+    except (EmailNotValidError, UnicodeError):
+        return None
+    return f"{local}@{domain}" if _is_host(domain) else None
+
+
+def _split(text: str) -> SplitResult | None:
+    """Split a URL; None if it is none, or its port is not a number from 1 to 65535.
+
+    urlsplit itself passes over control characters and line ends, and quotes in its errors.
+    """
+    if not text.isprintable() or " " in text:
+        return None
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return None
+    return None if port == 0 or url.netloc.endswith(":") else url
+
+
+def _origin(text: str) -> str | None:
+    """Return scheme, host and port in the form in which browsers send them; None for all else."""
+    scheme, _, rest = text.partition("://")
+    host, colon, port = rest.rpartition(":") if re.search(r":[^\]]*$", rest) else (rest, "", "")
+    if not host.isascii():
+        try:
+            text = f"{scheme}://{host.encode('idna').decode()}{colon}{port}"
+        except UnicodeError:
+            return None
+    url = _split(text)
+    if url is None or url.scheme not in DEFAULT_PORTS or not url.hostname:
+        return None
+    if (
+        not text.isascii()
+        or url.path
+        or "?" in text
+        or "#" in text
+        or "@" in url.netloc
+        or not _is_host(url.hostname)
+    ):
+        return None
+    host = f"[{ip_address(url.hostname)}]" if ":" in url.hostname else url.hostname
+    port = "" if url.port in {None, DEFAULT_PORTS[url.scheme]} else f":{url.port}"
+    return f"{url.scheme}://{host}{port}"
+
+
+def _is_host(text: str) -> bool:
+    """Tell whether a text is an IP address without brackets, or could be the name of a host."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return len(text) <= 253 and HOST_NAME.fullmatch(text) is not None
+    return True
+
+
+def _sentence(error: ValidationError) -> str:
+    """Say the first thing that is wrong, with the variable's name and never with its value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # raised by a check of the whole, which names the variable itself
+        return f"{message}."
+    name = str(first["loc"][0]).upper()
+    if first["type"] == "missing":
+        return f"{name} is not set."
+    if first["type"] == "value_error":
+        return f"{name} {message}."
+    return f"{name} is not valid: {message[0].lower()}{message[1:]}."

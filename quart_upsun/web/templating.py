@@ -1,0 +1,94 @@
+"""What every template can use beside its own variables, and how templates are compiled.
+
+`python -m quart_upsun compile-templates` compiles all of them for the processes that will start;
+the build hook does it, because each process would need a third of a second for it while requests
+are held.
+"""
+
+import importlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flask.templating import _default_template_ctx_processor
+from jinja2 import FileSystemBytecodeCache, StrictUndefined
+from jinja2.bccache import Bucket
+from pydantic import SecretStr
+from quart import Quart, get_flashed_messages, session
+
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.settings import Settings
+
+COMPILED = Path("build", "templates")  # below the application's root
+
+
+class Compiled(FileSystemBytecodeCache):
+    """Templates that were compiled before; those that have changed since are compiled as ever."""
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Keep nothing: an image is read-only."""
+
+
+def init_app(app: Quart, settings: Settings) -> None:
+    """Set up templates, with `site_name` and `preview` for each of them."""
+    app.jinja_env.undefined = StrictUndefined
+    compiled = settings.root / COMPILED
+    if compiled.is_dir() and not settings.traceback_pages:
+        app.jinja_env.bytecode_cache = Compiled(str(compiled))
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.globals["get_flashed_messages"] = flashed_messages
+    # The same for every page of a process: no work for the context of each.
+    app.jinja_env.globals["site_name"] = settings.site_name
+    app.jinja_env.globals["preview"] = settings.platform if settings.is_preview else None
+
+    @app.before_serving
+    async def prepare() -> None:
+        """Load templates before the first request, which would otherwise wait for it."""
+        for processors in app.template_context_processors.values():
+            # Every blueprint brings Flask's along, beside Quart's own of the same content; being
+            # synchronous it costs each page a thread.
+            processors[:] = [
+                each for each in processors if each is not _default_template_ctx_processor
+            ]
+        load_all(app)
+
+
+def load_all(app: Quart) -> None:
+    """Load, and thereby compile, every template."""
+    for name in app.jinja_env.list_templates():
+        app.jinja_env.get_template(name)
+
+
+def compile_all(package: str) -> Path:
+    """Compile every template of an application; no variable has to be set.
+
+    Args:
+        package: has `create_app(settings)`, and `Settings` in its module `settings`.
+
+    Returns:
+        The directory, which is made.
+    """
+    kind: type[Settings] = importlib.import_module(f"{package}.settings").Settings
+    settings = kind(
+        database_url=parse_database_url("postgresql://nowhere/none"),
+        secret_key=SecretStr("of no worth: nothing is signed"),
+    )
+    directory = settings.root / COMPILED
+    # What is there may come from other options, or another version of Jinja.
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    app: Quart = importlib.import_module(package).create_app(settings)
+    app.jinja_env.bytecode_cache = FileSystemBytecodeCache(str(directory))
+    load_all(app)
+    return directory
+
+
+def flashed_messages(with_categories: bool = False) -> Sequence[Any]:
+    """Return the messages for this page; without any, leave the session alone.
+
+    Reading the session makes an answer depend on its cookie, and uncacheable.
+    """
+    if "_flashes" not in session:
+        return []
+    return get_flashed_messages(with_categories)
