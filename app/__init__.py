@@ -89,7 +89,7 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
             *imports.TASKS,
         ],
         schedules=[
-            *outbox.SCHEDULES,
+            outbox.FORGET,
             *links.SCHEDULES,
             *imports.SCHEDULES,
             retention.FORGET,

@@ -188,26 +188,10 @@ async def mail() -> ResponseReturnValue:
     """Show the mails that are kept instead of sent: in a preview all of them."""
     async with read() as session:
         mails = await outbox.kept(session, before=before(), limit=PAGE + 1)
-    texts = {mail.id: rendering.read(mail.message).text for mail in mails if mail.message}
+    texts = {mail.id: rendering.read(mail.message).text for mail in mails}
     return await render_template(
         "admin/mail.html", mails=mails[:PAGE], more=mails[PAGE:], texts=texts
     )
-
-
-@blueprint.post("/mail/<int:mail_id>/again/")
-@private
-@administrators_only
-@limited(CHANGES, by_account)
-@unaudited("concerns no account")
-async def send_again(mail_id: int) -> ResponseReturnValue:
-    """Try once more to send a mail that the release before has given up."""
-    if mail_id > LARGEST_ID:
-        abort(404)
-    async with write() as session:
-        if not await outbox.try_again(session, mail_id):
-            abort(404)
-    await flash("The mail is tried again.", "success")
-    return redirect(url_for("admin.mail"), 303)
 
 
 def before() -> int | None:

@@ -10,7 +10,7 @@ from sqlalchemy.sql import ColumnElement
 
 from app import logs
 from app.database import Database
-from app.jobs.models import Job, JobLog, JobStatistics
+from app.jobs.models import Job, JobLog
 from app.jobs.queue import Running, Schedule, Task
 
 log = logs.get(__name__)
@@ -73,8 +73,6 @@ async def forget_jobs(running: Running) -> None:
     for key, condition in statements:
         batch = select(key).where(condition).limit(BATCH)
         await forget(running.database, delete(key.class_).where(key.in_(batch)))
-    old = JobStatistics.created < func.now() - KEEP_LOG
-    await forget(running.database, oldest(JobStatistics.id, old))
 
 
 FORGET = Schedule(Task("forget old jobs", forget_jobs, timeout=TIMEOUT), "37 3 * * *")

@@ -131,8 +131,7 @@ async def deliver(running: Running) -> None:
             # soon as it has the database back.
     else:
         async with running.complete() as session:
-            # Never due, also for the release before, which sends out of this table.
-            kept = {"kind": about["kind"], "due_at": None, "message": message.as_string()}
+            kept = {"kind": about["kind"], "message": message.as_string()}
             await session.execute(insert(Mail).values(kept))
 
 
