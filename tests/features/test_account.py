@@ -258,6 +258,26 @@ def login_cookie(headers: list[str]) -> str:
     return found
 
 
+@pytest.mark.parametrize(
+    ("auth_id", "status"),
+    [
+        ("{id}.1.kept", 200),
+        ("{id}.1", 303),
+        ("{id}.1.kept.more", 303),
+        ("a.b.kept", 303),
+        (".", 303),
+    ],
+)
+async def test_a_login_cookie_of_another_form_is_a_strangers(
+    app: Quart, client: Client, auth_id: str, status: int
+) -> None:
+    """As of a laptop's earlier code, which has signed it with the same key."""
+    ada = await Person().register(app)
+    token = app.extensions["QUART_AUTH"][0].dump_token(auth_id.format(id=ada.id), app)
+    response = await client.get("/account/", headers={"Cookie": f"login={token}"})
+    assert response.status_code == status
+
+
 async def test_a_kept_login_stays_kept_after_a_new_password(app: Quart, client: Client) -> None:
     ada = await Person().register(app)
     await client.post("/login/", form=ada.login | {"remember": "y"})
