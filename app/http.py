@@ -17,9 +17,11 @@ from werkzeug.exceptions import (
     RequestEntityTooLarge,
     UnsupportedMediaType,
 )
+from werkzeug.routing import IntegerConverter, Map
 
 from app import bodies
 from app.api import credentials
+from app.database import LARGEST_ID
 from app.settings import Settings
 
 View = TypeVar("View", bound=Callable[..., Awaitable[Any]])
@@ -65,6 +67,13 @@ class UnsupportedContentCoding(UnsupportedMediaType):
     def get_headers(self, *args: Any, **options: Any) -> list[tuple[str, str]]:
         """Return the headers of the answer."""
         return [*super().get_headers(*args, **options), ("Accept-Encoding", "identity")]
+
+
+class IdConverter(IntegerConverter):
+    """`<id:name>` in a route: a number that no column can hold is a 404, and not a query."""
+
+    def __init__(self, url_map: Map) -> None:
+        super().__init__(url_map, max=LARGEST_ID)
 
 
 class Edge:
@@ -143,6 +152,7 @@ class Edge:
 
 def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     """Put the edge around the application and the rules onto every request and answer."""
+    app.url_map.converters["id"] = IdConverter
     app.request_class = bodies.Request
     app.asgi_http_class = bodies.Connection
     app.asgi_app = Edge(  # type: ignore[method-assign]

@@ -11,7 +11,7 @@ from app import bodies
 from app.api.auth import by_caller, caller, scoped, unauthorized
 from app.api.operations import answer, answers, asks, refuses, takes_file
 from app.api.problems import Problem
-from app.database import LARGEST_ID, current, read
+from app.database import current, read
 from app.http import private
 from app.links import imports, uploads
 from app.links.api import READ, WRITE
@@ -77,7 +77,7 @@ async def take() -> Response:
     return _answer(await _progress(id), 202, Location=url_for(".progress", id=id))
 
 
-@blueprint.get(f"/imports/<int(max={LARGEST_ID}):id>")
+@blueprint.get("/imports/<id:id>")
 @private
 @scoped(READ)
 @unlimited("one row by its key")

@@ -4,7 +4,7 @@ from quart import Blueprint, Response, abort, flash, redirect, render_template, 
 from quart.typing import ResponseReturnValue
 
 from app.conditions import conditional
-from app.database import LARGEST_ID, read, write
+from app.database import read, write
 from app.http import immutable, local_target, private
 from app.links import library, lists
 from app.links.forms import EditForm, SaveForm
@@ -24,7 +24,7 @@ FETCHES = Limit("links-fetch", 20, 60)
 
 PAGE = 20
 # No query can be asked for a greater number.
-LINK = f"/<int(max={LARGEST_ID}):link_id>/"
+LINK = "/<id:link_id>/"
 
 
 @blueprint.get("/")
