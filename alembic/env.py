@@ -18,6 +18,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import advisory_locks
 from app.database import LOCK_NOT_AVAILABLE, READ_ONLY, Base, load_models, unpooled_engine
 from app.ownership import CLAIM, IS_TRACKED, ForeignDatabaseError, read_owner, require_owner
 from app.settings import DatabaseSettings, Identity, load_database
@@ -25,8 +26,6 @@ from app.settings import DatabaseSettings, Identity, load_database
 log = logging.getLogger("alembic.env")
 config = context.config
 
-# Any number that nothing else in this database locks.
-ADVISORY_LOCK = 0x71756172
 DEADLOCK_DETECTED = "40P01"
 
 
@@ -95,17 +94,17 @@ async def take_turn(connection: AsyncConnection) -> None:
 
     Held before the revision is read: whoever waited finds the work already done.
     """
-    deadline = time.monotonic() + float(option("turn_seconds"))
-    waiting = False
-    while not await connection.scalar(text(f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})")):
-        if time.monotonic() > deadline:
-            raise CommandError("another migration is still running; gave up waiting for its end")
-        if not waiting:
-            waiting = True
-            log.info("another migration is running; waiting for its end")
-        await connection.commit()
-        await asyncio.sleep(0.2)
-    await connection.commit()
+    try:
+        await advisory_locks.acquire(
+            connection,
+            advisory_locks.MIGRATE,
+            seconds=float(option("turn_seconds")),
+            on_wait=lambda: log.info("another migration is running; waiting for its end"),
+        )
+    except TimeoutError:
+        raise CommandError(
+            "another migration is still running; gave up waiting for its end"
+        ) from None
 
 
 async def run(connection: AsyncConnection, identity: Identity) -> None:

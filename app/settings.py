@@ -6,7 +6,6 @@ import hmac
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.headerregistry import Address
@@ -28,6 +27,7 @@ from sqlalchemy import URL
 
 from app import upsun
 from app.database_url import parse_database_url as parse_database_url
+from app.files import write_whole
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / ".data"  # what a laptop keeps: the embedded database, the development key
@@ -416,22 +416,8 @@ def _kept(path: Path, make: Callable[[], str]) -> str:
         word = path.read_text(errors="replace").strip() if path.exists() else ""
         if not word:  # also of a file that a crash has left empty
             word = make()
-            _write_whole(path, word)
+            write_whole(path, word.encode())
     return word
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that nobody else can read, or none."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _mail_address(text: str) -> str | None:

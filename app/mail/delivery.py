@@ -22,9 +22,6 @@ from app.settings import Settings
 
 log = logs.get(__name__)
 
-# Seconds from one attempt to the next, about a day in all.
-BACK_OFF = (30, 120, 600, 3600, 4 * 3600, 6 * 3600, 12 * 3600)
-ATTEMPTS = len(BACK_OFF) + 1
 AT_ONCE = 8  # mail servers count connections
 
 
@@ -139,7 +136,6 @@ MAIL = Task(
     "mail",
     deliver,
     timeout=WHOLE + 30,
-    back_off=BACK_OFF,
     priority=10,  # somebody is waiting for it
     at_once=AT_ONCE,
     shown=("kind",),

@@ -1,11 +1,9 @@
 """Where a mail goes: to a mail server, onto a laptop's console, or nowhere."""
 
 import asyncio
-import os
 import re
 import ssl
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import aiosmtplib
 
 from app import logs
+from app.files import write_whole
 from app.jobs.queue import Failed, Refused
 from app.mail import rendering
 from app.settings import DATA, Settings
@@ -204,17 +203,10 @@ def files(directory: Path) -> list[Path]:
 
 
 def _keep(directory: Path, mail: Outgoing) -> str:
-    """Write a mail as a file, whole or not at all; return its name."""
+    """Write a mail as a file, and remove the oldest ones; return its name."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{datetime.now(UTC).strftime(FILE_TIME)}-{mail.id}.eml"
-    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(mail.message.as_bytes())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, mail.message.as_bytes())
     for old in files(directory)[CONSOLE_KEEPS:]:
         old.unlink(missing_ok=True)
     return path.name

@@ -18,13 +18,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import DeclarativeBase
 
+from app import advisory_locks
 from app.database import UNDEFINED, Base, load_models, unpooled_engine
 from app.ownership import ForeignDatabaseError, read_owner, require_owner
 from app.preview.columns import EMPTIED, KEPT, Rules
 from app.settings import Identity
 
-# Any number that nothing else in this database locks.
-ADVISORY_LOCK = 0x73616E69
 # Rows. Bounds what a kill undoes; half a second or less, even on a small database.
 BATCH = 10_000
 REPORT_SECONDS = 3.0
@@ -498,17 +497,15 @@ async def _connected(engine: AsyncEngine, say: Say) -> AsyncIterator[AsyncConnec
 
 async def _take_turn(connection: AsyncConnection, say: Say) -> None:
     """Take the lock that lets one run work at a time."""
-    deadline = time.monotonic() + TURN_SECONDS
-    waiting = False
-    while not await connection.scalar(text(f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})")):
-        await connection.rollback()
-        if time.monotonic() > deadline:
-            raise SanitizeError("Another run is still at work; gave up waiting for its end.")
-        if not waiting:
-            waiting = True
-            say("Another run is at work; waiting for its end.")
-        await asyncio.sleep(0.2)
-    await connection.rollback()
+    try:
+        await advisory_locks.acquire(
+            connection,
+            advisory_locks.SANITIZE,
+            seconds=TURN_SECONDS,
+            on_wait=lambda: say("Another run is at work; waiting for its end."),
+        )
+    except TimeoutError:
+        raise SanitizeError("Another run is still at work; gave up waiting for its end.") from None
 
 
 async def _is_finished(connection: AsyncConnection, environment: str, say: Say) -> bool:

@@ -290,10 +290,10 @@ async def test_what_fails_for_now_is_tried_again(
 async def test_attempts_end_after_about_a_day(
     app: Quart, server: MailServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert 20 < sum(delivering.BACK_OFF) / 3600 < 28
+    assert 20 < sum(delivering.MAIL.back_off) / 3600 < 28
     server.answers["DATA"] = "451 Later"
     await post(app)
-    for attempt in range(delivering.ATTEMPTS):
+    for attempt in range(len(delivering.MAIL.back_off) + 1):
         assert (await row(app)).attempts == attempt
         await make_due(app)
         await deliver(app)
