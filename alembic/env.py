@@ -18,7 +18,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.settings import load_database
-from quart_upsun.database import LOCK_NOT_AVAILABLE, READ_ONLY, Base, load_models, unpooled_engine
+from quart_upsun.database import (
+    LOCK_NOT_AVAILABLE,
+    READ_ONLY,
+    Base,
+    advisory_locks,
+    load_models,
+    unpooled_engine,
+)
 from quart_upsun.database.ownership import (
     CLAIM,
     IS_TRACKED,
@@ -32,8 +39,6 @@ from quart_upsun.settings import DatabaseSettings
 log = logging.getLogger("alembic.env")
 config = context.config
 
-# Any number that nothing else in this database locks.
-ADVISORY_LOCK = 0x71756172
 DEADLOCK_DETECTED = "40P01"
 
 
@@ -102,17 +107,17 @@ async def take_turn(connection: AsyncConnection) -> None:
 
     Held before the revision is read: whoever waited finds the work already done.
     """
-    deadline = time.monotonic() + float(option("turn_seconds"))
-    waiting = False
-    while not await connection.scalar(text(f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})")):
-        if time.monotonic() > deadline:
-            raise CommandError("another migration is still running; gave up waiting for its end")
-        if not waiting:
-            waiting = True
-            log.info("another migration is running; waiting for its end")
-        await connection.commit()
-        await asyncio.sleep(0.2)
-    await connection.commit()
+    try:
+        await advisory_locks.acquire(
+            connection,
+            advisory_locks.MIGRATE,
+            seconds=float(option("turn_seconds")),
+            on_wait=lambda: log.info("another migration is running; waiting for its end"),
+        )
+    except TimeoutError:
+        raise CommandError(
+            "another migration is still running; gave up waiting for its end"
+        ) from None
 
 
 async def run(connection: AsyncConnection, identity: Identity) -> None:

@@ -11,12 +11,6 @@ ROOT = Path(__file__).parent.parent
 DATA = ROOT / ".data"  # what a laptop keeps: the embedded database, the development key
 
 
-class DatabaseSettings(toolkit.DatabaseSettings):
-    """What a migration needs to know."""
-
-    root: ClassVar[Path] = ROOT
-
-
 class Settings(toolkit.Settings):
     """The application's settings, frozen once they are read."""
 
@@ -60,7 +54,7 @@ def load() -> Settings:
     return toolkit.load_settings(Settings)
 
 
-def load_database(url: str | None = None) -> DatabaseSettings:
+def load_database(url: str | None = None) -> toolkit.DatabaseSettings:
     """Read what a migration needs from the environment.
 
     Args:
@@ -69,4 +63,4 @@ def load_database(url: str | None = None) -> DatabaseSettings:
     Raises:
         SettingsError: a variable is missing or malformed.
     """
-    return toolkit.load_database_settings(DatabaseSettings, url)
+    return toolkit.load_database_settings(Settings.root, url)

@@ -107,7 +107,7 @@ class QuartUpsun:
         app.extensions["quart_upsun"] = state
         state.jobs.register(
             delivery.MAIL,
-            *outbox.SCHEDULES,
+            outbox.FORGET,
             retention.FORGET,
             cleanup.FORGET,
             idempotency.FORGET,
@@ -118,9 +118,7 @@ class QuartUpsun:
         openapi.init_app(app, settings)
         app.register_blueprint(health.blueprint)
         if (settings.root / "assets").is_dir() or (Path(app.root_path) / "manifest.json").exists():
-            assets.init_app(
-                app, Path(app.root_path), plain_max_age=settings.send_file_max_age_default
-            )
+            assets.init_app(app, plain_max_age=settings.send_file_max_age_default)
             app.register_blueprint(openapi.blueprint)
         templating.init_app(app, settings)
         app.cli.add_command(sanitize_command(settings, app.import_name))

@@ -6,7 +6,6 @@ import hmac
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Callable
 from email.headerregistry import Address
 from ipaddress import ip_address
@@ -28,6 +27,7 @@ from sqlalchemy import URL
 from quart_upsun import platform as upsun
 from quart_upsun.database.ownership import Identity
 from quart_upsun.database.url import parse_database_url
+from quart_upsun.files import write_whole
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # Labels with a digit or letter at both ends. The last is not a number, which would be an address.
@@ -52,9 +52,6 @@ class DatabaseSettings(BaseSettings):
         arbitrary_types_allowed=True,
         hide_input_in_errors=True,
     )
-
-    root: ClassVar[Path] = Path()
-    """The application's directory: `alembic/` is in it, and `.data/`, which a laptop keeps."""
 
     # NoDecode: a URL is a named tuple, which would otherwise be read as JSON.
     database_url: Annotated[URL, NoDecode, BeforeValidator(parse_database_url)] = Field(
@@ -86,6 +83,9 @@ class DatabaseSettings(BaseSettings):
 
 class Settings(DatabaseSettings):
     """The toolkit's settings, frozen once they are read."""
+
+    root: ClassVar[Path] = Path()
+    """The application's directory: `alembic/` is in it, and `.data/`, which a laptop keeps."""
 
     site_name: str = Field(
         default="Quart application", min_length=1, description="The name of the site"
@@ -327,7 +327,6 @@ class Settings(DatabaseSettings):
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
-AnyDatabaseSettings = TypeVar("AnyDatabaseSettings", bound=DatabaseSettings)
 
 
 def load_settings(kind: type[AnySettings]) -> AnySettings:
@@ -350,13 +349,11 @@ def load_settings(kind: type[AnySettings]) -> AnySettings:
     return settings
 
 
-def load_database_settings(
-    kind: type[AnyDatabaseSettings], url: str | None = None
-) -> AnyDatabaseSettings:
+def load_database_settings(root: Path, url: str | None = None) -> DatabaseSettings:
     """Read what says where the database is, and for which environment this process acts.
 
     Args:
-        kind: the application's own class, with its `root`.
+        root: of the application.
         url: of the database; by default what DATABASE_URL says.
 
     Raises:
@@ -365,8 +362,8 @@ def load_database_settings(
     environment = upsun.environment(os.environ)
     try:
         given: dict[str, Any] = {} if url is None else {"database_url": url}
-        checkout = _checkout(environment, kind.root / ".data")
-        return kind(platform=environment, checkout=checkout, **given)
+        checkout = _checkout(environment, root / ".data")
+        return DatabaseSettings(platform=environment, checkout=checkout, **given)
     except ValidationError as error:
         raise SettingsError(_sentence(error)) from None
 
@@ -418,22 +415,8 @@ def _kept(path: Path, make: Callable[[], str]) -> str:
         word = path.read_text(errors="replace").strip() if path.exists() else ""
         if not word:  # also of a file that a crash has left empty
             word = make()
-            _write_whole(path, word)
+            write_whole(path, word.encode())
     return word
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that nobody else can read, or none."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _mail_address(text: str) -> str | None:

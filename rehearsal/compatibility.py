@@ -60,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
             print("There is only one migration: no release before it could run on its schema.")
             return 0
         before = find(here, options.revision or release_before(here))
+        if not options.revision and not shares_migrations(here, before):
+            print(f"No migration of {before.title} is in this tree: nothing to compare.")
+            return 0
         return compare(before, options.command or read(here).compatibility or COMMAND)
     except (TreeError, ProjectError) as error:
         print(error, file=sys.stderr)
@@ -87,6 +90,12 @@ def release_before(repository: Path) -> str:
             " history: name the release before with --from."
         )
     return added[1]
+
+
+def shares_migrations(repository: Path, before: Tree) -> bool:
+    """Tell whether a database of the release before can be migrated by the working tree."""
+    here = {f"{VERSIONS}/{path.name}" for path in (repository / VERSIONS).glob("*.py")}
+    return not here.isdisjoint(before.files())
 
 
 def compare(before: Tree, command: str) -> int:

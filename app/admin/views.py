@@ -41,7 +41,7 @@ async def users() -> ResponseReturnValue:
     )
 
 
-@blueprint.get("/users/<int:user_id>/")
+@blueprint.get("/users/<id:user_id>/")
 @no_store
 @admin_required
 @no_rate_limit("one page by an index, for administrators")
@@ -55,7 +55,7 @@ async def user(user_id: int) -> ResponseReturnValue:
     )
 
 
-@blueprint.post("/users/<int:user_id>/deactivate/")
+@blueprint.post("/users/<id:user_id>/deactivate/")
 @no_store
 @admin_required
 @rate_limit(CHANGES, by_account)
@@ -79,22 +79,20 @@ async def deactivate(user_id: int) -> ResponseReturnValue:
     return redirect(url_for("admin.user", user_id=user_id), 303)
 
 
-@blueprint.post("/users/<int:user_id>/reactivate/")
+@blueprint.post("/users/<id:user_id>/reactivate/")
 @no_store
 @admin_required
 @rate_limit(CHANGES, by_account)
-@audited(Event.REACTIVATED, Event.TOKEN_DELETED)
+@audited(Event.REACTIVATED)
 async def reactivate(user_id: int) -> ResponseReturnValue:
     await existing(user_id)
     async with write() as session:
         await accounts.set_active(session, user_id, active=True, actor_id=member().id)
-        # Those of a time when a deactivation left them.
-        await site.revoke_access(session, user_id, actor_id=member().id)
     await flash("The account is active again.", "success")
     return redirect(url_for("admin.user", user_id=user_id), 303)
 
 
-@blueprint.post("/users/<int:user_id>/end-sessions/")
+@blueprint.post("/users/<id:user_id>/end-sessions/")
 @no_store
 @admin_required
 @rate_limit(CHANGES, by_account)
@@ -144,15 +142,13 @@ async def jobs() -> ResponseReturnValue:
     )
 
 
-@blueprint.post("/jobs/<int:job_id>/again/")
+@blueprint.post("/jobs/<id:job_id>/again/")
 @no_store
 @admin_required
 @rate_limit(CHANGES, by_account)
 @not_audited("concerns no account")
 async def do_again(job_id: int) -> ResponseReturnValue:
     """Let a job that was given up begin anew."""
-    if job_id > LARGEST_ID:
-        abort(404)
     try:
         async with write() as session:
             task = await failed.try_again(session, job_id) or abort(404)
@@ -164,15 +160,13 @@ async def do_again(job_id: int) -> ResponseReturnValue:
     return redirect(url_for("admin.jobs"), 303)
 
 
-@blueprint.post("/jobs/<int:job_id>/remove/")
+@blueprint.post("/jobs/<id:job_id>/remove/")
 @no_store
 @admin_required
 @rate_limit(CHANGES, by_account)
 @not_audited("concerns no account")
 async def remove_job(job_id: int) -> ResponseReturnValue:
     """Forget a job that was given up."""
-    if job_id > LARGEST_ID:
-        abort(404)
     async with write() as session:
         task = await failed.remove(session, job_id) or abort(404)
     log.info("job removed", task=task, job=job_id, by=member().id)
@@ -188,26 +182,10 @@ async def mail() -> ResponseReturnValue:
     """Show the mails that are kept instead of sent: in a preview all of them."""
     async with read() as session:
         mails = await outbox.kept(session, before=before(), limit=PAGE + 1)
-    texts = {mail.id: rendering.read(mail.message).text for mail in mails if mail.message}
+    texts = {mail.id: rendering.read(mail.message).text for mail in mails}
     return await render_template(
         "admin/mail.html", mails=mails[:PAGE], more=mails[PAGE:], texts=texts
     )
-
-
-@blueprint.post("/mail/<int:mail_id>/again/")
-@no_store
-@admin_required
-@rate_limit(CHANGES, by_account)
-@not_audited("concerns no account")
-async def send_again(mail_id: int) -> ResponseReturnValue:
-    """Try once more to send a mail that the release before has given up."""
-    if mail_id > LARGEST_ID:
-        abort(404)
-    async with write() as session:
-        if not await outbox.try_again(session, mail_id):
-            abort(404)
-    await flash("The mail is tried again.", "success")
-    return redirect(url_for("admin.mail"), 303)
 
 
 def before() -> int | None:
@@ -219,8 +197,5 @@ def before() -> int | None:
 
 async def existing(user_id: int) -> User:
     """Return the user, or answer 404."""
-    found = None
-    if user_id <= LARGEST_ID:
-        async with read() as session:
-            found = await accounts.by_id(session, user_id)
-    return found or abort(404)
+    async with read() as session:
+        return await accounts.by_id(session, user_id) or abort(404)

@@ -40,7 +40,7 @@ WRITE = Scope("links:write", "Save, change and delete links")
 
 CHANGES = Limit("links_api", count=300, seconds=60)
 
-LINK = f"/links/<int(max={LARGEST_ID}):id>"
+LINK = "/links/<id:id>"
 NEXT = {"Link": "The next page, as RFC 8288 has it"}
 ENTITY_TAG = {"ETag": "The version of the link, for `If-Match`"}
 NO_SUCH_LINK = "You have no link of this number."

@@ -67,7 +67,9 @@ class Item(NamedTuple):
         return self.fetched_at is None
 
 
-COLUMNS = [getattr(Link, name) for name in Item._fields]
+# Of the table, because entities cost more than all the rest where only columns are wanted.
+LINKS, LINK_TAGS = (Base.metadata.tables[each.__tablename__] for each in (Link, LinkTag))
+COLUMNS = [LINKS.c[name] for name in Item._fields]
 
 
 class Found(NamedTuple):
@@ -254,15 +256,13 @@ async def page(
 @cache
 def _page(by_tag: bool, by_state: bool, further: bool) -> Statement[Item]:
     """Return the statement of `page`, which is asked so often that each form is built once."""
-    # Of the tables, because entities cost more than all the rest where only columns are wanted.
-    links, link_tags = (Base.metadata.tables[each.__tablename__] for each in (Link, LinkTag))
-    query = select(*(links.c[name] for name in Item._fields))
-    query = query.where(links.c.user_id == bindparam("user_id")).order_by(links.c.id.desc())
+    query = select(*COLUMNS).where(LINKS.c.user_id == bindparam("user_id"))
+    query = query.order_by(LINKS.c.id.desc())
     # What decides which rows are on the page, and its columns that are called the same.
-    by, number = (link_tags, link_tags.c.link_id) if by_tag else (links, links.c.id)
+    by, number = (LINK_TAGS, LINK_TAGS.c.link_id) if by_tag else (LINKS, LINKS.c.id)
     chosen = [by.c.user_id == bindparam("user_id")]
     if by_tag:
-        chosen.append(link_tags.c.tag == bindparam("tag"))
+        chosen.append(LINK_TAGS.c.tag == bindparam("tag"))
     if by_state:
         chosen.append(by.c.archived == bindparam("archived"))
     if further:
@@ -271,7 +271,7 @@ def _page(by_tag: bool, by_state: bool, further: bool) -> Statement[Item]:
         return Statement(query.where(*chosen[1:]).limit(bindparam("count")), Item._make)
     ids = select(number).where(*chosen).order_by(number.desc()).limit(bindparam("count"))
     found = ids.subquery()
-    return Statement(query.join(found, found.c.link_id == links.c.id), Item._make)
+    return Statement(query.join(found, found.c.link_id == LINKS.c.id), Item._make)
 
 
 async def tags(
@@ -403,8 +403,7 @@ SEARCH = text(
         WHERE (rank, id) < (:rank, :last)
         ORDER BY rank DESC, id DESC LIMIT :limit
     )
-    SELECT {", ".join(f"links.{name}" for name in Item._fields)},
-        best.rank, best.newest
+    SELECT {", ".join(map(str, COLUMNS))}, best.rank, best.newest
     FROM best JOIN links USING (id)
     ORDER BY best.rank DESC, best.id DESC
     """  # noqa: S608 only names of columns

@@ -47,7 +47,7 @@ class Link(Base):
     """Something that a user wants to read.
 
     A trigger of the migration keeps `link_tags` as the other columns say. Whatever changes a text
-    changes `search` as well, by app/links/index.py. For the previous release another trigger does.
+    changes `search` as well, by app/links/index.py.
     """
 
     __tablename__ = "links"

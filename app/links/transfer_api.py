@@ -22,7 +22,7 @@ from quart_upsun.api.validation import (
     validate_query,
 )
 from quart_upsun.current import current
-from quart_upsun.database import LARGEST_ID, read
+from quart_upsun.database import read
 from quart_upsun.http import bodies
 from quart_upsun.policy import no_rate_limit, no_store, not_audited
 from quart_upsun.security.limits import rate_limit
@@ -83,7 +83,7 @@ async def take() -> Response:
     return _answer(await _progress(id), 202, Location=url_for(".progress", id=id))
 
 
-@blueprint.get(f"/imports/<int(max={LARGEST_ID}):id>")
+@blueprint.get("/imports/<id:id>")
 @no_store
 @scope_required(READ)
 @no_rate_limit("one row by its key")

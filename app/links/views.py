@@ -7,7 +7,7 @@ from app.links import library, lists
 from app.links.forms import EditForm, SaveForm
 from app.links.selection import SEARCHES, Selection
 from app.user.login import login_required, member
-from quart_upsun.database import LARGEST_ID, read, write
+from quart_upsun.database import read, write
 from quart_upsun.http.preconditions import conditional
 from quart_upsun.http.redirects import local_target
 from quart_upsun.live.views import stream
@@ -24,7 +24,7 @@ FETCHES = Limit("links-fetch", 20, 60)
 
 PAGE = 20
 # No query can be asked for a greater number.
-LINK = f"/<int(max={LARGEST_ID}):link_id>/"
+LINK = "/<id:link_id>/"
 
 
 @blueprint.get("/")

@@ -124,7 +124,6 @@ def reactivate(username: str) -> None:
         user = await find(session, username)
         if user.deactivated_at is not None:
             await accounts.set_active(session, user.id, active=True)
-            await site.revoke_access(session, user.id)
 
     run(work)
     say(f"{username} is active.")

@@ -20,20 +20,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 View = Callable[P, Awaitable[T]]
 
-# Before the user's number it marks a login that is not kept. A number is what the releases before
-# look for, and they serve beside this one while it is deployed.
-NOT_KEPT = "0"
+# The last part of the cookie: whether the login outlives the browser.
+KEPT, NOT_KEPT = "kept", "session"
 
 
 class Serializer(QuartAuth.serializer_class):  # type: ignore[misc, valid-type]
-    """Reads the login cookie: `<user>.<session version>`, signed with the time of the login."""
+    """Reads the login cookie, which is signed with the time of the login.
+
+    `<user>.<session version>.kept`, or with `session` for a login that is not kept.
+    """
 
     def loads(self, token: str, **options: Any) -> Any:
         auth_id, issued = super().loads(token, return_timestamp=True, **options)
-        if (
-            auth_id.startswith(NOT_KEPT)
-            and time.time() > issued.timestamp() + current_app.config["SESSION_SECONDS"]
-        ):
+        lifetime = current_app.config["SESSION_SECONDS"]
+        if not auth_id.endswith(f".{KEPT}") and time.time() > issued.timestamp() + lifetime:
             raise SignatureExpired("the session is over")
         return auth_id
 
@@ -106,8 +106,8 @@ def log_in(user: User, *, keep: bool) -> None:
         keep: whether the login outlives the browser.
     """
     _forget_session()
-    mark, action = ("", Action.WRITE_PERMANENT) if keep else (NOT_KEPT, Action.WRITE)
-    auth_id = f"{mark}{user.id}.{user.session_version}"
+    kind, action = (KEPT, Action.WRITE_PERMANENT) if keep else (NOT_KEPT, Action.WRITE)
+    auth_id = f"{user.id}.{user.session_version}.{kind}"
     _auth().login_user(AuthUser(auth_id, action=action))
     set_session_user(user)
     g.login_kept = keep
@@ -133,11 +133,11 @@ async def load_user() -> None:
         return
     if credentials.carries_token(request):
         return  # which alone says who asks: the cookie is not even looked at
-    user_id, _, version = (_auth().load_user().auth_id or "").partition(".")
-    if user_id.isdecimal() and version.isdecimal():
-        async with read() as database:
-            set_session_user(await accounts.by_session(database, int(user_id), int(version)))
-        g.login_kept = not user_id.startswith(NOT_KEPT)
+    match (_auth().load_user().auth_id or "").split("."):
+        case [user_id, version, kind] if user_id.isdecimal() and version.isdecimal():
+            async with read() as session:
+                set_session_user(await accounts.by_session(session, int(user_id), int(version)))
+            g.login_kept = kind == KEPT
     if current_user() is None:
         log_out()  # forged, expired or ended elsewhere: without it pages can be cached again
 

@@ -7,7 +7,6 @@ from quart.wrappers.base import BaseRequestWebsocket
 from werkzeug.datastructures import Headers
 
 PREFIX = "/api/"
-HEADERS = ("Authorization", "X-API-Key")
 
 
 def of_api(incoming: BaseRequestWebsocket) -> bool:

@@ -8,6 +8,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from quart_upsun.http import bodies, credentials
 from quart_upsun.http.bodies import refuse_encoded_body
 from quart_upsun.http.caching import cache_control
+from quart_upsun.http.converters import IdConverter
 from quart_upsun.http.headers import SECURITY_HEADERS, STRICT_TRANSPORT
 from quart_upsun.http.hosts import canonical_host, refuse_other_hosts, refuse_other_sites
 from quart_upsun.http.proxy import ProxyMiddleware
@@ -17,6 +18,7 @@ from quart_upsun.settings import Settings
 
 def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     """Put the edge around the application and the rules onto every request and answer."""
+    app.url_map.converters["id"] = IdConverter
     app.request_class = bodies.Request
     app.asgi_http_class = bodies.Connection
     app.asgi_app = ProxyMiddleware(  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql import ColumnElement
 
 from quart_upsun.database import Database
-from quart_upsun.jobs.models import Job, JobLog, JobStatistics
+from quart_upsun.jobs.models import Job, JobLog
 from quart_upsun.jobs.queue import Running, Schedule, Task
 from quart_upsun.logging import get_logger
 
@@ -73,8 +73,6 @@ async def forget_jobs(running: Running) -> None:
     for key, condition in statements:
         batch = select(key).where(condition).limit(BATCH)
         await forget(running.database, delete(key.class_).where(key.in_(batch)))
-    old = JobStatistics.created < func.now() - KEEP_LOG
-    await forget(running.database, oldest(JobStatistics.id, old))
 
 
 FORGET = Schedule(Task("forget old jobs", forget_jobs, timeout=TIMEOUT), "37 3 * * *")

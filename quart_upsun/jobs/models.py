@@ -156,7 +156,10 @@ class JobSchedule(Base):
 
 
 class JobStatistics(Base):
-    """How many jobs ended how in each second; nothing here reads or fills it."""
+    """How many jobs ended how in each second.
+
+    Nothing fills it here, but PgQueuer begins no work without it.
+    """
 
     __tablename__ = "pgqueuer_statistics"
     __sanitize__ = EMPTIED

@@ -23,9 +23,6 @@ from quart_upsun.settings import Settings
 
 log = get_logger(__name__)
 
-# Seconds from one attempt to the next, about a day in all.
-BACK_OFF = (30, 120, 600, 3600, 4 * 3600, 6 * 3600, 12 * 3600)
-ATTEMPTS = len(BACK_OFF) + 1
 AT_ONCE = 8  # mail servers count connections
 
 
@@ -118,8 +115,7 @@ async def deliver(running: Running) -> None:
             # soon as it has the database back.
     else:
         async with running.complete() as session:
-            # Never due, also for the release before, which sends out of this table.
-            kept = {"kind": about["kind"], "due_at": None, "message": message.as_string()}
+            kept = {"kind": about["kind"], "message": message.as_string()}
             await session.execute(insert(Mail).values(kept))
 
 
@@ -127,7 +123,6 @@ MAIL = Task(
     "mail",
     deliver,
     timeout=WHOLE + 30,
-    back_off=BACK_OFF,
     priority=10,  # somebody is waiting for it
     at_once=AT_ONCE,
     shown=("kind",),

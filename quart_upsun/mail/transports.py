@@ -1,11 +1,9 @@
 """Where a mail goes: to a mail server, onto a laptop's console, or nowhere."""
 
 import asyncio
-import os
 import re
 import ssl
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
+from quart_upsun.files import write_whole
 from quart_upsun.jobs.queue import JobError, PermanentJobError
 from quart_upsun.logging import get_logger
 from quart_upsun.mail import rendering
@@ -206,17 +205,10 @@ def files(directory: Path) -> list[Path]:
 
 
 def _keep(directory: Path, mail: Outgoing) -> str:
-    """Write a mail as a file, whole or not at all; return its name."""
+    """Write a mail as a file, and remove the oldest ones; return its name."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{datetime.now(UTC).strftime(FILE_TIME)}-{mail.id}.eml"
-    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(mail.message.as_bytes())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, mail.message.as_bytes())
     for old in files(directory)[CONSOLE_KEEPS:]:
         old.unlink(missing_ok=True)
     return path.name

@@ -18,12 +18,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import DeclarativeBase
 
-from quart_upsun.database import UNDEFINED, Base, unpooled_engine
+from quart_upsun.database import UNDEFINED, Base, advisory_locks, unpooled_engine
 from quart_upsun.database.anonymization import EMPTIED, KEPT, Rules
 from quart_upsun.database.ownership import ForeignDatabaseError, Identity, read_owner, require_owner
 
-# Any number that nothing else in this database locks.
-ADVISORY_LOCK = 0x73616E69
 # Rows. Bounds what a kill undoes; half a second or less, even on a small database.
 BATCH = 10_000
 REPORT_SECONDS = 3.0
@@ -496,17 +494,15 @@ async def _connected(engine: AsyncEngine, say: Say) -> AsyncIterator[AsyncConnec
 
 async def _take_turn(connection: AsyncConnection, say: Say) -> None:
     """Take the lock that lets one run work at a time."""
-    deadline = time.monotonic() + TURN_SECONDS
-    waiting = False
-    while not await connection.scalar(text(f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})")):
-        await connection.rollback()
-        if time.monotonic() > deadline:
-            raise SanitizeError("Another run is still at work; gave up waiting for its end.")
-        if not waiting:
-            waiting = True
-            say("Another run is at work; waiting for its end.")
-        await asyncio.sleep(0.2)
-    await connection.rollback()
+    try:
+        await advisory_locks.acquire(
+            connection,
+            advisory_locks.SANITIZE,
+            seconds=TURN_SECONDS,
+            on_wait=lambda: say("Another run is at work; waiting for its end."),
+        )
+    except TimeoutError:
+        raise SanitizeError("Another run is still at work; gave up waiting for its end.") from None
 
 
 async def _is_finished(connection: AsyncConnection, environment: str, say: Say) -> bool:

@@ -21,15 +21,14 @@ class AssetsMissingError(SystemExit):
     """There is no usable asset build. Uncaught, it ends the process with the sentence it holds."""
 
 
-def init_app(app: Quart, directory: Path, *, plain_max_age: int) -> None:
+def init_app(app: Quart, *, plain_max_age: int) -> None:
     """Give templates `static_url_for`, and serve `/static` where no web server does.
 
     Args:
-        app: the application.
-        directory: holds `manifest.json`, and the files in `static/`.
+        app: the application, with `manifest.json` and the files in `static/` below its root path.
         plain_max_age: seconds that a file without a digest in its name may be cached.
     """
-    manifest = read_manifest(directory / "manifest.json")
+    manifest = read_manifest(Path(app.root_path, "manifest.json"))
 
     def static_url_for(endpoint: str, *, filename: str) -> str:
         """Return the digested URL, by the name and signature of Flask-Static-Digest."""
@@ -47,7 +46,9 @@ def init_app(app: Quart, directory: Path, *, plain_max_age: int) -> None:
         if filename.endswith("/"):
             raise NotFound  # joining paths would drop it and find the file
         try:
-            response = await send_from_directory(directory / "static", filename, conditional=False)
+            response = await send_from_directory(
+                Path(app.root_path, "static"), filename, conditional=False
+            )
         except (OSError, ValueError):  # no file can have such a name
             raise NotFound from None
         response.headers["Accept-Ranges"] = "bytes"

@@ -250,7 +250,7 @@ async def test_a_login_lasts_as_long_as_it_was_told_to(
     assert f"Max-Age={30 * 24 * 3600}" in login_cookie(response.headers.getlist("Set-Cookie"))
     for client in (short, kept):
         assert (await client.get("/account/")).status_code == 200
-    monkeypatch.setattr(login, "SESSION_LIFETIME", -1)
+    app.config["SESSION_SECONDS"] = -1
     assert (await short.get("/account/")).status_code == 303
     assert (await kept.get("/account/")).status_code == 200
 
@@ -258,6 +258,26 @@ async def test_a_login_lasts_as_long_as_it_was_told_to(
 def login_cookie(headers: list[str]) -> str:
     (found,) = [each for each in headers if each.startswith("login=")]
     return found
+
+
+@pytest.mark.parametrize(
+    ("auth_id", "status"),
+    [
+        ("{id}.1.kept", 200),
+        ("{id}.1", 303),
+        ("{id}.1.kept.more", 303),
+        ("a.b.kept", 303),
+        (".", 303),
+    ],
+)
+async def test_a_login_cookie_of_another_form_is_a_strangers(
+    app: Quart, client: Client, auth_id: str, status: int
+) -> None:
+    """As of a laptop's earlier code, which has signed it with the same key."""
+    ada = await Person().register(app)
+    token = app.extensions["QUART_AUTH"][0].dump_token(auth_id.format(id=ada.id), app)
+    response = await client.get("/account/", headers={"Cookie": f"login={token}"})
+    assert response.status_code == status
 
 
 async def test_a_kept_login_stays_kept_after_a_new_password(app: Quart, client: Client) -> None:

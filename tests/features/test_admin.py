@@ -4,11 +4,10 @@ import pytest
 from bs4 import BeautifulSoup
 from quart import Quart
 from quart.testing import QuartClient as Client
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, text
 
 from app.admin import views
 from app.user.models import User
-from quart_upsun.jobs.models import Job
 from quart_upsun.mail.models import Mail
 from tests.features.factories import Person, new_client
 
@@ -125,26 +124,15 @@ async def test_who_is_not_there_is_not_found(client: Client, root: Person) -> No
     for number in (0, 12345, 2**63, 10**40):
         assert (await client.get(f"/admin/users/{number}/")).status_code == 404
         assert (await client.post(f"/admin/users/{number}/deactivate/")).status_code == 404
-        assert (await client.post(f"/admin/mail/{number}/again/")).status_code == 404
         for change in ("again", "remove"):
             assert (await client.post(f"/admin/jobs/{number}/{change}/")).status_code == 404
 
 
-async def test_mails_of_the_release_before_are_shown_and_tried_again(
-    app: Quart, client: Client, root: Person
-) -> None:
-    error = {"kind": "confirm", "data": {"user_id": root.id}, "due_at": None, "attempts": 8}
+async def test_mails_that_were_kept_are_shown(app: Quart, client: Client, root: Person) -> None:
+    message = "Subject: Hello\n\nWelcome, <Ada>.\n"
     async with app.extensions["quart_upsun"].database.write() as session:
-        await session.execute(insert(Mail).values(error | {"error": "refused <here>"}))
-    shown = await page(client, "/admin/mail/")
-    assert "8 attempts: refused <here>" in shown.get_text()
-    form = shown.select_one("main article form")
-    assert form is not None
-    assert (await client.post(str(form["action"]))).status_code == 303
-    assert (await client.post(str(form["action"]))).status_code == 404
-    async with app.extensions["quart_upsun"].database.read() as session:
-        assert await session.scalar(select(Mail.id)) is None
-        assert (await session.execute(select(Job.entrypoint, Job.status))).one() == (
-            "mail",
-            "queued",
-        )
+        await session.execute(insert(Mail).values(kind="confirm", message=message))
+    article = (await page(client, "/admin/mail/")).select_one("main article")
+    assert article is not None
+    assert "confirm, number" in article.get_text()
+    assert "Welcome, <Ada>." in article.get_text()

@@ -110,7 +110,7 @@ async def test_an_exhausted_pool_is_unavailable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("quart_upsun.database.session.POOL_TIMEOUT", 0.05)
-    database = Database(parse_database_url(database_url), pool_size=1)
+    database = Database(parse_database_url(database_url), pool_size=1, migrations=ROOT / "alembic")
     async with way(database):
         with pytest.raises(DatabaseUnavailableError, match="busy"):
             async with way(database):
@@ -305,7 +305,7 @@ async def test_a_statement_without_an_answer_is_an_outage(
     way: Callable[[Database], AbstractAsyncContextManager[Any]], database_url: str
 ) -> None:
     """asyncpg's `TimeoutError`, which the server's own time limit does not come before."""
-    database = Database(parse_database_url(database_url), pool_size=1)
+    database = Database(parse_database_url(database_url), pool_size=1, migrations=ROOT / "alembic")
     assert await count_users(database) == 0
 
     async def ask() -> None:
@@ -543,7 +543,7 @@ async def test_an_address_with_parameters_is_connected_to(database_url: str) -> 
         "&options=-csearch_path%3Dpublic%20-cstatement_timeout%3D1&connect_timeout=7"
         "&target_session_attrs=read-write"
     )
-    database = Database(parse_database_url(url), pool_size=1)
+    database = Database(parse_database_url(url), pool_size=1, migrations=ROOT / "alembic")
     async with database.read() as session:
         told = [
             await session.scalar(text(f"SHOW {name}"))
@@ -556,7 +556,7 @@ async def test_an_address_with_parameters_is_connected_to(database_url: str) -> 
 async def test_a_server_of_another_kind_is_no_connection(database_url: str) -> None:
     joined = "&" if "?" in database_url else "?"
     url = parse_database_url(f"{database_url}{joined}target_session_attrs=standby")
-    database = Database(url, pool_size=1)
+    database = Database(url, pool_size=1, migrations=ROOT / "alembic")
     with pytest.raises(DatabaseUnavailableError):
         await count_users(database)
     await database.close()
@@ -594,7 +594,11 @@ async def test_the_certificate_of_the_server_is_checked(database_url: str, tmp_p
     certificate, context = await server_context(tmp_path, "localhost")
 
     async def count(url: URL, **query: str) -> int:
-        database = Database(parse_database_url(url.update_query_dict(query)), pool_size=1)
+        database = Database(
+            parse_database_url(url.update_query_dict(query)),
+            pool_size=1,
+            migrations=ROOT / "alembic",
+        )
         try:
             return await count_users(database)
         finally:

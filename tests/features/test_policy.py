@@ -30,7 +30,7 @@ def path_of(rule: Rule) -> str:
     """A path that leads to the rule; what a variable stands for need not exist."""
     path = rule.rule
     for name in rule.arguments:
-        path = re.sub(rf"<((path|int|int\(max=\d+\)):)?{name}>", "1", path)
+        path = re.sub(rf"<((path|id):)?{name}>", "1", path)
     assert "<" not in path, f"{rule}: teach path_of this converter"
     return path
 

@@ -10,6 +10,7 @@ import pytest
 from quart import Quart
 from sqlalchemy import bindparam, func, literal, select
 
+from app.settings import ROOT
 from app.user import accounts
 from quart_upsun.database import (
     STATEMENT_TIMEOUT,
@@ -87,7 +88,9 @@ async def test_a_missing_value_is_no_null(database: Database) -> None:
 
 
 async def test_nobody_asks_before_the_schema_is_there(empty_database: str) -> None:
-    database = Database(parse_database_url(empty_database), pool_size=1)
+    database = Database(
+        parse_database_url(empty_database), pool_size=1, migrations=ROOT / "alembic"
+    )
     with pytest.raises(SchemaBehindError):
         await names(database)
     await database.close()
@@ -223,7 +226,7 @@ async def test_a_wrong_statement_is_a_fault_and_no_outage(database: Database) ->
 
 async def test_nothing_listens(unused_tcp_port: int) -> None:
     url = parse_database_url(f"postgresql://u:p@127.0.0.1:{unused_tcp_port}/d")
-    database = Database(url, pool_size=1)
+    database = Database(url, pool_size=1, migrations=ROOT / "alembic")
     with pytest.raises(DatabaseUnavailableError):
         await names(database)
     await database.close()

@@ -8,10 +8,9 @@ from pydantic import SecretStr
 from quart.testing import QuartClient as Client
 
 from app import create_app
-from app.settings import Settings
+from app.settings import ROOT, Settings
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.http.headers import SECURITY_HEADERS
-from quart_upsun.web import assets
 from tests.process.servers import NO_DATABASE
 
 CONTENT = bytes(range(100))
@@ -20,14 +19,15 @@ LENGTH = len(CONTENT)
 
 
 @pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
+def client(tmp_path: Path) -> Client:
     """A client of the application with files of the test's own, and without a database."""
     settings = Settings(
         database_url=parse_database_url(NO_DATABASE),
         secret_key=SecretStr("a key for tests, of no worth anywhere else"),
     )
     app = create_app(settings)
-    monkeypatch.setattr(assets, "ROOT", tmp_path)
+    (tmp_path / "templates").symlink_to(ROOT / "app" / "templates")
+    app.root_path = str(tmp_path)
     (tmp_path / "static" / "folder").mkdir(parents=True)
     (tmp_path / "static" / "file.bin").write_bytes(CONTENT)
     (tmp_path / "static" / "empty.bin").touch()

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app.settings import ROOT
+from quart_upsun.database import advisory_locks
 from tests.migrations.recipes import (
     DOCUMENT,
     HEADER,
@@ -26,7 +27,6 @@ from tests.migrations.recipes import (
     reworded,
 )
 
-ADVISORY_LOCK = 0x71756172  # alembic/env.py
 SECONDS = 30
 
 
@@ -288,7 +288,7 @@ async def test_build_an_index_while_others_write(tree: Tree, sql: asyncpg.Connec
     locks = await sql.fetch(
         "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = $1 AND granted"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-        ADVISORY_LOCK,
+        advisory_locks.MIGRATE,
     )
     assert [lock["pid"] for lock in locks] == [building["pid"]]
     second = await tree.start("upgrade", "head")

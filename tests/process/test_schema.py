@@ -126,7 +126,7 @@ async def test_the_gate_waits_only_so_long(database_url: str) -> None:
     flows = asyncio.Event()
     flows.set()
     async with relay(database_url, flows) as url:
-        database = Database(parse_database_url(url), pool_size=2)
+        database = Database(parse_database_url(url), pool_size=2, migrations=ROOT / "alembic")
 
         async def ask() -> None:
             async with database.read() as session:
@@ -153,7 +153,7 @@ async def test_a_first_connection_takes_its_time(
     monkeypatch.setattr("quart_upsun.database.session.POOL_TIMEOUT", 0.05)
     flows = asyncio.Event()
     async with relay(database_url, flows) as url:
-        database = Database(parse_database_url(url), pool_size=1)
+        database = Database(parse_database_url(url), pool_size=1, migrations=ROOT / "alembic")
         asyncio.get_running_loop().call_later(0.3, flows.set)
         await database.gate.check()
         await database.close()

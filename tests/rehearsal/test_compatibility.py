@@ -60,12 +60,20 @@ def add_migration(repository: Path, statement: str, revision: str = "second") ->
 
 
 def test_this_repository() -> None:
-    """The release before this one works on its schema."""
+    """The release before this one works on its schema, if it has one."""
     # Its suite makes hundreds of databases, as this one does.
     result = compatibility(ROOT, TMPDIR=quick_place())
     assert result.returncode == 0, result.stdout + result.stderr
-    only_one = len(list((ROOT / VERSIONS).glob("*.py"))) == 1
-    assert ("only one migration" in result.stdout) is only_one
+
+
+def test_migrations_that_begin_anew_have_no_release_before(repository: Path) -> None:
+    first = git(repository, "rev-parse", "HEAD")
+    for number, path in enumerate((repository / VERSIONS).glob("*.py")):
+        path.rename(path.with_name(f"anew_{number}.py"))
+    commit(repository, "other migrations")
+    result = compatibility(repository, "--command", "exit 1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"No migration of {first[:9]} is in this tree" in result.stdout
 
 
 def test_a_nullable_column_suits_the_release_before(repository: Path) -> None:

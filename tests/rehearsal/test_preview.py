@@ -46,8 +46,8 @@ async def populate(url: str) -> None:
         CLIENTS,
     )
     await connection.execute(
-        "INSERT INTO mails (kind, data, message)"
-        " SELECT 'confirm', jsonb_build_object('to', pending_email), 'To: ' || email FROM users"
+        "INSERT INTO mails (kind, message)"
+        " SELECT 'confirm', 'To: ' || pending_email || ', ' || email FROM users"
     )
     await connection.execute(ASK)
     await connection.execute("ANALYZE")

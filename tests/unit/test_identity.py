@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import load, load_database
+from app.settings import Settings, load, load_database
 from quart_upsun import platform as upsun
 from quart_upsun.database.ownership import Identity
 
@@ -20,22 +20,24 @@ def encoded(value: object) -> str:
 
 
 def test_a_checkout_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.settings.DATA", tmp_path / "one")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(Settings, "root", tmp_path / "one")
     monkeypatch.setenv("DATABASE_URL", "postgresql://me@localhost/mine")
     monkeypatch.delenv("DATABASE_ENVIRONMENT", raising=False)
     identity = load().identity
     assert re.fullmatch(r"local-[0-9a-f]{8}", identity.name)
     assert (identity.type, identity.is_named) == ("local", False)
     assert load().identity == load_database().identity == identity
-    monkeypatch.setattr("app.settings.DATA", tmp_path / "two")
+    monkeypatch.setattr(Settings, "root", tmp_path / "two")
     assert load().identity != identity
 
 
 def test_a_checkout_that_cannot_keep_its_name_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "data").write_text("a file where the directory belongs")
-    monkeypatch.setattr("app.settings.DATA", tmp_path / "data")
+    (tmp_path / ".data").write_text("a file where the directory belongs")
+    monkeypatch.setattr(Settings, "root", tmp_path)
     monkeypatch.setenv("DATABASE_URL", "postgresql://me@localhost/mine")
     monkeypatch.delenv("DATABASE_ENVIRONMENT", raising=False)
     assert load_database().identity.name == ""
@@ -46,11 +48,16 @@ def test_a_checkout_that_cannot_keep_its_name_has_none(
 def test_an_empty_name_of_a_checkout_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "environment").touch()
-    monkeypatch.setattr("app.settings.DATA", tmp_path)
+    (tmp_path / ".data").mkdir()
+    (tmp_path / ".data" / "environment").touch()
+    monkeypatch.setattr(Settings, "root", tmp_path)
     monkeypatch.setenv("DATABASE_URL", "postgresql://me@localhost/mine")
     monkeypatch.delenv("DATABASE_ENVIRONMENT", raising=False)
-    assert load_database().identity.name == (tmp_path / "environment").read_text().strip() != ""
+    assert (
+        load_database().identity.name
+        == (tmp_path / ".data" / "environment").read_text().strip()
+        != ""
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ STRONG = "Wq7vR2mXk9TzB4nY8cJ3hL6pD1fG5sA0uE"
 def laptop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A laptop with a database address and a `.data` of its own."""
     monkeypatch.setenv("DATABASE_URL", URL)
-    monkeypatch.setattr(settings_module, "DATA", tmp_path / ".data")
+    monkeypatch.setattr(Settings, "root", tmp_path)
 
 
 def on_upsun(monkeypatch: pytest.MonkeyPatch, environment: str = "main-abc") -> None:
@@ -134,7 +134,7 @@ async def test_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> 
     (tmp_path / ".data" / "secret_key").touch()  # what a crash may have left
     code = (
         "import sys; from pathlib import Path; from app import settings;"
-        f"settings.DATA = Path({str(tmp_path / '.data')!r}); sys.stdin.read();"
+        f"settings.Settings.root = Path({str(tmp_path)!r}); sys.stdin.read();"
         "print(settings.load().secret_key.get_secret_value())"
     )
     pipe = asyncio.subprocess.PIPE

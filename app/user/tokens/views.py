@@ -9,7 +9,7 @@ from app.user.login import log_out, login_required, member
 from app.user.tokens import access_tokens
 from app.user.tokens.forms import TokenForm
 from quart_upsun.api import scopes
-from quart_upsun.database import LARGEST_ID, read, write
+from quart_upsun.database import read, write
 from quart_upsun.policy import audited, no_rate_limit, no_store
 from quart_upsun.security.limits import Limit, by_account, rate_limit
 
@@ -56,15 +56,13 @@ async def make() -> ResponseReturnValue:
     return await page(TokenForm(known=scopes.known(current_app)), token=token)
 
 
-@blueprint.post("/<int:token_id>/delete/")
+@blueprint.post("/<id:token_id>/delete/")
 @no_store
 @login_required
 @rate_limit(CHANGES, by_account)
 @audited(Event.TOKEN_DELETED)
 async def delete(token_id: int) -> ResponseReturnValue:
     """Delete a token. Who uses it is refused from now on."""
-    if token_id > LARGEST_ID:
-        abort(404)
     async with write() as session:
         if not await access_tokens.end(session, member().id, token_id):
             abort(404)
@@ -78,7 +76,7 @@ async def page(form: TokenForm, *, token: str | None = None) -> str:
         found = await access_tokens.of_user(session, member().id)
     known = {scope.name: scope.sentence for scope in scopes.known(current_app)}
     return await render_template(
-        "api/access_tokens.html",
+        "tokens/index.html",
         form=form,
         tokens=found,
         token=token,

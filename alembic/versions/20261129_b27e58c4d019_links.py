@@ -1,15 +1,15 @@
 """links: the reading list
 
-Revision: c7de41f83b05
-Follows: 5e9d04b7c6f1
+Revision: b27e58c4d019
+Follows: 3f6a1d9b2c40
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "c7de41f83b05"
-down_revision = "5e9d04b7c6f1"
+revision = "b27e58c4d019"
+down_revision = "3f6a1d9b2c40"
 branch_labels = None
 depends_on = None
 
@@ -171,36 +171,6 @@ def upgrade() -> None:
         FOR EACH ROW EXECUTE FUNCTION set_link_tags()
         """
     )
-    # For the previous release, which searches by the word u<owner> and does not write
-    # `search` itself. This release does, with the word @<owner>: its rows are left alone.
-    op.execute(
-        """
-        CREATE FUNCTION set_link_search() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            IF NEW.search IS NULL OR (
-                TG_OP = 'UPDATE'
-                AND NEW.search IS NOT DISTINCT FROM OLD.search
-                AND OLD.search @@ to_tsquery('simple', 'u' || OLD.user_id)
-            ) THEN
-                NEW.search := to_tsvector('simple', 'u' || NEW.user_id)
-                    || setweight(to_tsvector('simple', NEW.title), 'A')
-                    || setweight(to_tsvector('simple', array_to_string(NEW.tags, ' ')), 'B')
-                    || setweight(to_tsvector('simple',
-                        regexp_replace(NEW.url, '[^[:alnum:]]+', ' ', 'g')), 'B')
-                    || setweight(to_tsvector('simple', NEW.description), 'C')
-                    || array_to_tsvector(ARRAY['@' || NEW.user_id]);
-            END IF;
-            RETURN NEW;
-        END $$
-        """
-    )
-    op.execute(
-        """
-        CREATE TRIGGER set_search
-        BEFORE INSERT OR UPDATE OF user_id, title, tags, url, description ON links
-        FOR EACH ROW EXECUTE FUNCTION set_link_search()
-        """
-    )
 
 
 def downgrade() -> None:
@@ -210,5 +180,4 @@ def downgrade() -> None:
     op.drop_table("links")
     op.drop_table("link_imports")
     op.drop_table("link_icons")
-    op.execute("DROP FUNCTION set_link_search()")
     op.execute("DROP FUNCTION set_link_tags()")
