@@ -30,14 +30,6 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     from app.api.views import blueprint as api
     from app.database import Database
     from app.jobs import cleanup, runner
-    from app.links import imports
-    from app.links import jobs as links
-    from app.links import personal_data as links_data
-    from app.links.api import blueprint as links_api
-    from app.links.public import blueprint as lists
-    from app.links.transfer_api import blueprint as transfers_api
-    from app.links.transfer_views import blueprint as transfers
-    from app.links.views import blueprint as reading
     from app.live import events, hub
     from app.mail import delivery, outbox
     from app.public.views import blueprint as public
@@ -68,38 +60,11 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     http.init_app(app, settings, app.extensions["draining"])
     hub.init_app(app, settings)
     login.init_app(app)
-    personal_data.init_app(
-        app,
-        parts=[
-            *links_data.PARTS,
-        ],
-    )
     assets.init_app(app, plain_max_age=settings.send_file_max_age_default)
     errors.init_app(app)
     cors.init_app(app, settings.allowed_origins)
     document.init_app(app, settings)
     delivery.init_app(app, settings, composers=COMPOSERS)
-    links.init_app(app)
-    runner.init_app(
-        app,
-        settings,
-        tasks=[
-            delivery.MAIL,
-            *links.TASKS,
-            *imports.TASKS,
-        ],
-        schedules=[
-            *outbox.SCHEDULES,
-            *links.SCHEDULES,
-            *imports.SCHEDULES,
-            retention.FORGET,
-            unconfirmed.REMOVE,
-            cleanup.FORGET,
-            idempotency.FORGET,
-            events.FORGET,
-        ],
-    )
-
     app.register_blueprint(health.blueprint)
     app.register_blueprint(public)
     app.register_blueprint(user)
@@ -108,12 +73,60 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
     app.register_blueprint(admin)
     app.register_blueprint(tokens)
     app.register_blueprint(api)
-    app.register_blueprint(reading)
-    app.register_blueprint(lists)
-    app.register_blueprint(transfers)
-    app.register_blueprint(links_api)
-    app.register_blueprint(transfers_api)
     app.register_blueprint(document.blueprint)
+
+    tasks = [delivery.MAIL]
+    schedules = [
+        *outbox.SCHEDULES,
+        retention.FORGET,
+        unconfirmed.REMOVE,
+        cleanup.FORGET,
+        idempotency.FORGET,
+        events.FORGET,
+    ]
+    parts: list[personal_data.Part] = []
+
+    # The example, a reading list. What stands on it comes after it.
+    from app.links import hooks as links_hooks
+    from app.links import jobs as links_jobs
+    from app.links import personal_data as links_data
+    from app.links.api import blueprint as links_api
+    from app.links.public import blueprint as lists
+    from app.links.views import blueprint as links
+
+    links_hooks.init_app(app)
+    app.register_blueprint(links)
+    app.register_blueprint(lists)
+    app.register_blueprint(links_api)
+    schedules += links_jobs.SCHEDULES
+    parts += links_data.PARTS
+
+    # Fetching the pages of links.
+    from app.fetching import jobs as fetching_jobs
+    from app.fetching.views import blueprint as fetching
+    from quart_upsun import fetching as fetcher
+
+    fetcher.init_app(app)
+    fetching_jobs.init_app(app)
+    app.register_blueprint(fetching)
+    tasks += fetching_jobs.TASKS
+    schedules += fetching_jobs.SCHEDULES
+
+    # Import and export of links.
+    from app.bookmarks import jobs as bookmarks_jobs
+    from app.bookmarks import personal_data as bookmarks_data
+    from app.bookmarks import views as bookmarks
+    from app.bookmarks.api import blueprint as bookmarks_api
+
+    bookmarks.init_app(app)
+    app.register_blueprint(bookmarks.blueprint)
+    app.register_blueprint(bookmarks_api)
+    tasks += bookmarks_jobs.TASKS
+    schedules += bookmarks_jobs.SCHEDULES
+    parts += bookmarks_data.PARTS
+
+    personal_data.init_app(app, parts=parts)
+    runner.init_app(app, settings, tasks=tasks, schedules=schedules)
     templating.init_app(app, settings)
     commands.init_app(app, settings)
     return app

@@ -40,14 +40,12 @@ from quart import Quart
 
 from app import create_app, worker
 from app.database import Database
+from app.fetching.jobs import FETCH
 from app.jobs.queue import enqueue_many
-from app.links.fetching import Fetcher
-from app.links.jobs import FETCH
-from app.links.network import Resolver
-from app.links.turns import PER_HOST
 from app.settings import Settings, parse_database_url
 from benchmarks.filling import migrate
 from development.postgres import create_database, postgres
+from quart_upsun.fetching import PER_HOST, Fetcher, Resolver
 
 ROOT = Path(__file__).parent.parent
 WORK = "--work"

@@ -18,7 +18,7 @@ from app.api.problems import DETAILS, Problem
 from app.api.scopes import Scope
 from app.database import LARGEST_ID, direct, read, write
 from app.http import private
-from app.links import addresses, library
+from app.links import addresses, library, search
 from app.links.library import Item
 from app.links.models import DESCRIPTION_LENGTH, TAG_LENGTH, TAGS, TITLE_LENGTH, URL_LENGTH
 from app.links.selection import SEARCHES, STATES
@@ -171,7 +171,7 @@ async def index(query: Query) -> Response:
     else:
         async with read() as session:
             try:
-                found = await library.search(
+                found = await search.search(
                     session, caller().id, query.q, after=query.after, limit=limit + 1
                 )
             except ValueError:

@@ -6,7 +6,7 @@ from quart.typing import ResponseReturnValue
 from app.conditions import conditional
 from app.database import LARGEST_ID, read, write
 from app.http import immutable, local_target, private
-from app.links import library, lists
+from app.links import library, lists, search
 from app.links.forms import EditForm, SaveForm
 from app.links.selection import SEARCHES, Selection
 from app.live.views import stream
@@ -16,11 +16,10 @@ from app.user.forms import say
 from app.user.login import everybody, member, members_only
 
 blueprint = Blueprint("links", __name__, url_prefix="/links")
-blueprint.add_app_template_filter(library.segments)
+blueprint.add_app_template_filter(search.segments)
 
 SAVES = Limit("links-save", 60, 60)
 CHANGES = Limit("links-change", 120, 60)
-FETCHES = Limit("links-fetch", 20, 60)
 
 PAGE = 20
 # No query can be asked for a greater number.
@@ -43,7 +42,7 @@ async def index() -> ResponseReturnValue:
 @limited(SAVES, by_account)
 @unaudited("concerns no account")
 async def save() -> ResponseReturnValue:
-    """Save a link; a job fetches the rest."""
+    """Save a link."""
     form = SaveForm(await request.form)
     if not form.validate():
         return await listing(form)
@@ -112,7 +111,7 @@ async def row(link_id: int) -> ResponseReturnValue:
         abort(404)
     if not selected.holds(item):
         return "", 204
-    return await render_template("links/row.html", found=library.unmarked(item), selection=selected)
+    return await render_template("links/row.html", found=search.unmarked(item), selection=selected)
 
 
 @blueprint.post(LINK)
@@ -135,7 +134,7 @@ async def edit(link_id: int) -> ResponseReturnValue:
                 title=form.title.data or "",
                 tags=form.tags.tags,
             )
-    except library.Changed:
+    except library.VersionConflictError:
         say(form, "The link has changed since you opened this page. Save again to replace it.")
         form.version.data = None
         return await detail(link_id, form)
@@ -161,20 +160,6 @@ async def archive(link_id: int) -> ResponseReturnValue:
 @unaudited("concerns no account")
 async def unarchive(link_id: int) -> ResponseReturnValue:
     return await set_archived(link_id, archived=False)
-
-
-@blueprint.post(f"{LINK}fetch/")
-@private
-@members_only
-@limited(FETCHES, by_account)
-@unaudited("concerns no account")
-async def refetch(link_id: int) -> ResponseReturnValue:
-    """Have the page fetched again."""
-    async with write() as session:
-        if not await library.refetch(session, member().id, link_id):
-            abort(404)
-    await flash("The page is being fetched again.", "info")
-    return redirect(url_for("links.show", link_id=link_id), 303)
 
 
 @blueprint.post(f"{LINK}delete/")
@@ -231,7 +216,7 @@ async def detail(link_id: int, form: EditForm | None = None) -> str:
     return await render_template(
         "links/detail.html",
         form=form,
-        found=library.unmarked(item),
+        found=search.unmarked(item),
         newest=newest,
         selection=Selection("all"),
     )

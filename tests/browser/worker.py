@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator
 from quart import Quart
 
 from app import create_app, worker
-from app.links.fetching import Fetcher
 from app.settings import Settings
+from quart_upsun.fetching import Fetcher
 
 
 def factory(settings: Settings) -> Quart:

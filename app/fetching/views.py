@@ -1,0 +1,32 @@
+"""A button on the page of a link that fetches it again."""
+
+from quart import Blueprint, abort, flash, redirect, url_for
+from quart.typing import ResponseReturnValue
+
+from app.database import write
+from app.fetching.jobs import enqueue_fetches
+from app.http import private
+from app.links import library
+from app.links.views import LINK
+from app.security.audit import unaudited
+from app.security.limits import Limit, by_account, limited
+from app.user.login import member, members_only
+
+blueprint = Blueprint("fetching", __name__, url_prefix="/links")
+
+FETCHES = Limit("links-fetch", 20, 60)
+
+
+@blueprint.post(f"{LINK}fetch/")
+@private
+@members_only
+@limited(FETCHES, by_account)
+@unaudited("concerns no account")
+async def refetch(link_id: int) -> ResponseReturnValue:
+    """Fetch the page of a link again."""
+    async with write() as session:
+        if await library.get(session, member().id, link_id) is None:
+            abort(404)
+        await enqueue_fetches(session, [link_id])
+    await flash("The page is being fetched again.", "info")
+    return redirect(url_for("links.show", link_id=link_id), 303)
