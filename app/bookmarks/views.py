@@ -18,7 +18,8 @@ from app.bookmarks import jobs, uploads
 from app.bookmarks.exports import FORMATS, download
 from app.database import current, read
 from app.http import private
-from app.links import hooks, library
+from app.links import hooks
+from app.live.events import newest_event
 from app.security.audit import unaudited
 from app.security.limits import Limit, by_account, limited, unlimited
 from app.user.login import member, members_only
@@ -82,7 +83,7 @@ async def page(error: str | None = None) -> str:
     """Render the page, with what was wrong with the form."""
     async with read() as session:
         # First: what happens while the rest is read is told again rather than not at all.
-        newest = await library.newest_event(session, member().id)
+        newest = await newest_event(session, member().id)
         found = await jobs.latest(session, member().id, IMPORTS_SHOWN + 1)
     return await render_template(
         "bookmarks/import.html",

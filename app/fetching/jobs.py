@@ -3,19 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 from quart import Quart, current_app
-from sqlalchemy import bindparam, case, cast, func, select, text, update
-from sqlalchemy.dialects.postgresql import TSVECTOR, insert
+from sqlalchemy import bindparam, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.sql import ColumnElement
-from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.database import Base
 from app.jobs.queue import Failed, Running, Schedule, Task, enqueue_many
-from app.links import hooks, index, words
+from app.links import hooks, index
 from app.links.models import Icon, Link
 from app.live.events import publish
 from app.statements import Statement
@@ -41,6 +38,11 @@ URL = Statement(
 
 # A change locks the link before it asks for a fetch, so a fetch does the same before it ends.
 LOCK = select(_links.c.id).where(_links.c.id == bindparam("link")).with_for_update(key_share=True)
+
+# What the owner has given stays.
+GIVEN = select(_links.c.user_id, _links.c.title_given, _links.c.description_given).where(
+    _links.c.id == bindparam("link")
+)
 
 
 def init_app(app: Quart) -> None:
@@ -104,7 +106,7 @@ async def _store_page(
             values["icon_digest"] = await _store_icon(session, icon)
         if page.title:
             values["title"] = page.title
-        await _change(session, link_id, **values)
+        await _store(session, link_id, **values)
 
 
 async def _store_failure(running: Running, link_id: int, error: FetchError) -> None:
@@ -116,60 +118,42 @@ async def _store_failure(running: Running, link_id: int, error: FetchError) -> N
     sentence = str(error)
     if error.permanent or running.attempt > len(FETCH.back_off):
         async with running.complete(LOCK, {"link": link_id}) as session:
-            await _change(session, link_id, fetch_error=sentence)
+            await _store(session, link_id, fetch_error=sentence)
         return
     async with running.database.write() as session:
         owner = await session.scalar(
-            update(Link)
-            .where(Link.id == link_id)
+            update(_links)
+            .where(_links.c.id == link_id)
             .values(fetch_error=sentence)
-            .returning(Link.user_id)
-            .execution_options(synchronize_session=False)
+            .returning(_links.c.user_id)
         )
         if owner is not None:
             await publish(session, owner, "link", id=link_id)
     raise Failed(sentence, "not fetched")
 
 
-async def _change(session: AsyncSession, link_id: int, **values: Any) -> None:
+async def _store(session: AsyncSession, link_id: int, **values: Any) -> None:
     """Store how a fetch ended, and tell the owner's open pages."""
-    given = {f"new_{name}": value for name, value in values.items()}
-    for name in TEXTS:
-        if name in values:
-            given[f"words_{name}"] = words.vector(**{index.WEIGHTS[name]: values[name]})
-    owner = await session.scalar(_changing(*sorted(values)), given | {"link": link_id})
-    if owner is not None:
-        await publish(session, owner, "link", id=link_id)
-
-
-# What a fetch may change of the texts that are searched.
-TEXTS = ("title", "description")
-
-
-@cache
-def _changing(*names: str) -> ReturningUpdate[int]:
-    """Return the statement of `_change`; to build it costs as much as to run it."""
-    c = _links.c
-    given: dict[str, ColumnElement[Any]] = {name: bindparam(f"new_{name}") for name in names}
-    changed = {index.WEIGHTS[name]: name for name in TEXTS if name in names}
-    for name in changed.values():  # what the owner has given stays
-        given[name] = case((c[f"{name}_given"], c[name]), else_=given[name])
-    if changed:
-        owner = cast(func.concat("'", index.owner(""), c.user_id, "'"), TSVECTOR)
-        new = (
-            case(
-                (c[f"{name}_given"], index.filtered(c.search, weight)),
-                else_=cast(bindparam(f"words_{name}"), TSVECTOR),
-            )
-            for weight, name in changed.items()
-        )
-        given["search"] = index.concatenated(owner, *new, index.without(c.search, changed))
-    return (
+    link = (await session.execute(GIVEN, {"link": link_id})).one_or_none()
+    if link is None:  # deleted meanwhile
+        return
+    if link.title_given:
+        values.pop("title", None)
+    if link.description_given:
+        values.pop("description", None)
+    if texts := {name: values[name] for name in ("title", "description") if name in values}:
+        values["search"] = index.changed(link.user_id, Link.search, **texts)
+    await session.execute(
         update(_links)
-        .where(c.id == bindparam("link"))
-        .values(**given, fetched_at=func.now(), updated_at=func.now(), version=c.version + 1)
-        .returning(c.user_id)
+        .where(_links.c.id == link_id)
+        .values(
+            **values,
+            fetched_at=func.now(),
+            updated_at=func.now(),
+            version=_links.c.version + 1,
+        )
     )
+    await publish(session, link.user_id, "link", id=link_id)
 
 
 async def _store_icon(session: AsyncSession, icon: Fetched) -> bytes:
@@ -233,7 +217,7 @@ DUE = text(
 async def give_up(running: Running, words: str) -> None:
     """Tell the owner of a link whose fetch failed for an unknown reason every time."""
     async with running.database.write() as session:
-        await _change(session, running.data["link"], fetch_error="The page could not be read.")
+        await _store(session, running.data["link"], fetch_error="The page could not be read.")
 
 
 FETCH = Task(

@@ -18,7 +18,6 @@ from app.links import index
 from app.links.hooks import want_metadata
 from app.links.models import Icon, Link, LinkTag
 from app.live.events import publish
-from app.live.models import LiveEvent
 from app.statements import Source, Statement
 
 MOST_LINKS = 100_000  # of one user; an index of them is read when one is saved
@@ -280,12 +279,6 @@ async def icon(session: AsyncSession, digest: bytes) -> tuple[bytes, str] | None
     found = select(Icon.content, Icon.content_type).where(Icon.digest == digest)
     row = (await session.execute(found)).one_or_none()
     return (row.content, row.content_type) if row is not None else None
-
-
-async def newest_event(session: AsyncSession, user_id: int) -> int:
-    """Return where a page begins to listen for what happens after it was read; 0 for the start."""
-    newest = select(func.max(LiveEvent.id)).where(LiveEvent.user_id == user_id)
-    return await session.scalar(newest) or 0
 
 
 def _of(user_id: int) -> Select[Any]:

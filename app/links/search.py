@@ -6,9 +6,10 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import addresses, index, words
+from app.links import addresses, index
 from app.links.library import Item
 from app.text import clean
+from quart_upsun import search_words
 
 # Links that are ranked: the newest that match. The best of a million are not found in a moment.
 RANKED = 1000
@@ -58,7 +59,7 @@ async def search(
     """
     newest, rank, last = _cursor(after)
     # Cleaned as titles are, and without what is not stored of an address.
-    wanted = words.query(addresses.untracked(clean(text)), WORDS)
+    wanted = search_words.query(addresses.untracked(clean(text)), WORDS)
     if not wanted:
         return []
     lexemes = " & ".join(f"'{word}':*" for word in wanted)
@@ -82,7 +83,8 @@ async def search(
         item = Item(*row[: len(Item._fields)])
         rank, newest = row[len(Item._fields) :]
         title, description = (
-            words.marked(each, wanted, MARK, UNMARK) for each in (item.title, item.description)
+            search_words.marked(each, wanted, MARK, UNMARK)
+            for each in (item.title, item.description)
         )
         found.append(Found(item, title, description, f"{newest}.{rank!r}.{item.id}"))
     return found

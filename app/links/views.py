@@ -9,6 +9,7 @@ from app.http import immutable, local_target, private
 from app.links import library, lists, search
 from app.links.forms import EditForm, SaveForm
 from app.links.selection import SEARCHES, Selection
+from app.live.events import newest_event
 from app.live.views import stream
 from app.security.audit import unaudited
 from app.security.limits import Limit, by_account, limited, searching, unlimited
@@ -180,7 +181,7 @@ async def listing(form: SaveForm) -> str:
     user, selected = member(), selection()
     async with read() as session:
         # First: what happens while the rest is read is told again rather than not at all.
-        newest = await library.newest_event(session, user.id)
+        newest = await newest_event(session, user.id)
         try:
             links, more = await selected.load(session, user.id, limit=PAGE)
         except ValueError:
@@ -205,7 +206,7 @@ async def detail(link_id: int, form: EditForm | None = None) -> str:
     """Render the page of one link, with a form that was refused."""
     user = member()
     async with read() as session:
-        newest = await library.newest_event(session, user.id)
+        newest = await newest_event(session, user.id)
         item = await library.get(session, user.id, link_id)
     if item is None:
         abort(404)

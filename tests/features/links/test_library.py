@@ -15,6 +15,7 @@ from app.links.hooks import metadata_wanted
 from app.links.library import Item, VersionConflictError
 from app.links.models import Link
 from app.links.search import MARK, UNMARK, Found, segments
+from app.live.events import newest_event
 from app.live.models import LiveEvent
 from tests.features.factories import Person
 
@@ -140,8 +141,8 @@ async def test_lists_are_of_one_user(database: Database, ada: int, bob: int) -> 
         assert await library.page(session, bob, limit=10) == []
         assert await library.page(session, bob, tag="sea", limit=10) == []
         assert await library.tags(session, bob) == []
-        assert await library.newest_event(session, bob) == 0
-        assert await library.newest_event(session, ada) > 0
+        assert await newest_event(session, bob) == 0
+        assert await newest_event(session, ada) > 0
     for words in ("secret", f"u{bob}", f"u{ada}", f"u{bob} secret", "u", "sea", "example"):
         assert await found(database, bob, words) == [], words
 

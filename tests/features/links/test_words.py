@@ -9,8 +9,9 @@ from quart import Quart
 from sqlalchemy import text
 
 from app.database import Database
-from app.links import addresses, index, library, search, words
+from app.links import addresses, index, library, search
 from app.text import clean
+from quart_upsun import search_words
 from tests.features.factories import Person
 
 TITLES = {
@@ -83,9 +84,9 @@ async def test_every_word_of_a_title_finds_it(
 ) -> None:
     title = "".join(word + separator for word, separator in parts)
     query = parts[number % len(parts)][0]
-    if not words.words(query):  # marks alone, which no letter goes with
+    if not search_words.words(query):  # marks alone, which no letter goes with
         return
-    lexemes = " & ".join(f"'{word}':*" for word in words.query(query, search.WORDS))
+    lexemes = " & ".join(f"'{word}':*" for word in search_words.query(query, search.WORDS))
     matches = text("SELECT CAST(:vector AS tsvector) @@ CAST(:query AS tsquery)")
     async with database.read() as session:
         assert await session.scalar(
@@ -132,7 +133,7 @@ async def test_the_owner_is_no_word(database: Database, ada: int) -> None:
 
 def test_only_what_was_looked_for_is_marked() -> None:
     def marked(title: str, query: str) -> str:
-        return words.marked(title, words.query(query, 8), "[", "]")
+        return search_words.marked(title, search_words.query(query, 8), "[", "]")
 
     assert marked("東京都の天気予報と気温", "天気") == "東京都の[天気]予報と気温"
     assert marked("Node.js and nodes", "node") == "[Node].js and [nodes]"

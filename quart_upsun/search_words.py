@@ -1,4 +1,4 @@
-"""Split text into the words that a search compares: the same way for what is stored and asked.
+"""Split text into the words that a full-text search compares, in queries as in documents.
 
 PostgreSQL's own parser is not used. It keeps `node.js` and `20.11` in one piece, splits at the
 marks of Hindi and Thai, and depends on the locale of the database.
@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from app.text import MARKS, folded
+
+__all__ = ["marked", "query", "vector", "words"]
 
 LONGEST = 200  # characters of a word; PostgreSQL takes lexemes of 2 KiB
 
