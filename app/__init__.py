@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from app import admin, links, public, user
+from app import admin, bookmarks, fetching, links, public, user
 from app.user import tokens
 
 if TYPE_CHECKING:
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
 
-FEATURES = [public, user, tokens, admin, links]
+FEATURES = [public, user, tokens, admin, links, fetching, bookmarks]
 
 
 def create_app(settings: "Settings | None" = None) -> "Quart":

@@ -19,8 +19,8 @@ const POLL_MILLISECONDS = 200;
 const HELP = `usage: npm run build -- [--outdir DIR] [--manifest FILE] [--watch]
 
 Bundles and minifies assets/css/main.scss, assets/js/main.js, and beside them
-what only some pages ask for: links.js, and the two docs.*. Copies assets/img
-(images, fonts). Every built file carries a digest of its content in its name,
+what only some pages ask for: links.js, bookmarks.js, and the two docs.*.
+Copies assets/img (images, fonts). Every built file carries a digest of its content in its name,
 and has a .gz and a .br file beside it where that is smaller. The manifest, a
 JSON object from plain names to digested names, is written last.
 
@@ -127,6 +127,7 @@ async function bundle() {
       { in: path.join(ASSETS, "css", "main.scss"), out: "main" },
       { in: path.join(ASSETS, "js", "main.js"), out: "main" },
       { in: path.join(ASSETS, "js", "links.js"), out: "links" },
+      { in: path.join(ASSETS, "js", "bookmarks.js"), out: "bookmarks" },
       { in: path.join(ASSETS, "css", "docs.css"), out: "docs" },
       { in: path.join(ASSETS, "js", "docs.js"), out: "docs" },
       ...images.map((image) => {

@@ -39,15 +39,13 @@ import psutil
 from quart import Quart
 
 from app import create_app
-from app.links.fetching import Fetcher
-from app.links.jobs import FETCH
-from app.links.network import Resolver
-from app.links.turns import PER_HOST
+from app.fetching.jobs import FETCH
 from app.settings import Settings, load
 from benchmarks.filling import migrate
 from development.postgres import create_database, postgres
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
+from quart_upsun.fetching import PER_HOST, Fetcher, Resolver
 from quart_upsun.jobs.queue import enqueue_many
 from quart_upsun.server import worker
 

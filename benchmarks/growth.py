@@ -4,7 +4,7 @@
 
 Fills a database of the embedded PostgreSQL, in a directory that is removed at the end, with the
 links of two users, one of 1,000 and one of a million, and asks for pages of both, as the
-application does: through `app.links.library` and a session. The first runs of each are not counted.
+application does: through `app.links` and a session. The first runs of each are not counted.
 
 Prints a line for people for each result, and at the end one line of JSON: the medians in
 milliseconds, of the small and the large list. The large one must not take longer than PROMISED.
@@ -25,7 +25,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import library
+from app.links import library, search
 from app.links.models import Link
 from benchmarks.filling import fill, migrate
 from development.postgres import create_database, postgres
@@ -57,7 +57,7 @@ async def twentieth(session: AsyncSession, user: int, words: str) -> str | None:
     """Return the cursor of the page before the 20th of a search; None if there are not so many."""
     cursor = None
     for _ in range(19):
-        found = await library.search(session, user, words, after=cursor, limit=LIMIT)
+        found = await search.search(session, user, words, after=cursor, limit=LIMIT)
         if len(found) < LIMIT:
             return None
         cursor = found[-1].cursor
@@ -73,7 +73,7 @@ async def pages(session: AsyncSession, user: int) -> dict[str, Page]:
         return lambda each: library.page(each, user, limit=LIMIT, **options)
 
     def found(words: str, **options: Any) -> Page:
-        return lambda each: library.search(each, user, words, limit=LIMIT, **options)
+        return lambda each: search.search(each, user, words, limit=LIMIT, **options)
 
     return {
         "list: first page": listed(),

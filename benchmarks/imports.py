@@ -28,7 +28,7 @@ from alembic.config import Config
 from pydantic import SecretStr
 
 from app import create_app
-from app.links import exports, imports, uploads
+from app.bookmarks import exports, jobs, uploads
 from app.settings import ROOT, Settings
 from development.postgres import postgres
 from quart_upsun.database.url import parse_database_url
@@ -89,7 +89,7 @@ async def measure(url: str, links: int) -> dict[str, float]:
         started = time.perf_counter()
         number = await uploads.receive(database, person.id, bookmarks(links))
         received = time.perf_counter()
-        await runner_of(app, imports.TASK).run_due()
+        await runner_of(app, jobs.TASK).run_due()
         imported = time.perf_counter()
         lag, watch.lag = watch.lag, 0.0
         size = 0
@@ -98,7 +98,7 @@ async def measure(url: str, links: int) -> dict[str, float]:
         exported = time.perf_counter()
         watching.cancel()
         async with database.read() as session:
-            done = await imports.get(session, person.id, number)
+            done = await jobs.get(session, person.id, number)
         if done is None or (done.state, done.added) != ("done", links):
             raise RuntimeError(f"not all was imported: {done}")
     return {
@@ -115,7 +115,7 @@ async def measure(url: str, links: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--links", type=int, default=imports.MOST_LINKS)
+    parser.add_argument("--links", type=int, default=jobs.MOST_LINKS)
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="quart-upsun-") as directory,

@@ -206,7 +206,7 @@ async def serve_with_reload(
 ) -> None:
     """Run the server, again after each change of what it consists of."""
     served = False
-    following = awatch(ROOT / "app", VERSIONS, watch_filter=concerns_server)
+    following = awatch(ROOT / "app", ROOT / "quart_upsun", VERSIONS, watch_filter=concerns_server)
     change = asyncio.ensure_future(anext(following))  # from before the start: none is missed
     try:
         while True:

@@ -1,27 +1,20 @@
-"""The example: a reading list."""
+"""The example: a reading list, with a table, pages that stay live, search, an API and a small job.
+
+Other features build on it, and it imports none of them: `hooks` is how.
+"""
 
 from quart import Quart
 
 
 def init_app(app: Quart) -> None:
     """Add the reading list."""
-    from app.links import (
-        api,
-        imports,
-        jobs,
-        personal_data,
-        public,
-        transfer_api,
-        transfer_views,
-        views,
-    )
+    from app.links import api, hooks, jobs, personal_data, public, views
     from app.site import MenuEntry, site_of
 
-    jobs.init_app(app)
-    for module in (views, public, transfer_views, api, transfer_api):
+    hooks.init_app(app)
+    for module in (views, public, api):
         app.register_blueprint(module.blueprint)
-    runner = app.extensions["quart_upsun"].jobs
-    runner.register(*jobs.TASKS, *imports.TASKS, *jobs.SCHEDULES, *imports.SCHEDULES)
+    app.extensions["quart_upsun"].jobs.register(*jobs.SCHEDULES)
     site = site_of(app)
     site.menu.append(MenuEntry("Links", "links.index", "users", position=30))
     site.start = MenuEntry("Your links", "links.index")

@@ -10,7 +10,7 @@ from quart import Blueprint, Response, request, url_for
 from quart_schema import tag_blueprint
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import addresses, library
+from app.links import addresses, library, search
 from app.links.library import Item
 from app.links.models import DESCRIPTION_LENGTH, TAG_LENGTH, TAGS, TITLE_LENGTH, URL_LENGTH
 from app.links.selection import SEARCHES, STATES
@@ -177,7 +177,7 @@ async def index(query: Query) -> Response:
     else:
         async with read() as session:
             try:
-                found = await library.search(
+                found = await search.search(
                     session, caller().id, query.q, after=query.after, limit=limit + 1
                 )
             except ValueError:

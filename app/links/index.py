@@ -5,7 +5,7 @@ others: `ts_filter` keeps those. The owner is a lexeme that no text contains, so
 words of one user.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
@@ -14,13 +14,13 @@ from sqlalchemy import ColumnElement, cast, func, literal_column
 from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.links import words
+from quart_upsun import search_words
 
 # The address has the weight D: it never changes.
 WEIGHTS = {"title": "A", "tags": "B", "description": "C"}
 
 
-def owner(user_id: int | str) -> str:
+def owner(user_id: int) -> str:
     """Return the lexeme that stands for the owner."""
     return f"@{user_id}"
 
@@ -29,7 +29,7 @@ def whole(
     user_id: int, *, url: str, title: str = "", tags: Sequence[str] = (), description: str = ""
 ) -> str:
     """Return the `tsvector` of a link as a literal."""
-    return f"'{owner(user_id)}' " + words.vector(
+    return f"'{owner(user_id)}' " + search_words.vector(
         A=title, B=" ".join(tags), C=description, D=f"{url} {_readable(url)}"
     )
 
@@ -58,22 +58,7 @@ def changed(
         "description": description,
     }
     given = {WEIGHTS[name]: text for name, text in texts.items() if text is not None}
-    new = cast(f"'{owner(user_id)}' {words.vector(**given)}", TSVECTOR)
-    return concatenated(new, without(column.expression, given))
-
-
-def without(column: ColumnElement[Any], weights: Container[str]) -> ColumnElement[Any]:
-    """Return the words of all weights but some; the owner has none, and is not among them."""
-    return filtered(column, "".join(weight for weight in "ABCD" if weight not in weights))
-
-
-def filtered(column: ColumnElement[Any], weights: str) -> ColumnElement[Any]:
-    """Return the words of some weights; the owner has none, and is not among them."""
-    return func.ts_filter(column, literal_column(f"'{{{','.join(weights)}}}'"))
-
-
-def concatenated(*vectors: ColumnElement[Any]) -> ColumnElement[Any]:
-    first, *others = vectors
-    for other in others:
-        first = first.op("||")(other)
-    return first
+    new = cast(f"'{owner(user_id)}' {search_words.vector(**given)}", TSVECTOR)
+    # The owner has no weight, and is not among the words that are kept.
+    kept = ",".join(weight for weight in "ABCD" if weight not in given)
+    return new.op("||")(func.ts_filter(column, literal_column(f"'{{{kept}}}'")))

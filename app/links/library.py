@@ -1,9 +1,9 @@
-"""A user's links: every function takes a session and plain values, and the owner is in every WHERE.
+"""Read and change a user's links. Functions take a session and plain values, and filter by owner.
 
-What changes a link also asks for its job and tells the owner's open pages, in the same transaction.
+Functions that change a link also tell the owner's open pages, and other features (`hooks`), in the
+same transaction.
 """
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
@@ -13,22 +13,15 @@ from sqlalchemy import Select, bindparam, case, delete, func, select, text, upda
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import addresses, index, jobs, words
+from app.links import index
+from app.links.hooks import want_metadata
 from app.links.models import Icon, Link, LinkTag
 from quart_upsun.database import Base
 from quart_upsun.database.statements import Source, Statement
 from quart_upsun.live.events import publish
-from quart_upsun.live.models import LiveEvent
-from quart_upsun.text import clean
 
 MOST_LINKS = 100_000  # of one user; an index of them is read when one is saved
 TAGS_SHOWN = 200
-# Links that are ranked: the newest that match. The best of a million are not found in a moment.
-RANKED = 1000
-NEAR = 20_000  # of the newest, in which words are looked for one link after the other
-WORDS = 8  # of a query that are looked for
-# Around the words that were looked for; of Unicode's private use area, so in nobody's text.
-MARK, UNMARK = "\ue000", "\ue001"
 
 
 class Item(NamedTuple):
@@ -67,24 +60,7 @@ class Item(NamedTuple):
         return self.fetched_at is None
 
 
-# Of the table, because entities cost more than all the rest where only columns are wanted.
-LINKS, LINK_TAGS = (Base.metadata.tables[each.__tablename__] for each in (Link, LinkTag))
-COLUMNS = [LINKS.c[name] for name in Item._fields]
-
-
-class Found(NamedTuple):
-    """A link that a search has found: with marks in title and description, and where it stands."""
-
-    item: Item
-    title: str
-    description: str
-    cursor: str
-
-
-def segments(marked: str) -> list[tuple[str, bool]]:
-    """Split a text of `Found`: each part, and whether it is one of the words looked for."""
-    parts = re.split(f"[{MARK}{UNMARK}]", marked)
-    return [(part, number % 2 == 1) for number, part in enumerate(parts) if part]
+COLUMNS = [getattr(Link, name) for name in Item._fields]
 
 
 TOO_MANY = (
@@ -92,17 +68,12 @@ TOO_MANY = (
 )
 
 
-def unmarked(item: Item) -> Found:
-    """Return a link that was not searched for as one that was found."""
-    return Found(item, item.title, item.description, str(item.id))
-
-
 class TooManyLinksError(Exception):
     """The user has as many links as an account may have."""
 
 
-class Changed(Exception):
-    """The link is not at the version any more that the change was meant for."""
+class VersionConflictError(Exception):
+    """The link is no longer at the version that the change was made for."""
 
 
 async def save(
@@ -138,7 +109,7 @@ async def save(
     if await room(session, user_id) < 0:
         raise TooManyLinksError
     item = Item(*row)
-    await jobs.ask(session, [item.id])
+    await want_metadata(session, [item.id])
     await publish(session, user_id, "link", id=item.id)
     return item, True
 
@@ -180,7 +151,7 @@ async def change(
             anew.
 
     Raises:
-        Changed: it is at another version.
+        VersionConflictError: it is at another version.
     """
     for name in {"title", "description"} & values.keys():
         # A form that sends the page's own text back has given none.
@@ -202,21 +173,13 @@ async def change(
     row = (await session.execute(changed)).one_or_none()
     if row is None:
         if version is not None and await session.scalar(select(Link.id).where(*mine)):
-            raise Changed
+            raise VersionConflictError
         return None
     item = Item(*row)
     if "" in (values.get("title"), values.get("description")):
-        await jobs.ask(session, [item.id])
+        await want_metadata(session, [item.id])
     await publish(session, user_id, "link", id=item.id)
     return item
-
-
-async def refetch(session: AsyncSession, user_id: int, link_id: int) -> bool:
-    """Ask for a link's page to be fetched again; return False if the user has no such link."""
-    if await get(session, user_id, link_id) is None:
-        return False
-    await jobs.ask(session, [link_id])
-    return True
 
 
 async def remove(session: AsyncSession, user_id: int, link_id: int) -> bool:
@@ -256,13 +219,15 @@ async def page(
 @cache
 def _page(by_tag: bool, by_state: bool, further: bool) -> Statement[Item]:
     """Return the statement of `page`, which is asked so often that each form is built once."""
-    query = select(*COLUMNS).where(LINKS.c.user_id == bindparam("user_id"))
-    query = query.order_by(LINKS.c.id.desc())
+    # Of the tables, because entities cost more than all the rest where only columns are wanted.
+    links, link_tags = (Base.metadata.tables[each.__tablename__] for each in (Link, LinkTag))
+    query = select(*(links.c[name] for name in Item._fields))
+    query = query.where(links.c.user_id == bindparam("user_id")).order_by(links.c.id.desc())
     # What decides which rows are on the page, and its columns that are called the same.
-    by, number = (LINK_TAGS, LINK_TAGS.c.link_id) if by_tag else (LINKS, LINKS.c.id)
+    by, number = (link_tags, link_tags.c.link_id) if by_tag else (links, links.c.id)
     chosen = [by.c.user_id == bindparam("user_id")]
     if by_tag:
-        chosen.append(LINK_TAGS.c.tag == bindparam("tag"))
+        chosen.append(link_tags.c.tag == bindparam("tag"))
     if by_state:
         chosen.append(by.c.archived == bindparam("archived"))
     if further:
@@ -271,7 +236,7 @@ def _page(by_tag: bool, by_state: bool, further: bool) -> Statement[Item]:
         return Statement(query.where(*chosen[1:]).limit(bindparam("count")), Item._make)
     ids = select(number).where(*chosen).order_by(number.desc()).limit(bindparam("count"))
     found = ids.subquery()
-    return Statement(query.join(found, found.c.link_id == LINKS.c.id), Item._make)
+    return Statement(query.join(found, found.c.link_id == links.c.id), Item._make)
 
 
 async def tags(
@@ -309,118 +274,11 @@ TAGS_OF = text(
 )
 
 
-async def search(
-    session: AsyncSession, user_id: int, text: str, *, after: str | None = None, limit: int
-) -> list[Found]:
-    """Return the links that have all words, or begin with them, the best first.
-
-    Ranked are the newest `RANKED` of those that match, so that a word of everywhere costs no more
-    than another; who looks for one of the others, adds a word.
-
-    Args:
-        session: for the query.
-        user_id: whose.
-        text: as typed; its first `WORDS` words are looked for.
-        after: the cursor of the last one on the page before.
-        limit: how many at most.
-
-    Raises:
-        ValueError: `after` is no cursor.
-    """
-    newest, rank, last = _cursor(after)
-    # Cleaned as titles are, and without what is not stored of an address.
-    wanted = words.query(addresses.untracked(clean(text)), WORDS)
-    if not wanted:
-        return []
-    lexemes = " & ".join(f"'{word}':*" for word in wanted)
-    rows = await session.execute(
-        SEARCH,
-        {
-            "user_id": user_id,
-            # The owner is a lexeme, too: one index finds the words of one user.
-            "owned": f"'{index.owner(user_id)}' & {lexemes}",
-            "words": lexemes,
-            "newest": newest,
-            "rank": rank,
-            "last": last,
-            "ranked": RANKED,
-            "near": NEAR,
-            "limit": limit,
-        },
-    )
-    found = []
-    for row in rows:
-        item = Item(*row[: len(Item._fields)])
-        rank, newest = row[len(Item._fields) :]
-        title, description = (
-            words.marked(each, wanted, MARK, UNMARK) for each in (item.title, item.description)
-        )
-        found.append(Found(item, title, description, f"{newest}.{rank!r}.{item.id}"))
-    return found
-
-
-def _cursor(after: str | None) -> tuple[int, float, int]:
-    """Return where to go on: the newest link when the search began, rank and id of the last one."""
-    if after is None:
-        return 2**63 - 1, float("inf"), 2**63 - 1
-    newest, _, rest = after.partition(".")
-    rank, _, last = rest.rpartition(".")
-    numbers = int(newest), float(rank), int(last)
-    if not (0 < numbers[0] < 2**63 and 0 <= numbers[1] < 1e6 and 0 < numbers[2] < 2**63):
-        raise ValueError("the cursor is out of range")
-    return numbers
-
-
-# PostgreSQL cannot tell how often words occur that begin like this, and for a wrong guess takes a
-# thousand times as long. So it is told: common words are found by walking through the newest links;
-# what is rare among these, or older, by the index of words. That one is not even looked at when the
-# walk has found enough, or all links of the user were seen.
-SEARCH = text(
-    f"""
-    WITH near AS MATERIALIZED (
-        SELECT id, search FROM (
-            SELECT id, search FROM links WHERE user_id = :user_id AND id <= :newest
-            ORDER BY id DESC LIMIT :near
-        ) AS walked
-        WHERE search @@ CAST(:owned AS tsquery)
-        LIMIT :ranked
-    ), border AS (
-        SELECT id FROM links WHERE user_id = :user_id AND id <= :newest
-        ORDER BY id DESC LIMIT 1 OFFSET :near
-    ), far AS MATERIALIZED (
-        SELECT id, search FROM links
-        -- The zeros keep the other indexes out of it.
-        WHERE search @@ CAST(:owned AS tsquery) AND user_id + 0 = :user_id
-        AND (SELECT count(*) FROM near) < :ranked
-        AND (SELECT id FROM border) IS NOT NULL
-        AND id + 0 <= (SELECT id FROM border)
-    ), matching AS MATERIALIZED (
-        SELECT id, ts_rank(search, CAST(:words AS tsquery))::float8 AS rank
-        FROM (SELECT * FROM near UNION ALL SELECT * FROM far) AS either
-        ORDER BY id DESC LIMIT :ranked
-    ), best AS (
-        SELECT id, rank, (SELECT max(id) FROM matching) AS newest FROM matching
-        WHERE (rank, id) < (:rank, :last)
-        ORDER BY rank DESC, id DESC LIMIT :limit
-    )
-    SELECT {", ".join(map(str, COLUMNS))}, best.rank, best.newest
-    FROM best JOIN links USING (id)
-    ORDER BY best.rank DESC, best.id DESC
-    """  # noqa: S608 only names of columns
-)
-
-
 async def icon(session: AsyncSession, digest: bytes) -> tuple[bytes, str] | None:
     """Return the content of an icon and its media type; it is nobody's in particular."""
     found = select(Icon.content, Icon.content_type).where(Icon.digest == digest)
     row = (await session.execute(found)).one_or_none()
     return (row.content, row.content_type) if row is not None else None
-
-
-async def newest_event(session: AsyncSession, user_id: int) -> int:
-    """Return where a page begins to listen for what happens after it was read; 0 for the start."""
-    newest = select(func.max(LiveEvent.id)).where(LiveEvent.user_id == user_id)
-    return await session.scalar(newest) or 0
 
 
 def _of(user_id: int) -> Select[Any]:

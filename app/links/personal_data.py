@@ -1,20 +1,70 @@
-"""A user's links, public lists and imports, for "Download your data"."""
+"""A user's links and public lists, for "Download your data"."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 
-from app.links import exports
-from app.links.models import Import, PublicList
+from app.links.models import Link, PublicList
 from app.site import Part
-from quart_upsun.database import Database
+from quart_upsun.database import Database, patience
+
+ROWS = 500  # of one query; each is some hundred bytes
+# Seconds that it waits for a connection: it is in no hurry, and what has begun should not break.
+PATIENCE = 30.0
+
+
+class Row(NamedTuple):
+    """A link as it is exported, under the names that the API has."""
+
+    id: int
+    url: str
+    title: str
+    description: str
+    tags: list[str]
+    archived: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+async def all_links(database: Database, user_id: int) -> AsyncIterator[list[Row]]:
+    """Yield all links of a user, the oldest first, some hundred at a time.
+
+    Between the pages no connection is held, however slowly they are taken. Links that are added
+    or deleted meanwhile may be in it or not; every other is, once.
+
+    Raises:
+        Unavailable: perhaps in the middle; the client must see that the file is not whole.
+    """
+    patience.set(PATIENCE)
+    columns = [getattr(Link, name) for name in Row._fields]
+    page = select(*columns).where(Link.user_id == user_id).order_by(Link.id).limit(ROWS)
+    last = 0
+    while True:
+        async with database.read() as session:
+            rows = [Row(*row) for row in await session.execute(page.where(Link.id > last))]
+        if rows:
+            yield rows
+        if len(rows) < ROWS:
+            break
+        last = rows[-1].id
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """Return a link as JSON has it."""
+    times = {"created_at": timestamp(row.created_at), "updated_at": timestamp(row.updated_at)}
+    return {**row._asdict(), **times}
+
+
+def timestamp(time: datetime) -> str:
+    """Return a time as RFC 3339 has it."""
+    return time.isoformat().replace("+00:00", "Z")
 
 
 async def links(database: Database, user_id: int) -> AsyncIterator[Sequence[dict[str, Any]]]:
-    async for rows in exports.pages(database, user_id):
-        yield [exports.as_json(row) for row in rows]
+    async for rows in all_links(database, user_id):
+        yield [as_json(row) for row in rows]
 
 
 async def lists(database: Database, user_id: int) -> AsyncIterator[Sequence[dict[str, Any]]]:
@@ -24,23 +74,7 @@ async def lists(database: Database, user_id: int) -> AsyncIterator[Sequence[dict
     yield [{"tag": row.tag, "published_at": row.created_at.isoformat()} for row in rows]
 
 
-async def imports(database: Database, user_id: int) -> AsyncIterator[Sequence[dict[str, Any]]]:
-    names = ("id", "created_at", "finished_at", "state", "size", "seen", "added", "refused")
-    columns = [getattr(Import, name) for name in (*names, "error", "warning")]
-    mine = select(*columns).where(Import.user_id == user_id).order_by(Import.id)
-    async with database.read() as session:
-        rows = (await session.execute(mine)).all()
-    yield [
-        {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in row._mapping.items()
-        }
-        for row in rows
-    ]
-
-
 PARTS = (
     Part("links", links, ("links", "link_tags")),
     Part("public_lists", lists, ("public_lists",)),
-    Part("imports", imports, ("link_imports", "link_import_chunks")),
 )

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import addresses, library
-from app.links.library import Found, Item
+from app.links import addresses, library, search
+from app.links.library import Item
+from app.links.search import Found
 from quart_upsun.database import LARGEST_ID
 from quart_upsun.security.limits import Limit
 
@@ -88,7 +89,7 @@ class Selection:
             ValueError: the cursor is none.
         """
         if self.words:
-            found = await library.search(
+            found = await search.search(
                 session, user_id, self.words, after=self.after, limit=limit + 1
             )
         else:
@@ -100,7 +101,7 @@ class Selection:
                 before=self.before,
                 limit=limit + 1,
             )
-            found = [library.unmarked(item) for item in items]
+            found = [search.unmarked(item) for item in items]
         return found[:limit], len(found) > limit
 
 

@@ -3,27 +3,26 @@
 from quart import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
-from app.links import library, lists
+from app.links import library, lists, search
 from app.links.forms import EditForm, SaveForm
 from app.links.selection import SEARCHES, Selection
 from app.user.login import login_required, member
 from quart_upsun.database import read, write
 from quart_upsun.http.preconditions import conditional
 from quart_upsun.http.redirects import local_target
+from quart_upsun.live.events import newest_event
 from quart_upsun.live.views import stream
 from quart_upsun.policy import cache_immutable, no_rate_limit, no_store, not_audited, public
 from quart_upsun.security.limits import Limit, by_account, rate_limit, searching
 from quart_upsun.web.forms import add_form_error
 
 blueprint = Blueprint("links", __name__, url_prefix="/links")
-blueprint.add_app_template_filter(library.segments)
+blueprint.add_app_template_filter(search.segments)
 
 SAVES = Limit("links-save", 60, 60)
 CHANGES = Limit("links-change", 120, 60)
-FETCHES = Limit("links-fetch", 20, 60)
 
 PAGE = 20
-# No query can be asked for a greater number.
 LINK = "/<id:link_id>/"
 
 
@@ -43,7 +42,7 @@ async def index() -> ResponseReturnValue:
 @rate_limit(SAVES, by_account)
 @not_audited("concerns no account")
 async def save() -> ResponseReturnValue:
-    """Save a link; a job fetches the rest."""
+    """Save a link."""
     form = SaveForm(await request.form)
     if not form.validate():
         return await listing(form)
@@ -112,7 +111,7 @@ async def row(link_id: int) -> ResponseReturnValue:
         abort(404)
     if not selected.holds(item):
         return "", 204
-    return await render_template("links/row.html", found=library.unmarked(item), selection=selected)
+    return await render_template("links/row.html", found=search.unmarked(item), selection=selected)
 
 
 @blueprint.post(LINK)
@@ -135,7 +134,7 @@ async def edit(link_id: int) -> ResponseReturnValue:
                 title=form.title.data or "",
                 tags=form.tags.tags,
             )
-    except library.Changed:
+    except library.VersionConflictError:
         add_form_error(
             form, "The link has changed since you opened this page. Save again to replace it."
         )
@@ -165,20 +164,6 @@ async def unarchive(link_id: int) -> ResponseReturnValue:
     return await set_archived(link_id, archived=False)
 
 
-@blueprint.post(f"{LINK}fetch/")
-@no_store
-@login_required
-@rate_limit(FETCHES, by_account)
-@not_audited("concerns no account")
-async def refetch(link_id: int) -> ResponseReturnValue:
-    """Have the page fetched again."""
-    async with write() as session:
-        if not await library.refetch(session, member().id, link_id):
-            abort(404)
-    await flash("The page is being fetched again.", "info")
-    return redirect(url_for("links.show", link_id=link_id), 303)
-
-
 @blueprint.post(f"{LINK}delete/")
 @no_store
 @login_required
@@ -197,7 +182,7 @@ async def listing(form: SaveForm) -> str:
     user, selected = member(), selection()
     async with read() as session:
         # First: what happens while the rest is read is told again rather than not at all.
-        newest = await library.newest_event(session, user.id)
+        newest = await newest_event(session, user.id)
         try:
             links, more = await selected.load(session, user.id, limit=PAGE)
         except ValueError:
@@ -222,7 +207,7 @@ async def detail(link_id: int, form: EditForm | None = None) -> str:
     """Render the page of one link, with a form that was refused."""
     user = member()
     async with read() as session:
-        newest = await library.newest_event(session, user.id)
+        newest = await newest_event(session, user.id)
         item = await library.get(session, user.id, link_id)
     if item is None:
         abort(404)
@@ -233,7 +218,7 @@ async def detail(link_id: int, form: EditForm | None = None) -> str:
     return await render_template(
         "links/detail.html",
         form=form,
-        found=library.unmarked(item),
+        found=search.unmarked(item),
         newest=newest,
         selection=Selection("all"),
     )

@@ -1,12 +1,10 @@
 // Keeps the links of an open page as they are in the database; without it, reloading does.
 
-import "./import.js";
 import { listen } from "./live.js";
 
 const AT_ONCE = 4; // questions to the server: an import changes thousands of links
 const MOST_ROWS = 100; // from then on, who wants to see more loads the page again
 
-const place = document.querySelector("[data-events]");
 const list = document.getElementById("links");
 const status = document.getElementById("links-status");
 
@@ -107,7 +105,7 @@ if (list) {
     if (fields.some((field) => field.value !== field.defaultValue)) outdated();
     else location.reload();
   });
+
+  listen(list.dataset.events, list.dataset.after ?? "", ["link"]);
 }
 
-// `live:import` is for the page of the imports.
-if (place) listen(place.dataset.events, place.dataset.after ?? "", ["link", "import"]);

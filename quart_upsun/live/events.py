@@ -5,11 +5,12 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from quart_upsun.jobs import cleanup
 from quart_upsun.jobs.queue import Running, Schedule, Task
+from quart_upsun.live.models import LiveEvent
 from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
@@ -66,6 +67,12 @@ _FORGET = text(
     SELECT count(*), max(created_at) FROM forgotten
     """
 )
+
+
+async def newest_event(session: AsyncSession, user_id: int) -> int:
+    """Return the id of the user's newest event, after which a page listens; 0 if there is none."""
+    newest = select(func.max(LiveEvent.id)).where(LiveEvent.user_id == user_id)
+    return await session.scalar(newest) or 0
 
 
 async def publish(session: AsyncSession, user_id: int, kind: str, **data: Any) -> None:

@@ -43,6 +43,14 @@ async def browser() -> AsyncIterator[Browser]:
         await browser.close()
 
 
+@pytest.fixture
+async def own_database_url(server_url: str, migrated_template: str) -> AsyncIterator[str]:
+    """A database of its own: jobs of that of the site are done by its server."""
+    url = await create_database(server_url, migrated_template)
+    yield url
+    await drop_database(server_url, url)
+
+
 @pytest.fixture(scope="session")
 async def site(server_url: str, migrated_template: str) -> AsyncIterator[Site]:
     """The production server. Its accounts are those of all browser tests of the run."""

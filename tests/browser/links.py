@@ -1,12 +1,17 @@
-"""The pages of the reading list, with something on them."""
+"""The pages of the reading list, with something on them, and servers that show them."""
 
-from playwright.async_api import Page, expect
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from playwright.async_api import Locator, Page, expect
 from sqlalchemy import func, insert
 
 from app.links import lists
 from app.links.models import Link
 from tests.browser.browsing import Site, Visit, log_in, register
 from tests.features.factories import Person
+from tests.process.servers import Server, serving
 
 
 def reading_list(path: str) -> Visit:
@@ -37,6 +42,23 @@ async def refused_link(page: Page, site: Site) -> None:
     await reading_list("/links/")(page, site)
     await page.locator("#saveForm").get_by_role("button", name="Save").click()
     await expect(page.get_by_text("Please enter an address.")).to_be_visible()
+
+
+@asynccontextmanager
+async def web_server(database_url: str, port: int = 0) -> AsyncIterator[Server]:
+    """A server that leaves the jobs to the worker."""
+    variables = {
+        "DATABASE_URL": database_url,
+        "RUN_JOBS": "false",
+        "PORT": str(port),
+        "PYTHONWARNINGS": "default,ignore::ResourceWarning",  # as the server of the site
+    }
+    async with serving(1, "app.server", **variables) as server:
+        yield server
+
+
+def row(page: Page, text: str | re.Pattern[str]) -> Locator:
+    return page.locator(".link").filter(has_text=text)
 
 
 PAGES: dict[str, Visit] = {

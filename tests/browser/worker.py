@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator
 from quart import Quart
 
 from app import create_app
-from app.links.fetching import Fetcher
 from app.settings import Settings, load
+from quart_upsun.fetching import Fetcher
 from quart_upsun.server import worker
 
 

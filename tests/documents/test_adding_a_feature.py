@@ -23,28 +23,29 @@ REST = os.environ.get(
 )
 
 
-def last_section() -> str:
-    return DOCUMENT.read_text().partition("\n## Starting without the reading list\n")[2]
+WHOLE = "the reading list"
+FEATURES = (WHOLE, "fetching", "import and export")
 
 
-def block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", last_section(), re.DOTALL)
+def block(feature: str, language: str) -> str:
+    section = DOCUMENT.read_text().partition(f"\n## Starting without {feature}\n")[2]
+    found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
     assert found
     return found[1]
 
 
-def deleted() -> list[str]:
+def deleted(feature: str) -> list[str]:
     """The files and folders that go."""
-    command, data, *_ = block("sh").replace("\\\n", " ").splitlines()
-    assert data == "rm -rf .data/postgres .rehearsal"
+    command, *data = block(feature, "sh").replace("\\\n", " ").splitlines()
+    assert data == (["rm -rf .data/postgres .rehearsal"] if feature == WHOLE else [])
     git, rm, recursively, *names = command.split()
     assert (git, rm, recursively) == ("git", "rm", "-r")
     return names
 
 
-def removed() -> dict[str, list[str]]:
+def removed(feature: str) -> dict[str, list[str]]:
     """By file, the pieces of it that go."""
-    parts = re.split(r"^--- (.+)\n", block("diff"), flags=re.MULTILINE)[1:]
+    parts = re.split(r"^--- (.+)\n", block(feature, "diff"), flags=re.MULTILINE)[1:]
     return {
         name: [
             "".join(f"{line[1:]}\n" for line in piece.splitlines())
@@ -58,35 +59,45 @@ def test_what_it_names_exists() -> None:
     files = tracked_files()
     named = re.findall(r"`((?:app|tests|docs|assets|benchmarks)/[\w./]+)`", DOCUMENT.read_text())
     assert len(named) > 10
-    for path in [*named, *deleted(), *removed()]:
+    for path in [*named, *(path for each in FEATURES for path in (*deleted(each), *removed(each)))]:
         assert path in files or any(name.startswith(f"{path.rstrip('/')}/") for name in files), path
 
 
-def without_the_example(tree: Path) -> None:
-    for path in deleted():
+def remove(feature: str, tree: Path) -> None:
+    """Remove a feature from a copy of the repository, as the document says."""
+    for path in deleted(feature):
         if (tree / path).is_dir():
             rmtree(tree / path)
         else:
             (tree / path).unlink()
-    for name, pieces in removed().items():
+    for name, pieces in removed(feature).items():
         text = (tree / name).read_text()
         for piece in pieces:
             assert text.count(piece) == 1, f"{name} does not have once:\n{piece}"
             text = text.replace(piece, "")
         (tree / name).write_text(text)
-    gone = re.compile(r"app/links/|docs/adding-a-feature\.md|tests/features/links/")
+    gone = re.compile("|".join(map(re.escape, deleted(feature))))
     for name in ("README.md", "SECURITY.md"):
         lines = (tree / name).read_text().splitlines(keepends=True)
         rows = [line for line in lines if line.startswith("|") and gone.search(line)]
-        assert rows, name
         (tree / name).write_text("".join(line for line in lines if line not in rows))
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_a_feature_can_be_removed(tmp_path: Path, feature: str) -> None:
+    tree = checkout(tmp_path)
+    remove(feature, tree)
+    module = {"fetching": "fetching", "import and export": "bookmarks", WHOLE: r"\w*links"}[feature]
+    named = re.compile(rf"\b(app|features)[./]{module}\b")
+    for path in tree.rglob("*.py"):
+        assert not named.search(path.read_text()), path
 
 
 # It takes as long as builds do, and shall not be in the way of what measures time.
 @pytest.mark.xdist_group("builds")
 def test_the_rest_stands_by_itself(tmp_path: Path) -> None:
     tree = checkout(tmp_path / "tree")
-    without_the_example(tree)
+    remove(WHOLE, tree)
     share_packages(tree)
 
     def run(*command: str) -> None:

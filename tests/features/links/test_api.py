@@ -7,19 +7,14 @@ from typing import Any, NamedTuple
 import pytest
 from quart import Quart
 from quart.testing import QuartClient as Client
-from sqlalchemy import select, text, update
+from sqlalchemy import text, update
 from werkzeug.datastructures import Headers
 
-from app.links import uploads
 from app.links.api import READ, WRITE
-from app.links.imports import TASK
 from app.links.models import Link
 from quart_upsun.database import Database
-from quart_upsun.jobs.models import Job
-from quart_upsun.testing import runner_of
 from tests.features.api.resources import token_of
 from tests.features.factories import Person
-from tests.features.links.test_imports import bookmarks
 
 LINKS = "/api/v1/links"
 EXAMPLE = "https://example.com/a"
@@ -66,11 +61,6 @@ async def ada(app: Quart, client: Client) -> Program:
 async def bob(app: Quart, client: Client) -> Program:
     person = await Person("bob").register(app)
     return Program(client, await token_of(app, person, READ, WRITE))
-
-
-async def jobs(app: Quart) -> list[str]:
-    async with app.extensions["quart_upsun"].database.read() as session:
-        return list(await session.scalars(select(Job.entrypoint)))
 
 
 async def test_a_link_is_saved_once(ada: Program) -> None:
@@ -339,61 +329,6 @@ async def test_a_token_that_may_only_read(app: Quart, client: Client) -> None:
         ("POST", LINKS),
         ("PATCH", f"{LINKS}/1"),
         ("DELETE", f"{LINKS}/1"),
-        ("POST", f"{LINKS}/import"),
     ):
         answer = await reader(method, path)
         assert (answer.status, answer.body["scope"]) == (403, "links:write")
-
-
-async def send(ada: Program, content: bytes, content_type: str = "text/html") -> Answer:
-    response = await ada.client.post(
-        f"{LINKS}/import",
-        data=content,
-        headers={"X-API-Key": ada.token, "Content-Type": content_type},
-    )
-    return Answer(response.status_code, response.headers, await response.get_json())
-
-
-async def test_a_file_is_imported_by_a_job_that_tells_how_far_it_is(
-    app: Quart, ada: Program, bob: Program
-) -> None:
-    sent = await send(ada, bookmarks(3), "text/html; charset=utf-8")
-    assert sent.status == 202, sent.body
-    assert (sent.body["state"], sent.body["percent"]) == ("waiting", 0)
-    where = sent.headers["Location"]
-    assert where == f"{LINKS}/imports/{sent.body['id']}"
-    assert (await send(ada, bookmarks(1))).status == 409
-    await runner_of(app, TASK).run_due()
-    done = await ada("GET", where)
-    assert done.status == 200
-    assert (done.body["state"], done.body["percent"], done.body["added"]) == ("done", 100, 3)
-    assert (done.body["seen"], done.body["known"], done.body["refused"]) == (3, 0, 0)
-    assert len((await ada("GET", LINKS)).body["items"]) == 3
-    assert (await bob("GET", where)).status == 404
-
-
-async def test_files_that_are_not_taken(
-    app: Quart, ada: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for content_type in ("application/json", "application/octet-stream", "multipart/form-data"):
-        assert (await send(ada, bookmarks(1), content_type)).status == 415
-    assert (await send(ada, b"")).status == 422
-    monkeypatch.setattr(uploads, "LARGEST_FILE", 1000)
-    assert (await send(ada, b"a" * 1001)).status == 413
-    assert TASK.name not in await jobs(app)
-
-
-async def test_all_links_as_a_file(ada: Program) -> None:
-    for number in range(3):
-        await ada.save(f"{EXAMPLE}{number}", title=f"Title {number}")
-    lines = (await ada("GET", f"{LINKS}/export")).body.splitlines()
-    assert [loads(line)["title"] for line in lines] == ["Title 0", "Title 1", "Title 2"]
-    csv = await ada("GET", f"{LINKS}/export?format=csv")
-    assert csv.headers["Content-Type"].startswith("text/csv")
-    assert csv.headers["Content-Disposition"].endswith('.csv"')
-    assert csv.body.count("\r\n") == 4
-    html = await ada("GET", f"{LINKS}/export?format=html")
-    assert html.body.startswith("<!DOCTYPE NETSCAPE-Bookmark-file-1>")
-    assert (await ada("GET", f"{LINKS}/export?format=pdf")).status == 422
-    head = await ada("HEAD", f"{LINKS}/export")
-    assert (head.status, head.body) == (200, "")

@@ -1,7 +1,7 @@
 """What is done with links: whose they are, in which order they come, and what finds them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -9,11 +9,13 @@ from quart import Quart
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import library
-from app.links.library import MARK, UNMARK, Changed, Found, Item, segments
+from app.links import library, search
+from app.links.hooks import metadata_wanted
+from app.links.library import Item, VersionConflictError
 from app.links.models import Link
+from app.links.search import MARK, UNMARK, Found, segments
 from quart_upsun.database import Database
-from quart_upsun.jobs.models import Job
+from quart_upsun.live.events import newest_event
 from quart_upsun.live.models import LiveEvent
 from tests.features.factories import Person
 
@@ -28,6 +30,18 @@ async def ada(app: Quart) -> int:
 @pytest.fixture
 async def bob(app: Quart) -> int:
     return (await Person().register(app)).id
+
+
+@pytest.fixture
+def wanted() -> Iterator[list[int]]:
+    """The links that other features were told to want metadata."""
+    found: list[int] = []
+
+    async def receive(_: object, *, link_ids: list[int], **__: Any) -> None:
+        found.extend(link_ids)
+
+    with metadata_wanted.connected_to(receive):
+        yield found
 
 
 async def saved(database: Database, user: int, name: str, **options: Any) -> Item:
@@ -45,18 +59,19 @@ async def events(database: Database, user: int) -> int:
 
 async def found(database: Database, user: int, words: str, **options: Any) -> list[Found]:
     async with database.read() as session:
-        return await library.search(session, user, words, **({"limit": 100} | options))
+        return await search.search(session, user, words, **({"limit": 100} | options))
 
 
-async def test_a_link_is_saved_once_for_each_user(database: Database, ada: int, bob: int) -> None:
+async def test_a_link_is_saved_once_for_each_user(
+    database: Database, ada: int, bob: int, wanted: list[int]
+) -> None:
     first = await saved(database, ada, "one", tags=["sea"])
     again = await saved(database, ada, "one", title="Another", tags=["other"])
     assert again == first
     theirs = await saved(database, bob, "one", title="Bob's")
     assert theirs.id != first.id
     assert (await events(database, ada), await events(database, bob)) == (1, 1)
-    async with database.read() as session:
-        assert await session.scalar(select(func.count()).select_from(Job)) == 2
+    assert wanted == [first.id, theirs.id]
 
 
 async def test_of_many_who_save_at_once_one_is_new(database: Database, ada: int) -> None:
@@ -97,7 +112,6 @@ CHANGES: dict[str, Callable[[AsyncSession, int, int], Awaitable[Any]]] = {
     "change of a version": lambda session, user, link: library.change(
         session, user, link, version=99, title="Mine"
     ),
-    "refetch": library.refetch,
     "remove": library.remove,
 }
 
@@ -107,6 +121,7 @@ async def test_links_of_others_are_not_there(
     database: Database,
     ada: int,
     bob: int,
+    wanted: list[int],
     change: Callable[[AsyncSession, int, int], Awaitable[Any]],
 ) -> None:
     mine = await saved(database, ada, "mine", tags=["sea"])
@@ -116,7 +131,7 @@ async def test_links_of_others_are_not_there(
             assert not await change(session, bob, link)
     async with database.read() as session:
         assert await library.get(session, ada, mine.id) == mine
-        assert await session.scalar(select(func.count()).select_from(Job)) == 1
+    assert wanted == [mine.id]
     assert (await events(database, ada), await events(database, bob)) == (told, 0)
 
 
@@ -126,8 +141,8 @@ async def test_lists_are_of_one_user(database: Database, ada: int, bob: int) -> 
         assert await library.page(session, bob, limit=10) == []
         assert await library.page(session, bob, tag="sea", limit=10) == []
         assert await library.tags(session, bob) == []
-        assert await library.newest_event(session, bob) == 0
-        assert await library.newest_event(session, ada) > 0
+        assert await newest_event(session, bob) == 0
+        assert await newest_event(session, ada) > 0
     for words in ("secret", f"u{bob}", f"u{ada}", f"u{bob} secret", "u", "sea", "example"):
         assert await found(database, bob, words) == [], words
 
@@ -144,7 +159,7 @@ async def test_a_change_is_of_the_version_it_was_meant_for(database: Database, a
     assert (changed.version, changed.title) == (2, "1")
     assert changed.updated_at > link.updated_at
     results = await asyncio.gather(change(2), change(2), change(2), return_exceptions=True)
-    assert sum(isinstance(each, Changed) for each in results) == 2
+    assert sum(isinstance(each, VersionConflictError) for each in results) == 2
     told = await events(database, ada)
     async with database.write() as session:
         assert await library.remove(session, ada, link.id)

@@ -40,7 +40,6 @@ async def test_the_data_hold_what_features_keep(app: Quart, client: Client, ada:
         ["sea"],
     )
     assert [each["tag"] for each in data["public_lists"]] == ["sea"]
-    assert data["imports"] == []
     head = await client.head("/account/data.json")
     assert (head.status_code, await head.get_data()) == (200, b"")
 

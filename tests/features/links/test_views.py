@@ -6,13 +6,12 @@ import pytest
 from bs4 import BeautifulSoup, Tag
 from quart import Quart
 from quart.testing import QuartClient as Client
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import insert, update
 
 from app.links import library
 from app.links.models import Icon, Link
 from app.links.views import PAGE, SAVES
 from quart_upsun.database import Database
-from quart_upsun.jobs.models import Job
 from tests.features.factories import Person, new_client
 
 HOSTILE = '"><script>alert(1)</script>'
@@ -69,9 +68,6 @@ async def test_a_link_is_saved_once(client: Client, database: Database, ada: Per
     assert link.text == "example.com/a"
     assert link["rel"] == ["noopener", "noreferrer", "nofollow", "ugc"]
     assert [each.text for each in row.select(".tags a")] == ["news", "python"]
-    assert "Fetching…" in row.text
-    async with database.read() as session:
-        assert (await session.scalars(select(Job.entrypoint))).all() == ["links.fetch"]
 
     response = await client.post("/links/", form={"url": "https://example.com/a", "tags": "other"})
     page = await soup_of(client, response.location or "")
@@ -284,20 +280,8 @@ async def test_a_refused_change_changes_nothing(
     assert (await stored(database, link)).title == "old"
 
 
-async def test_a_link_is_fetched_again_and_deleted(
-    client: Client, database: Database, ada: Person
-) -> None:
+async def test_a_link_is_deleted(client: Client, database: Database, ada: Person) -> None:
     link = await saved(database, ada, "old")
-    async with database.write() as session:
-        await session.execute(text("DELETE FROM pgqueuer"))
-        error = {"fetch_error": "It redirects too often.", "fetched_at": Link.created_at}
-        await session.execute(update(Link).values(**error))
-    page = await soup_of(client, f"/links/{link}/")
-    assert "It redirects too often." in page.text
-    assert "Fetching…" not in page.text
-    assert (await client.post(f"/links/{link}/fetch/")).location == f"/links/{link}/"
-    async with database.read() as session:
-        assert (await session.scalars(select(Job.entrypoint))).all() == ["links.fetch"]
     assert (await client.post(f"/links/{link}/delete/")).location == "/links/"
     assert await stored(database, link) is None
     await soup_of(client, f"/links/{link}/", 404)
@@ -307,7 +291,7 @@ async def test_a_link_is_fetched_again_and_deleted(
     ("path", "method"),
     [
         *((each, "GET") for each in ("", "row/")),
-        *((each, "POST") for each in ("", "archive/", "unarchive/", "fetch/", "delete/")),
+        *((each, "POST") for each in ("", "archive/", "unarchive/", "delete/")),
     ],
 )
 async def test_links_of_others_are_not_there(

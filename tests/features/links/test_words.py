@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from quart import Quart
 from sqlalchemy import text
 
-from app.links import addresses, index, library, words
+from app.links import addresses, index, library, search
+from quart_upsun import search_words
 from quart_upsun.database import Database
 from quart_upsun.text import clean
 from tests.features.factories import Person
@@ -50,9 +51,9 @@ async def test_a_title_is_found(database: Database, ada: int, title: str, query:
         await library.save(session, ada, "https://site.example/", title=title)
         await library.save(session, ada, "https://site.example/other", title="Unrelated text")
     async with database.read() as session:
-        found = await library.search(session, ada, query, limit=10)
+        found = await search.search(session, ada, query, limit=10)
     assert [each.item.title for each in found] == [title]
-    assert library.MARK in found[0].title
+    assert search.MARK in found[0].title
 
 
 ALPHABETS = st.sampled_from(
@@ -83,9 +84,9 @@ async def test_every_word_of_a_title_finds_it(
 ) -> None:
     title = "".join(word + separator for word, separator in parts)
     query = parts[number % len(parts)][0]
-    if not words.words(query):  # marks alone, which no letter goes with
+    if not search_words.words(query):  # marks alone, which no letter goes with
         return
-    lexemes = " & ".join(f"'{word}':*" for word in words.query(query, library.WORDS))
+    lexemes = " & ".join(f"'{word}':*" for word in search_words.query(query, search.WORDS))
     matches = text("SELECT CAST(:vector AS tsvector) @@ CAST(:query AS tsquery)")
     async with database.read() as session:
         assert await session.scalar(
@@ -100,7 +101,7 @@ async def test_every_word_of_a_title_finds_it(
 async def test_each_text_is_replaced_without_the_others(database: Database, ada: int) -> None:
     async def finds(query: str) -> bool:
         async with database.read() as session:
-            return bool(await library.search(session, ada, query, limit=1))
+            return bool(await search.search(session, ada, query, limit=1))
 
     async with database.write() as session:
         item, _ = await library.save(
@@ -125,14 +126,14 @@ async def test_the_owner_is_no_word(database: Database, ada: int) -> None:
         await library.save(session, ada, "https://a.example/", title="Same")
         await library.save(session, other, "https://a.example/", title="Same")
     async with database.read() as session:
-        assert len(await library.search(session, ada, "same", limit=10)) == 1
+        assert len(await search.search(session, ada, "same", limit=10)) == 1
         for query in (f"@{ada}", f"{ada}", "@"):
-            assert await library.search(session, ada, query, limit=10) == []
+            assert await search.search(session, ada, query, limit=10) == []
 
 
 def test_only_what_was_looked_for_is_marked() -> None:
     def marked(title: str, query: str) -> str:
-        return words.marked(title, words.query(query, 8), "[", "]")
+        return search_words.marked(title, search_words.query(query, 8), "[", "]")
 
     assert marked("東京都の天気予報と気温", "天気") == "東京都の[天気]予報と気温"
     assert marked("Node.js and nodes", "node") == "[Node].js and [nodes]"
@@ -149,9 +150,9 @@ async def test_an_address_is_found_as_it_is_shown(database: Database, ada: int) 
             *("bücher", "café", "https://bücher.example/café", "a-page", url),
             *("caf%C3%A9", f"{url}?utm_source=x", f"see {url}?utm_medium=y&gclid=1"[4:]),
         ):
-            assert [
-                each.item.id for each in await library.search(session, ada, query, limit=2)
-            ] == [item.id]
+            assert [each.item.id for each in await search.search(session, ada, query, limit=2)] == [
+                item.id
+            ]
 
 
 @pytest.mark.parametrize(
@@ -163,5 +164,5 @@ async def test_a_title_is_found_as_it_was_before_it_was_cleaned(
     async with database.write() as session:
         item, _ = await library.save(session, ada, "https://b.example/", title=clean(title))
     async with database.read() as session:
-        found = await library.search(session, ada, title, limit=2)
+        found = await search.search(session, ada, title, limit=2)
     assert [each.item.id for each in found] == [item.id]

@@ -1,0 +1,116 @@
+"""Import and export of links in the API."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from quart import Blueprint, Response, request, url_for
+from quart_schema import tag_blueprint
+
+from app.bookmarks import jobs, uploads
+from app.bookmarks.exports import FORMATS, download
+from app.bookmarks.jobs import Progress
+from app.bookmarks.views import EXPORTS, IMPORTS
+from app.links.api import READ, WRITE
+from quart_upsun.api.auth import by_caller, caller, scope_required, unauthorized
+from quart_upsun.api.problems import Problem
+from quart_upsun.api.validation import (
+    accept_file,
+    document_problem,
+    document_response,
+    json_response,
+    validate_query,
+)
+from quart_upsun.current import current
+from quart_upsun.database import read
+from quart_upsun.http import bodies
+from quart_upsun.policy import no_rate_limit, no_store, not_audited
+from quart_upsun.security.limits import rate_limit
+
+blueprint = Blueprint("bookmarks_api", __name__, url_prefix="/api/v1/links")
+tag_blueprint(blueprint, ["Links"])
+
+BUSY = "Another import has not ended yet."
+EMPTY = "There is nothing in the file."
+
+
+class ImportAnswer(BaseModel):
+    """How far an import has come."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    state: Literal["receiving", "waiting", "running", "done", "failed"]
+    percent: int
+    seen: int = Field(description="Links of the file that were looked at")
+    added: int
+    known: int = Field(description="Those that were there already, or twice in the file")
+    refused: int = Field(description="Those with an address that cannot be saved")
+    error: str | None = Field(description="Why it has failed")
+    warning: str | None = Field(description="What was shortened, left out or damaged")
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class Query(BaseModel):
+    """What kind of file."""
+
+    format: Literal["html", "csv", "jsonl"] = Field("jsonl", description="How it is written")
+
+
+@blueprint.post("/import")
+@no_store
+@scope_required(WRITE)
+@rate_limit(IMPORTS, by_caller)
+@not_audited("concerns no account's security")
+@accept_file("text/html")
+@document_response(202, ImportAnswer, headers={"Location": "Where it says how far it has come"})
+@document_problem(409, BUSY)
+@document_problem(422, EMPTY)
+async def take() -> Response:
+    """Import a bookmark file in HTML, as browsers export it; a job reads it.
+
+    32 MiB and 50,000 links at most. Links that are there already stay as they are.
+    """
+    try:
+        id = await uploads.receive(current().database, caller().id, bodies.pieces(request))
+    except uploads.ImportInProgressError:
+        raise Problem(409, BUSY) from None
+    except uploads.AccountDeletedError:
+        raise unauthorized("This account is not there any more.") from None
+    except uploads.EmptyFileError:
+        raise Problem(422, EMPTY) from None
+    return _answer(await _progress(id), 202, Location=url_for(".progress", id=id))
+
+
+@blueprint.get("/imports/<id:id>")
+@no_store
+@scope_required(READ)
+@no_rate_limit("one row by its key")
+@document_response(200, ImportAnswer)
+async def progress(id: int) -> Response:
+    """Tell how far an import has come."""
+    return _answer(await _progress(id))
+
+
+@blueprint.get("/export")
+@no_store
+@scope_required(READ)
+@rate_limit(EXPORTS, by_caller)
+@validate_query(Query)
+@document_response(200, files=[form.content_type.partition(";")[0] for form in FORMATS.values()])
+async def export(query: Query) -> Response:
+    """Return all links as a file, the oldest first."""
+    return download(current().database, caller().id, query.format)
+
+
+async def _progress(id: int) -> Progress:
+    async with read() as session:
+        found = await jobs.get(session, caller().id, id)
+    if found is None:
+        raise Problem(404, "You have no import of this number.")
+    return found
+
+
+def _answer(progress: Progress, status: int = 200, **headers: str) -> Response:
+    return json_response(ImportAnswer.model_validate(progress), status, headers=headers)

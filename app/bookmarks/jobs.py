@@ -1,0 +1,377 @@
+"""Import a bookmark file in the background; `uploads` has stored it, piece by piece."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import delete, func, or_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.bookmarks.bookmark_file import Bookmark, Reader
+from app.bookmarks.models import Import, ImportChunk
+from app.links import index, library
+from app.links.hooks import want_metadata
+from app.links.models import Link
+from quart_upsun.database import Database
+from quart_upsun.jobs.models import Job
+from quart_upsun.jobs.queue import JobError, JobTakenOverError, Running, Schedule, Task
+from quart_upsun.live.events import publish
+
+MOST_LINKS = 50_000
+BATCH = 500  # links of one transaction
+EVENTS_APART = 0.5  # seconds
+
+# An upload whose process was killed: none takes so long.
+LOST_UPLOAD = timedelta(minutes=15)
+LOST_IMPORT = timedelta(days=1)  # whose job nobody has any more
+KEPT = timedelta(days=90)
+
+RECEIVING, WAITING, RUNNING, DONE, FAILED = "receiving", "waiting", "running", "done", "failed"
+UNFINISHED = (RECEIVING, WAITING, RUNNING)
+
+NO_LINKS = "The file holds no links. Export the bookmarks of your browser as HTML."
+NOT_ALL = f"There are more links in the file than the first {MOST_LINKS:,}, which were taken."
+NO_ROOM = f"An account can have {library.MOST_LINKS:,} links; the rest was not imported."
+GIVEN_UP = "It could not be finished. What was added stays; send the file again for the rest."
+
+
+class Progress(NamedTuple):
+    """How far an import has come."""
+
+    id: int
+    state: str
+    """receiving, waiting, running, done, failed."""
+    size: int
+    """Bytes; 0 while it is being received."""
+    position: int
+    """Bytes that are done."""
+    seen: int
+    added: int
+    refused: int
+    error: str | None
+    """Why it has failed."""
+    warning: str | None
+    """What was shortened, left out or damaged."""
+    created_at: datetime
+    finished_at: datetime | None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state not in UNFINISHED
+
+    @property
+    def percent(self) -> int:
+        if self.state == DONE:
+            return 100
+        return 100 * self.position // self.size if self.size else 0
+
+    @property
+    def known(self) -> int:
+        """Links that were there already, or twice in the file."""
+        return self.seen - self.added - self.refused
+
+
+COLUMNS = [getattr(Import, name) for name in Progress._fields]
+
+
+async def get(session: AsyncSession, user_id: int, import_id: int) -> Progress | None:
+    """Return an import, or None if the user has none of this number."""
+    mine = select(*COLUMNS).where(Import.id == import_id, Import.user_id == user_id)
+    row = (await session.execute(mine)).one_or_none()
+    return Progress(*row) if row is not None else None
+
+
+async def latest(session: AsyncSession, user_id: int, limit: int) -> list[Progress]:
+    """Return the user's imports, the newest first."""
+    mine = select(*COLUMNS).where(Import.user_id == user_id)
+    rows = await session.execute(mine.order_by(Import.id.desc()).limit(limit))
+    return [Progress(*row) for row in rows]
+
+
+async def read_file(running: Running) -> None:
+    """Add the links of a file, from where an attempt before this one has come to."""
+    import_id = running.data["id"]
+    database = running.database
+    async with database.read() as session:
+        row = select(Import.state, Import.seen).where(Import.id == import_id)
+        state, seen = (await session.execute(row)).one_or_none() or (FAILED, 0)
+        numbers = select(ImportChunk.number).where(ImportChunk.import_id == import_id)
+        chunks = (await session.scalars(numbers.order_by(ImportChunk.number))).all()
+    if state not in {WAITING, RUNNING}:  # deleted with its user, or it was given up
+        return
+    reader = Reader(skip=seen, most=MOST_LINKS)
+    batches = _Batches(running, import_id, seen)
+    thread = ThreadPoolExecutor(1, "import")  # see `Reader`
+    try:
+        async with aclosing(_ahead(database, import_id, chunks, reader, thread)) as pieces:
+            async for links, size in pieces:
+                await batches.add(links, size)
+    finally:
+        thread.shutdown(wait=False)
+    error = reader.error or (None if reader.count else NO_LINKS)
+    warnings = (NOT_ALL if reader.is_full else None, reader.losses.sentence())
+    await batches.end(
+        FAILED if error else DONE, error=error, warning=" ".join(filter(None, warnings)) or None
+    )
+
+
+async def _ahead(
+    database: Database,
+    import_id: int,
+    chunks: Sequence[int],
+    reader: Reader,
+    thread: ThreadPoolExecutor,
+) -> AsyncGenerator[tuple[list[Bookmark], int], None]:
+    """Yield the links of each piece and its bytes; the next one is read while these are written.
+
+    Raises:
+        TakenOver: somebody has deleted the file.
+    """
+
+    loop = asyncio.get_running_loop()
+
+    async def read(number: int | None) -> tuple[list[Bookmark], int]:
+        if number is None:
+            return await loop.run_in_executor(thread, reader.close), 0
+        one = select(ImportChunk.content).where(
+            ImportChunk.import_id == import_id, ImportChunk.number == number
+        )
+        async with database.read() as session:
+            content = await session.scalar(one)
+        if content is None:
+            raise JobTakenOverError
+        return await loop.run_in_executor(thread, reader.feed, content), len(content)
+
+    following: asyncio.Task[tuple[list[Bookmark], int]] | None = None
+    try:
+        for number in [*chunks, None]:
+            found = await following if following else None
+            following = None
+            if number is None or not reader.is_over:
+                following = asyncio.create_task(read(number))
+            if found:
+                yield found
+        if following:
+            yield await following
+    finally:
+        if following:  # whoever takes the links has failed, or was told to stop
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+
+class _Batches:
+    """Writes links as they come, each exactly once, whoever else thinks it has the same job.
+
+    A batch and the note of it are one transaction. Before, it must be at the place where this left
+    it, and the job must still be ours.
+    """
+
+    def __init__(self, running: Running, import_id: int, seen: int) -> None:
+        self._running = running
+        self._import_id = import_id
+        self._seen = seen
+        self._position = 0
+        self._waiting: list[Bookmark] = []
+        self._is_limited = False  # whether the user has no room for more links
+        self._told = 0.0
+
+    async def add(self, links: Sequence[Bookmark], size: int) -> None:
+        """Take links from so many bytes more of the file, and write what is a batch."""
+        self._waiting += links
+        self._position += size
+        while len(self._waiting) >= BATCH:
+            async with self._running.database.write() as session:
+                mine = select(Job.id).where(
+                    Job.id == self._running.id, Job.queue_manager_id == self._running.owner
+                )
+                if await session.scalar(mine) is None:
+                    raise JobTakenOverError
+                now = time.monotonic()
+                is_due = now >= self._told + EVENTS_APART
+                links = self._waiting[:BATCH]
+                await self._write(session, links, tell=is_due, state=RUNNING)
+            self._told = now if is_due else self._told
+            self._done(links)
+
+    async def end(self, state: str, *, error: str | None, warning: str | None) -> None:
+        """Write what is left, and end the job with it; the file is not needed any more."""
+        async with self._running.complete() as session:
+            links = self._waiting[:BATCH]
+            await session.execute(
+                delete(ImportChunk).where(ImportChunk.import_id == self._import_id)
+            )
+            await self._write(
+                session,
+                links,
+                tell=True,
+                state=state,
+                error=error,
+                warning=warning,
+                finished_at=func.now(),
+            )
+        self._done(links)
+
+    def _done(self, links: Sequence[Bookmark]) -> None:
+        self._seen += len(links)
+        del self._waiting[: len(links)]
+
+    async def _write(
+        self, session: AsyncSession, links: Sequence[Bookmark], *, tell: bool, **values: Any
+    ) -> None:
+        # What another attempt has begun before ours is waited for here.
+        row = select(Import.user_id, Import.seen).where(Import.id == self._import_id)
+        user_id, seen = (await session.execute(row.with_for_update())).one_or_none() or (0, -1)
+        if seen < 0:  # deleted with its user
+            raise JobTakenOverError
+        if seen != self._seen:
+            # It was committed after we had looked. The next attempt begins behind it.
+            raise JobError("Another attempt was not at its end yet.", "moved")
+        good = [link for link in links if link.url is not None]
+        fitting = await _fitting(session, user_id, good)
+        self._is_limited = self._is_limited or len(fitting) < len(good)
+        good = fitting
+        added = await _insert(session, user_id, good) if good else 0
+        if self._is_limited and "warning" in values:
+            values["warning"] = " ".join(filter(None, (NO_ROOM, values["warning"])))
+        noted = (
+            update(Import)
+            .where(Import.id == self._import_id)
+            .values(
+                position=func.least(self._position, Import.size),
+                seen=Import.seen + len(links),
+                added=Import.added + added,
+                refused=Import.refused + len(links) - len(good),
+                **values,
+            )
+            .returning(*COLUMNS)
+            .execution_options(synchronize_session=False)
+        )
+        progress = Progress(*(await session.execute(noted)).one())
+        if tell:
+            await publish(session, user_id, "import", **as_event(progress))
+
+
+def as_event(progress: Progress) -> dict[str, Any]:
+    """Return what open pages are told."""
+    names = ("id", "state", "seen", "added", "percent")
+    return {name: getattr(progress, name) for name in names}
+
+
+async def _fitting(
+    session: AsyncSession, user_id: int, links: Sequence[Bookmark]
+) -> list[Bookmark]:
+    """Return the links that are saved already, and as many others as the user has room for."""
+    room = max(0, await library.room(session, user_id))
+    if len(links) <= room:
+        return list(links)
+    urls = [link.url for link in links]
+    mine = select(Link.url).where(Link.user_id == user_id, Link.url.in_(urls))
+    known: set[str | None] = set(await session.scalars(mine))
+    fitting = []
+    for link in links:
+        if link.url not in known:
+            if not room:
+                continue
+            room -= 1
+            known.add(link.url)
+        fitting.append(link)
+    return fitting
+
+
+INSERT = text(
+    """
+    INSERT INTO links (
+        user_id, url, title, title_given, description, description_given, tags, archived,
+        created_at, attempted_at, search
+    )
+    SELECT :user_id, url, title, title <> '', description, description <> '',
+        string_to_array(tags, ' '), archived, coalesce(created_at, now()), now(),
+        CAST(search AS tsvector)
+    FROM unnest(
+        CAST(:urls AS text[]), CAST(:titles AS text[]), CAST(:descriptions AS text[]),
+        CAST(:tags AS text[]), CAST(:archived AS boolean[]), CAST(:times AS timestamptz[]),
+        CAST(:searches AS text[])
+    ) WITH ORDINALITY AS link (
+        url, title, description, tags, archived, created_at, search, number
+    )
+    ORDER BY number
+    ON CONFLICT (user_id, url) DO NOTHING
+    RETURNING id
+    """
+)
+
+
+async def _insert(session: AsyncSession, user_id: int, links: Sequence[Bookmark]) -> int:
+    """Add links in one statement; return how many are new. The others stay as they are."""
+    values = {
+        "user_id": user_id,
+        "urls": [link.url for link in links],
+        "titles": [link.title for link in links],
+        "descriptions": [link.description for link in links],
+        "tags": [" ".join(link.tags) for link in links],
+        "archived": [link.archived for link in links],
+        "times": [link.created_at for link in links],
+        "searches": [
+            index.whole(
+                user_id,
+                url=link.url or "",
+                title=link.title,
+                tags=link.tags,
+                description=link.description,
+            )
+            for link in links
+        ],
+    }
+    ids = (await session.scalars(INSERT, values)).all()
+    if ids:
+        await want_metadata(session, ids, in_bulk=True)
+    return len(ids)
+
+
+async def give_up(running: Running, words: str) -> None:
+    """Tell the owner; the words are for administrators."""
+    async with running.database.write() as session:
+        await _fail(session, Import.id == running.data["id"])
+
+
+async def _fail(session: AsyncSession, condition: Any) -> None:
+    failed = (
+        update(Import)
+        .where(condition, Import.state.in_((WAITING, RUNNING)))
+        .values(state=FAILED, error=GIVEN_UP, finished_at=func.now())
+        .returning(*COLUMNS, Import.user_id)
+        .execution_options(synchronize_session=False)
+    )
+    rows = (await session.execute(failed)).all()
+    ids = [row.id for row in rows]
+    await session.execute(delete(ImportChunk).where(ImportChunk.import_id.in_(ids)))
+    for row in sorted(rows, key=lambda each: each.user_id):
+        await publish(session, row.user_id, "import", **as_event(Progress(*row[:-1])))
+
+
+async def tidy(running: Running) -> None:
+    """Remove broken uploads and old imports; fail those that nobody works on any more."""
+    lost = (Import.state == RECEIVING) & (Import.created_at < func.now() - LOST_UPLOAD)
+    old = Import.created_at < func.now() - KEPT
+    async with running.complete() as session:
+        await session.execute(delete(Import).where(or_(lost, old)))
+        await _fail(session, Import.created_at < func.now() - LOST_IMPORT)
+
+
+# Two at a time: each keeps the database as busy as many people who save a link.
+TASK = Task(
+    "links.import",
+    read_file,
+    timeout=1800,
+    back_off=(5, 30, 120),
+    at_once=2,
+    shown=("id",),
+    given_up=give_up,
+)
+TIDY = Task("links.tidy_imports", tidy)
+TASKS = (TASK,)
+SCHEDULES = (Schedule(TIDY, "10 * * * *"),)

@@ -1,0 +1,94 @@
+"""The page to import and export links."""
+
+from quart import (
+    Blueprint,
+    Quart,
+    Response,
+    abort,
+    flash,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
+from quart.typing import ResponseReturnValue
+
+from app.bookmarks import jobs, uploads
+from app.bookmarks.exports import FORMATS, download
+from app.links import hooks
+from app.user.login import login_required, member
+from quart_upsun.current import current
+from quart_upsun.database import read
+from quart_upsun.http.bodies import uploaded
+from quart_upsun.live.events import newest_event
+from quart_upsun.policy import no_rate_limit, no_store, not_audited
+from quart_upsun.security.limits import Limit, by_account, rate_limit
+
+blueprint = Blueprint("bookmarks", __name__, url_prefix="/links")
+
+IMPORTS = Limit("imports", 10, 3600)
+EXPORTS = Limit("exports", 20, 3600)
+
+IMPORTS_SHOWN = 10
+
+
+def init_app(app: Quart) -> None:
+    """Link to the page from the list, and accept larger bodies where files are sent."""
+    hooks.add_template(app, "tools", "bookmarks/tool.html")
+    limits = app.config["BODY_LIMITS"]
+    limits["/links/import/"] = uploads.FORM
+    limits["/api/v1/links/import"] = uploads.FILE  # as the body itself
+
+
+@blueprint.get("/import/")
+@no_store
+@login_required
+@no_rate_limit("the newest ten by an index")
+async def overview() -> ResponseReturnValue:
+    """Show how far the last imports have come."""
+    return await page()
+
+
+@blueprint.post("/import/")
+@no_store
+@login_required
+@rate_limit(IMPORTS, by_account)
+@not_audited("concerns no account")
+async def upload() -> ResponseReturnValue:
+    """Take a file of bookmarks; a job reads it."""
+    try:
+        await uploads.receive(current().database, member().id, uploaded(request, "file"))
+    except uploads.ImportInProgressError:
+        return await page("Another import has not ended yet. Wait for it, please."), 409
+    except uploads.AccountDeletedError:
+        return redirect(url_for("public.home"), 303)
+    except uploads.EmptyFileError:
+        return await page("Choose a file that your browser has exported.")
+    await flash("The file has arrived, and is being read.", "success")
+    return redirect(url_for("bookmarks.overview"), 303)
+
+
+@blueprint.get("/export.<form>")
+@no_store
+@login_required
+@rate_limit(EXPORTS, by_account)
+async def export(form: str) -> Response:
+    """Return all links as a file: html, csv or jsonl."""
+    if form not in FORMATS:
+        abort(404)
+    return download(current().database, member().id, form)
+
+
+async def page(error: str | None = None) -> str:
+    """Render the page, with what was wrong with the form."""
+    async with read() as session:
+        # First: what happens while the rest is read is told again rather than not at all.
+        newest = await newest_event(session, member().id)
+        found = await jobs.latest(session, member().id, IMPORTS_SHOWN + 1)
+    return await render_template(
+        "bookmarks/import.html",
+        imports=found[:IMPORTS_SHOWN],
+        more=found[IMPORTS_SHOWN:],
+        newest=newest,
+        error=error,
+    )

@@ -1,0 +1,235 @@
+"""Fetch the pages of links in the background, and again from time to time."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from quart import Quart, current_app
+from sqlalchemy import bindparam, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.links import hooks, index
+from app.links.models import Icon, Link
+from quart_upsun.database import Base
+from quart_upsun.database.statements import Statement
+from quart_upsun.fetching import (
+    Fetched,
+    Fetcher,
+    FetchError,
+    PageMetadata,
+    fetch_page,
+    image_type,
+    turn,
+)
+from quart_upsun.jobs.queue import JobError, Running, Schedule, Task, enqueue_many
+from quart_upsun.live.events import publish
+
+BULK_PRIORITY = -10  # of fetches that nobody waits for
+REFETCH_DAYS = 30
+REFETCH_BATCH = 500
+
+# Of the table: what is built of the model takes a job's time at the processor twice.
+_links = Base.metadata.tables[Link.__tablename__]
+URL = Statement(
+    select(_links.c.url, _links.c.user_id).where(_links.c.id == bindparam("link")), tuple
+)
+
+# A change locks the link before it asks for a fetch, so a fetch does the same before it ends.
+LOCK = select(_links.c.id).where(_links.c.id == bindparam("link")).with_for_update(key_share=True)
+
+# What the owner has given stays.
+GIVEN = select(_links.c.user_id, _links.c.title_given, _links.c.description_given).where(
+    _links.c.id == bindparam("link")
+)
+
+
+def init_app(app: Quart) -> None:
+    """Fetch the pages of links that want metadata, and show how that goes where links are shown."""
+    hooks.metadata_wanted.connect(fetch_metadata)
+    hooks.add_template(app, "state", "fetching/state.html")
+    hooks.add_template(app, "actions", "fetching/action.html")
+
+
+async def fetch_metadata(
+    _: object, *, session: AsyncSession, link_ids: Sequence[int], in_bulk: bool
+) -> None:
+    """Enqueue the fetches of links that want metadata; see `app.links.hooks`."""
+    await enqueue_fetches(session, link_ids, priority=BULK_PRIORITY if in_bulk else None)
+
+
+async def enqueue_fetches(
+    session: AsyncSession, ids: Sequence[int], *, priority: int | None = None
+) -> None:
+    """Enqueue the fetches of links; there is one job at a time for each link.
+
+    Args:
+        session: of `write()`.
+        ids: of the links.
+        priority: of the jobs; by default that of a page a user waits for.
+    """
+    if not ids:
+        return
+    await enqueue_many(
+        session,
+        FETCH if priority is None else replace(FETCH, priority=priority),
+        [{"link": each} for each in ids],
+        keys=[f"{FETCH.name} {each}" for each in ids],
+    )
+
+
+async def fetch(running: Running) -> None:
+    """Fetch a link's page and icon, and store what the page says about itself."""
+    link_id = running.data["link"]
+    async with running.database.direct() as connection:
+        found = await URL.rows(connection, link=link_id)
+    if not found:  # deleted meanwhile
+        return
+    url, owner = found[0]
+    fetcher: Fetcher = current_app.extensions["fetcher"]
+    try:
+        async with turn(running, fetcher, owner=owner) as visit:
+            page, icon = await fetch_page(fetcher, url, visit)
+    except FetchError as error:
+        await _store_failure(running, link_id, error)
+    else:
+        await _store_page(running, link_id, page, icon)
+
+
+async def _store_page(
+    running: Running, link_id: int, page: PageMetadata, icon: Fetched | None
+) -> None:
+    async with running.complete(LOCK, {"link": link_id}) as session:
+        values: dict[str, Any] = {"description": page.description or "", "fetch_error": None}
+        if icon is not None:
+            values["icon_digest"] = await _store_icon(session, icon)
+        if page.title:
+            values["title"] = page.title
+        await _store(session, link_id, **values)
+
+
+async def _store_failure(running: Running, link_id: int, error: FetchError) -> None:
+    """Tell the link's owner, but not administrators: dead pages are none of their concern.
+
+    Raises:
+        Failed: to retry.
+    """
+    sentence = str(error)
+    if error.permanent or running.attempt > len(FETCH.back_off):
+        async with running.complete(LOCK, {"link": link_id}) as session:
+            await _store(session, link_id, fetch_error=sentence)
+        return
+    async with running.database.write() as session:
+        owner = await session.scalar(
+            update(_links)
+            .where(_links.c.id == link_id)
+            .values(fetch_error=sentence)
+            .returning(_links.c.user_id)
+        )
+        if owner is not None:
+            await publish(session, owner, "link", id=link_id)
+    raise JobError(sentence, "not fetched")
+
+
+async def _store(session: AsyncSession, link_id: int, **values: Any) -> None:
+    """Store how a fetch ended, and tell the owner's open pages."""
+    link = (await session.execute(GIVEN, {"link": link_id})).one_or_none()
+    if link is None:  # deleted meanwhile
+        return
+    if link.title_given:
+        values.pop("title", None)
+    if link.description_given:
+        values.pop("description", None)
+    if texts := {name: values[name] for name in ("title", "description") if name in values}:
+        values["search"] = index.changed(link.user_id, Link.search, **texts)
+    await session.execute(
+        update(_links)
+        .where(_links.c.id == link_id)
+        .values(
+            **values,
+            fetched_at=func.now(),
+            updated_at=func.now(),
+            version=_links.c.version + 1,
+        )
+    )
+    await publish(session, link.user_id, "link", id=link_id)
+
+
+async def _store_icon(session: AsyncSession, icon: Fetched) -> bytes:
+    digest = hashlib.sha256(icon.content).digest()
+    values = {
+        "digest": digest,
+        "content": icon.content,
+        "content_type": image_type(icon.content),
+    }
+    await session.execute(insert(Icon).values(values).on_conflict_do_nothing())
+    return digest
+
+
+async def refetch(running: Running) -> None:
+    """Ask for the pages whose last attempt is longest ago, the same number for each owner.
+
+    The attempt is recorded here, before it is made: a page that never answers, or breaks the job,
+    is not asked for again in the next round.
+    """
+    async with running.database.read() as session:
+        owners = (await session.scalars(OWNERS, {"limit": REFETCH_BATCH})).all()
+        each = -(-REFETCH_BATCH // max(len(owners), 1))
+        ids = (await session.scalars(DUE, {"owners": owners, "limit": each})).all()
+    async with running.complete() as session:
+        attempt = update(_links).where(_links.c.id.in_(ids)).values(attempted_at=func.now())
+        await session.execute(attempt)
+        await enqueue_fetches(session, ids, priority=BULK_PRIORITY)
+
+
+# New links are asked for when they are saved.
+_IS_DUE = f"""
+    (attempted_at < now() - interval '{REFETCH_DAYS} days'
+    OR attempted_at IS NULL AND created_at < now() - interval '1 hour')
+"""
+# Those whose turn is longest ago; one look into the index for each owner of links.
+OWNERS = text(
+    f"""
+    WITH RECURSIVE owner AS (
+        (SELECT user_id FROM links ORDER BY user_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT user_id FROM links WHERE user_id > owner.user_id ORDER BY user_id LIMIT 1)
+        FROM owner WHERE owner.user_id IS NOT NULL
+    )
+    SELECT owner.user_id FROM owner CROSS JOIN LATERAL (
+        SELECT attempted_at FROM links WHERE user_id = owner.user_id AND {_IS_DUE}
+        ORDER BY attempted_at NULLS FIRST LIMIT 1
+    ) AS oldest
+    ORDER BY oldest.attempted_at NULLS FIRST LIMIT :limit
+    """  # noqa: S608 only constants of this module
+)
+DUE = text(
+    f"""
+    SELECT link.id FROM unnest(CAST(:owners AS bigint[])) AS owner (user_id) CROSS JOIN LATERAL (
+        SELECT id FROM links WHERE user_id = owner.user_id AND {_IS_DUE}
+        ORDER BY attempted_at NULLS FIRST LIMIT :limit
+    ) AS link
+    """  # noqa: S608 only constants of this module
+)
+
+
+async def give_up(running: Running, words: str) -> None:
+    """Tell the owner of a link whose fetch failed for an unknown reason every time."""
+    async with running.database.write() as session:
+        await _store(session, running.data["link"], fetch_error="The page could not be read.")
+
+
+FETCH = Task(
+    "links.fetch",
+    fetch,
+    timeout=120,  # more than a page and its icons can take
+    back_off=(60, 600, 3600),
+    priority=10,
+    is_kept=False,  # what a page does is a matter of its link's owner
+    given_up=give_up,
+)
+REFETCH = Task("links.refetch", refetch)
+
+TASKS = (FETCH,)
+SCHEDULES = (Schedule(REFETCH, "*/15 * * * *"),)

@@ -1,0 +1,31 @@
+"""A button on the page of a link that fetches it again."""
+
+from quart import Blueprint, abort, flash, redirect, url_for
+from quart.typing import ResponseReturnValue
+
+from app.fetching.jobs import enqueue_fetches
+from app.links import library
+from app.links.views import LINK
+from app.user.login import login_required, member
+from quart_upsun.database import write
+from quart_upsun.policy import no_store, not_audited
+from quart_upsun.security.limits import Limit, by_account, rate_limit
+
+blueprint = Blueprint("fetching", __name__, url_prefix="/links")
+
+FETCHES = Limit("links-fetch", 20, 60)
+
+
+@blueprint.post(f"{LINK}fetch/")
+@no_store
+@login_required
+@rate_limit(FETCHES, by_account)
+@not_audited("concerns no account")
+async def refetch(link_id: int) -> ResponseReturnValue:
+    """Fetch the page of a link again."""
+    async with write() as session:
+        if await library.get(session, member().id, link_id) is None:
+            abort(404)
+        await enqueue_fetches(session, [link_id])
+    await flash("The page is being fetched again.", "info")
+    return redirect(url_for("links.show", link_id=link_id), 303)

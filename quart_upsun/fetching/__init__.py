@@ -1,0 +1,39 @@
+"""Fetch URLs that strangers chose: safely, and politely to their hosts.
+
+- `Fetcher` fetches within limits of size, time, redirects and content type, and connects to public
+  addresses only (`public_network`).
+- `fetch_page` reads a page's title, description and icon (`page_metadata`).
+- `turn` lets background jobs fetch a few at a time from each host (`turns`, `job_turns`).
+
+A job needs four lines:
+
+    fetcher = current_app.extensions["fetcher"]  # from `init_app(app)`
+    async with turn(running, fetcher, owner=user_id) as visit:
+        page, icon = await fetch_page(fetcher, url, visit)
+    ...  # store them
+"""
+
+from quart_upsun.fetching.fetcher import Fetched, Fetcher
+from quart_upsun.fetching.job_turns import init_app, turn
+from quart_upsun.fetching.page_metadata import PageMetadata, fetch_page, image_type, read_metadata
+from quart_upsun.fetching.public_network import Address, FetchError, Resolver, is_public
+from quart_upsun.fetching.turns import PER_HOST, HostBusyError, Turns, Visit
+
+__all__ = [
+    "PER_HOST",
+    "Address",
+    "FetchError",
+    "Fetched",
+    "Fetcher",
+    "HostBusyError",
+    "PageMetadata",
+    "Resolver",
+    "Turns",
+    "Visit",
+    "fetch_page",
+    "image_type",
+    "init_app",
+    "is_public",
+    "read_metadata",
+    "turn",
+]
