@@ -136,7 +136,7 @@ def with_tasks(repository: Path) -> dict[str, str]:
     """Return the files that make the application know the tasks; its worker ends sooner, too."""
     wiring = (repository / "app" / "__init__.py").read_text()
     runner = (repository / "app" / "jobs" / "runner.py").read_text()
-    load, tasks = "    settings = settings or load()\n", " tasks=["
+    load, tasks = "    settings = settings or load()\n", " tasks = ["
     assert (wiring.count(load), wiring.count(tasks)) == (1, 1)
     wiring = wiring.replace(load, f"    from app import rehearsed\n\n{load}")
     wiring = wiring.replace(tasks, f"{tasks}*rehearsed.TASKS, ")
