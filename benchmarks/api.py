@@ -42,7 +42,7 @@ from app.api import tokens
 from app.server import listen
 from benchmarks.filling import fill, migrate
 from benchmarks.load import Measured, Order, measure
-from development.postgres import create_database, postgres
+from embedded_postgres import create_database, postgres
 
 ROOT = Path(__file__).parent.parent
 PEERS = ROOT / "benchmarks" / "side_by_side"

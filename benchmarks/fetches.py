@@ -47,7 +47,7 @@ from app.links.network import Resolver
 from app.links.turns import PER_HOST
 from app.settings import Settings, parse_database_url
 from benchmarks.filling import migrate
-from development.postgres import create_database, postgres
+from embedded_postgres import create_database, postgres
 
 ROOT = Path(__file__).parent.parent
 WORK = "--work"

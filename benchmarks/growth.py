@@ -30,7 +30,7 @@ from app.links import library
 from app.links.models import Link
 from app.settings import parse_database_url
 from benchmarks.filling import fill, migrate
-from development.postgres import create_database, postgres
+from embedded_postgres import create_database, postgres
 
 SMALL = 1000
 LIMIT = 20

@@ -31,7 +31,7 @@ from app import create_app
 from app.jobs.runner import Runner
 from app.links import exports, imports, uploads
 from app.settings import ROOT, Settings, parse_database_url
-from development.postgres import postgres
+from embedded_postgres import postgres
 from tests.features.factories import Person
 
 TICK = 0.005  # seconds

@@ -47,7 +47,7 @@ from app.database import Database
 from app.jobs.queue import Running, Task, enqueue_many
 from app.jobs.runner import HEARTBEAT_TIMEOUT, POLL
 from app.settings import Settings, parse_database_url
-from development.postgres import create_database, postgres
+from embedded_postgres import create_database, postgres
 
 ROOT = Path(__file__).parent.parent
 WORK = "--work"

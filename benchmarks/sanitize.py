@@ -21,7 +21,7 @@ import asyncpg
 
 from app.preview.sanitize import sanitize
 from app.settings import Identity, parse_database_url
-from development.postgres import create_database, postgres
+from embedded_postgres import create_database, postgres
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = "benchmark-4tw7dqi"

@@ -50,7 +50,7 @@ from app.live.events import publish
 from app.live.listener import APPLICATION_NAME
 from app.live.views import stream
 from app.settings import Settings, parse_database_url
-from development.postgres import create_database, postgres
+from embedded_postgres import create_database, postgres
 
 ROOT = Path(__file__).parent.parent
 SERVE = "--serve"

@@ -33,7 +33,7 @@ from development.checks import (
     check_owner,
 )
 from development.children import child, stop
-from development.postgres import PostgresError, create_database, postgres
+from embedded_postgres import PostgresError, create_database, postgres
 
 QUART_APP = "app:create_app()"  # where the `quart` command finds its commands
 VERSIONS = ROOT / "alembic" / "versions"

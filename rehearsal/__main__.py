@@ -9,6 +9,8 @@ import asyncio
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
 import time
@@ -41,13 +43,30 @@ what can be broken on purpose, to see what users would see:
     + "".join(f"  {name:<10} {meaning}\n" for name, meaning in BREAKS.items())
     + """
 examples:
-  make rehearse
-  make rehearse ARGS="--strategy rolling --from HEAD~1"
-  make rehearse ARGS="--environment-type development --clone-of production"
-  make rehearse ARGS="--break migration --fresh"
-  make rehearse ARGS=--keep    and then    make rehearse ARGS=--stop
+  %(prog)s
+  %(prog)s --strategy rolling --from HEAD~1
+  %(prog)s --environment-type development --clone-of production
+  %(prog)s --break migration --fresh
+  %(prog)s --keep
+  %(prog)s --stop
 """
 )
+
+
+def program() -> str:
+    """Return what the user has typed to start this process, as their shell finds it."""
+    script = Path(sys.argv[0]).absolute()
+    if script.name == "__main__.py":
+        return f"{shortened(Path(sys.executable))} -m rehearsal"
+    return shortened(script)
+
+
+def shortened(path: Path) -> str:
+    """Return a program's name if it is found by that, or its path, relative if it is below here."""
+    if shutil.which(path.name) == str(path):
+        return path.name
+    here = Path.cwd()
+    return shlex.quote(f"./{path.relative_to(here)}" if path.is_relative_to(here) else str(path))
 
 
 def port_number(text: str) -> int:
@@ -60,7 +79,7 @@ def port_number(text: str) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = argparse.ArgumentParser(
-        prog="python -m rehearsal",
+        prog=program(),
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -158,7 +177,13 @@ def options(arguments: argparse.Namespace) -> Options:
     if arguments.clone_of == environment:
         parser().error("--clone-of names the environment itself")
     state = arguments.state or find(arguments.repository, "HEAD").repository / ".rehearsal"
+    command = program()
+    if arguments.repository != Path():
+        command += f" -C {shlex.quote(str(arguments.repository))}"
+    if arguments.state:
+        command += f" --state {shlex.quote(str(arguments.state))}"
     values = vars(arguments) | {
+        "command": command,
         "repository": arguments.repository.absolute(),
         "state": state.absolute(),
         "environment": environment,

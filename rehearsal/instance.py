@@ -287,13 +287,6 @@ class Instance:
         if self._nginx:
             await self._nginx.kill()
 
-    def output(self) -> str:
-        """Return what the application has written."""
-        try:
-            return self.log.read_text(errors="replace")
-        except FileNotFoundError:
-            return ""
-
 
 def prepare_mounts(image: Image, directory: Path, *, bwrap: str | None) -> dict[str, Path]:
     """Make the directories behind the mounts, and their places in the image.

@@ -48,6 +48,8 @@ class Options:
     keep: bool = False
     schema: Path | None = None
     port: int = 0
+    command: str = "upsun-rehearse"
+    """What rehearses this repository once more, to be named in messages."""
 
     @property
     def place(self) -> Path:
@@ -67,7 +69,7 @@ class Options:
     def stop_command(self) -> str:
         """Return what ends a rehearsal that is kept."""
         other = f" --environment {self.environment}" if self.environment != "production" else ""
-        return f"make rehearse ARGS='--stop{other}'"
+        return f"{self.command} --stop{other}"
 
 
 @dataclass

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 
 import asyncpg
 
-from development.postgres import MAJOR, PostgresError, postgres
+from embedded_postgres import MAJOR, PostgresError, postgres
 from rehearsal.configuration import Application, Configuration
 from rehearsal.findings import Finding, Weight
 from rehearsal.locks import kept_word

@@ -11,11 +11,11 @@ from sqlalchemy import delete
 from app.database import Database
 from app.security.models import RateLimit
 from app.settings import parse_database_url
+from development.programs import require
 from tests.browser.browsing import ORIGIN, NewPage, Site, Watch
 from tests.conftest import create_database, drop_database
 from tests.process.servers import serving
 from tests.smtp import mail_server
-from tests.tools import require
 
 ARGUMENTS = [
     "--disable-gpu",

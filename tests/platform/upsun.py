@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import URL
 
 from app.settings import ROOT
+from development.programs import require
 from rehearsal import sandbox, variables
 from rehearsal.configuration import read
 from rehearsal.image import find_python, stand_in
 from rehearsal.network import Ports
-from tests.tools import require
 
 CONFIGURATION = read(ROOT)
 CONFIG: Mapping[str, Any] = CONFIGURATION.raw

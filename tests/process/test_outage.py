@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from app.database import CONNECT_TIMEOUT, STATEMENT_TIMEOUT
-from development.postgres import postgres
+from embedded_postgres import postgres
 from tests.features.factories import Person
 from tests.process.servers import Server, migrate, serving
 

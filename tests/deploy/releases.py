@@ -11,16 +11,16 @@ from shutil import copytree
 
 import asyncpg
 
-from development.postgres import postgres
+from embedded_postgres import postgres
 from rehearsal import configuration
 from rehearsal.configuration import CONFIG_FILE
 from rehearsal.findings import Weight
 from rehearsal.image import Images
 from rehearsal.report import Report
 from rehearsal.sandbox import bubblewrap
+from rehearsal.tests.sample import commit, git, told
 from rehearsal.tree import find
 from rehearsal.variables import project_entropy
-from tests.rehearsal.sample import commit, git, told
 from tests.repository import checkout
 
 ADDITIVE = '''"""a column more

@@ -15,22 +15,21 @@ import httpx
 import psutil
 import pytest
 
-from app.settings import ROOT
 from rehearsal import lifecycle
 from rehearsal.deploy import BREAKS
-from tests.rehearsal.sample import CONFIG, commit, git, sample
-from tests.tools import require
+from rehearsal.tests.sample import CONFIG, commit, git, sample
 
 SECONDS = 60
+HERE = Path(__file__).resolve().parents[2]  # where the package can be imported from
 SLOW_BUILD = (".upsun/config.yaml", "mkdir built\n", "mkdir built; echo 'building'; sleep 600\n")
+
+pytestmark = pytest.mark.requires("bwrap", "nginx", "dash")
 
 
 class Command:
     """A rehearsal as a process, in a place of its own."""
 
     def __init__(self, directory: Path) -> None:
-        for program in ("bwrap", "nginx", "dash"):
-            require(program)
         self.repository = directory / "repository"
         self.state = directory / "state"
         # Where it makes its temporary directories, so that what is left can be seen.
@@ -42,7 +41,7 @@ class Command:
                 *(sys.executable, "-m", "rehearsal", "-C", str(self.repository)),
                 *("--state", str(self.state), *arguments),
             ],
-            cwd=ROOT,
+            cwd=HERE,
             env={**os.environ, "TMPDIR": str(self.temporary)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.rehearsal.sample import CONFIG, errors, rehearse, sample, told
+from rehearsal.tests.sample import CONFIG, errors, rehearse, sample, told
 
 YAML = ".upsun/config.yaml"
 START = "start: exec python3 serve.py"
+
+pytestmark = pytest.mark.requires("bwrap", "nginx")
 
 
 @dataclass(frozen=True)
