@@ -26,7 +26,7 @@ from rehearsal.project import ProjectError
 from rehearsal.report import Console, Report
 from rehearsal.scene import Options
 from rehearsal.services import ServiceError
-from rehearsal.tree import TreeError, find
+from rehearsal.tree import TreeError, find_tree
 
 STOP_SECONDS = 60
 NOTHING_REHEARSED, INTERRUPTED = 2, 130
@@ -35,7 +35,7 @@ EPILOG = (
     """\
 exit codes:
   0  the deploy would go well
-  1  it would not: there is at least one finding of weight
+  1  it would not: there is at least one error
   2  nothing could be rehearsed; one sentence says why
 
 what can be broken on purpose, to see what users would see:
@@ -176,7 +176,7 @@ def options(arguments: argparse.Namespace) -> Options:
             parser().error(f"an environment is named with letters, digits and '-', not {name!r}")
     if arguments.clone_of == environment:
         parser().error("--clone-of names the environment itself")
-    state = arguments.state or find(arguments.repository, "HEAD").repository / ".rehearsal"
+    state = arguments.state or find_tree(arguments.repository, "HEAD").repository / ".rehearsal"
     command = program()
     if arguments.repository != Path():
         command += f" -C {shlex.quote(str(arguments.repository))}"

@@ -24,7 +24,7 @@ import tempfile
 from pathlib import Path
 
 from rehearsal.project import Compatibility, ProjectError, read
-from rehearsal.tree import Tree, TreeError, find, git
+from rehearsal.tree import Tree, TreeError, find_tree, git
 
 # What an outer test run, a shell or a hook says is not for the tests of the other release.
 FOREIGN = ("PYTEST_", "TEST_", "GIT_")
@@ -49,14 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--command", help="its tests; by default what pyproject.toml says")
     options = parser.parse_args(arguments)
     try:
-        here = find(Path.cwd(), "HEAD").repository
+        here = find_tree(Path.cwd(), "HEAD").repository
         settings = read(here).compatibility
         if options.command:
             settings = settings.model_copy(update={"command": options.command})
         if not options.revision and len(list((here / settings.migrations).glob("*.py"))) < 2:
             print("There is only one migration: no release before it could run on its schema.")
             return 0
-        before = find(here, options.revision or release_before(here, settings.migrations))
+        before = find_tree(here, options.revision or release_before(here, settings.migrations))
         return compare(before, settings)
     except (TreeError, ProjectError) as error:
         print(error, file=sys.stderr)

