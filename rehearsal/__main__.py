@@ -203,10 +203,10 @@ def main() -> int:
             return in_background(wanted, as_json=arguments.json)
         return asyncio.run(run(wanted, as_json=arguments.json))
 
-    return guarded(work)
+    return report_errors(work)
 
 
-def guarded(work: Callable[[], int]) -> int:
+def report_errors(work: Callable[[], int]) -> int:
     """Do some work; say what went wrong as a sentence, and return the exit code."""
     try:
         return work()
@@ -223,13 +223,13 @@ def guarded(work: Callable[[], int]) -> int:
     return NOTHING_REHEARSED
 
 
-async def run(options: Options, *, as_json: bool, told: int | None = None) -> int:
+async def run(options: Options, *, as_json: bool, pipe: int | None = None) -> int:
     """Rehearse and report.
 
     Args:
         options: what was asked for.
         as_json: write the report for machines, and no progress.
-        told: a pipe to the process in the foreground, which gets the exit code while we stay.
+        pipe: one to the process in the foreground, which gets the exit code while we stay.
     """
     task = asyncio.current_task()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -242,11 +242,11 @@ async def run(options: Options, *, as_json: bool, told: int | None = None) -> in
             print(json.dumps(report.document(), indent=2), flush=True)
         else:
             console.close(report)
-        if told is not None and report.address:
+        if pipe is not None and report.address:
             console.say(f"It runs on at {report.address}; logs: {options.logs}")
             console.say(f"It ends with: {options.stop_command}")
             options.kept.touch()
-            stay(told, report.exit_code)
+            detach(pipe, report.exit_code)
             await asyncio.Event().wait()
         elif report.exit_code:
             console.say(f"Logs: {options.logs}")
@@ -256,7 +256,7 @@ async def run(options: Options, *, as_json: bool, told: int | None = None) -> in
 
 def in_background(options: Options, *, as_json: bool) -> int:
     """Rehearse in a process that stays when this one ends with the exit code."""
-    receiver, told = os.pipe()
+    receiver, pipe = os.pipe()
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
@@ -264,11 +264,11 @@ def in_background(options: Options, *, as_json: bool) -> int:
         os.setsid()
         code = NOTHING_REHEARSED
         try:
-            code = guarded(lambda: asyncio.run(run(options, as_json=as_json, told=told)))
+            code = report_errors(lambda: asyncio.run(run(options, as_json=as_json, pipe=pipe)))
             sys.stdout.flush()
         finally:
             os._exit(code)
-    os.close(told)
+    os.close(pipe)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os.kill(child, signal.SIGTERM))
     answer = os.read(receiver, 1)
@@ -278,15 +278,15 @@ def in_background(options: Options, *, as_json: bool) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def stay(told: int, code: int) -> None:
+def detach(pipe: int, code: int) -> None:
     """Give the exit code to the process in the foreground, and let go of its terminal."""
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.flush() if stream is not sys.stdin else None
         os.dup2(null, stream.fileno())
     os.close(null)
-    os.write(told, bytes([code]))
-    os.close(told)
+    os.write(pipe, bytes([code]))
+    os.close(pipe)
 
 
 def stop(options: Options) -> int:
