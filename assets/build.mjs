@@ -31,7 +31,7 @@ JSON object from plain names to digested names, is written last.
   --help           show this text
 
 Files of earlier builds are removed, but not with --watch, and not from a
-directory that `python -m quart_upsun publish-assets` fills.
+directory that "python -m quart_upsun publish-assets" fills.
 Exit codes: 0 built, 1 the build failed (manifest untouched), 2 wrong usage.
 `;
 

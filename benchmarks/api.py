@@ -41,7 +41,7 @@ import psutil
 from app.user.tokens import access_tokens as tokens
 from benchmarks.filling import fill, migrate
 from benchmarks.load import Measured, Order, measure
-from development.postgres import create_database, postgres
+from embedded_postgres import create_database, postgres
 from quart_upsun.server.serve import listen
 
 ROOT = Path(__file__).parent.parent

@@ -42,7 +42,7 @@ from app import create_app
 from app.fetching.jobs import FETCH
 from app.settings import Settings, load
 from benchmarks.filling import migrate
-from development.postgres import create_database, postgres
+from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.fetching import PER_HOST, Fetcher, Resolver

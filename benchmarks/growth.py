@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.links import library, search
 from app.links.models import Link
 from benchmarks.filling import fill, migrate
-from development.postgres import create_database, postgres
+from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 

@@ -30,7 +30,7 @@ from pydantic import SecretStr
 from app import create_app
 from app.bookmarks import exports, jobs, uploads
 from app.settings import ROOT, Settings
-from development.postgres import postgres
+from embedded_postgres import postgres
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.testing import runner_of
 from tests.features.factories import Person

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from development.postgres import MAJOR
+from embedded_postgres import MAJOR
 
 BEGIN = "<!-- written by `make bench` -->"
 END = "<!-- end of what `make bench` has written -->"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import asyncpg
 
-from development.postgres import create_database, postgres
+from embedded_postgres import create_database, postgres
 from quart_upsun.database.ownership import Identity
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.sanitize.sanitizer import sanitize

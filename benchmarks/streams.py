@@ -45,7 +45,7 @@ from sqlalchemy import text
 
 from app import create_app
 from app.settings import Settings, load
-from development.postgres import create_database, postgres
+from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.live.events import publish

@@ -32,7 +32,7 @@ from development.checks import (
     check_owner,
 )
 from development.children import child, stop
-from development.postgres import PostgresError, create_database, postgres
+from embedded_postgres import PostgresError, create_database, postgres
 from quart_upsun.database.url import place
 from quart_upsun.settings import SettingsError
 

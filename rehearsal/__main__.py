@@ -9,6 +9,8 @@ import asyncio
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
 import time
@@ -24,7 +26,7 @@ from rehearsal.project import ProjectError
 from rehearsal.report import Console, Report
 from rehearsal.scene import Options
 from rehearsal.services import ServiceError
-from rehearsal.tree import TreeError, find
+from rehearsal.tree import TreeError, find_tree
 
 STOP_SECONDS = 60
 NOTHING_REHEARSED, INTERRUPTED = 2, 130
@@ -33,7 +35,7 @@ EPILOG = (
     """\
 exit codes:
   0  the deploy would go well
-  1  it would not: there is at least one finding of weight
+  1  it would not: there is at least one error
   2  nothing could be rehearsed; one sentence says why
 
 what can be broken on purpose, to see what users would see:
@@ -41,13 +43,30 @@ what can be broken on purpose, to see what users would see:
     + "".join(f"  {name:<10} {meaning}\n" for name, meaning in BREAKS.items())
     + """
 examples:
-  make rehearse
-  make rehearse ARGS="--strategy rolling --from HEAD~1"
-  make rehearse ARGS="--environment-type development --clone-of production"
-  make rehearse ARGS="--break migration --fresh"
-  make rehearse ARGS=--keep    and then    make rehearse ARGS=--stop
+  %(prog)s
+  %(prog)s --strategy rolling --from HEAD~1
+  %(prog)s --environment-type development --clone-of production
+  %(prog)s --break migration --fresh
+  %(prog)s --keep
+  %(prog)s --stop
 """
 )
+
+
+def program() -> str:
+    """Return what the user has typed to start this process, as their shell finds it."""
+    script = Path(sys.argv[0]).absolute()
+    if script.name == "__main__.py":
+        return f"{shortened(Path(sys.executable))} -m rehearsal"
+    return shortened(script)
+
+
+def shortened(path: Path) -> str:
+    """Return a program's name if it is found by that, or its path, relative if it is below here."""
+    if shutil.which(path.name) == str(path):
+        return path.name
+    here = Path.cwd()
+    return shlex.quote(f"./{path.relative_to(here)}" if path.is_relative_to(here) else str(path))
 
 
 def port_number(text: str) -> int:
@@ -60,7 +79,7 @@ def port_number(text: str) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = argparse.ArgumentParser(
-        prog="python -m rehearsal",
+        prog=program(),
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -157,8 +176,14 @@ def options(arguments: argparse.Namespace) -> Options:
             parser().error(f"an environment is named with letters, digits and '-', not {name!r}")
     if arguments.clone_of == environment:
         parser().error("--clone-of names the environment itself")
-    state = arguments.state or find(arguments.repository, "HEAD").repository / ".rehearsal"
+    state = arguments.state or find_tree(arguments.repository, "HEAD").repository / ".rehearsal"
+    command = program()
+    if arguments.repository != Path():
+        command += f" -C {shlex.quote(str(arguments.repository))}"
+    if arguments.state:
+        command += f" --state {shlex.quote(str(arguments.state))}"
     values = vars(arguments) | {
+        "command": command,
         "repository": arguments.repository.absolute(),
         "state": state.absolute(),
         "environment": environment,
@@ -178,10 +203,10 @@ def main() -> int:
             return in_background(wanted, as_json=arguments.json)
         return asyncio.run(run(wanted, as_json=arguments.json))
 
-    return guarded(work)
+    return report_errors(work)
 
 
-def guarded(work: Callable[[], int]) -> int:
+def report_errors(work: Callable[[], int]) -> int:
     """Do some work; say what went wrong as a sentence, and return the exit code."""
     try:
         return work()
@@ -198,13 +223,13 @@ def guarded(work: Callable[[], int]) -> int:
     return NOTHING_REHEARSED
 
 
-async def run(options: Options, *, as_json: bool, told: int | None = None) -> int:
+async def run(options: Options, *, as_json: bool, pipe: int | None = None) -> int:
     """Rehearse and report.
 
     Args:
         options: what was asked for.
         as_json: write the report for machines, and no progress.
-        told: a pipe to the process in the foreground, which gets the exit code while we stay.
+        pipe: one to the process in the foreground, which gets the exit code while we stay.
     """
     task = asyncio.current_task()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -217,11 +242,11 @@ async def run(options: Options, *, as_json: bool, told: int | None = None) -> in
             print(json.dumps(report.document(), indent=2), flush=True)
         else:
             console.close(report)
-        if told is not None and report.address:
+        if pipe is not None and report.address:
             console.say(f"It runs on at {report.address}; logs: {options.logs}")
             console.say(f"It ends with: {options.stop_command}")
             options.kept.touch()
-            stay(told, report.exit_code)
+            detach(pipe, report.exit_code)
             await asyncio.Event().wait()
         elif report.exit_code:
             console.say(f"Logs: {options.logs}")
@@ -231,7 +256,7 @@ async def run(options: Options, *, as_json: bool, told: int | None = None) -> in
 
 def in_background(options: Options, *, as_json: bool) -> int:
     """Rehearse in a process that stays when this one ends with the exit code."""
-    receiver, told = os.pipe()
+    receiver, pipe = os.pipe()
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
@@ -239,11 +264,11 @@ def in_background(options: Options, *, as_json: bool) -> int:
         os.setsid()
         code = NOTHING_REHEARSED
         try:
-            code = guarded(lambda: asyncio.run(run(options, as_json=as_json, told=told)))
+            code = report_errors(lambda: asyncio.run(run(options, as_json=as_json, pipe=pipe)))
             sys.stdout.flush()
         finally:
             os._exit(code)
-    os.close(told)
+    os.close(pipe)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os.kill(child, signal.SIGTERM))
     answer = os.read(receiver, 1)
@@ -253,15 +278,15 @@ def in_background(options: Options, *, as_json: bool) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def stay(told: int, code: int) -> None:
+def detach(pipe: int, code: int) -> None:
     """Give the exit code to the process in the foreground, and let go of its terminal."""
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.flush() if stream is not sys.stdin else None
         os.dup2(null, stream.fileno())
     os.close(null)
-    os.write(told, bytes([code]))
-    os.close(told)
+    os.write(pipe, bytes([code]))
+    os.close(pipe)
 
 
 def stop(options: Options) -> int:

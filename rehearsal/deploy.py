@@ -10,7 +10,7 @@ from rehearsal.instance import Instance
 from rehearsal.load import steady
 from rehearsal.report import Hold, Stage
 from rehearsal.sandbox import Result
-from rehearsal.scene import Scene, Stopped
+from rehearsal.scene import RehearsalStoppedError, Scene
 from rehearsal.services import Databases
 
 BREAKS = {
@@ -43,17 +43,19 @@ async def bring_up(scene: Scene, instance: Instance, hold: Hold, prefix: str = "
     # The release that is replaced stays whole.
     broken = None if prefix else scene.options.broken
     if broken == "database":
-        await scene.with_databases(Databases.shut)
+        await scene.with_databases(Databases.block_connections)
     with scene.stage(f"{prefix}start") as stage:
         begun = time.monotonic()
         try:
             await instance.start()
         except (ValueError, RuntimeError) as error:
-            scene.find(stage.name, "the web server does not take the locations", excerpt=str(error))
-            raise Stopped from None
+            scene.add_finding(
+                stage.name, "the web server does not take the locations", excerpt=str(error)
+            )
+            raise RehearsalStoppedError from None
         # As on the platform, this does not wait until the application is there.
         post_start = asyncio.create_task(scene.hook(instance, commands.post_start))
-        up = await inspection.wait_until_up(instance, scene.find, stage.name)
+        up = await inspection.wait_until_up(instance, scene.add_finding, stage.name)
         instance.is_serving = up
         hold.parts["start"] = time.monotonic() - begun
         stage.detail = "accepts connections" if up else ""
@@ -84,10 +86,10 @@ async def deploy_hook(
     if broken == "publish":
         instance.read_only_mounts = True
     elif broken == "migration":
-        await scene.with_databases(Databases.forbid_changes)
+        await scene.with_databases(Databases.block_schema_changes)
     elif broken == "database":
         # Past the router, which holds requests now.
-        seen = await scene.sight(f"http://127.0.0.1:{instance.entrance}")
+        seen = await scene.describe_responses(f"http://127.0.0.1:{instance.entrance}")
         scene.report.seen.append(f"Without a database: {seen}")
         opening = asyncio.create_task(open_database(scene, DATABASE_SECONDS))
     try:
@@ -95,14 +97,14 @@ async def deploy_hook(
     finally:
         instance.read_only_mounts = False
         if broken == "migration":
-            await scene.with_databases(Databases.allow_changes)
+            await scene.with_databases(Databases.allow_schema_changes)
         if opening:
             await opening
 
 
 async def open_database(scene: Scene, seconds: float) -> None:
     await asyncio.sleep(seconds)
-    await scene.with_databases(Databases.open)
+    await scene.with_databases(Databases.allow_connections)
 
 
 async def under_load(
@@ -114,12 +116,12 @@ async def under_load(
     """Let the release before serve, and replace it while visitors come."""
     old = scene.instance(before, "before")
     if not await bring_up(scene, old, Hold(), "before: "):
-        scene.find(
+        scene.add_finding(
             "before: deploy",
             f"the release before, {scene.report.previous}, does not come up",
-            mend="name one that does, with --from",
+            fix="name one that does, with --from",
         )
-        raise Stopped
+        raise RehearsalStoppedError
     await scene.front.gate.send_to(old.entrance)
     scene.front.gate.release()
     await scene.wait_until_ready("before: start")
@@ -138,13 +140,13 @@ async def under_load(
                 numbers = await load.stop()
                 await judge_load(scene, numbers, stage)
     except TimeoutError:
-        scene.find(
+        scene.add_finding(
             "load",
             "the release before does not answer the load as it must",
-            mend="see [[tool.rehearsal.load]] in pyproject.toml",
+            fix="see [[tool.rehearsal.load]] in pyproject.toml",
             excerpt=inspection.tail(scene.logs / "load.log"),
         )
-        raise Stopped from None
+        raise RehearsalStoppedError from None
     return live
 
 
@@ -167,8 +169,8 @@ async def roll(scene: Scene, old: Instance, before: Image, image: Image) -> Inst
     with scene.stage("clone") as stage:
         await clone.start()
         await scene.hook(clone, clone.application.web.commands.post_start)
-        if not await inspection.wait_until_up(clone, scene.find, stage.name):
-            raise Stopped
+        if not await inspection.wait_until_up(clone, scene.add_finding, stage.name):
+            raise RehearsalStoppedError
         await gate.send_to(clone.entrance)
         stage.detail = "has taken the traffic"
     await end(scene, old, "stop before")

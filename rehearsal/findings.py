@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Weight(StrEnum):
+class Severity(StrEnum):
     """How much a finding counts."""
 
     ERROR = "error"  # the deploy fails, or users would see it fail; makes the exit code 1
@@ -22,9 +22,9 @@ class Finding:
     """What is wrong, as one sentence that begins with the place's name."""
     consequence: str = ""
     """What the platform, or a visitor, would do."""
-    mend: str = ""
-    """How to mend it."""
-    weight: Weight = Weight.ERROR
+    fix: str = ""
+    """How to fix it."""
+    severity: Severity = Severity.ERROR
     file: str = ""
     """The file it is about, from the root of the repository; empty where there is none."""
     line: int = 0

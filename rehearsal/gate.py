@@ -9,7 +9,6 @@ import errno
 import socket
 import struct
 import time
-from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from types import TracebackType
@@ -63,8 +62,6 @@ class Gate:
         self._port: int | None = None
         self._open = asyncio.Event()
         self._open.set()
-        self._connections: Counter[int] = Counter()  # by backend
-        self._changed = asyncio.Condition()
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -116,13 +113,6 @@ class Gate:
         """Let all that wait go on to where connections are sent at that time."""
         self._open.set()
 
-    async def idle(self, port: int, seconds: float) -> bool:
-        """Wait until no connection to `port` is open; return whether it came to that in time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds), self._changed:
-                await self._changed.wait_for(lambda: not self._connections[port])
-        return not self._connections[port]
-
     def _listen(self, port: int) -> socket.socket:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._listeners.append(listener)
@@ -165,23 +155,15 @@ class Gate:
 
     async def _pass_on(self, client: socket.socket, port: int) -> bool:
         """Connect to the backend, and splice; return False if it does not take the connection."""
-        # Counted from here, so that nobody thinks it idle while one is on its way.
-        self._connections[port] += 1
-        try:
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as backend:
-                backend.setblocking(False)
-                try:
-                    async with asyncio.timeout(CONNECT_SECONDS):
-                        await asyncio.get_running_loop().sock_connect(backend, ("127.0.0.1", port))
-                except OSError:  # TimeoutError is one
-                    return False
-                await _splice(client, backend)
-                return True
-        finally:
-            self._connections[port] -= 1
-            if not self._connections[port]:
-                async with self._changed:
-                    self._changed.notify_all()
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as backend:
+            backend.setblocking(False)
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await asyncio.get_running_loop().sock_connect(backend, ("127.0.0.1", port))
+            except OSError:  # TimeoutError is one
+                return False
+            await _splice(client, backend)
+            return True
 
     async def _wait(self, number: int) -> None:
         begun = time.monotonic()

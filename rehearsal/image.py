@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rehearsal.configuration import CONFIG_FILE, Application, Configuration
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 from rehearsal.locks import locked
 from rehearsal.sandbox import Container, Result, remove
 from rehearsal.tree import Tree
@@ -28,7 +28,7 @@ MEGABYTE = 1024 * 1024
 DONE = "built.json"
 
 
-class BuildFailed(Exception):
+class BuildError(Exception):
     """The build hook failed: there is no image, and no deploy."""
 
     def __init__(self, result: Result) -> None:
@@ -103,7 +103,7 @@ class Images:
             variant: images of another one are not shared.
 
         Raises:
-            BuildFailed: the hook did.
+            BuildError: the hook did.
         """
         application = configuration.applications[name]
         python = find_python(application.type)
@@ -151,10 +151,10 @@ class Images:
     ) -> None:
         """Check the tree out and run the build hook."""
         tree.export(place / "app")
-        programs = stand_in(place / "image" / "bin", python)
+        programs = link_interpreter(place / "image" / "bin", python)
         try:
             result = await self._run_hook(place, configuration, name, tree.id, programs, log, show)
-        except BuildFailed:
+        except BuildError:
             await asyncio.to_thread(remove, place)
             raise
         size = await asyncio.to_thread(measure, place / "app")
@@ -196,7 +196,7 @@ class Images:
         )
         result = await container.run(hook, log=log, seconds=BUILD_SECONDS, show=show)
         if result.code != 0:
-            raise BuildFailed(result)
+            raise BuildError(result)
         return result
 
 
@@ -259,10 +259,10 @@ def check_python(application: Application) -> list[Finding]:
         message = f"Python {version} was not found, so this is rehearsed with {python.version}"
     else:
         return []
-    return [Finding("build", message, weight=Weight.NOTE)]
+    return [Finding("build", message, severity=Severity.NOTE)]
 
 
-def stand_in(directory: Path, python: Interpreter) -> Path:
+def link_interpreter(directory: Path, python: Interpreter) -> Path:
     """Make the directory of the image's own programs."""
     directory.mkdir(parents=True)
     for name in ("python", "python3", f"python{python.version}"):
@@ -296,7 +296,7 @@ def hidden_by_mounts(image: Image) -> list[Finding]:
                     f"the mount {key} hides {len(files)} files of the image,"
                     f" such as {files[0].relative_to(image.directory)}",
                     consequence="at runtime they are not there",
-                    mend="build into another directory, and let the deploy hook copy",
+                    fix="build into another directory, and let the deploy hook copy",
                     file=CONFIG_FILE,
                     line=line,
                 )

@@ -12,8 +12,8 @@ import httpx
 import psutil
 
 from rehearsal.configuration import CONFIG_FILE
-from rehearsal.findings import Finding, Weight
-from rehearsal.instance import START_SECONDS, STOP_SECONDS, End, Instance
+from rehearsal.findings import Finding, Severity
+from rehearsal.instance import START_SECONDS, STOP_SECONDS, ExitStatus, Instance
 from rehearsal.load import SHARE
 from rehearsal.sandbox import run
 from rehearsal.services import Databases
@@ -40,8 +40,8 @@ head -c 2000 "$0/output"
 Find = Callable[..., None]
 
 
-def advice(output: str) -> str:
-    """Return how to mend what a command's output complains about, if that is well known."""
+def suggest_fix(output: str) -> str:
+    """Return how to fix what a command's output complains about, if that is well known."""
     known = {
         r"Read-only file system|EROFS": "write to a mount or to /tmp; all else is read-only once"
         " the image is built",
@@ -68,7 +68,7 @@ def tail(log: Path, lines: int = 12) -> str:
     return ""
 
 
-def complaints(log: Path) -> list[str]:
+def logged_errors(log: Path) -> list[str]:
     """Return the last lines of a log, JSON or not, that are warnings or worse."""
     with suppress(FileNotFoundError):
         lines = log.read_text(errors="replace").splitlines()
@@ -97,7 +97,7 @@ async def environment_file(instance: Instance, log: Path) -> list[Finding]:
                 "environment",
                 "the shell that reads it ends there",
                 consequence="no variable after that line is set, and no login works",
-                mend="no `exit`, no `set -e`, no unset variable under `set -u`",
+                fix="no `exit`, no `set -e`, no unset variable under `set -u`",
                 file=".environment",
             )
         ]
@@ -110,7 +110,7 @@ async def environment_file(instance: Instance, log: Path) -> list[Finding]:
                 "it prints something",
                 consequence="rsync and the download of mounts break, as does every login by a"
                 " program",
-                mend="let it print nothing, neither to stdout nor to stderr",
+                fix="let it print nothing, neither to stdout nor to stderr",
                 file=".environment",
                 excerpt="\n".join(parts[2].splitlines()[:6]),
             )
@@ -124,7 +124,7 @@ async def environment_file(instance: Instance, log: Path) -> list[Finding]:
                     f"it changes {name}, which is the platform's",
                     consequence="its word is the last one: the platform and the application no"
                     " longer mean the same",
-                    mend=f"remove {name} from it",
+                    fix=f"remove {name} from it",
                     file=".environment",
                 )
             )
@@ -139,18 +139,18 @@ async def wait_until_up(instance: Instance, find: Find, stage: str) -> bool:
     while loop.time() < begun + START_SECONDS:
         if await instance.is_up(POLL_SECONDS):
             return True
-        if instance.web is None or instance.web.is_hopeless or elsewhere > LOOKS:
+        if instance.web is None or instance.web.is_crash_looping or elsewhere > LOOKS:
             break
         if loop.time() > looked + LOOK_SECONDS:
             ports = await asyncio.to_thread(instance.web.listening)
             elsewhere = elsewhere + 1 if ports and instance.address not in ports else 0
             looked = loop.time()
         await asyncio.sleep(POLL_SECONDS)
-    find(stage, **_why_not(instance))
+    find(stage, **_explain_failed_start(instance))
     return False
 
 
-def _why_not(instance: Instance) -> dict[str, Any]:
+def _explain_failed_start(instance: Instance) -> dict[str, Any]:
     """Say why the application does not accept connections where it is looked for."""
     line = instance.image.configuration.line(
         "applications", instance.image.application, "web", "commands", "start"
@@ -165,21 +165,21 @@ def _why_not(instance: Instance) -> dict[str, Any]:
             "message": f"the start command has ended {len(web.codes)} times, with exit code"
             f" {web.codes[-1]}{background}",
             "consequence": "the platform starts it again at once, for ever; every request is a 502",
-            "mend": "stay in the foreground: no `&`, no daemon" if background else "",
+            "fix": "stay in the foreground: no `&`, no daemon" if background else "",
             "line": line,
             "excerpt": written,
         }
     ports = ", ".join(map(str, sorted(web.listening())))
     expected = "the socket $SOCKET" if instance.is_unix else f"$PORT ({instance.port})"
     if ports and instance.is_unix:
-        mend = "say `socket_family: tcp` under web.upstream, or let it listen on $SOCKET"
+        fix = "say `socket_family: tcp` under web.upstream, or let it listen on $SOCKET"
     else:
-        mend = "let it listen on 127.0.0.1:$PORT"
+        fix = "let it listen on 127.0.0.1:$PORT"
     where = f"listens on port {ports}" if ports else "listens nowhere"
     return {
         "message": f"the application {where}, and requests go to {expected}",
         "consequence": "every request is a 502",
-        "mend": mend,
+        "fix": fix,
         "line": line,
         "excerpt": written,
     }
@@ -198,7 +198,7 @@ async def is_ready(url: str, seconds: float, *, host: str) -> bool:
     return False
 
 
-def judge_end(end: End, stage: str) -> list[Finding]:
+def judge_end(end: ExitStatus, stage: str) -> list[Finding]:
     """Judge how an application ended after SIGTERM."""
     if end.killed:
         return [
@@ -206,7 +206,7 @@ def judge_end(end: End, stage: str) -> list[Finding]:
                 stage,
                 f"the application had not ended {STOP_SECONDS} s after SIGTERM, and was killed",
                 consequence="what it was doing is lost, at every deploy",
-                mend="`exec` the server in the start command, and let it end on SIGTERM",
+                fix="`exec` the server in the start command, and let it end on SIGTERM",
             )
         ]
     found = []
@@ -216,7 +216,7 @@ def judge_end(end: End, stage: str) -> list[Finding]:
                 stage,
                 f"the application took {end.seconds:.1f} s to end",
                 consequence="requests are held all that time",
-                weight=Weight.WARNING,
+                severity=Severity.WARNING,
             )
         )
     if end.code not in {0, -15, 143, None}:
@@ -224,13 +224,15 @@ def judge_end(end: End, stage: str) -> list[Finding]:
             Finding(
                 stage,
                 f"the application ended with exit code {end.code} after SIGTERM",
-                weight=Weight.WARNING,
+                severity=Severity.WARNING,
             )
         )
     return found
 
 
-async def stop_in_flight(instance: Instance, path: str, *, host: str) -> tuple[End, int, int]:
+async def stop_in_flight(
+    instance: Instance, path: str, *, host: str
+) -> tuple[ExitStatus, int, int]:
     """Stop an application while it answers requests.
 
     Returns:
@@ -295,7 +297,7 @@ def judge_workers(instance: Instance, stage: str = "workers") -> list[Finding]:
                     f"the worker {worker.name} has ended {len(worker.codes)} times, with exit code"
                     f" {worker.codes[-1]}",
                     consequence="the platform starts it again at once, for ever",
-                    mend="a worker that finds an old schema waits",
+                    fix="a worker that finds an old schema waits",
                     file=CONFIG_FILE,
                     line=line,
                     excerpt=tail(worker.log),
@@ -321,10 +323,10 @@ def judge_worker_ends(instance: Instance, stage: str) -> list[Finding]:
                 stage,
                 f"the worker {worker.name} {how}",
                 consequence="what it was doing is lost, at every deploy" if end.killed else "",
-                mend="`exec` it in the start command, and let it end on SIGTERM"
+                fix="`exec` it in the start command, and let it end on SIGTERM"
                 if end.killed
                 else "",
-                weight=Weight.ERROR if end.killed else Weight.WARNING,
+                severity=Severity.ERROR if end.killed else Severity.WARNING,
                 excerpt=tail(worker.log),
             )
         )
@@ -339,7 +341,7 @@ def logs(instance: Instance) -> list[Finding]:
             lines = log.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             continue
-        for pattern, message, mend in (
+        for pattern, message, fix in (
             (r"Traceback \(most recent call last\)", "a traceback stands in the log", ""),
             (
                 r"Read-only file system|EROFS",
@@ -353,7 +355,7 @@ def logs(instance: Instance) -> list[Finding]:
                     Finding(
                         "inspect",
                         f"{message} ({log.name}, {len(numbers)} times)",
-                        mend=mend,
+                        fix=fix,
                         excerpt=excerpt(lines[numbers[0] :]),
                     )
                 )
@@ -425,7 +427,7 @@ async def judge_load(
                             for kind, result in numbers["kinds"].items()
                             for failure, count in result["failures"].items()
                         ),
-                        *(f"{log.stem}: {line}" for log in logs for line in complaints(log)),
+                        *(f"{log.stem}: {line}" for log in logs for line in logged_errors(log)),
                     ]
                 ),
             )
@@ -437,7 +439,7 @@ async def judge_load(
                 f"the release answers {numbers['capacity']:.0f} requests a second here, so the"
                 f" load is {numbers['capacity'] * SHARE:.0f} and not {numbers['asked']:.0f}",
                 consequence="more would try the machine: two releases are started on it meanwhile",
-                weight=Weight.NOTE,
+                severity=Severity.NOTE,
             )
         )
     if numbers["refused"]:
@@ -446,8 +448,8 @@ async def judge_load(
                 "load",
                 f"{numbers['refused']} POST requests were refused with 503 while others were held",
                 consequence="the platform holds only what may be sent twice",
-                mend="--strategy rolling holds and refuses nothing",
-                weight=Weight.NOTE,
+                fix="--strategy rolling holds and refuses nothing",
+                severity=Severity.NOTE,
             )
         )
     if lost:

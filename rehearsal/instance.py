@@ -30,7 +30,7 @@ MEMORY = {"BALANCED": 352, "HIGH_CPU": 224}
 
 
 @dataclass(frozen=True)
-class End:
+class ExitStatus:
     """How a process ended that was told to."""
 
     seconds: float
@@ -38,7 +38,7 @@ class End:
     killed: bool
 
 
-class Kept:
+class SupervisedProcess:
     """A command that is started again whenever it ends, until it is stopped."""
 
     def __init__(self, name: str, container: Container, text: str, log: Path) -> None:
@@ -63,13 +63,13 @@ class Kept:
             if self._stopping:
                 return
             self.codes.append(code)
-            if self.is_hopeless:
+            if self.is_crash_looping:
                 return
             running = await self.container.start(self.container.shell(self._text), self.log)
             self.running = running
 
     @property
-    def is_hopeless(self) -> bool:
+    def is_crash_looping(self) -> bool:
         """Tell whether it has ended so often that it will go on like that."""
         return len(self.codes) >= RESTARTS
 
@@ -94,14 +94,14 @@ class Kept:
                         ports.add(int(connection.laddr.port))
         return ports
 
-    async def stop(self) -> End:
+    async def stop(self) -> ExitStatus:
         """Send SIGTERM, and SIGKILL to what has not ended after a while."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         self._stopping = True
         killed = False
-        if self.running is None or self.is_hopeless:
-            return End(0.0, None, killed=False)
+        if self.running is None or self.is_crash_looping:
+            return ExitStatus(0.0, None, killed=False)
         self.running.send(signal.SIGTERM)
         try:
             await self.running.wait(STOP_SECONDS)
@@ -109,7 +109,7 @@ class Kept:
             killed = True
         seconds = loop.time() - begun
         await self.close()
-        return End(seconds, None if killed else self.running.process.returncode, killed)
+        return ExitStatus(seconds, None if killed else self.running.process.returncode, killed)
 
     async def close(self) -> None:
         """End it at once, if it has not ended."""
@@ -167,9 +167,9 @@ class Instance:
         self.read_only_mounts = False
         self.is_serving = False
         """Whether it has accepted a connection where the web server looks for it."""
-        self.web: Kept | None = None
-        self.workers: list[Kept] = []
-        self.worker_ends: dict[str, End] = {}
+        self.web: SupervisedProcess | None = None
+        self.workers: list[SupervisedProcess] = []
+        self.worker_ends: dict[str, ExitStatus] = {}
         """How each of them ended that was told to."""
         self._nginx: Running | None = None
         scratch.mkdir(parents=True, exist_ok=True)
@@ -222,14 +222,16 @@ class Instance:
         if commands.pre_start:  # not waited for, as on the platform
             await container.start(container.shell(commands.pre_start), self.log)
         if commands.start:
-            self.web = Kept("web", container, commands.start, self.log)
+            self.web = SupervisedProcess("web", container, commands.start, self.log)
             await self.web.start()
         if self.nginx:
             await self._start_nginx(container, self.nginx)
         for name, worker in self.application.workers.items():
             if worker.commands.start:
                 log = self.log.with_name(f"{self.log.stem}-{name}.log")
-                kept = Kept(name, self.container(listens=False), worker.commands.start, log)
+                kept = SupervisedProcess(
+                    name, self.container(listens=False), worker.commands.start, log
+                )
                 self.workers.append(kept)
                 await kept.start()
 
@@ -255,7 +257,9 @@ class Instance:
     async def is_up(self, seconds: float = START_SECONDS) -> bool:
         """Wait until the application accepts connections where it is looked for."""
         web = self.web
-        return web is not None and await accepts(self.address, seconds, lambda: not web.is_hopeless)
+        return web is not None and await accepts(
+            self.address, seconds, lambda: not web.is_crash_looping
+        )
 
     async def run(
         self,
@@ -268,10 +272,10 @@ class Instance:
         """Run a hook or a cron in a container of its own."""
         return await self.container().run(text, log=log, seconds=seconds, show=show)
 
-    async def stop(self) -> End:
+    async def stop(self) -> ExitStatus:
         """Stop the application and its workers, then the web server; return the first's end."""
         stopped = asyncio.gather(*(worker.stop() for worker in self.workers))
-        end = await self.web.stop() if self.web else End(0.0, None, killed=False)
+        end = await self.web.stop() if self.web else ExitStatus(0.0, None, killed=False)
         self.worker_ends = dict(
             zip((worker.name for worker in self.workers), await stopped, strict=True)
         )
@@ -286,13 +290,6 @@ class Instance:
             await kept.close()
         if self._nginx:
             await self._nginx.kill()
-
-    def output(self) -> str:
-        """Return what the application has written."""
-        try:
-            return self.log.read_text(errors="replace")
-        except FileNotFoundError:
-            return ""
 
 
 def prepare_mounts(image: Image, directory: Path, *, bwrap: str | None) -> dict[str, Path]:

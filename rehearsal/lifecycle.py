@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
-from rehearsal import aftermath, deploy, preparation
+from rehearsal import after_deploy, deploy, preparation
 from rehearsal.configuration import ConfigurationError
 from rehearsal.image import Images, fingerprint
 from rehearsal.locks import holder, locked
-from rehearsal.network import Ports, allow_files
+from rehearsal.network import Ports, raise_file_limit
 from rehearsal.report import Console, Report
 from rehearsal.sandbox import bubblewrap
-from rehearsal.scene import Options, Scene, Stopped
+from rehearsal.scene import Options, RehearsalStoppedError, Scene
 from rehearsal.services import ServiceError
-from rehearsal.tree import Tree, find
+from rehearsal.tree import Tree, find_tree
 from rehearsal.variables import Environment, project_entropy
 
 PREFIX = "rehearsal-"  # of temporary directories
@@ -39,21 +39,21 @@ async def rehearse(options: Options, console: Console, complete: Complete) -> Re
     Raises:
         TreeError, ProjectError, ServiceError: nothing could be rehearsed; one sentence each.
     """
-    tree = find(options.repository, options.revision)
-    async with entered(options, console, tree) as scene:
+    tree = find_tree(options.repository, options.revision)
+    async with open_scene(options, console, tree) as scene:
         begun = time.monotonic()
-        with suppress(Stopped):
-            await go_through(scene, tree)
+        with suppress(RehearsalStoppedError):
+            await run_stages(scene, tree)
         scene.report.seconds = time.monotonic() - begun
         await complete(scene.report)
     return scene.report
 
 
-async def go_through(scene: Scene, tree: Tree) -> None:
+async def run_stages(scene: Scene, tree: Tree) -> None:
     """Do what the platform does, in its order.
 
     Raises:
-        Stopped: a stage failed without which there are no others.
+        RehearsalStoppedError: a stage failed without which there are no others.
     """
     options = scene.options
     configuration = preparation.validate(scene, tree, "tree")
@@ -61,7 +61,7 @@ async def go_through(scene: Scene, tree: Tree) -> None:
     images = Images(options.state, bwrap=scene.bwrap, entropy=scene.environment.entropy)
     before = None
     if options.previous is not None:
-        previous = find(options.repository, options.previous)
+        previous = find_tree(options.repository, options.previous)
         scene.report.previous = previous.title
         try:
             old = preparation.read(scene, previous, "previous")
@@ -87,21 +87,21 @@ async def go_through(scene: Scene, tree: Tree) -> None:
         live = await deploy.under_load(scene, before, image, deploy.stop_and_start)
 
     if live.is_serving:
-        await aftermath.look(scene, live)
+        await after_deploy.check_pages(scene, live)
     else:
-        scene.report.seen.append(f"After the deploy: {await scene.sight()}")
-    await aftermath.afterwards(scene, live)
+        scene.report.seen.append(f"After the deploy: {await scene.describe_responses()}")
+    await after_deploy.run_post_deploy(scene, live)
     if options.broken == "kill":
-        await aftermath.kill(scene, live)
+        await after_deploy.kill(scene, live)
     if options.keep:
         scene.report.address = scene.front.address
     elif live.is_serving:
-        await aftermath.stop(scene, live)
-    aftermath.inspect(scene, live, frozen)
+        await after_deploy.stop(scene, live)
+    after_deploy.inspect(scene, live, frozen)
 
 
 @asynccontextmanager
-async def entered(options: Options, console: Console, tree: Tree) -> AsyncIterator[Scene]:
+async def open_scene(options: Options, console: Console, tree: Tree) -> AsyncIterator[Scene]:
     """Take the environment for this rehearsal; end at the end whatever it has started."""
     options.place.mkdir(parents=True, exist_ok=True)
 
@@ -121,7 +121,7 @@ async def entered(options: Options, console: Console, tree: Tree) -> AsyncIterat
         await stack.enter_async_context(locked(options.place / "lock", waiting))
         options.kept.unlink(missing_ok=True)  # of one that was killed
         stack.callback(options.kept.unlink, missing_ok=True)
-        allow_files()
+        raise_file_limit()
         shutil.rmtree(options.logs, ignore_errors=True)
         options.logs.mkdir()
         # Short, because the path of a Unix socket may have about 100 bytes.

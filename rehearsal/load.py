@@ -91,7 +91,7 @@ class Load:
                 [await stack.enter_async_context(self.client(source)) for source in SOURCES]
             )
             group = await stack.enter_async_context(asyncio.TaskGroup())
-            capacity = await self.try_out(clients)
+            capacity = await self.measure_capacity(clients)
             rate = min(self.asked, capacity * SHARE) or self.asked
             pause = self.requests_per_visit / rate
             self.warm_up = min(WARM_UP, rate * WARM_UP_SECONDS)
@@ -125,7 +125,7 @@ class Load:
             "acknowledged": self.writes,
         }
 
-    async def try_out(self, clients: Iterator[aiohttp.ClientSession]) -> float:
+    async def measure_capacity(self, clients: Iterator[aiohttp.ClientSession]) -> float:
         """Return how many requests a second the server can answer here, with a cold start left out.
 
         0 if it does not answer as it must.
@@ -133,13 +133,13 @@ class Load:
         loop = asyncio.get_running_loop()
         end = loop.time() + 2 * EAGER_SECONDS
 
-        async def come_again() -> None:
+        async def visit_repeatedly() -> None:
             while loop.time() < end:
                 await self.visit(self.next_visit(), next(clients))
 
         async with asyncio.TaskGroup() as group:
             for _ in range(EAGER):
-                group.create_task(come_again())
+                group.create_task(visit_repeatedly())
             await asyncio.sleep(EAGER_SECONDS)
             answered, begun = self.answered, loop.time()
             # Not until the last of them is served: one may take very long.

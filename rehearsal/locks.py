@@ -61,7 +61,7 @@ def _try(descriptor: int) -> bool:
     return True
 
 
-def kept_word(file: Path, new: str) -> str:
+def persistent_secret(file: Path, new: str) -> str:
     """Return the word in a file; `new`, from then on, if there is no such file."""
     draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

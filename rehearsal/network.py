@@ -39,7 +39,7 @@ class Ports:
             holder.close()
 
 
-def allow_files() -> int:
+def raise_file_limit() -> int:
     """Let this process and its children open as many files as they may; return how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)

@@ -7,15 +7,15 @@ from dataclasses import replace
 from rehearsal import configuration as configurations
 from rehearsal import inspection, services
 from rehearsal.configuration import Configuration, ConfigurationError
-from rehearsal.findings import Weight
+from rehearsal.findings import Severity
 from rehearsal.front import FrontError, nginx
 from rehearsal.front import front as run_router
-from rehearsal.image import BuildFailed, Image, Images, check_python, freeze, hidden_by_mounts
+from rehearsal.image import BuildError, Image, Images, check_python, freeze, hidden_by_mounts
 from rehearsal.instance import prepare_mounts
 from rehearsal.project import read as read_project
 from rehearsal.report import Stage
 from rehearsal.sandbox import allow_removal
-from rehearsal.scene import Scene, Stopped
+from rehearsal.scene import RehearsalStoppedError, Scene
 from rehearsal.services import Databases, ServiceError
 from rehearsal.tree import Tree, uncommitted
 from rehearsal.validation import validate as find_faults
@@ -35,22 +35,22 @@ def validate(scene: Scene, tree: Tree, name: str) -> Configuration:
         scene.report.findings += found
         changes = uncommitted(tree)
         if changes:
-            scene.find(
+            scene.add_finding(
                 "validate",
                 f"{changes} files have changes that are not committed",
                 consequence="they are not part of a push, nor of this rehearsal",
-                weight=Weight.NOTE,
+                severity=Severity.NOTE,
             )
         stage.detail = f"{len(files)} files"
         try:
             configuration = configurations.read(directory)
         except ConfigurationError as error:
             if not found:
-                scene.find("validate", str(error))
-            raise Stopped from None
-    if not scene.options.force and any(f.weight is Weight.ERROR for f in found):
+                scene.add_finding("validate", str(error))
+            raise RehearsalStoppedError from None
+    if not scene.options.force and any(f.severity is Severity.ERROR for f in found):
         scene.console.say("  Stopped here; --force goes on to see what would come of it")
-        raise Stopped
+        raise RehearsalStoppedError
     return configuration
 
 
@@ -76,13 +76,13 @@ async def build(
     with scene.stage(stage) as entry:
         inside = f"{application.directory}/"
         if application.directory and not any(f.startswith(inside) for f in tree.files()):
-            scene.find(
+            scene.add_finding(
                 stage,
                 f"source.root is /{application.directory}, which the commit does not have",
                 consequence="the platform rejects the push",
                 line=configuration.line("applications", name, "source", "root"),
             )
-            raise Stopped
+            raise RehearsalStoppedError
         if stage == "build":
             scene.report.findings += check_python(application)
         try:
@@ -97,16 +97,16 @@ async def build(
                 # Without mounts of its own, an image is bound to its environment.
                 variant="" if scene.bwrap else scene.options.environment,
             )
-        except BuildFailed as error:
-            scene.find(
+        except BuildError as error:
+            scene.add_finding(
                 stage,
                 f"the build hook {error.result.ending}",
                 consequence="there is no deploy; the release before goes on serving",
-                mend=inspection.advice(error.result.output),
+                fix=inspection.suggest_fix(error.result.output),
                 line=configuration.line("applications", name, "hooks", "build"),
                 excerpt=error.result.tail(),
             )
-            raise Stopped from None
+            raise RehearsalStoppedError from None
         scene.report.findings += hidden_by_mounts(image)
         took = f"as built before, in {image.seconds:.1f} s" if image.reused else "new"
         entry.detail = f"{image.megabytes:.0f} MB, {took}"
@@ -119,14 +119,14 @@ def freeze_image(scene: Scene, image: Image, stage: Stage) -> None:
     if scene.bwrap is None:
         freeze(image)
         scene.stack.callback(allow_removal, image.directory)
-        scene.find(
+        scene.add_finding(
             "freeze",
             "without bubblewrap the image is a copy without write permission",
             consequence="not proven: that nothing is written outside mounts at runtime, that"
             " mounts hide what the image has there, and that only the container's files are"
             " used",
-            mend="install bubblewrap (Debian package: bubblewrap), and leave out --no-isolation",
-            weight=Weight.NOTE,
+            fix="install bubblewrap (Debian package: bubblewrap), and leave out --no-isolation",
+            severity=Severity.NOTE,
         )
 
 
@@ -191,12 +191,12 @@ async def clone(scene: Scene, source: str, names: list[str]) -> None:
 async def run_front(scene: Scene, image: Image) -> None:
     with scene.stage("front") as stage:
         if nginx() is None:
-            scene.find(
+            scene.add_finding(
                 "front",
                 "nginx is not installed (Debian package: nginx-light), so nothing stands before"
                 " the application",
                 consequence="not proven: how files are served, and what the router does",
-                weight=Weight.ERROR if os.environ.get("CI") else Weight.NOTE,
+                severity=Severity.ERROR if os.environ.get("CI") else Severity.NOTE,
             )
         port = scene.ports.reserve(scene.options.port)
         if scene.options.port not in {0, port}:
@@ -213,8 +213,8 @@ async def run_front(scene: Scene, image: Image) -> None:
                 )
             )
         except (FrontError, ValueError) as error:
-            scene.find("front", "the router does not take the routes", excerpt=str(error))
-            raise Stopped from None
+            scene.add_finding("front", "the router does not take the routes", excerpt=str(error))
+            raise RehearsalStoppedError from None
         stage.detail = f"{scene.front.address} for https://{scene.environment.domain}/"
 
 

@@ -8,7 +8,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 from rehearsal.project import Project
 
 STAGE = "probe"
@@ -62,10 +62,10 @@ async def probe(address: str, project: Project, *, with_files: bool) -> tuple[li
                     )
                 )
             elif number == 0 and with_files:
-                assets = await look_at_assets(client, page, answer, found)
+                assets = await check_assets(client, page, answer, found)
         if project.ready:
-            await look_at_readiness(client, project.ready, found)
-        await look_for_nothing(client, found)
+            await check_readiness(client, project.ready, found)
+        await check_missing_page(client, found)
     return found, f"{len(project.pages)} pages, {assets} assets, a missing page"
 
 
@@ -78,7 +78,7 @@ async def ask(client: httpx.AsyncClient, path: str, found: list[Finding]) -> htt
         return None
 
 
-async def look_at_readiness(client: httpx.AsyncClient, path: str, found: list[Finding]) -> None:
+async def check_readiness(client: httpx.AsyncClient, path: str, found: list[Finding]) -> None:
     answer = await ask(client, path, found)
     if answer is not None and answer.status_code != 200:
         found.append(
@@ -91,7 +91,7 @@ async def look_at_readiness(client: httpx.AsyncClient, path: str, found: list[Fi
         )
 
 
-async def look_for_nothing(client: httpx.AsyncClient, found: list[Finding]) -> None:
+async def check_missing_page(client: httpx.AsyncClient, found: list[Finding]) -> None:
     """A page that is not there must be said to be not there."""
     path = f"/rehearsal-{secrets.token_hex(4)}"
     answer = await ask(client, path, found)
@@ -100,12 +100,12 @@ async def look_for_nothing(client: httpx.AsyncClient, found: list[Finding]) -> N
             Finding(
                 STAGE,
                 f"a page that does not exist is answered with {answer.status_code}, not 404",
-                weight=Weight.ERROR if answer.status_code >= 500 else Weight.WARNING,
+                severity=Severity.ERROR if answer.status_code >= 500 else Severity.WARNING,
             )
         )
 
 
-async def look_at_assets(
+async def check_assets(
     client: httpx.AsyncClient, page: str, answer: httpx.Response, found: list[Finding]
 ) -> int:
     """Fetch what the page is made of; return how many files that is."""
@@ -122,11 +122,11 @@ async def look_at_assets(
                     STAGE,
                     f"{page} names {name}, which is answered with {asset.status_code}",
                     consequence="the page is shown without it",
-                    mend="build it in the build hook, and see that no mount hides it",
+                    fix="build it in the build hook, and see that no mount hides it",
                 )
             )
             continue
-        found += look_at_headers(name, asset)
+        found += check_headers(name, asset)
     return len(names)
 
 
@@ -141,7 +141,7 @@ def own(names: Iterable[str], address: str, page: str) -> Iterable[str]:
             yield f"{url.path}?{url.query}" if url.query else url.path
 
 
-def look_at_headers(name: str, asset: httpx.Response) -> list[Finding]:
+def check_headers(name: str, asset: httpx.Response) -> list[Finding]:
     """Judge how a file is compressed and kept."""
     found = []
     size = len(asset.content)
@@ -150,8 +150,8 @@ def look_at_headers(name: str, asset: httpx.Response) -> list[Finding]:
             Finding(
                 STAGE,
                 f"{name} is sent uncompressed ({size} bytes)",
-                mend="write a .gz and a .br beside it when it is built",
-                weight=Weight.WARNING,
+                fix="write a .gz and a .br beside it when it is built",
+                severity=Severity.WARNING,
             )
         )
     cache = asset.headers.get("cache-control", "")
@@ -165,14 +165,14 @@ def look_at_headers(name: str, asset: httpx.Response) -> list[Finding]:
                 f"{name} has a digest in its name and may be kept for"
                 f" {kept[1] if kept else 'no'} seconds only",
                 consequence="browsers ask for it again and again",
-                mend="give the location a rule with `expires: 1y` or a Cache-Control header",
-                weight=Weight.WARNING,
+                fix="give the location a rule with `expires: 1y` or a Cache-Control header",
+                severity=Severity.WARNING,
             )
         )
     return found
 
 
-async def sight(address: str, paths: Iterable[str], *, host: str) -> str:
+async def describe_responses(address: str, paths: Iterable[str], *, host: str) -> str:
     """Return what visitors of some pages see just now, in one line."""
     seen = []
     async with httpx.AsyncClient(

@@ -35,6 +35,23 @@ class Visit(Part):
     requests: list[Request] = Field(min_length=1)
 
 
+class Compatibility(Part):
+    """How the tests of the previous release run on the schema of this one; see compatibility.py."""
+
+    command: str = Field(default="python -m pytest -q", min_length=1)
+    """Runs the tests, with pytest's exit codes."""
+    migrations: str = Field(default="alembic/versions", min_length=1)
+    """The folder of the migrations."""
+    configuration: str = Field(default="alembic.ini", min_length=1)
+    """Alembic's configuration file, which names that folder."""
+    variable: str = Field(default="TEST_MIGRATIONS", pattern="^[A-Z_][A-Z0-9_]*$")
+    """Tells a `conftest.py` the path of `configuration`, whose migrations make the schema."""
+    built: list[str] = []
+    """What Git does not have and the application needs to start: taken from the working tree."""
+    guide: str | None = None
+    """A document to name when the release does not work on the schema."""
+
+
 class Project(Part):
     """What to ask the application."""
 
@@ -44,8 +61,7 @@ class Project(Part):
     """Answered with 200 to anybody; the first one's assets are looked at."""
     ready: str | None = None
     """Answered with 200 only while the application can serve on the schema it finds."""
-    compatibility: str | None = None
-    """The command that runs a release's tests on the schema of the next; see compatibility.py."""
+    compatibility: Compatibility = Compatibility()
     rate: float = Field(default=220, gt=0)
     """Requests a second of the load."""
     load: list[Visit] = []

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2", "bold": "1"}
 TICK_SECONDS = 0.1
@@ -59,7 +59,7 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        return int(any(finding.weight is Weight.ERROR for finding in self.findings))
+        return int(any(finding.severity is Severity.ERROR for finding in self.findings))
 
     def document(self) -> dict[str, Any]:
         """Return the report for machines."""
@@ -135,11 +135,11 @@ class Console:
 
     def finding(self, finding: Finding) -> None:
         """Write one finding."""
-        colour = {Weight.ERROR: "red", Weight.WARNING: "yellow", Weight.NOTE: "dim"}
-        head = f"{finding.weight.value}:"
+        colour = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
+        head = f"{finding.severity.value}:"
         place = f"{finding.place}: " if finding.place else ""
-        self.say(f"    {self.paint(head, colour[finding.weight])} {place}{finding.message}")
-        for label, text in (("then", finding.consequence), ("mend", finding.mend)):
+        self.say(f"    {self.paint(head, colour[finding.severity])} {place}{finding.message}")
+        for label, text in (("then", finding.consequence), ("fix", finding.fix)):
             if text:
                 self.say(f"           {self.paint(label, 'dim')}  {text}")
         for line in finding.excerpt.splitlines():
@@ -155,12 +155,12 @@ class Console:
         for line in report.seen:
             self.say(f"  {line}")
         counts = {
-            weight: sum(finding.weight is weight for finding in report.findings)
-            for weight in Weight
+            severity: sum(finding.severity is severity for finding in report.findings)
+            for severity in Severity
         }
         parts = [
-            f"{count} {weight.value}{'s' if count > 1 else ''}"
-            for weight, count in counts.items()
+            f"{count} {severity.value}{'s' if count > 1 else ''}"
+            for severity, count in counts.items()
             if count
         ]
         verdict = (

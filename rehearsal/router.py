@@ -4,9 +4,7 @@ It speaks plain HTTP, and says to the application that it was HTTPS, as it is on
 """
 
 import re
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -138,13 +136,6 @@ proxy_cache_revalidate on;
 {written_servers}
 }}
 """
-
-
-def forget(scratch: str) -> None:
-    """Empty the cache of a router, running or not, as a build does."""
-    with suppress(FileNotFoundError):
-        for directory in _cache(scratch).iterdir():
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _cache(scratch: str) -> Path:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rehearsal import inspection
 from rehearsal.configuration import CONFIG_FILE
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 from rehearsal.front import Front, nginx
 from rehearsal.image import Image
 from rehearsal.instance import Instance, prepare_mounts
 from rehearsal.network import Ports
-from rehearsal.probe import sight
+from rehearsal.probe import describe_responses
 from rehearsal.project import Project
 from rehearsal.report import Console, Report, Stage
 from rehearsal.sandbox import Result
@@ -23,7 +23,7 @@ from rehearsal.variables import Endpoint, Environment, runtime_variables
 READY_SECONDS = 30.0
 
 
-class Stopped(Exception):
+class RehearsalStoppedError(Exception):
     """There is no sense in going on; the findings say why."""
 
 
@@ -48,6 +48,8 @@ class Options:
     keep: bool = False
     schema: Path | None = None
     port: int = 0
+    command: str = "upsun-rehearse"
+    """What rehearses this repository once more, to be named in messages."""
 
     @property
     def place(self) -> Path:
@@ -67,7 +69,7 @@ class Options:
     def stop_command(self) -> str:
         """Return what ends a rehearsal that is kept."""
         other = f" --environment {self.environment}" if self.environment != "production" else ""
-        return f"make rehearse ARGS='--stop{other}'"
+        return f"{self.command} --stop{other}"
 
 
 @dataclass
@@ -115,19 +117,19 @@ class Scene:
         finally:
             stage.seconds = time.monotonic() - begun
             found = self.report.findings[known:]
-            if any(finding.weight is Weight.ERROR for finding in found):
+            if any(finding.severity is Severity.ERROR for finding in found):
                 stage.result = "failed"
             self.report.stages.append(stage)
             self.console.ended(stage, found)
 
-    def find(
+    def add_finding(
         self,
         stage: str,
         message: str,
         *,
         consequence: str = "",
-        mend: str = "",
-        weight: Weight = Weight.ERROR,
+        fix: str = "",
+        severity: Severity = Severity.ERROR,
         line: int = 0,
         excerpt: str = "",
     ) -> None:
@@ -137,8 +139,8 @@ class Scene:
                 stage=stage,
                 message=message,
                 consequence=consequence,
-                mend=mend,
-                weight=weight,
+                fix=fix,
+                severity=severity,
                 file=CONFIG_FILE if line else "",
                 line=line,
                 excerpt=excerpt,
@@ -194,11 +196,11 @@ class Scene:
             "post_start": "the platform reports it and goes on",
             "post_deploy": "the platform reports it and goes on",
         }
-        self.find(
+        self.add_finding(
             stage.name,
             f"{keys[-1] if 'crons' not in keys else ' '.join(keys[:2])} {result.ending}",
             consequence=consequences.get(keys[-1], ""),
-            mend=inspection.advice(result.output),
+            fix=inspection.suggest_fix(result.output),
             line=image.configuration.line("applications", image.application, *keys),
             excerpt=result.tail(),
         )
@@ -210,8 +212,10 @@ class Scene:
         if self.project.ready and not await inspection.is_ready(
             address + self.project.ready, READY_SECONDS, host=self.environment.domain
         ):
-            self.find(
-                stage, f"{self.project.ready} does not become 200", excerpt=await self.sight()
+            self.add_finding(
+                stage,
+                f"{self.project.ready} does not become 200",
+                excerpt=await self.describe_responses(),
             )
 
     def database_names(self) -> list[str]:
@@ -228,7 +232,9 @@ class Scene:
             for name in self.database_names():
                 await do(self.databases, name)
 
-    async def sight(self, address: str = "") -> str:
+    async def describe_responses(self, address: str = "") -> str:
         """Return what visitors see just now."""
         paths = [self.project.pages[-1], *filter(None, [self.project.ready])]
-        return await sight(address or self.front.address, paths, host=self.environment.domain)
+        return await describe_responses(
+            address or self.front.address, paths, host=self.environment.domain
+        )

@@ -14,10 +14,10 @@ from urllib.parse import quote, urlsplit
 
 import asyncpg
 
-from development.postgres import MAJOR, PostgresError, postgres
+from embedded_postgres import MAJOR, PostgresError, postgres
 from rehearsal.configuration import Application, Configuration
-from rehearsal.findings import Finding, Weight
-from rehearsal.locks import kept_word
+from rehearsal.findings import Finding, Severity
+from rehearsal.locks import persistent_secret
 from rehearsal.network import accepts
 from rehearsal.sandbox import start_helper
 from rehearsal.variables import Endpoint
@@ -100,7 +100,7 @@ class Databases:
         """Connect to a database as the superuser."""
         return await asyncpg.connect(f"{self.url.rpartition('/')[0]}/{quote(name)}")
 
-    async def forbid_changes(self, name: str) -> None:
+    async def block_schema_changes(self, name: str) -> None:
         """Let every statement that changes the schema fail, as a broken migration does."""
         connection = await self.connect(name)
         try:
@@ -114,8 +114,8 @@ class Databases:
         finally:
             await connection.close()
 
-    async def allow_changes(self, name: str) -> None:
-        """End what `forbid_changes` began."""
+    async def allow_schema_changes(self, name: str) -> None:
+        """End what `block_schema_changes` began."""
         connection = await self.connect(name)
         try:
             await connection.execute(
@@ -125,21 +125,21 @@ class Databases:
         finally:
             await connection.close()
 
-    async def shut(self, name: str) -> None:
+    async def block_connections(self, name: str) -> None:
         """Let nobody connect to a database any more, and end who is connected."""
         await self._execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         await self._fetch(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1", name
         )
 
-    async def open(self, name: str) -> None:
-        """End what `shut` began."""
+    async def allow_connections(self, name: str) -> None:
+        """End what `block_connections` began."""
         await self._execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
     async def _make_role(self, file: Path) -> None:
         letters = string.ascii_letters + string.digits
         word = "".join(secrets.choice(letters) for _ in range(24))
-        self.password = kept_word(file, word[:12] + TRAPS + word[12:])
+        self.password = persistent_secret(file, word[:12] + TRAPS + word[12:])
         with suppress(asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
             await self._execute(f'CREATE ROLE "{ROLE}" LOGIN')
         password = self.password.replace("'", "''")
@@ -213,15 +213,15 @@ async def running(
                 database = databases.name(environment, name)
                 await databases.create(database)
                 # A rehearsal that was killed may have left it as it had broken it.
-                await databases.open(database)
-                await databases.allow_changes(database)
+                await databases.allow_connections(database)
+                await databases.allow_schema_changes(database)
                 endpoints[relationship] = databases.endpoint(database, name, service.type)
                 if service.version and service.version != str(MAJOR):
                     found.append(
                         Finding(
                             "services",
                             f"PostgreSQL {service.version} is asked for, and rehearsed on {MAJOR}",
-                            weight=Weight.NOTE,
+                            severity=Severity.NOTE,
                         )
                     )
             elif service.kind in {"redis", "redis-persistent", "valkey", "valkey-persistent"}:
@@ -235,7 +235,7 @@ async def running(
                         "services",
                         f"{name}: a service of type {service.type} cannot be rehearsed",
                         consequence="the application does not find its variables here",
-                        weight=Weight.WARNING,
+                        severity=Severity.WARNING,
                     )
                 )
         yield endpoints

@@ -48,7 +48,7 @@ class Tree:
         return directory
 
 
-def find(repository: Path, revision: str) -> Tree:
+def find_tree(repository: Path, revision: str) -> Tree:
     """Find a commit.
 
     Raises:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rehearsal.configuration import Application, Configuration
-from rehearsal.locks import kept_word
+from rehearsal.locks import persistent_secret
 
 # How package managers reach their registries on this machine.
 REGISTRIES = ("PIP_", "NPM_CONFIG_", "SSL_CERT_", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
@@ -98,7 +98,7 @@ class Endpoint:
 
 def project_entropy(state: Path) -> str:
     """Return the project's word, the same in all environments for ever."""
-    return kept_word(state / "entropy", secrets.token_hex(28).upper())
+    return persistent_secret(state / "entropy", secrets.token_hex(28).upper())
 
 
 def encode(value: object) -> str:

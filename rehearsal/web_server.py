@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rehearsal.configuration import Application, Location, Rule
-from rehearsal.network import allow_files
+from rehearsal.network import raise_file_limit
 
 # Where distributions put the modules of their nginx.
 MODULE_DIRECTORIES = (
@@ -132,7 +132,7 @@ DOLLAR = 'geo $dollar { default "$"; }'
 
 def preamble(scratch: str, *, log: str = "error") -> str:
     """Return how nginx runs here: in the foreground, and with all its files below `scratch`."""
-    files = allow_files()
+    files = raise_file_limit()
     return f"""
 daemon off;
 {"user root;" if os.geteuid() == 0 else ""}

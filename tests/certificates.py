@@ -5,7 +5,7 @@ import ssl
 import subprocess
 from pathlib import Path
 
-from tests.tools import require
+from development.programs import require
 
 
 async def server_context(directory: Path, host: str) -> tuple[Path, ssl.SSLContext]:

@@ -1,21 +1,15 @@
-"""A real PostgreSQL for the whole run, and a database of its own for each test that asks."""
+"""The application, and a database of its own for each test that asks for one."""
 
-import fcntl
-import gc
 import os
 import secrets
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import asyncpg
-import psutil
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -26,110 +20,26 @@ from sqlalchemy import make_url
 
 from app import create_app
 from app.settings import ROOT, Settings
-from development.postgres import postgres
+from development.programs import require
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.web import templating
 from quart_upsun.web.assets import AssetsMissingError
-from tests.tools import require, summary
 
 if TYPE_CHECKING:
-    from tests.rehearsal.releases import Releases
-
-_stack = ExitStack()
-
-# Beside the cluster: where the processes of one run of tests agree on who runs alone.
-TURN = "TEST_TURN"
-
-MEMORY = Path("/dev/shm")
-ROOM = 4 * 2**30  # bytes; a run takes a fraction
-
-
-def quick_place() -> str:
-    """Return where a cluster is quick, or the usual place.
-
-    A database is a thousand files that come and go with a test. On a disk that can take longer than
-    the test itself.
-    """
-    if os.access(MEMORY, os.W_OK):
-        free = min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available)
-        if free > ROOM:
-            return str(MEMORY)
-    return tempfile.gettempdir()
+    from tests.deploy.releases import Releases
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the server once, in the process that hands the tests out."""
-    # A shell without job control starts what is in the background with SIGINT ignored, and the
-    # programs that tests start and interrupt would inherit that.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    # What the developer's shell says about databases and platforms is not for the tests.
-    for name in list(os.environ):
-        if name.startswith(("PLATFORM_", "POSTGRESQL_", "DB_")) or name in {
-            *(field.upper() for field in Settings.model_fields),
-            "SECRET_KEY_FALLBACKS",
-        }:
-            del os.environ[name]
+    # What the developer's shell says to the application is not for the tests.
+    for name in (*Settings.model_fields, "secret_key_fallbacks"):
+        os.environ.pop(name.upper(), None)
     # The databases of tests belong to the tests, and to the processes that they start.
     os.environ["DATABASE_ENVIRONMENT"] = "tests"
     if not hasattr(config, "workerinput"):
-        temporary = tempfile.TemporaryDirectory(prefix="quart-upsun-", dir=quick_place())
-        directory = Path(_stack.enter_context(temporary))
-        os.environ[TURN] = str(directory / "turn")
-        os.environ["TEST_SERVER_URL"] = _stack.enter_context(
-            postgres(directory / "data", durable=False, max_connections=300)
-        )
         # Each application would compile its templates anew, and each server that tests start:
         # that would be most of the time that many a test takes.
         with suppress(AssetsMissingError):  # the tests that need them say so
             templating.compile_all("app")
-
-
-def pytest_collection_finish() -> None:
-    """Take what is loaded out of the garbage collector's way: it would look at it for each test."""
-    gc.collect()
-    gc.freeze()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in one line which programs are missing, instead of once for each test."""
-    reports = terminalreporter.stats.get("skipped", [])
-    for line in summary(report.longrepr[2] for report in reports):
-        terminalreporter.write_line(line, yellow=True)
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    _stack.close()
-
-
-@contextmanager
-def turn(*, alone: bool) -> Iterator[None]:
-    """Run beside other tests, or when they have ended and none begins."""
-    place = os.environ[TURN]
-    with open(f"{place}.next", "w") as queue, open(f"{place}.now", "w") as running:
-        # Who waits to be alone waits here with all who come later: else some test always runs.
-        fcntl.flock(queue, fcntl.LOCK_EX)
-        fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(queue, fcntl.LOCK_UN)
-        yield
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
-    with turn(alone=False):
-        yield
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    with turn(alone=item.get_closest_marker("alone") is not None):
-        yield
-
-
-@pytest.fixture(scope="session")
-def server_url() -> str:
-    """The address of the test server's maintenance database."""
-    return os.environ["TEST_SERVER_URL"]
 
 
 async def create_database(server_url: str, template: str) -> str:
@@ -220,7 +130,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> "Releases":
 
     For tests in the group `builds` alone: elsewhere they would be built once more.
     """
-    from tests.rehearsal.releases import make_releases
+    from tests.deploy.releases import make_releases
 
     return make_releases(tmp_path_factory.mktemp("releases"))
 
@@ -228,7 +138,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> "Releases":
 @pytest.fixture(scope="session")
 async def images(releases: "Releases") -> dict[str, Path]:
     """What the build hook has made of the first and the second of them, by revision."""
-    from tests.rehearsal.releases import build_images
+    from tests.deploy.releases import build_images
 
     require("bwrap")
     return await build_images(releases)

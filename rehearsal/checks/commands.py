@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rehearsal.checks import shell
 from rehearsal.checks.context import STAGE, Context
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 
 # What bash has, and dash takes for the name of a program.
 BASH = {"[[", "declare", "function", "let", "popd", "pushd", "shopt", "source", "typeset"}
@@ -34,8 +34,8 @@ def check_dash(context: Context) -> Iterator[Finding]:
         yield Finding(
             STAGE,
             "dash is not installed, so whether it reads the commands was not checked",
-            mend="install dash",
-            weight=Weight.NOTE,
+            fix="install dash",
+            severity=Severity.NOTE,
         )
 
 
@@ -83,7 +83,7 @@ def check_tracing(context: Context) -> Iterator[Finding]:
                     "has `set -x`",
                     "commands are printed with the secrets in them, into a log that many can read",
                     "delete the x",
-                    Weight.WARNING,
+                    Severity.WARNING,
                     line_of_text=command.line,
                 )
 

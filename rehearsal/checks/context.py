@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from rehearsal.checks import shell
 from rehearsal.configuration import CONFIG_FILE, Application, Commands, Configuration, Keys
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 
 STAGE = "validate"
 
@@ -52,8 +52,8 @@ class Context:
         keys: Keys,
         problem: str,
         consequence: str,
-        mend: str,
-        weight: Weight = Weight.ERROR,
+        fix: str,
+        severity: Severity = Severity.ERROR,
         *,
         line_of_text: int = 0,
     ) -> Finding:
@@ -63,15 +63,15 @@ class Context:
             keys: the place, whose name begins the message.
             problem: the rest of the sentence.
             consequence: what the platform or a visitor would do.
-            mend: how to mend it.
-            weight: how much it counts.
+            fix: how to fix it.
+            severity: how much it counts.
             line_of_text: the line within the shell text at that place, from 1.
         """
         line = self.configuration.line(*keys)
         if line_of_text and re.search(r":\s*\|[-+\d]*\s*(#.*)?$", self.source[line - 1]):
             line += line_of_text
         return Finding(
-            STAGE, f"{'.'.join(keys)} {problem}", consequence, mend, weight, CONFIG_FILE, line
+            STAGE, f"{'.'.join(keys)} {problem}", consequence, fix, severity, CONFIG_FILE, line
         )
 
     def applications(self) -> Iterator[tuple[Keys, str, Application]]:

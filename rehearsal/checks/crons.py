@@ -30,7 +30,7 @@ def check_specs(context: Context) -> Iterator[Finding]:
     for keys, _, application in context.applications():
         for name, cron in application.crons.items():
             place = (*keys, "crons", name, "spec")
-            mend = "write five fields, such as `H/15 * * * *` for every quarter of an hour"
+            fix = "write five fields, such as `H/15 * * * *` for every quarter of an hour"
             try:
                 shortest = interval(cron.spec)
             except SpecError as error:
@@ -38,7 +38,7 @@ def check_specs(context: Context) -> Iterator[Finding]:
                     place,
                     f"({cron.spec}) is no time: {error}",
                     "the platform rejects the push",
-                    mend,
+                    fix,
                 )
                 continue
             if shortest < MINUTES:

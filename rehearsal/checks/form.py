@@ -16,7 +16,7 @@ from rehearsal.configuration import (
     interpret,
     line_of,
 )
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 
 REJECTED = "the platform rejects the push"
 LONG = 200
@@ -51,9 +51,11 @@ def _own(raw: dict[str, Any], lines: dict[Keys, int]) -> Iterator[Finding]:
             yield _finding(message, line, "see Upsun's reference of .upsun/config.yaml")
 
 
-def _finding(message: str, line: int, mend: str = "", weight: Weight = Weight.ERROR) -> Finding:
-    consequence = REJECTED if weight is Weight.ERROR else ""
-    return Finding(STAGE, message, consequence, mend, weight, CONFIG_FILE, line)
+def _finding(
+    message: str, line: int, fix: str = "", severity: Severity = Severity.ERROR
+) -> Finding:
+    consequence = REJECTED if severity is Severity.ERROR else ""
+    return Finding(STAGE, message, consequence, fix, severity, CONFIG_FILE, line)
 
 
 def _local_mounts(raw: Any, lines: dict[Keys, int]) -> Iterator[Finding]:
@@ -87,7 +89,7 @@ def _against(path: Path | None, raw: Any, lines: dict[Keys, int]) -> Iterator[Fi
     try:
         validator = jsonschema.Draft7Validator(json.loads(path.read_text()))
     except (OSError, ValueError) as problem:
-        yield _finding(f"the schema cannot be read: {problem}", 0, weight=Weight.NOTE)
+        yield _finding(f"the schema cannot be read: {problem}", 0, severity=Severity.NOTE)
         return
     for error in map(_deepest, validator.iter_errors(raw)):
         keys = tuple(str(key) for key in error.absolute_path)
@@ -125,7 +127,7 @@ def check_other_files(files: frozenset[str]) -> Iterator[Finding]:
                 f"{file} is the configuration of an older platform",
                 f"it is ignored; {CONFIG_FILE} counts",
                 "delete it",
-                Weight.WARNING,
+                Severity.WARNING,
                 file,
             )
         elif (
@@ -136,6 +138,6 @@ def check_other_files(files: frozenset[str]) -> Iterator[Finding]:
                 f"{file} is not part of this rehearsal",
                 "the platform reads all files there as one configuration",
                 f"keep everything in {CONFIG_FILE}",
-                Weight.NOTE,
+                Severity.NOTE,
                 file,
             )

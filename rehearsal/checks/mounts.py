@@ -7,7 +7,7 @@ from itertools import combinations
 from rehearsal.checks.context import Context, is_below, normal
 from rehearsal.checks.shell import Command
 from rehearsal.configuration import Application, Keys
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 
 # These files only keep an empty directory in Git.
 PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep"}
@@ -46,7 +46,7 @@ def check_sources(context: Context) -> Iterator[Finding]:
                 "has no `source_path`",
                 "under a new name the mount would be empty, and its files lost",
                 f"write `source_path: {normal(key).rpartition('/')[2] or 'files'}`",
-                Weight.WARNING,
+                Severity.WARNING,
             )
 
 
@@ -68,7 +68,7 @@ def check_overlaps(context: Context) -> Iterator[Finding]:
                 f"lies in the mount {outer!r}",
                 "which of them gets a file depends on the order of mounting",
                 "use directories beside each other",
-                Weight.WARNING,
+                Severity.WARNING,
             )
 
 
@@ -102,7 +102,7 @@ def check_hidden_build(context: Context) -> Iterator[Finding]:
                         f"{'writes to' if writes else 'names'} {key}, which is a mount",
                         "the mount hides what the build puts there",
                         "build into another directory, and copy in `deploy`",
-                        Weight.ERROR if writes else Weight.WARNING,
+                        Severity.ERROR if writes else Severity.WARNING,
                         line_of_text=command.line,
                     )
                     break

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from rehearsal.checks.context import Context, Text, is_below, normal
 from rehearsal.configuration import Application, Location
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 
 DAEMON_OPTIONS = {"-D", "--daemon", "--daemonize", "--detach"}
 DETACHING = {"nohup", "setsid"}
@@ -67,7 +67,7 @@ def check_background(context: Context) -> Iterator[Finding]:
                     f"begins with `{words[0]}`",
                     "signals may not reach the program, so that it does not stop in time",
                     "use `exec` alone",
-                    Weight.WARNING,
+                    Severity.WARNING,
                     line_of_text=command.line,
                 )
 
@@ -97,7 +97,7 @@ def check_exec(context: Context) -> Iterator[Finding]:
                 f"runs `{commands[-1].words[0]}` below a shell",
                 "SIGTERM stops the shell, and the server is killed with requests in flight",
                 "write `exec` before the last command",
-                Weight.WARNING,
+                Severity.WARNING,
                 line_of_text=commands[-1].line,
             )
 
@@ -150,7 +150,7 @@ def check_development_server(context: Context) -> Iterator[Finding]:
                     f"runs a development server (`{match[1] if match else '--reload'}`)",
                     "it is slow, and may show its source code to visitors",
                     "use a server for production, such as gunicorn or hypercorn",
-                    Weight.WARNING,
+                    Severity.WARNING,
                     line_of_text=command.line,
                 )
 
@@ -175,7 +175,7 @@ def check_roots(context: Context) -> Iterator[Finding]:
                     f"is {location.root}, which neither Git, nor a mount, nor the build hook has",
                     "requests there are answered with 404",
                     "name a directory that is there",
-                    Weight.WARNING,
+                    Severity.WARNING,
                 )
 
 
@@ -190,7 +190,7 @@ def check_rules(context: Context) -> Iterator[Finding]:
                         (*keys, "web", "locations", url, "rules", pattern),
                         f"is no regular expression: {error}",
                         "the web server does not start with it",
-                        "mend the expression",
+                        "fix the expression",
                     )
 
 

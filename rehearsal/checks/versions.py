@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from rehearsal.checks.context import Context
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 
 Version = tuple[int, ...]
 
@@ -36,7 +36,7 @@ def check_runtime(context: Context) -> Iterator[Finding]:
                 f"asks for Python {text}, which is deprecated",
                 "the image gets no repairs, and goes away one day",
                 "use Python 3.13 or 3.14",
-                Weight.WARNING,
+                Severity.WARNING,
             )
         elif _version(text) not in PYTHON:
             yield context.find(
@@ -56,14 +56,14 @@ def check_services(context: Context) -> Iterator[Finding]:
         version = _version(service.version)
         if len(version) == len(oldest) and oldest <= version <= newest:
             continue
-        mend = f"use a version from {_text(oldest)} to {_text(newest)}"
+        fix = f"use a version from {_text(oldest)} to {_text(newest)}"
         if version in deprecated:
             yield context.find(
                 ("services", name, "type"),
                 f"asks for {kind} {service.version}, which is deprecated",
                 "it gets no repairs, and goes away one day",
-                mend,
-                Weight.WARNING,
+                fix,
+                Severity.WARNING,
             )
         else:
             yield context.find(
@@ -71,7 +71,7 @@ def check_services(context: Context) -> Iterator[Finding]:
                 f"asks for {kind} {service.version or 'of no version'},"
                 " which the platform does not have",
                 "the platform rejects the push",
-                mend,
+                fix,
             )
 
 
@@ -83,7 +83,7 @@ def check_profile(context: Context) -> Iterator[Finding]:
                 "names no `container_profile`",
                 "it gets HIGH_CPU: 224 MB to begin with, and 64 MB in a preview",
                 "write `container_profile: BALANCED`",
-                Weight.WARNING,
+                Severity.WARNING,
             )
 
 

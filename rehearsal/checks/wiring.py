@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rehearsal.checks.context import Context
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 
 # Endpoints that a service has without being told.
 ENDPOINTS = {
@@ -37,7 +37,7 @@ def check_relationships(context: Context) -> Iterator[Finding]:
                     "names no endpoint",
                     "the platform may not know what is meant",
                     f'write "{target}:{service.kind.partition("-")[0]}"',
-                    Weight.WARNING,
+                    Severity.WARNING,
                 )
             elif endpoint and (known := _endpoints(context, target)) and endpoint not in known:
                 yield context.find(
@@ -59,7 +59,7 @@ def check_database_url(context: Context) -> Iterator[Finding]:
                 "defines DATABASE_URL by itself",
                 "it begins with pgsql://, which SQLAlchemy and others do not know",
                 "call the relationship `postgresql`",
-                Weight.WARNING,
+                Severity.WARNING,
             )
 
 
@@ -87,7 +87,7 @@ def check_unused_services(context: Context) -> Iterator[Finding]:
                 "is not used by any relationship",
                 "it runs and costs, and no application can reach it",
                 "add a relationship, or delete the service",
-                Weight.WARNING,
+                Severity.WARNING,
             )
 
 
@@ -137,7 +137,7 @@ def check_redirects(context: Context) -> Iterator[Finding]:
                 f"leads to {route.to}, outside of this project",
                 "visitors of every environment, previews included, are sent there",
                 "see that this is meant",
-                Weight.WARNING,
+                Severity.WARNING,
             )
 
 
@@ -149,7 +149,7 @@ def check_any_route(context: Context) -> Iterator[Finding]:
             "leads to no application: the file defines no route",
             "which URL reaches which application is left to the platform",
             f'define "https://{{default}}/" with `upstream: "{name}:http"`',
-            Weight.WARNING,
+            Severity.WARNING,
         )
 
 

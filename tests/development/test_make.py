@@ -18,7 +18,8 @@ import pytest
 from sqlalchemy import make_url
 
 from app.settings import ROOT
-from development.postgres import postgres
+from development.programs import require
+from embedded_postgres import postgres
 from tests.development.clone import (
     assert_nothing_left,
     environment,
@@ -29,7 +30,6 @@ from tests.development.clone import (
 )
 from tests.migrations.recipes import head
 from tests.repository import checkout
-from tests.tools import require
 
 SERVER = (".venv/bin/python", "-m", "development")
 

@@ -10,12 +10,13 @@ import jsonschema
 import pytest
 
 from app.settings import ROOT
-from development import postgres
+from development.programs import require
+from embedded_postgres import MAJOR
 from quart_upsun.http.headers import SECURITY_HEADERS, STRICT_TRANSPORT
 from quart_upsun.web.assets import DIGESTED, YEAR, read_manifest
-from tests.platform.upsun import APPLICATION, COMMANDS, CONFIG, HOOKS, WORKERS
+from rehearsal.validation import validate
+from tests.platform.upsun import APPLICATION, COMMANDS, CONFIG, CONFIGURATION, HOOKS, WORKERS
 from tests.repository import tracked_files
-from tests.tools import require
 
 SCHEMA = ROOT.parent / "shared" / "upsun" / "config.schema.json"
 STATIC: dict[str, Any] = APPLICATION["web"]["locations"]["/static"]
@@ -33,6 +34,13 @@ SUPPORTED = {(3, 13), (3, 14)}
 def matching(path: str) -> list[str]:
     """Return the rules for a request, as a web server finds them."""
     return [pattern for pattern in RULES if re.search(pattern, path)]
+
+
+@pytest.mark.requires("dash")
+def test_the_rehearsal_finds_nothing_wrong() -> None:
+    schema = SCHEMA if SCHEMA.exists() else None
+    assert validate(ROOT, files=tracked_files(), schema=schema) == []
+    assert [route.application for route in CONFIGURATION.routes.values()] == ["app", ""]
 
 
 def test_follows_the_schema() -> None:
@@ -122,7 +130,7 @@ def test_mounts_hide_nothing_and_take_what_is_published() -> None:
 
 def test_versions_are_those_of_development() -> None:
     service = CONFIG["services"]["postgresql"]["type"]
-    assert service == f"postgresql:{postgres.MAJOR}"
+    assert service == f"postgresql:{MAJOR}"
 
     language, _, text = APPLICATION["type"].partition(":")
     version = tuple(map(int, text.split(".")))

@@ -19,6 +19,7 @@ import httpx
 import pytest
 from sqlalchemy import URL, make_url
 
+from tests.deploy.releases import Releases
 from tests.platform.upsun import (
     COMMANDS,
     HOOKS,
@@ -30,7 +31,6 @@ from tests.platform.upsun import (
     reserved_port,
     runtime_variables,
 )
-from tests.rehearsal.releases import Releases
 from tests.repository import checkout
 
 # The images are those of the rehearsals.

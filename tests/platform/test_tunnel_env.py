@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from development.programs import require
 from tests.platform.test_environment import (
     EVERYWHERE,
     PASSWORD,
@@ -18,7 +19,6 @@ from tests.platform.test_environment import (
     service_variables,
     tunnel_endpoint,
 )
-from tests.tools import require
 
 LIST = encode({"postgresql": [tunnel_endpoint()]})
 OBJECT = encode({"postgresql": {"0": tunnel_endpoint()}})

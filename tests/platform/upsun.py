@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import URL
 
 from app.settings import ROOT
+from development.programs import require
 from rehearsal import sandbox, variables
 from rehearsal.configuration import read
-from rehearsal.image import find_python, stand_in
+from rehearsal.image import find_python, link_interpreter
 from rehearsal.network import Ports
-from tests.tools import require
 
 CONFIGURATION = read(ROOT)
 CONFIG: Mapping[str, Any] = CONFIGURATION.raw
@@ -144,5 +144,5 @@ def programs() -> list[str]:
 
 def image(directory: Path) -> Path:
     """Make the part of an image that Python is in."""
-    stand_in(directory / "bin", find_python(APPLICATION["type"]))
+    link_interpreter(directory / "bin", find_python(APPLICATION["type"]))
     return directory

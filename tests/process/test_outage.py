@@ -13,7 +13,7 @@ import asyncpg
 import httpx
 import psutil
 
-from development.postgres import postgres
+from embedded_postgres import postgres
 from quart_upsun.database.connection import CONNECT_TIMEOUT, STATEMENT_TIMEOUT
 from tests.features.factories import Person
 from tests.process.servers import Server, migrate, serving

@@ -11,6 +11,7 @@ from app.bookmarks import uploads
 from app.bookmarks.jobs import TASK
 from app.links.api import READ, WRITE
 from quart_upsun.jobs.models import Job
+from quart_upsun.policy import policy_of
 from quart_upsun.testing import runner_of
 from tests.features.api.resources import token_of
 from tests.features.bookmarks.test_imports import bookmarks
@@ -45,7 +46,7 @@ async def test_a_token_that_may_only_read_imports_nothing(app: Quart, client: Cl
 def test_exports_have_a_limit(app: Quart) -> None:
     views = {rule.rule: app.view_functions[rule.endpoint] for rule in app.url_map.iter_rules()}
     for path in ("/links/export.<form>", "/api/v1/links/export"):
-        assert hasattr(views[path], "limit"), path
+        assert policy_of(views[path]).limit, path
 
 
 async def send(ada: Program, content: bytes, content_type: str = "text/html") -> Answer:

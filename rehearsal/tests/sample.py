@@ -1,4 +1,4 @@
-"""A small project for Upsun that is not this application, and rehearsals of it."""
+"""A small project for Upsun, and rehearsals of it."""
 
 import os
 import subprocess
@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from rehearsal import lifecycle
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 from rehearsal.report import Console, Report
 from rehearsal.scene import Options
-from tests.tools import require
 
 CONFIG = """\
 applications:
@@ -125,12 +124,8 @@ def sample(directory: Path, *changes: tuple[str, str, str], **files: str) -> Pat
     return directory
 
 
-async def rehearse(
-    repository: Path, state: Path, *, checked: bool = True, **choices: object
-) -> Report:
-    """Rehearse what is committed in a repository; if `checked`, with all that it needs."""
-    for program in ("bwrap", "nginx") if checked else ():
-        require(program)
+async def rehearse(repository: Path, state: Path, **choices: object) -> Report:
+    """Rehearse what is committed in a repository."""
     options = replace(Options(repository=repository, state=state), **choices)  # type: ignore[arg-type]
     complete: list[Report] = []
 
@@ -143,8 +138,8 @@ async def rehearse(
 
 
 def errors(report: Report) -> list[Finding]:
-    """Return the findings of weight."""
-    return [finding for finding in report.findings if finding.weight is Weight.ERROR]
+    """Return the findings that make the exit code 1."""
+    return [finding for finding in report.findings if finding.severity is Severity.ERROR]
 
 
 def told(report: Report) -> str:

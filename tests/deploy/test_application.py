@@ -7,7 +7,8 @@ import pytest
 
 from rehearsal.load import SHARE
 from rehearsal.report import Report
-from tests.rehearsal.releases import (
+from rehearsal.tests.sample import errors, rehearse, told
+from tests.deploy.releases import (
     LEFT,
     Releases,
     asked_for_jobs,
@@ -15,10 +16,9 @@ from tests.rehearsal.releases import (
     log_of,
     query,
 )
-from tests.rehearsal.sample import errors, rehearse, told
 
 # The images are built once for all tests here.
-pytestmark = pytest.mark.xdist_group("builds")
+pytestmark = [pytest.mark.xdist_group("builds"), pytest.mark.requires("bwrap", "nginx")]
 
 RATE = 200  # requests a second, where the machine has room for so many
 

@@ -11,16 +11,16 @@ from shutil import copytree
 
 import asyncpg
 
-from development.postgres import postgres
+from embedded_postgres import postgres
 from rehearsal import configuration
 from rehearsal.configuration import CONFIG_FILE
-from rehearsal.findings import Weight
+from rehearsal.findings import Severity
 from rehearsal.image import Images
 from rehearsal.report import Report
 from rehearsal.sandbox import bubblewrap
-from rehearsal.tree import find
+from rehearsal.tests.sample import commit, git, told
+from rehearsal.tree import find_tree
 from rehearsal.variables import project_entropy
-from tests.rehearsal.sample import commit, git, told
 from tests.repository import checkout
 
 ADDITIVE = '''"""a column more
@@ -56,8 +56,10 @@ FAILING = ADDITIVE.replace(
 TASKS = """
 import asyncio
 
-from app import logs
+from quart import Quart
+
 from quart_upsun.jobs.queue import Running, Task
+from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
 SECONDS = 600
@@ -74,6 +76,10 @@ async def new(running: Running) -> None:
 
 
 TASKS = [Task("rehearsed slow", slow)]
+
+
+def init_app(app: Quart) -> None:
+    app.extensions["quart_upsun"].jobs.register(*TASKS)
 """
 ASK = """
     INSERT INTO pgqueuer (priority, status, entrypoint, payload)
@@ -135,11 +141,12 @@ def make_releases(directory: Path) -> Releases:
 def with_tasks(repository: Path) -> dict[str, str]:
     """Return the files that make the application know the tasks; its worker ends sooner, too."""
     wiring = (repository / "app" / "__init__.py").read_text()
-    runner = (repository / "app" / "jobs" / "runner.py").read_text()
-    load, tasks = "    settings = settings or load()\n", " tasks = ["
-    assert (wiring.count(load), wiring.count(tasks)) == (1, 1)
-    wiring = wiring.replace(load, f"    from app import rehearsed\n\n{load}")
-    wiring = wiring.replace(tasks, f"{tasks}*rehearsed.TASKS, ")
+    runner = (repository / "quart_upsun" / "jobs" / "runner.py").read_text()
+    wiring, count = re.subn(
+        r"^FEATURES = \[(.*)\]", r"FEATURES = [\1, rehearsed]", wiring, flags=re.M
+    )
+    assert count == 1
+    wiring = wiring.replace("from app import ", "from app import rehearsed, ", 1)
     runner, count = re.subn(r"^FINISH = .*", "FINISH = 1.0", runner, flags=re.MULTILINE)
     assert count == 1
     return {
@@ -160,7 +167,7 @@ async def build_images(releases: Releases) -> dict[str, Path]:
     built = {}
     async with AsyncExitStack() as hold:
         for revision in (releases.first, releases.second):
-            tree = find(releases.repository, revision)
+            tree = find_tree(releases.repository, revision)
             exported = tree.export(releases.state / "exported" / revision)
             image = await images.build(
                 tree,
@@ -179,7 +186,7 @@ async def build_images(releases: Releases) -> dict[str, Path]:
 def is_green(report: Report) -> None:
     """Fail with the report if anything is wrong."""
     assert report.exit_code == 0, told(report)
-    assert not [f for f in report.findings if f.weight is Weight.WARNING], told(report)
+    assert not [f for f in report.findings if f.severity is Severity.WARNING], told(report)
 
 
 @asynccontextmanager

@@ -8,16 +8,15 @@ import httpx
 import pytest
 
 from app.user.passwords import HASHER
-from development.postgres import postgres, program
+from embedded_postgres import postgres, program
 from rehearsal import lifecycle
 from rehearsal.report import Console, Report
 from rehearsal.scene import Options
-from tests.rehearsal.releases import ASK, LEFT, Releases, is_green, log_of, query
-from tests.rehearsal.sample import rehearse
-from tests.tools import require
+from rehearsal.tests.sample import rehearse
+from tests.deploy.releases import ASK, LEFT, Releases, is_green, log_of, query
 
 # Beside the others that take the images which are built once.
-pytestmark = pytest.mark.xdist_group("builds")
+pytestmark = [pytest.mark.xdist_group("builds"), pytest.mark.requires("bwrap", "nginx")]
 
 PEOPLE = ["ada.lovelace", "User-3", "grace.hopper", "mary_somerville", "user-1"]
 CLIENTS = ["203.0.113.77", "2001:db8:a11c:e::7"]
@@ -74,8 +73,6 @@ async def statistics(url: str) -> str:
 
 async def preview_of(releases: Releases, name: str) -> tuple[Report, dict[str, httpx.Response]]:
     """Rehearse a preview; return the report, and pages as a visitor gets them."""
-    require("bwrap")
-    require("nginx")
     pages: dict[str, httpx.Response] = {}
 
     async def look(report: Report) -> None:

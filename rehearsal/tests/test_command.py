@@ -15,22 +15,22 @@ import httpx
 import psutil
 import pytest
 
-from app.settings import ROOT
 from rehearsal import lifecycle
+from rehearsal.__main__ import program
 from rehearsal.deploy import BREAKS
-from tests.rehearsal.sample import CONFIG, commit, git, sample
-from tests.tools import require
+from rehearsal.tests.sample import CONFIG, commit, git, sample
 
 SECONDS = 60
+HERE = Path(__file__).resolve().parents[2]  # where the package can be imported from
 SLOW_BUILD = (".upsun/config.yaml", "mkdir built\n", "mkdir built; echo 'building'; sleep 600\n")
+
+pytestmark = pytest.mark.requires("bwrap", "nginx", "dash")
 
 
 class Command:
     """A rehearsal as a process, in a place of its own."""
 
     def __init__(self, directory: Path) -> None:
-        for program in ("bwrap", "nginx", "dash"):
-            require(program)
         self.repository = directory / "repository"
         self.state = directory / "state"
         # Where it makes its temporary directories, so that what is left can be seen.
@@ -42,7 +42,7 @@ class Command:
                 *(sys.executable, "-m", "rehearsal", "-C", str(self.repository)),
                 *("--state", str(self.state), *arguments),
             ],
-            cwd=ROOT,
+            cwd=HERE,
             env={**os.environ, "TMPDIR": str(self.temporary)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -141,7 +141,7 @@ def test_json_is_all_there_is(command: Command) -> None:
     assert code == 1
     assert document["ok"] is False
     assert {stage["name"] for stage in document["stages"]} >= {"validate", "build", "deploy"}
-    (finding,) = [f for f in document["findings"] if f["weight"] == "error"]
+    (finding,) = [f for f in document["findings"] if f["severity"] == "error"]
     assert finding["place"] == ".environment"
     assert document["hold"]["seconds"] > 0
 
@@ -214,18 +214,42 @@ def test_what_is_kept_runs_until_it_is_stopped(command: Command) -> None:
     assert code == 0, output
     address = output.partition("It runs on at ")[2].partition(";")[0]
     assert httpx.get(address, trust_env=False).status_code == 200
-    assert "--stop" in output
+    line = output.partition("It ends with: ")[2].partition("\n")[0]
     code, output = command.run()
     assert code == 2, output
     assert "is kept running by process" in output
+    assert f"`{line}`" in output
 
-    code, output = command.run("--stop")
-    assert code == 0, output
-    assert "has ended" in output
+    # As it is said, typed in the same directory.
+    result = subprocess.run(["sh", "-c", line], cwd=HERE, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "has ended" in result.stdout
     with pytest.raises(httpx.ConnectError):
         httpx.get(address, trust_env=False)
     command.is_clean()
     assert "Nothing is kept" in command.run("--stop")[1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("on the path/upsun-rehearse", "upsun-rehearse"),
+        ("here/a place/upsun-rehearse", "'./a place/upsun-rehearse'"),
+        ("upsun-rehearse", "{}/upsun-rehearse"),
+        ("somewhere/rehearsal/__main__.py", "./python -m rehearsal"),
+    ],
+)
+def test_messages_name_what_was_typed(
+    typed: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (typed, "here/python"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PATH", str(tmp_path / "on the path"))
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / typed)])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "here" / "python"))
+    assert program() == said.format(tmp_path)
 
 
 def test_two_at_once_take_turns(command: Command) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import ROOT
 from rehearsal.configuration import CONFIG_FILE, ConfigurationError, load, parse, read
 
 SMALL = """\
@@ -30,28 +29,18 @@ def problems(text: str) -> list[tuple[str, int]]:
     return caught.value.problems
 
 
-def test_shipped_file_is_read() -> None:
-    configuration = read(ROOT)
-    application = configuration.applications["app"]
-    assert application.directory == ""
-    assert application.endpoints() == {"postgresql": ("postgresql", "postgresql")}
-    assert application.web.locations["/static"].passthru is False
-    assert configuration.services["postgresql"].kind == "postgresql"
-    assert [route.application for route in configuration.routes.values()] == ["app", ""]
-
-
 def test_lines_are_those_of_the_keys() -> None:
-    lines = (ROOT / CONFIG_FILE).read_text().splitlines()
-    configuration = read(ROOT)
+    lines = SMALL.splitlines()
+    configuration = parse(SMALL)
     for keys in [
-        ("applications", "app", "mounts", "app/static"),
-        ("applications", "app", "web", "locations", "/static", "headers"),
-        ("routes", "https://www.{default}/"),
+        ("applications", "app", "relationships", "two"),
+        ("applications", "app", "crons", "clean"),
+        ("services", "db"),
     ]:
         assert keys[-1] in lines[configuration.line(*keys) - 1]
     # Of what is not there, the nearest around it.
-    missing = ("services", "postgresql", "size", "large")
-    assert configuration.line(*missing) == configuration.line("services", "postgresql")
+    missing = ("services", "db", "size", "large")
+    assert configuration.line(*missing) == configuration.line("services", "db")
     assert configuration.line("nothing") == 1
 
 

@@ -1,6 +1,6 @@
 """What a run of tests says at its end about programs that are missing."""
 
-from tests.tools import summary
+from development.programs import summary
 
 NGINX = "Skipped: nginx is not installed (Debian package: nginx-light)"
 BWRAP = "Skipped: bwrap is not installed (Debian package: bubblewrap)"

@@ -8,18 +8,15 @@ from typing import Any
 import pytest
 import yaml
 
-from app.settings import ROOT
 from rehearsal.checks import shell
 from rehearsal.checks.crons import SpecError, interval
 from rehearsal.configuration import CONFIG_FILE
-from rehearsal.findings import Finding, Weight
+from rehearsal.findings import Finding, Severity
 from rehearsal.validation import validate
-from tests.repository import tracked_files
-from tests.tools import require
 
-SCHEMA = ROOT.parent / "shared" / "upsun" / "config.schema.json"
-SHIPPED = (ROOT / CONFIG_FILE).read_text()
-ERROR, WARNING, NOTE = Weight.ERROR, Weight.WARNING, Weight.NOTE
+# Beside the repository, where somebody has put it there.
+SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "upsun" / "config.schema.json"
+ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 # Nothing is wrong with it; the cases below break it.
 SMALL = """\
@@ -99,19 +96,13 @@ def line_with(text: str, part: str) -> int:
     return number
 
 
-def test_shipped_configuration_has_no_finding() -> None:
-    require("dash")
-    schema = SCHEMA if SCHEMA.exists() else None
-    assert validate(ROOT, files=tracked_files(), schema=schema) == []
-
-
+@pytest.mark.requires("dash")
 def test_small_configuration_has_no_finding(tmp_path: Path) -> None:
-    require("dash")
     assert validated(tmp_path, SMALL, schema=SCHEMA if SCHEMA.exists() else None) == []
 
 
-# What is replaced, by what, the line of the finding (by a part of it), its weight, its words.
-BROKEN: list[tuple[str, str, str, Weight, str]] = [
+# What is replaced, by what, the line of the finding (by a part of it), its severity, its words.
+BROKEN: list[tuple[str, str, str, Severity, str]] = [
     # versions
     ("python:3.13", "python:3.12", "type: python", WARNING, "Python 3.12, which is deprecated"),
     ("python:3.13", "python:3.9", "type: python", ERROR, "Python 3.9, which the platform"),
@@ -191,21 +182,21 @@ BROKEN: list[tuple[str, str, str, Weight, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "place", "weight", "words"), BROKEN)
+@pytest.mark.requires("dash")
+@pytest.mark.parametrize(("old", "new", "place", "severity", "words"), BROKEN)
 def test_broken_configuration_is_found(
-    tmp_path: Path, old: str, new: str, place: str, weight: Weight, words: str
+    tmp_path: Path, old: str, new: str, place: str, severity: Severity, words: str
 ) -> None:
-    require("dash")
     assert SMALL.count(old) >= 1
     text = SMALL.replace(old, new, 1)
     if "dist" in new:  # npm could have made it
         text = text.replace("npm run build", "cp").replace("--outdir=build", "a b")
-    found = [f for f in validated(tmp_path, text) if words in f.message and f.weight is weight]
+    found = [f for f in validated(tmp_path, text) if words in f.message and f.severity is severity]
     assert found, validated(tmp_path, text)
     finding = found[0]
     assert finding.stage == "validate"
     assert finding.consequence
-    assert finding.mend
+    assert finding.fix
     assert finding.file == CONFIG_FILE
     if place:
         assert place in text.splitlines()[finding.line - 1], finding
@@ -242,9 +233,9 @@ RIGHT: list[tuple[str, str]] = [
 ]
 
 
+@pytest.mark.requires("dash")
 @pytest.mark.parametrize(("old", "new"), RIGHT)
 def test_what_is_right_is_left_alone(tmp_path: Path, old: str, new: str) -> None:
-    require("dash")
     assert SMALL.count(old) >= 1
     text = SMALL.replace(old, new, 1)
     if "root" in old:  # npm could have made anything
@@ -266,6 +257,7 @@ def test_unix_socket_is_right_with_its_family(tmp_path: Path) -> None:
     assert validated(tmp_path, text) == []
 
 
+@pytest.mark.requires("dash")
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -277,20 +269,20 @@ def test_unix_socket_is_right_with_its_family(tmp_path: Path) -> None:
     ],
 )
 def test_what_dash_does_not_read_is_found_in_its_line(tmp_path: Path, old: str, new: str) -> None:
-    require("dash")
     text = SMALL.replace(old, new, 1)
     (finding,) = [f for f in validated(tmp_path, text) if "is not read by dash" in f.message]
     assert finding.line == line_with(text, new)
-    assert finding.weight is ERROR
+    assert finding.severity is ERROR
 
 
 def test_without_dash_a_note_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (finding,) = validated(tmp_path, SMALL)
     assert "dash is not installed" in finding.message
-    assert finding.weight is NOTE
+    assert finding.severity is NOTE
 
 
+@pytest.mark.requires("dash")
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
@@ -302,10 +294,9 @@ def test_without_dash_a_note_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_environment_file_is_judged(tmp_path: Path, text: str, line: int, words: str) -> None:
-    require("dash")
     (finding,) = validated(tmp_path, SMALL, {".environment": text})
     assert words in finding.message
-    assert (finding.place, finding.weight) == (f".environment:{line}", ERROR)
+    assert (finding.place, finding.severity) == (f".environment:{line}", ERROR)
 
 
 def test_environment_file_may_use_the_variables_of_the_platform(tmp_path: Path) -> None:
@@ -317,13 +308,13 @@ def test_requirements_without_a_hash_are_found(tmp_path: Path) -> None:
     text = "# PyPI\na==1 \\\n    --hash=sha256:00\nb[x]==2  # why\nc>3 ; python_version > '3'\n"
     (finding,) = validated(tmp_path, SMALL, {"requirements.txt": text})
     assert "no hash for b, nor have 1 more" in finding.message
-    assert (finding.place, finding.weight) == ("requirements.txt:4", ERROR)
+    assert (finding.place, finding.severity) == ("requirements.txt:4", ERROR)
     without = SMALL.replace("--require-hashes ", "")
     assert validated(tmp_path, without, {"requirements.txt": text}) == []
 
 
 @pytest.mark.parametrize(
-    ("file", "weight"),
+    ("file", "severity"),
     [
         (".platform.app.yaml", WARNING),
         ("back/.platform.app.yaml", WARNING),
@@ -331,9 +322,9 @@ def test_requirements_without_a_hash_are_found(tmp_path: Path) -> None:
         (".upsun/services.yaml", NOTE),
     ],
 )
-def test_other_configuration_is_named(tmp_path: Path, file: str, weight: Weight) -> None:
+def test_other_configuration_is_named(tmp_path: Path, file: str, severity: Severity) -> None:
     (finding,) = validated(tmp_path, SMALL, {file: "{}"})
-    assert (finding.file, finding.weight) == (file, weight)
+    assert (finding.file, finding.severity) == (file, severity)
 
 
 def test_paths_are_those_of_the_application(tmp_path: Path) -> None:
@@ -380,9 +371,9 @@ def test_wrong_form_is_said_once(
     found = validated(tmp_path, text, schema=SCHEMA if with_schema else None)
     (finding,) = [f for f in found if not place or f.line == line_with(text, place)]
     assert words in finding.message
-    assert finding.weight is ERROR
+    assert finding.severity is ERROR
     assert finding.consequence
-    assert finding.mend
+    assert finding.fix
 
 
 def test_schema_sees_what_the_reader_lets_pass(tmp_path: Path) -> None:
@@ -398,13 +389,13 @@ def test_schema_sees_what_the_reader_lets_pass(tmp_path: Path) -> None:
 
 def test_unreadable_schema_is_a_note(tmp_path: Path) -> None:
     (finding,) = validated(tmp_path, SMALL, schema=tmp_path / "none.json")
-    assert finding.weight is NOTE
+    assert finding.severity is NOTE
 
 
 def test_missing_configuration_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".platform.app.yaml").write_text("")
     found = validate(tmp_path, files=[".platform.app.yaml"])
-    assert [finding.weight for finding in found] == [ERROR, WARNING]
+    assert [finding.severity for finding in found] == [ERROR, WARNING]
     assert found[0].message == ".upsun/config.yaml: it is not in the commit"
     assert found[0].consequence
 

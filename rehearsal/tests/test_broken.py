@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.rehearsal.sample import CONFIG, errors, rehearse, sample, told
+from rehearsal.tests.sample import CONFIG, errors, rehearse, sample, told
 
 YAML = ".upsun/config.yaml"
 START = "start: exec python3 serve.py"
+
+pytestmark = pytest.mark.requires("bwrap", "nginx")
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ async def test_is_caught(broken: Broken, tmp_path: Path) -> None:
 async def test_sample_is_green(tmp_path: Path) -> None:
     report = await rehearse(sample(tmp_path / "repository"), tmp_path / "state")
     assert report.exit_code == 0, told(report)
-    assert [finding.weight for finding in report.findings if finding.weight == "warning"] == []
+    assert [finding.severity for finding in report.findings if finding.severity == "warning"] == []
 
 
 def test_the_sample_has_what_is_changed() -> None:

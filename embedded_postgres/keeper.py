@@ -1,6 +1,6 @@
 """The process that runs one embedded PostgreSQL server for as long as somebody holds it.
 
-Started by development/postgres.py, which describes the files in the directory. It lives in a
+Started by server.py, which describes the files in the directory. It lives in a
 session of its own, so that Ctrl-C in a terminal does not reach the database before the
 application has drained. A holder that is killed drops its lock: then this process stops the server.
 """

@@ -1,0 +1,107 @@
+"""What the tests of all packages share: a real PostgreSQL, who runs alone, programs they need."""
+
+import fcntl
+import gc
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from development.programs import require, summary
+from embedded_postgres import postgres
+
+_stack = ExitStack()
+
+# Beside the cluster: where the processes of one run of tests agree on who runs alone.
+TURN = "TEST_TURN"
+
+MEMORY = Path("/dev/shm")
+ROOM = 4 * 2**30  # bytes; a run takes a fraction
+
+
+def quick_place() -> str:
+    """Return where a cluster is quick, or the usual place.
+
+    A database is a thousand files that come and go with a test. On a disk that can take longer than
+    the test itself.
+    """
+    if os.access(MEMORY, os.W_OK):
+        free = min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available)
+        if free > ROOM:
+            return str(MEMORY)
+    return tempfile.gettempdir()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server once, in the process that hands the tests out."""
+    # A shell without job control starts what is in the background with SIGINT ignored, and the
+    # programs that tests start and interrupt would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What the developer's shell says about databases and platforms is not for the tests.
+    for name in list(os.environ):
+        if name.startswith(("PLATFORM_", "POSTGRESQL_", "DB_")):
+            del os.environ[name]
+    if not hasattr(config, "workerinput"):
+        temporary = tempfile.TemporaryDirectory(prefix="quart-upsun-", dir=quick_place())
+        directory = Path(_stack.enter_context(temporary))
+        os.environ[TURN] = str(directory / "turn")
+        os.environ["TEST_SERVER_URL"] = _stack.enter_context(
+            postgres(directory / "data", durable=False, max_connections=300)
+        )
+
+
+def pytest_collection_finish() -> None:
+    """Take what is loaded out of the garbage collector's way: it would look at it for each test."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line which programs are missing, instead of once for each test."""
+    reports = terminalreporter.stats.get("skipped", [])
+    for line in summary(report.longrepr[2] for report in reports):
+        terminalreporter.write_line(line, yellow=True)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    _stack.close()
+
+
+@contextmanager
+def turn(*, alone: bool) -> Iterator[None]:
+    """Run beside other tests, or when they have ended and none begins."""
+    place = os.environ[TURN]
+    with open(f"{place}.next", "w") as queue, open(f"{place}.now", "w") as running:
+        # Who waits to be alone waits here with all who come later: else some test always runs.
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(queue, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    for marker in item.iter_markers("requires"):
+        for program in marker.args:
+            require(program)
+    with turn(alone=False):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    with turn(alone=item.get_closest_marker("alone") is not None):
+        yield
+
+
+@pytest.fixture(scope="session")
+def server_url() -> str:
+    """The address of the test server's maintenance database."""
+    return os.environ["TEST_SERVER_URL"]

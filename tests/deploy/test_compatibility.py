@@ -1,0 +1,79 @@
+"""Old code on the new schema: this repository's releases."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.settings import ROOT
+from rehearsal.tests.sample import git
+from tests.migrations.recipes import HEADER, head
+from tests.repository import checkout
+
+VERSIONS = Path("alembic") / "versions"
+# Enough to add, find and list users; all features would take longer than the other tests together.
+QUICK = "python -m pytest -q tests/features/test_accounts.py -k 'whole_journey or taken_names'"
+NULLABLE = 'op.add_column("users", sa.Column("nickname", sa.String(40)))'
+RENAMED = 'op.alter_column("users", "email", new_column_name="address")'
+
+# Each runs a test suite of its own.
+pytestmark = pytest.mark.xdist_group("builds")
+
+
+def compatibility(repository: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "rehearsal.compatibility", *arguments],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository whose first release is this tree."""
+    directory = checkout(tmp_path / "repository")
+    git(directory, "init", "--quiet", "--initial-branch=main")
+    git(directory, "add", "--all")
+    git(directory, "commit", "--quiet", "-m", "first release")
+    (directory / "app" / "manifest.json").symlink_to(ROOT / "app" / "manifest.json")
+    return directory
+
+
+def add_migration(repository: Path, statement: str) -> None:
+    header = HEADER.format(name="second", revision="second", down_revision=head())
+    (repository / VERSIONS / "second.py").write_text(
+        f"{header}def upgrade():\n    {statement}\n\n\ndef downgrade():\n    pass\n"
+    )
+
+
+def test_this_repository() -> None:
+    """The release before this one works on its schema."""
+    result = compatibility(ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+    said = ("only one migration", "begin anew", "works on the schema of this tree")
+    assert [words in result.stdout for words in said].count(True) == 1, result.stdout
+
+
+def test_a_nullable_column_suits_the_release_before(repository: Path) -> None:
+    add_migration(repository, NULLABLE)
+    result = compatibility(repository, "--command", QUICK)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " passed" in result.stdout
+    assert "works on the schema of this tree" in result.stdout
+
+
+def test_a_renamed_column_is_caught(repository: Path) -> None:
+    add_migration(repository, RENAMED)
+    # The new code knows the new name: only the release before is left out.
+    models = repository / "app" / "user" / "models.py"
+    old = "\n    email: Mapped[str | None] = mapped_column("
+    assert old in models.read_text()
+    models.write_text(models.read_text().replace(old, f'{old}"address", '))
+    result = compatibility(repository, "--command", QUICK)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "FAILED tests/features/test_accounts.py" in result.stdout
+    assert "does not work on the schema of this tree" in result.stderr
+    assert "docs/migrations.md" in result.stderr
