@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pydantic import TypeAdapter
-from quart import Blueprint, Quart, Response, current_app, render_template
+from quart import Blueprint, Quart, Response, current_app, render_template, url_for
 from quart_schema import (
     APIKeySecurityScheme,
     HttpSecurityScheme,
@@ -21,7 +21,9 @@ from werkzeug.routing.converters import BaseConverter, IntegerConverter
 
 from quart_upsun.api.models import KEY_LENGTH
 from quart_upsun.api.problems import CONTENT_TYPE, DETAILS, ProblemAnswer
+from quart_upsun.current import current
 from quart_upsun.http import credentials
+from quart_upsun.identity import session_user
 from quart_upsun.policy import cache_public, no_rate_limit, policy_of, public
 from quart_upsun.settings import Settings
 
@@ -131,7 +133,12 @@ async def openapi() -> Response:
 @no_rate_limit("no query, and the router keeps it")
 async def show() -> str:
     """Show the document as Swagger UI does, from our own assets."""
-    return await render_template("api/docs.html")
+    endpoint = current().tokens_endpoint
+    return await render_template(
+        "api/docs.html",
+        user=session_user(),
+        tokens_url=url_for(endpoint) if endpoint is not None else None,
+    )
 
 
 def _complete(operation: dict[str, Any], view: Any, rule: Rule) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Boolean,
     DateTime,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     LargeBinary,
     Text,
     UniqueConstraint,
+    event,
     func,
     text,
 )
@@ -107,6 +109,37 @@ class Job(Base):
             postgresql_where=text("status = 'picked'"),
         ),
     )
+
+
+# Tells the workers that there is something to look at. They change rows themselves all the time, so
+# it says nothing of an UPDATE.
+CHANGED = (
+    """
+    CREATE OR REPLACE FUNCTION fn_pgqueuer_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP <> 'UPDATE' THEN
+            PERFORM pg_notify(
+                'ch_pgqueuer',
+                json_build_object(
+                    'channel', 'ch_pgqueuer',
+                    'operation', lower(TG_OP),
+                    'sent_at', now(),
+                    'table', TG_TABLE_NAME,
+                    'type', 'table_changed_event'
+                )::text
+            );
+        END IF;
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE TRIGGER tg_pgqueuer_changed
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON pgqueuer
+    EXECUTE FUNCTION fn_pgqueuer_changed()
+    """,
+)
+for _statement in CHANGED:
+    event.listen(Job.__table__, "after_create", DDL(_statement))
 
 
 class JobLog(Base):

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, DateTime, Identity, Index, Integer, String, func
+from sqlalchemy import DDL, BigInteger, DateTime, Identity, Index, Integer, String, event, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from quart_upsun.database import Base
@@ -26,6 +26,27 @@ class AuditEvent(Base):
     """The address it came from; None for the command line."""
 
     __table_args__ = (Index("ix_audit_events_user_id", "user_id", "id"),)
+
+
+# Append-only, also for a mistake in the application: what must remove rows, says so first.
+APPEND_ONLY = (
+    """
+    CREATE OR REPLACE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF coalesce(current_setting('app.audit_maintenance', true), '') <> 'on' THEN
+            RAISE EXCEPTION 'audit_events is append-only'
+                USING ERRCODE = 'insufficient_privilege';
+        END IF;
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_events
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_audit_change()
+    """,
+)
+for _statement in APPEND_ONLY:
+    event.listen(AuditEvent.__table__, "after_create", DDL(_statement))
 
 
 class RateLimit(Base):

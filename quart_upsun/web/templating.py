@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flask.templating import _default_template_ctx_processor
-from jinja2 import FileSystemBytecodeCache, StrictUndefined
+from jinja2 import ChoiceLoader, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 from jinja2.bccache import Bucket
 from pydantic import SecretStr
 from quart import Quart, get_flashed_messages, session
@@ -21,6 +21,7 @@ from quart_upsun.database.url import parse_database_url
 from quart_upsun.settings import Settings
 
 COMPILED = Path("build", "templates")  # below the application's root
+OWN = Path(__file__).parent.parent / "templates"
 
 
 class Compiled(FileSystemBytecodeCache):
@@ -31,7 +32,14 @@ class Compiled(FileSystemBytecodeCache):
 
 
 def init_app(app: Quart, settings: Settings) -> None:
-    """Set up templates, with `site_name` and `preview` for each of them."""
+    """Set up templates, with `site_name`, `preview` and `static_files` for each of them.
+
+    A template that the application does not have is looked for in the toolkit's own: `error.html`,
+    the pages for developers and of the API document, and a plain `layout.html` for them.
+    """
+    app.jinja_env.loader = ChoiceLoader(
+        [each for each in (app.jinja_env.loader, FileSystemLoader(OWN)) if each is not None]
+    )
     app.jinja_env.undefined = StrictUndefined
     compiled = settings.root / COMPILED
     if compiled.is_dir() and not settings.traceback_pages:
@@ -40,6 +48,7 @@ def init_app(app: Quart, settings: Settings) -> None:
     app.jinja_env.globals["get_flashed_messages"] = flashed_messages
     # The same for every page of a process: no work for the context of each.
     app.jinja_env.globals["site_name"] = settings.site_name
+    app.jinja_env.globals.setdefault("static_files", frozenset())  # see `web.assets`
     app.jinja_env.globals["preview"] = settings.platform if settings.is_preview else None
 
     @app.before_serving
