@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    DDL,
     BigInteger,
     Boolean,
     DateTime,
@@ -17,7 +16,6 @@ from sqlalchemy import (
     LargeBinary,
     Text,
     UniqueConstraint,
-    event,
     func,
     text,
 )
@@ -26,6 +24,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from quart_upsun.database import Base
 from quart_upsun.database.anonymization import EMPTIED
+from quart_upsun.database.base import run_after_create
 
 Status = ENUM(
     *("queued", "picked", "successful", "exception", "canceled", "deleted", "failed"),
@@ -113,7 +112,8 @@ class Job(Base):
 
 # Tells the workers that there is something to look at. They change rows themselves all the time, so
 # it says nothing of an UPDATE.
-CHANGED = (
+run_after_create(
+    Job,
     """
     CREATE OR REPLACE FUNCTION fn_pgqueuer_changed() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -138,8 +138,6 @@ CHANGED = (
     EXECUTE FUNCTION fn_pgqueuer_changed()
     """,
 )
-for _statement in CHANGED:
-    event.listen(Job.__table__, "after_create", DDL(_statement))
 
 
 class JobLog(Base):

@@ -2,11 +2,12 @@
 
 from datetime import datetime
 
-from sqlalchemy import DDL, BigInteger, DateTime, Identity, Index, Integer, String, event, func
+from sqlalchemy import BigInteger, DateTime, Identity, Index, Integer, String, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from quart_upsun.database import Base
 from quart_upsun.database.anonymization import EMPTIED
+from quart_upsun.database.base import run_after_create
 
 
 class AuditEvent(Base):
@@ -29,7 +30,8 @@ class AuditEvent(Base):
 
 
 # Append-only, also for a mistake in the application: what must remove rows, says so first.
-APPEND_ONLY = (
+run_after_create(
+    AuditEvent,
     """
     CREATE OR REPLACE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -45,8 +47,6 @@ APPEND_ONLY = (
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_audit_change()
     """,
 )
-for _statement in APPEND_ONLY:
-    event.listen(AuditEvent.__table__, "after_create", DDL(_statement))
 
 
 class RateLimit(Base):

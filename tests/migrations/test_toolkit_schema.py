@@ -1,5 +1,6 @@
 """The toolkit's models alone make the schema that the migrations make."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -91,7 +92,7 @@ async def test_models_create_what_migrations_create(
         "PYTHONPATH": str(root),
     }
     for _ in range(2):  # the second time there is nothing to create
-        subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+        await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, env=environment, check=True)
     tables = toolkit_tables()
     assert {"pgqueuer", "audit_events", "rate_limits", "database_owner"} <= set(tables)
     migrated, created = await schema(database_url, tables), await schema(empty_database, tables)
