@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flask.templating import _default_template_ctx_processor
 from jinja2 import ChoiceLoader, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 from jinja2.bccache import Bucket
 from pydantic import SecretStr
 from quart import Quart, get_flashed_messages, session
 
+from quart_upsun.compat.quart import FLASK_CONTEXT_PROCESSOR
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.settings import Settings
 
@@ -55,11 +55,7 @@ def init_app(app: Quart, settings: Settings) -> None:
     async def prepare() -> None:
         """Load templates before the first request, which would otherwise wait for it."""
         for processors in app.template_context_processors.values():
-            # Every blueprint brings Flask's along, beside Quart's own of the same content; being
-            # synchronous it costs each page a thread.
-            processors[:] = [
-                each for each in processors if each is not _default_template_ctx_processor
-            ]
+            processors[:] = [each for each in processors if each is not FLASK_CONTEXT_PROCESSOR]
         load_all(app)
 
 
