@@ -43,6 +43,8 @@ class State:
     live: Hub
     token_authenticator: TokenAuthenticator | None = None
     """Finds the user of an access token; None if the application has no tokens."""
+    tokens_endpoint: str | None = None
+    """The endpoint of the page where users make tokens, for a link from the API document."""
 
 
 class QuartUpsun:
@@ -116,10 +118,10 @@ class QuartUpsun:
         errors.init_app(app)
         cors.init_app(app, settings.allowed_origins)
         openapi.init_app(app, settings)
+        app.register_blueprint(openapi.blueprint)
         app.register_blueprint(health.blueprint)
         if (settings.root / "assets").is_dir() or (Path(app.root_path) / "manifest.json").exists():
             assets.init_app(app, plain_max_age=settings.send_file_max_age_default)
-            app.register_blueprint(openapi.blueprint)
         templating.init_app(app, settings)
         app.cli.add_command(sanitize_command(settings, app.import_name))
         app.cli.add_command(database_group(settings.database_url, settings.identity))

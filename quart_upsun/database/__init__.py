@@ -28,6 +28,7 @@ from quart_upsun.database.errors import (
     SchemaBehindError,
 )
 from quart_upsun.database.gate import SchemaGate
+from quart_upsun.database.schema import create_schema
 from quart_upsun.database.session import Database, patience
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "SchemaBehindError",
     "SchemaGate",
     "connect",
+    "create_schema",
     "direct",
     "load_models",
     "patience",

@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 from typing import ClassVar
 
-from sqlalchemy import MetaData
+from sqlalchemy import DDL, MetaData, event
 from sqlalchemy.orm import DeclarativeBase
 
 from quart_upsun.database.anonymization import Rules
@@ -27,6 +27,16 @@ class Base(DeclarativeBase):
 
     __sanitize__: ClassVar[Rules]
     """What happens to the data in a preview; each model says it."""
+
+
+def run_after_create(model: type[Base], *statements: str) -> None:
+    """Run SQL when `create_schema` creates a model's table: functions, triggers.
+
+    Migrations have their own copy of it, because they must not change with the code.
+    """
+    for statement in statements:
+        ddl = DDL(statement)  # type: ignore[no-untyped-call]
+        event.listen(model.__table__, "after_create", ddl)
 
 
 def load_models(*packages: str) -> None:

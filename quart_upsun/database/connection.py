@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 import asyncpg
 from asyncpg import InterfaceError, InternalClientError, PostgresError
 from sqlalchemy import URL, event
-from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, PoolProxiedConnection
 
+from quart_upsun.compat.sqlalchemy import ADAPTER_ERROR, execute_again_if_stale
 from quart_upsun.database.errors import (
     READ_ONLY,
     DatabaseUnavailableError,
@@ -151,9 +151,6 @@ def _reason(error: Exception, seconds: float) -> str:
     return str(error) or type(error).__name__
 
 
-ADAPTER_ERROR = AsyncAdapt_asyncpg_dbapi.Error
-
-
 class _Pool(AsyncAdaptedQueuePool):
     """Tells a connection that cannot be made from an error of a statement."""
 
@@ -215,21 +212,8 @@ def pooled_engine(
 
     @event.listens_for(engine.sync_engine, "do_execute")
     def replace_stale_plan(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
-        """Prepare a statement again whose plan a migration has made stale.
-
-        A release being replaced lives on while the next one migrates. Outside a transaction
-        nothing is lost by asking twice.
-        """
-        stale = context.dialect.loaded_dbapi.InvalidCachedStatementError
-        try:
-            cursor.execute(statement, parameters)
-        except stale as error:
-            driver_connection = context.root_connection.connection.dbapi_connection
-            if not context.dialect.detect_autocommit_setting(driver_connection):
-                raise
-            context.handle_dbapi_exception(error)  # marks all cached plans of the engine as stale
-            context.pre_exec()
-            cursor.execute(statement, parameters)
+        """Survive the next release's migrations: a release that is being replaced lives on."""
+        execute_again_if_stale(cursor, statement, parameters, context)
         return True
 
     return engine

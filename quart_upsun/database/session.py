@@ -11,8 +11,8 @@ from typing import cast
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.util import greenlet_spawn
 
+from quart_upsun.compat.sqlalchemy import greenlet_spawn
 from quart_upsun.database.connection import (
     Connection,
     PooledConnection,

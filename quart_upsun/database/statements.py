@@ -12,6 +12,7 @@ from sqlalchemy import Dialect, Select
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from quart_upsun.compat.sqlalchemy import positional_parameters
 from quart_upsun.database import Connection
 
 Row = TypeVar("Row")
@@ -33,12 +34,7 @@ class Statement(Generic[Row]):
         self._row = row
         compiled = select.compile(dialect=DIALECT)
         self._text = str(compiled)
-        self._order = compiled.positiontup or []
-        self._constants = {
-            name: compiled.params[name]
-            for parameter, name in compiled.bind_names.items()
-            if not parameter.required
-        }
+        self._order, self._constants = positional_parameters(compiled)
 
     async def rows(self, source: Source, **values: Any) -> list[Row]:
         """Ask for the rows.

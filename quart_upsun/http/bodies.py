@@ -13,7 +13,6 @@ from quart.asgi import ASGIHTTPConnection
 from quart.formparser import FormDataParser as QuartFormDataParser
 from quart.wrappers.base import BaseRequestWebsocket
 from quart.wrappers.request import Body as QuartBody
-from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import (
     BadRequest,
     RequestEntityTooLarge,
@@ -21,6 +20,8 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
+
+from quart_upsun.compat import quart as compat
 
 # Bytes of a large body that wait for the view; while there are more, nothing is received.
 HELD = 512 * 1024
@@ -73,17 +74,15 @@ class Body(QuartBody):
     def append(self, data: bytes) -> None:
         """Take a piece in; drop it, and what is there already, once there is too much."""
         self._arrived += len(data)
-        limit = self._max_content_length
-        if limit is not None and self._arrived > limit and self._must_raise is None:
-            self._must_raise = RequestEntityTooLarge()
-            self.clear()
-            self.set_complete()
+        limit = compat.size_limit(self)
+        if limit is not None and self._arrived > limit and compat.failure(self) is None:
+            compat.fail(self, RequestEntityTooLarge())
         if not self._unwanted:
             super().append(data)  # which keeps nothing when there is something to raise
 
     async def room(self) -> None:
         """Wait until the view has taken enough for more to be received."""
-        while self._held is not None and len(self._data) >= self._held:
+        while self._held is not None and compat.buffered(self) >= self._held:
             self._taken.clear()
             await self._taken.wait()
 
@@ -99,8 +98,9 @@ class Body(QuartBody):
         try:
             data = await super().__anext__()
         except StopAsyncIteration:
-            if self._must_raise is not None:  # it became too large while this waited for more
-                raise self._must_raise from None
+            error = compat.failure(self)
+            if error is not None:  # it became too large while this waited for more
+                raise error from None
             raise
         self._taken.set()
         return data
@@ -244,7 +244,7 @@ def sent_values(incoming: BaseRequestWebsocket) -> list[str]:
 
     The last two only as far as a view has read them: this waits for nothing.
     """
-    form: MultiDict[str, str] | None = getattr(incoming, "_form", None)
+    form = compat.parsed_form(incoming)
     fields = [incoming.args] if form is None else [incoming.args, form]
     return [
         *map(str, (incoming.view_args or {}).values()),

@@ -6,11 +6,8 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import asyncpg
-from pgqueuer.core.tm import TaskManager
-from pgqueuer.domain import models
-from pgqueuer.domain.types import Channel
-from pgqueuer.ports.driver import Driver, NotifyCallback
 
+from quart_upsun.compat.pgqueuer import Driver, NotifyCallback, TaskManager, change_notice
 from quart_upsun.database import (
     STATEMENT_TIMEOUT,
     Connection,
@@ -153,7 +150,7 @@ class ReconnectingDriver(Driver):
             try:
                 for channel, callback in self._listeners:
                     await connection.add_listener(channel, _relay(callback))
-                    callback(something_changed(channel))  # perhaps, while nobody listened
+                    callback(change_notice())  # perhaps, while nobody listened
             except BaseException:  # a standby, for instance, does not take LISTEN
                 connection.terminate()
                 raise
@@ -196,14 +193,3 @@ def _relay(callback: NotifyCallback) -> Callable[..., None]:
             callback(payload)
 
     return pass_on
-
-
-def something_changed(channel: str) -> str:
-    """Return the notice that makes workers look into the queue."""
-    return models.TableChangedEvent(
-        channel=Channel(channel),
-        sent_at=models.utc_now(),
-        type="table_changed_event",
-        operation="insert",
-        table="pgqueuer",
-    ).model_dump_json()

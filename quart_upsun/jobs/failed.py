@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pgqueuer.domain.settings import db_settings
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from quart_upsun.jobs.connection import something_changed
+from quart_upsun.compat.pgqueuer import change_notice, channel
 from quart_upsun.jobs.models import Job, JobLog
 
 STATES = {"queued": "waiting", "picked": "running", "failed": "given up"}
@@ -83,7 +82,7 @@ async def try_again(session: AsyncSession, job_id: int) -> str | None:
         job_id: which.
 
     Raises:
-        AskedForAgain: it is as good as done by another one.
+        DuplicateJobError: it is as good as done by another one.
     """
     again = (
         update(Job)
@@ -96,8 +95,7 @@ async def try_again(session: AsyncSession, job_id: int) -> str | None:
     except IntegrityError as error:  # the index of keys is the only one that this can break
         raise DuplicateJobError from error
     # The trigger of the table says nothing of an UPDATE.
-    channel = db_settings().channel
-    await session.execute(select(func.pg_notify(channel, something_changed(channel))))
+    await session.execute(select(func.pg_notify(channel(), change_notice())))
     return task
 
 

@@ -4,13 +4,18 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-from pgqueuer import models
-from pgqueuer.adapters.persistence.queries import Queries
-from pgqueuer.errors import RetryRequested
-from pgqueuer.types import JOB_STATUS, QueueEntrypoint
-
+from quart_upsun.compat.pgqueuer import (
+    JOB_STATUS,
+    Job,
+    Queries,
+    QueueEntrypoint,
+    RetryRequested,
+    TracebackRecord,
+    change_notice,
+    channel,
+)
 from quart_upsun.database import Database, DatabaseUnavailableError
-from quart_upsun.jobs.connection import LOST, ReconnectingDriver, something_changed
+from quart_upsun.jobs.connection import LOST, ReconnectingDriver
 from quart_upsun.jobs.queue import JobPostponedError
 
 # Jobs that may wait for one of the connections before no more are begun. Those that wait for the
@@ -86,7 +91,7 @@ class Statements(Queries):
     def is_crowded(self) -> bool:
         return self._database.waiting > CROWD and not self.driver.shutdown.is_set()
 
-    async def dequeue(self, *args: Any, **options: Any) -> list[models.Job]:
+    async def dequeue(self, *args: Any, **options: Any) -> list[Job]:
         # What is claimed and cannot go on is kept from other workers, and left behind by a death.
         while self.is_crowded:  # noqa: ASYNC110 not worth an event for each of them
             await asyncio.sleep(0.01)
@@ -94,7 +99,7 @@ class Statements(Queries):
 
     async def log_jobs(
         self,
-        job_status: list[tuple[models.Job, JOB_STATUS, models.TracebackRecord | None]],
+        job_status: list[tuple[Job, JOB_STATUS, TracebackRecord | None]],
     ) -> None:
         await self.driver.execute(
             END,
@@ -105,7 +110,7 @@ class Statements(Queries):
         )
 
     async def retry_job(
-        self, job: models.Job, delay: timedelta, traceback_record: models.TracebackRecord | None
+        self, job: Job, delay: timedelta, traceback_record: TracebackRecord | None
     ) -> None:
         record = traceback_record.model_dump_json() if traceback_record else None
         put_back = (
@@ -122,8 +127,7 @@ class Statements(Queries):
                 AGAIN, job.id, job.queue_manager_id, delay, 0 if put_back else 1, record
             )
             if put_back:  # the trigger of the table says nothing of an UPDATE
-                channel = self.qbe.settings.channel
-                await self.driver.notify(channel, something_changed(channel))
+                await self.driver.notify(channel(), change_notice())
         except (DatabaseUnavailableError, *LOST):
             # Only when the process ends: the job is begun again when its heartbeat is missed.
             # PgQueuer would give it up.

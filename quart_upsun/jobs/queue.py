@@ -7,14 +7,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
 
-from pgqueuer.adapters.persistence.queries import Queries
-from pgqueuer.domain.settings import db_settings
-from pgqueuer.ports.driver import Driver
 from sqlalchemy import Executable, bindparam, delete, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from quart_upsun.compat.pgqueuer import Driver, Queries, change_notice, channel
 from quart_upsun.database import Database
-from quart_upsun.jobs.connection import something_changed
 from quart_upsun.jobs.models import Job
 
 # Seconds from one attempt to the next, about a day in all.
@@ -40,13 +37,15 @@ BRING_FORWARD = text(
     """
 )
 # The trigger says nothing of an UPDATE, so the workers are told here.
-MAKE_DUE = """
+MAKE_DUE = text(
+    """
     WITH due AS (
         UPDATE pgqueuer SET execute_after = now()
-        WHERE id = ANY ($1::bigint[]) AND status = 'queued' RETURNING id
+        WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'queued' RETURNING id
     )
-    SELECT id, pg_notify($2, $3) FROM due
-"""
+    SELECT id, pg_notify(:channel, :notice) FROM due
+    """
+)
 
 
 class JobError(Exception):
@@ -200,10 +199,9 @@ async def enqueue_many(
 
 async def make_due(database: Database, ids: list[int]) -> set[int]:
     """Let postponed jobs run now; return those that were still waiting."""
-    channel = db_settings().channel
-    async with database.direct() as connection:
-        rows = await connection.fetch(MAKE_DUE, ids, channel, something_changed(channel))
-    return {row["id"] for row in rows}
+    values = {"ids": ids, "channel": channel(), "notice": change_notice()}
+    async with database.read() as session:  # one statement, which is a transaction of its own
+        return set(await session.scalars(MAKE_DUE, values))
 
 
 class _SessionDriver:

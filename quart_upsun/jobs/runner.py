@@ -10,15 +10,18 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from pgqueuer import models
-from pgqueuer.adapters.persistence.queries import Queries
-from pgqueuer.core.executors import EntrypointExecutor, EntrypointExecutorParameters
-from pgqueuer.core.qm import QueueManager
-from pgqueuer.core.sm import SchedulerManager
-from pgqueuer.errors import RetryRequested
-from pgqueuer.types import QueueExecutionMode
 from quart import Quart
 
+from quart_upsun.compat import pgqueuer
+from quart_upsun.compat.pgqueuer import (
+    EntrypointExecutor,
+    EntrypointExecutorParameters,
+    Queries,
+    QueueExecutionMode,
+    QueueManager,
+    RetryRequested,
+    SchedulerManager,
+)
 from quart_upsun.database import Database, DatabaseUnavailableError, patience
 from quart_upsun.database.ownership import Identity
 from quart_upsun.jobs.connection import ReconnectingDriver
@@ -178,8 +181,8 @@ class Runner:
             )
         return scheduler
 
-    def _enqueuer(self, task: Task) -> Callable[[models.Schedule], Awaitable[None]]:
-        async def put_into_queue(schedule: models.Schedule) -> None:
+    def _enqueuer(self, task: Task) -> Callable[[pgqueuer.Schedule], Awaitable[None]]:
+        async def put_into_queue(schedule: pgqueuer.Schedule) -> None:
             # As a job it has what jobs have: attempts, a time limit, a place to end in.
             async with self._database.write() as session:
                 # An earlier tick's job that failed and backs off takes this tick: it is due now.
@@ -187,8 +190,8 @@ class Runner:
 
         return put_into_queue
 
-    def _entrypoint(self, task: Task) -> Callable[[models.Job], Awaitable[None]]:
-        async def attempt(job: models.Job) -> None:
+    def _entrypoint(self, task: Task) -> Callable[[pgqueuer.Job], Awaitable[None]]:
+        async def attempt(job: pgqueuer.Job) -> None:
             if self._stopping.is_set():  # it was claimed just when the process was told to end
                 raise RequeueError
             # It shares the connections with very many, and nobody waits for its answer: it waits

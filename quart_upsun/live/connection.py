@@ -7,6 +7,8 @@ from typing import Any
 
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 
+from quart_upsun.compat.hypercorn import transport_of
+
 KEY = "live.send"
 
 
@@ -53,12 +55,6 @@ class Line:
 
 
 def line_of(scope: Any) -> Line | None:
-    """Return what a request came in on; None under another server than ours, as in tests.
-
-    Through what Hypercorn 0.18 calls its parts: stream, protocol, connection.
-    """
-    try:
-        transport = scope[KEY].__self__.send.__self__.send.__self__.writer.transport
-    except (AttributeError, KeyError):
-        return None
-    return Line(transport) if isinstance(transport, asyncio.WriteTransport) else None
+    """Return what a request came in on; None under another server than ours, as in tests."""
+    transport = transport_of(scope.get(KEY))
+    return Line(transport) if transport is not None else None

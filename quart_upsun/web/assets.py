@@ -24,6 +24,8 @@ class AssetsMissingError(SystemExit):
 def init_app(app: Quart, *, plain_max_age: int) -> None:
     """Give templates `static_url_for`, and serve `/static` where no web server does.
 
+    Templates also know the names of all built files, as `static_files`.
+
     Args:
         app: the application, with `manifest.json` and the files in `static/` below its root path.
         plain_max_age: seconds that a file without a digest in its name may be cached.
@@ -35,6 +37,7 @@ def init_app(app: Quart, *, plain_max_age: int) -> None:
         return f"/{endpoint}/{manifest[filename]}"
 
     app.jinja_env.globals["static_url_for"] = static_url_for
+    app.jinja_env.globals["static_files"] = frozenset(manifest)
 
     @app.get("/static/<path:filename>", endpoint="static")
     @cache_public(0)
@@ -98,7 +101,7 @@ def read_manifest(path: Path) -> dict[str, str]:
     """Return the map of plain names to digested ones.
 
     Raises:
-        AssetsMissing: the file is missing or broken.
+        AssetsMissingError: the file is missing or broken.
     """
     try:
         manifest = json.loads(path.read_text())

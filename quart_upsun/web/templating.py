@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flask.templating import _default_template_ctx_processor
-from jinja2 import FileSystemBytecodeCache, StrictUndefined
+from jinja2 import ChoiceLoader, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 from jinja2.bccache import Bucket
 from pydantic import SecretStr
 from quart import Quart, get_flashed_messages, session
 
+from quart_upsun.compat.quart import FLASK_CONTEXT_PROCESSOR
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.settings import Settings
 
 COMPILED = Path("build", "templates")  # below the application's root
+OWN = Path(__file__).parent.parent / "templates"
 
 
 class Compiled(FileSystemBytecodeCache):
@@ -31,7 +32,14 @@ class Compiled(FileSystemBytecodeCache):
 
 
 def init_app(app: Quart, settings: Settings) -> None:
-    """Set up templates, with `site_name` and `preview` for each of them."""
+    """Set up templates, with `site_name`, `preview` and `static_files` for each of them.
+
+    A template that the application does not have is looked for in the toolkit's own: `error.html`,
+    the pages for developers and of the API document, and a plain `layout.html` for them.
+    """
+    app.jinja_env.loader = ChoiceLoader(
+        [each for each in (app.jinja_env.loader, FileSystemLoader(OWN)) if each is not None]
+    )
     app.jinja_env.undefined = StrictUndefined
     compiled = settings.root / COMPILED
     if compiled.is_dir() and not settings.traceback_pages:
@@ -40,17 +48,14 @@ def init_app(app: Quart, settings: Settings) -> None:
     app.jinja_env.globals["get_flashed_messages"] = flashed_messages
     # The same for every page of a process: no work for the context of each.
     app.jinja_env.globals["site_name"] = settings.site_name
+    app.jinja_env.globals.setdefault("static_files", frozenset())  # see `web.assets`
     app.jinja_env.globals["preview"] = settings.platform if settings.is_preview else None
 
     @app.before_serving
     async def prepare() -> None:
         """Load templates before the first request, which would otherwise wait for it."""
         for processors in app.template_context_processors.values():
-            # Every blueprint brings Flask's along, beside Quart's own of the same content; being
-            # synchronous it costs each page a thread.
-            processors[:] = [
-                each for each in processors if each is not _default_template_ctx_processor
-            ]
+            processors[:] = [each for each in processors if each is not FLASK_CONTEXT_PROCESSOR]
         load_all(app)
 
 

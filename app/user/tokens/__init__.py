@@ -9,7 +9,9 @@ def init_app(app: Quart) -> None:
     from app.user.tokens import access_tokens, views
 
     app.register_blueprint(views.blueprint)
-    app.extensions["quart_upsun"].token_authenticator = access_tokens.authenticate
+    upsun = app.extensions["quart_upsun"]
+    upsun.token_authenticator = access_tokens.authenticate
+    upsun.tokens_endpoint = "tokens.index"
     site = site_of(app)
     site.account_cards.append("tokens/account_card.html")
     site.revoke.append(access_tokens.end_all)
