@@ -18,8 +18,8 @@ import pytest
 from sqlalchemy import make_url
 
 from app.settings import ROOT
-from development.programs import require
 from embedded_postgres import postgres
+from quart_upsun.testing.programs import require
 from tests.development.clone import (
     assert_nothing_left,
     environment,
