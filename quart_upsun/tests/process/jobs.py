@@ -70,7 +70,7 @@ def factory(settings: Settings) -> Quart:
     if "EXIT" in os.environ:
         worker.EXIT = int(os.environ["EXIT"])
     app = create_app(settings)
-    app.extensions["quart_upsun"].jobs.tasks |= {task.name: task for task in (HOLD, BLOCK, QUICK)}
+    app.extensions["quart_upsun"].jobs.register(HOLD, BLOCK, QUICK)
     return app
 
 
