@@ -50,16 +50,16 @@ def summary(reasons: Iterable[str]) -> list[str]:
     Args:
         reasons: why each test was skipped.
     """
-    count, packages, others = 0, set[str](), []
+    count, missing, others = 0, dict[str, str](), []
     for reason in reasons:
         if found := _MISSING.search(reason):
             count += 1
-            packages.add(found[2])
+            missing[found[1]] = found[2]
         else:
             others.append(f"skipped: {reason.removeprefix('Skipped: ')}")
     lines = sorted(set(others))
-    if packages:
-        names = " ".join(sorted(packages))
+    if missing:
         tests = "1 test needs" if count == 1 else f"{count} tests need"
-        lines.append(f"{tests} programs that are not installed: apt install {names}")
+        programs, packages = sorted(missing), sorted(set(missing.values()))
+        lines.append(f"{tests} {', '.join(programs)}: apt install {' '.join(packages)}")
     return lines

@@ -8,16 +8,14 @@ BWRAP = "Skipped: bwrap is not installed (Debian package: bubblewrap)"
 
 def test_missing_programs_are_one_line() -> None:
     assert summary([NGINX, BWRAP] * 200) == [
-        "400 tests need programs that are not installed: apt install bubblewrap nginx-light"
+        "400 tests need bwrap, nginx: apt install bubblewrap nginx-light"
     ]
-    assert summary([NGINX]) == [
-        "1 test needs programs that are not installed: apt install nginx-light"
-    ]
+    assert summary([NGINX]) == ["1 test needs nginx: apt install nginx-light"]
 
 
 def test_other_reasons_are_said() -> None:
     assert summary(["Skipped: only on Tuesdays", "Skipped: only on Tuesdays", NGINX]) == [
         "skipped: only on Tuesdays",
-        "1 test needs programs that are not installed: apt install nginx-light",
+        "1 test needs nginx: apt install nginx-light",
     ]
     assert summary([]) == []
