@@ -12,18 +12,23 @@ CHOSEN = $(filter command environment,$(origin PYTHON))
 ASSETS = $(shell find assets -type f) package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format migration rehearse bench lock clean python-packages npm-packages
+.PHONY: help run test test-all lint format migration rehearse bench lock clean python-packages npm-packages
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo 'PORT and HOST say where `make run` serves, DATABASE_URL names a database to use instead'
 	@echo 'of its own, PYTHON=python3.13 makes the virtual environment with that interpreter.'
 
 run: python-packages npm-packages ## serve with reload on http://127.0.0.1:8000
 	@exec $(PY) -m development
 
-test: python-packages app/manifest.json ## run the tests; ARGS="tests/unit -k login" for some of them
-	@exec $(PY) -m pytest -n logical --maxprocesses 4 $(ARGS)
+PYTEST = $(PY) -m pytest -n logical --maxprocesses 4
+
+test: python-packages app/manifest.json ## test the application; ARGS="tests/unit -k login" for some tests of any package
+	@exec $(PYTEST) $(ARGS)
+
+test-all: python-packages app/manifest.json ## test all packages, and what takes long: deploys, browser, the verbs of make
+	@exec $(PYTEST) tests quart_upsun rehearsal embedded_postgres $(ARGS)
 
 lint: python-packages ## check style, types and migrations
 	$(PY) -m ruff check

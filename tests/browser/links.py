@@ -9,9 +9,9 @@ from sqlalchemy import func, insert
 
 from app.links import lists
 from app.links.models import Link
+from quart_upsun.testing.servers import Server, serving
 from tests.browser.browsing import Site, Visit, log_in, register
 from tests.features.factories import Person
-from tests.process.servers import Server, serving
 
 
 def reading_list(path: str) -> Visit:

@@ -10,10 +10,10 @@ from playwright.async_api import expect
 
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
+from quart_upsun.testing.servers import spawned
 from tests.browser.browsing import NewPage, Watch, log_in
 from tests.browser.links import row, web_server
 from tests.features.factories import Person
-from tests.process.servers import spawned
 
 pytestmark = pytest.mark.xdist_group("browser")
 

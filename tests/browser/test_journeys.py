@@ -4,9 +4,9 @@ import pytest
 from playwright.async_api import Page, expect
 
 from app.user import accounts
+from quart_upsun.testing.servers import serving
 from tests.browser.browsing import NewPage, Site, Watch, log_in, register
 from tests.features.factories import Person
-from tests.process.servers import serving
 
 pytestmark = pytest.mark.xdist_group("browser")
 

@@ -12,6 +12,7 @@ from playwright.async_api import Page, ViewportSize, expect
 from sqlalchemy import insert
 
 from quart_upsun.jobs.models import Job, JobLog
+from quart_upsun.testing.servers import serving
 from tests.browser.browsing import (
     NARROW,
     WIDE,
@@ -26,7 +27,6 @@ from tests.browser.browsing import (
 )
 from tests.browser.links import PAGES as LINKS
 from tests.features.factories import Person
-from tests.process.servers import serving
 
 pytestmark = pytest.mark.xdist_group("browser")
 

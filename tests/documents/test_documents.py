@@ -65,16 +65,16 @@ def test_environment_explains_what_it_exports() -> None:
 
 def test_verbs_of_make_are_those_of_the_readme() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    verbs = set(re.findall(r"^([a-z]+):.*?## ", makefile, re.MULTILINE))
+    verbs = set(re.findall(r"^([a-z-]+):.*?## ", makefile, re.MULTILINE))
     listed = {
         name.split()[1] for name in first_cells(section("How to work on it")) if "make" in name
     }
     assert verbs == listed
-    named = set(re.findall(r"`?make (?:[A-Z]+=\S+ )*([a-z]+)", README))
+    named = set(re.findall(r"`?make (?:[A-Z]+=\S+ )*([a-z-]+)", README))
     assert {verb for verb in named if verb in verbs} >= listed
     for document in DOCUMENTS:
         text = (ROOT / document).read_text()
-        for verb in re.findall(r"`(?:[A-Z]+=\S+ )*make (?:[A-Z]+=\S+ )*([a-z]+)", text):
+        for verb in re.findall(r"`(?:[A-Z]+=\S+ )*make (?:[A-Z]+=\S+ )*([a-z-]+)", text):
             assert verb in verbs, f"{document} names `make {verb}`"
 
 

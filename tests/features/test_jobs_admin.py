@@ -19,8 +19,8 @@ from quart_upsun.jobs import runner
 from quart_upsun.jobs.models import Job, JobLog
 from quart_upsun.jobs.queue import PermanentJobError, Running, Task, enqueue
 from quart_upsun.mail import delivery
+from quart_upsun.testing.smtp import MailServer, mail_server
 from tests.features.factories import Person
-from tests.smtp import MailServer, mail_server
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from app.user.models import User
 from quart_upsun.jobs.models import Job
 from quart_upsun.security import signing as tokens
 from quart_upsun.security.models import AuditEvent
+from quart_upsun.testing.smtp import MailServer, mail_server
 from tests.features.factories import Person, new_client
-from tests.smtp import MailServer, mail_server
 
 NEW_PASSWORD = "staple battery horse"
 

@@ -24,7 +24,7 @@ from quart_upsun.database.url import parse_database_url
 from quart_upsun.sanitize import sanitizer as module
 from quart_upsun.sanitize.commands import sanitize_command
 from quart_upsun.sanitize.sanitizer import SanitizeError, mistakes, sanitize
-from tests.features.statements import connected
+from quart_upsun.testing.statements import connected
 
 PREVIEW = "feature-4tw7dqi"
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$Zm9ydHktdHdvIGJ5dGVzIG9mIG5vdGhpbmc"

@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 
 from app.settings import ROOT
-from development.programs import require
 from embedded_postgres import MAJOR
 from quart_upsun.http.headers import SECURITY_HEADERS, STRICT_TRANSPORT
+from quart_upsun.testing.programs import require
 from quart_upsun.web.assets import DIGESTED, YEAR, read_manifest
 from rehearsal.validation import validate
 from tests.platform.upsun import APPLICATION, COMMANDS, CONFIG, CONFIGURATION, HOOKS, WORKERS

@@ -17,8 +17,8 @@ from app.settings import ROOT
 from quart_upsun.database import Database, DatabaseUnavailableError
 from quart_upsun.database.session import POOL_TIMEOUT
 from quart_upsun.database.url import parse_database_url
+from quart_upsun.testing.servers import Server, migrate, serving
 from tests.features.factories import Person
-from tests.process.servers import Server, migrate, serving
 
 _numbers = count(1)
 
@@ -32,7 +32,7 @@ async def log_in(client: httpx.AsyncClient) -> httpx.Response:
 @pytest.mark.parametrize("processes", [1, 2])
 async def test_an_empty_database(processes: int, empty_database: str) -> None:
     async with (
-        serving(processes, DATABASE_URL=empty_database) as server,
+        serving(processes, "app.server", DATABASE_URL=empty_database) as server,
         httpx.AsyncClient(base_url=server.url) as client,
     ):
         pids = server.pids()
@@ -58,7 +58,7 @@ async def test_an_empty_database(processes: int, empty_database: str) -> None:
 
 async def test_it_knows_before_anybody_asks(empty_database: str) -> None:
     """What a deploy has held comes all at once, and must not wait for the first connection."""
-    async with serving(2, DATABASE_URL=empty_database) as server:
+    async with serving(2, "app.server", DATABASE_URL=empty_database) as server:
         await server.says("schema behind", times=2)
         await migrate(empty_database)
         await server.says("schema ready", times=2)

@@ -14,8 +14,8 @@ from app.bookmarks.uploads import LARGEST_FILE
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.http.bodies import HELD
+from quart_upsun.testing.servers import Connection, Server, serving
 from tests.features.factories import Person
-from tests.process.servers import Connection, Server, serving
 
 PIECE = b"x" * 65536
 HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f.html"\r\n\r\n'

@@ -17,9 +17,10 @@ from app.user.tokens import access_tokens as tokens
 from app.user.tokens.models import AccessToken
 from quart_upsun.api.scopes import Scope
 from quart_upsun.security.limits import Limit
-from tests.features.api.resources import READ, application, bearer, token_of
+from quart_upsun.testing.statements import Statements
+from quart_upsun.tests.api.things import READ, bearer
+from tests.features.api.resources import application, token_of
 from tests.features.factories import Person, new_client
-from tests.features.statements import Statements
 
 THINGS = "/api/v1/things"
 

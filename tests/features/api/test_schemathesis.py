@@ -14,9 +14,9 @@ from app.user.tokens import access_tokens as tokens
 from quart_upsun.api import scopes
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
+from quart_upsun.testing.servers import Server, serving
 from tests.features.api.resources import application
 from tests.features.factories import Person
-from tests.process.servers import Server, serving
 
 EXAMPLES = "20"  # requests of each kind and operation
 # What fits the document may still be refused, by rules that JSON Schema cannot say: an address that

@@ -16,7 +16,8 @@ from app.user.audit_trail import Event
 from app.user.tokens import access_tokens as tokens
 from app.user.tokens.models import AccessToken
 from quart_upsun.security.models import AuditEvent
-from tests.features.api.resources import bearer, token_of
+from quart_upsun.tests.api.things import bearer
+from tests.features.api.resources import token_of
 from tests.features.factories import Person, new_client
 
 PAGE = "/account/tokens/"

@@ -25,8 +25,8 @@ from quart_upsun.jobs.models import Job
 from quart_upsun.jobs.queue import JobTakenOverError, Task, enqueue
 from quart_upsun.live.models import LiveEvent
 from quart_upsun.testing import runner_of
+from quart_upsun.testing.runners import working
 from tests.features.factories import Person
-from tests.features.runners import working
 
 
 def bookmarks(count: int, name: str = "n") -> bytes:

@@ -25,8 +25,8 @@ from quart_upsun.jobs.queue import Running, enqueue
 from quart_upsun.jobs.runner import Runner
 from quart_upsun.live.models import LiveEvent
 from quart_upsun.testing import runner_of
+from quart_upsun.testing.runners import working
 from tests.features.factories import Person
-from tests.features.runners import working
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -5,9 +5,9 @@ from quart.testing import QuartClient as Client
 
 from app.links import library
 from app.links.api import READ
+from quart_upsun.testing.statements import Statements
 from tests.features.api.resources import token_of
 from tests.features.factories import Person
-from tests.features.statements import Statements
 
 LIST = "/api/v1/links?limit=20"
 
