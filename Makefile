@@ -48,7 +48,7 @@ migration: python-packages ## write a migration for what changed in the models: 
 rehearse: python-packages ## deploy to a local Upsun, as committed; ARGS=--help for what it can do
 	@exec $(PY) -m rehearsal $(ARGS)
 
-bench: python-packages app/manifest.json ## measure what is promised of speed, for the README; ARGS="--only api"
+bench: python-packages app/manifest.json ## measure what is promised of speed, for docs/performance.md; ARGS="--only api"
 	@exec $(PY) -m benchmarks $(ARGS)
 
 COMPILE = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 \
@@ -57,7 +57,8 @@ COMPILE = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.
 lock: python-packages ## pin what pyproject.toml and package.json ask for; ARGS=--upgrade for newer
 	$(COMPILE) -o requirements.txt $(ARGS)
 	$(COMPILE) --extra dev -c requirements.txt -o requirements-dev.txt $(ARGS)
-	$(PY) -m uv pip compile benchmarks/side_by_side/requirements.in --universal \
+	test ! -d benchmarks/side_by_side || \
+		$(PY) -m uv pip compile benchmarks/side_by_side/requirements.in --universal \
 		--python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--no-emit-index-url --no-emit-find-links -q \
 		-o benchmarks/side_by_side/requirements.txt $(ARGS)

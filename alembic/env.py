@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.settings import load_database
+from app.settings import load_database_settings
 from quart_upsun.database import (
     LOCK_NOT_AVAILABLE,
     READ_ONLY,
@@ -70,11 +70,11 @@ def print_sql() -> None:
 
 async def migrate() -> None:
     """Connect, wait for our turn, run."""
-    settings: DatabaseSettings = load_database()
+    settings: DatabaseSettings = load_database_settings()
     engine = unpooled_engine(
         settings.database_url,
         name="alembic",
-        # Set with the connection, so that `RESET` in a migration comes back to them.
+        # Set with the connection, so that `RESYNC_TEXT` in a migration comes back to them.
         settings={
             "lock_timeout": option("lock_timeout"),
             "statement_timeout": option("statement_timeout"),

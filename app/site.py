@@ -29,7 +29,7 @@ class MenuEntry:
 
 
 @dataclass(frozen=True)
-class Part:
+class PersonalDataSection:
     """A list of a user's rows in "Download your data"."""
 
     name: str
@@ -38,11 +38,11 @@ class Part:
     """Yields the rows of a user by the page, and holds no connection meanwhile."""
     tables: tuple[str, ...]
     """The tables that it covers."""
-    keeps_account: bool = True
+    is_account_in_use: bool = True
     """Whether an account with such rows is in use, though it was never confirmed."""
 
 
-class Revoke(Protocol):
+class RevokeAccess(Protocol):
     """Ends what lets programs act for a user, such as access tokens."""
 
     async def __call__(
@@ -56,18 +56,18 @@ class Site:
 
     menu: list[MenuEntry] = field(default_factory=list)
     """The navigation bar."""
-    start: MenuEntry | None = None
+    start_page: MenuEntry | None = None
     """Where the home page leads a user who is logged in."""
     admin_menu: list[MenuEntry] = field(default_factory=list)
     """The administrators' pages."""
     account_cards: list[str] = field(default_factory=list)
     """Templates that the account page includes."""
-    personal_data: list[Part] = field(default_factory=list)
-    not_personal_data: dict[str, str] = field(default_factory=dict)
+    personal_data: list[PersonalDataSection] = field(default_factory=list)
+    tables_not_exported: dict[str, str] = field(default_factory=dict)
     """Tables with rows of users that are not downloaded, and why."""
-    keeps_account: list[Callable[[], ColumnElement[bool]]] = field(default_factory=list)
+    in_use_conditions: list[Callable[[], ColumnElement[bool]]] = field(default_factory=list)
     """Conditions on `users`: an account for which one is true is in use."""
-    revoke: list[Revoke] = field(default_factory=list)
+    revoke_callbacks: list[RevokeAccess] = field(default_factory=list)
     """Called in the transaction that signs a user out everywhere, or deactivates them."""
 
     def menu_for(self, user: User | None) -> list[MenuEntry]:
@@ -90,7 +90,7 @@ class Site:
             user_id: whose.
             actor_id: who does it, if it is another user.
         """
-        for revoke in self.revoke:
+        for revoke in self.revoke_callbacks:
             await revoke(session, user_id, actor_id=actor_id)
 
 
@@ -100,7 +100,7 @@ def init_app(app: Quart) -> None:
     app.jinja_env.globals["site"] = site
 
 
-def site_of(app: Quart) -> Site:
+def get_site(app: Quart) -> Site:
     """Return the site of an application, for the `init_app` of a feature."""
     site: Site = app.extensions["site"]
     return site

@@ -1,4 +1,4 @@
-"""Measure what is promised of speed, and write it into the README: `make bench`.
+"""Measure what is promised of speed, and write it into docs/performance.md: `make bench`.
 
   python -m benchmarks [--only NAME …] [--keep-readme]
 
@@ -7,7 +7,7 @@ links), streams (5,000 open ones), jobs (with workers that are killed) and fetch
 pages). Each can be run by itself, `python -m benchmarks.api --help` and so on. All of them take
 about ten minutes, and want a machine that does nothing else.
 
-With --only the README stays as it is. Exit code 1: a promise was not kept, or a benchmark failed.
+With --only the page stays as it is. Exit code 1: a promise was not kept, or a benchmark failed.
 """
 
 import argparse
@@ -21,14 +21,13 @@ from typing import Any
 from benchmarks import report
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-NAMES = (
-    "api",
-    "growth",
-    "streams",
-    "jobs",
-    "fetches",
-)
+PAGE = ROOT / "docs" / "performance.md"
+# Those whose module exists: a feature that is removed takes its benchmark along.
+NAMES = [
+    name
+    for name in ("api", "growth", "streams", "jobs", "fetches")
+    if (Path(__file__).parent / f"{name}.py").exists()
+]
 PATIENCE = 20  # seconds for what a benchmark has started to end with it
 
 
@@ -89,7 +88,7 @@ def main() -> int:
     section = report.section(results)
     print(f"\n{section}\n")
     if not options.only and not options.keep_readme and not failed:
-        README.write_text(report.replaced(README.read_text(), section))
+        PAGE.write_text(report.replaced(PAGE.read_text(), section))
     for name in failed:
         print(f"{name} has failed.", file=sys.stderr)
     broken = [name for name, result in results.items() if not result["ok"]]

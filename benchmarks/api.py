@@ -257,9 +257,9 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         url = await create_database(postgres_url, "benchmark")
         migrate(url)
         users = await fill(url, {"ada": LINKS})
-        token = tokens.new()
+        token = tokens.generate_token()
         connection = await asyncpg.connect(url)
-        await connection.execute(ADD_TOKEN, users["ada"], tokens.digest(token))
+        await connection.execute(ADD_TOKEN, users["ada"], tokens.hash_token(token))
         await connection.close()
         own = [sys.executable, "-m", "app.server"]
         servers = [stack.enter_context(serving(OURS, own, url, directory))]

@@ -39,8 +39,8 @@ import psutil
 from quart import Quart
 
 from app import create_app
-from app.fetching.jobs import FETCH
-from app.settings import Settings, load
+from app.fetching.jobs import FETCH_TASK
+from app.settings import Settings, load_settings
 from benchmarks.filling import migrate
 from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
@@ -163,9 +163,9 @@ async def prepare(url: str, links: int, port: int, hosts: int) -> None:
     async with database.write() as session:
         await enqueue_many(
             session,
-            FETCH,
+            FETCH_TASK,
             [{"link": each} for each in ids],
-            keys=[f"{FETCH.name} {each}" for each in ids],
+            keys=[f"{FETCH_TASK.name} {each}" for each in ids],
         )
     await database.close()
 
@@ -258,4 +258,4 @@ def describe(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(worker.main(factory, load) if WORK in sys.argv else main())
+    sys.exit(worker.main(factory, load_settings) if WORK in sys.argv else main())

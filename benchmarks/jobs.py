@@ -43,7 +43,7 @@ from quart import Quart
 from sqlalchemy import text
 
 from app import create_app
-from app.settings import Settings, load
+from app.settings import Settings, load_settings
 from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
@@ -358,4 +358,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(worker.main(factory, load) if WORK in sys.argv else main())
+    sys.exit(worker.main(factory, load_settings) if WORK in sys.argv else main())

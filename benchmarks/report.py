@@ -1,4 +1,4 @@
-"""What the benchmarks found, as a section of the README."""
+"""What the benchmarks found, as a section of docs/performance.md."""
 
 import os
 import platform
@@ -37,7 +37,7 @@ def section(results: dict[str, Result]) -> str:
 
 
 def replaced(readme: str, text: str) -> str:
-    """Return the README with this text between the marks.
+    """Return the page with this text between the marks.
 
     Raises:
         ValueError: the marks are not there.
@@ -45,7 +45,7 @@ def replaced(readme: str, text: str) -> str:
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError("the README has no marks for what `make bench` writes")
+        raise ValueError("the page has no marks for what `make bench` writes")
     return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 

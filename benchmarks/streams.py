@@ -44,7 +44,7 @@ from quart import Quart, Response
 from sqlalchemy import text
 
 from app import create_app
-from app.settings import Settings, load
+from app.settings import Settings, load_settings
 from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
@@ -319,7 +319,7 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     if SERVE in sys.argv:
-        sys.exit(server.main(factory, load))
+        sys.exit(server.main(factory, load_settings))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -9,7 +9,7 @@ from quart_upsun.jobs.cleanup import BATCH, TIMEOUT, forget
 from quart_upsun.jobs.queue import Running, Schedule, Task
 
 
-async def remove_icons(running: Running) -> None:
+async def delete_unused_icons(running: Running) -> None:
     """Delete icons that no link uses."""
     unused = (
         select(Icon.digest)
@@ -22,5 +22,5 @@ async def remove_icons(running: Running) -> None:
     await forget(running.database, delete(Icon).where(Icon.digest.in_(unused)))
 
 
-REMOVE_ICONS = Task("links.remove_icons", remove_icons, timeout=TIMEOUT)
-SCHEDULES = (Schedule(REMOVE_ICONS, "40 3 * * *"),)
+DELETE_UNUSED_ICONS = Task("links.remove_icons", delete_unused_icons, timeout=TIMEOUT)
+SCHEDULES = (Schedule(DELETE_UNUSED_ICONS, "40 3 * * *"),)

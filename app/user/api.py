@@ -39,7 +39,7 @@ class Me(BaseModel):
 async def me() -> Response:
     """Tell who is asking."""
     async with database.read() as session:
-        user = await accounts.by_id(session, caller().id)
+        user = await accounts.get_user(session, caller().id)
     if user is None:  # deleted between the two queries
         raise unauthorized(DETAILS[401])
     return json_response(

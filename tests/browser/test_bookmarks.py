@@ -5,14 +5,14 @@ from playwright.async_api import FilePayload, expect
 
 from app import create_app
 from app.bookmarks import jobs
-from app.bookmarks.jobs import TASK
-from app.bookmarks.uploads import CHUNK
+from app.bookmarks.jobs import IMPORT_TASK
+from app.bookmarks.uploads import CHUNK_BYTES
 from app.settings import Settings
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.testing import runner_of
 from tests.browser.browsing import NewPage, log_in
-from tests.browser.links import web_server
+from tests.browser.pages_links import web_server
 from tests.features.bookmarks.test_imports import bookmarks
 from tests.features.factories import Person
 
@@ -32,7 +32,7 @@ NOTE_STATES = """addEventListener("DOMContentLoaded", () => {
 async def test_the_bar_of_an_import_moves(
     new_page: NewPage, own_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "EVENTS_APART", 0.0)
+    monkeypatch.setattr(jobs, "EVENT_INTERVAL_SECONDS", 0.0)
     database = Database(parse_database_url(own_database_url), pool_size=4)
     ada = await Person().create(database)
     said: list[tuple[str, int | None]] = []
@@ -43,7 +43,7 @@ async def test_the_bar_of_an_import_moves(
         await log_in(page, ada)
         await page.goto("/links/import/")
         content = bookmarks(8000)
-        assert len(content) > 2 * CHUNK  # a step of the bar each
+        assert len(content) > 2 * CHUNK_BYTES  # a step of the bar each
         await page.locator("#file").set_input_files(
             FilePayload(name="bookmarks.html", mimeType="text/html", buffer=content)
         )
@@ -52,7 +52,7 @@ async def test_the_bar_of_an_import_moves(
         await expect(page.get_by_role("progressbar")).to_be_visible()
 
         app = create_app(Settings(database_url=database.engine.url))
-        await runner_of(app, TASK).run_due()
+        await runner_of(app, IMPORT_TASK).run_due()
         # What is over is shown by a page that was loaded again.
         await expect(page.get_by_text("8,000 added, 0 there already")).to_be_visible()
         await expect(page.get_by_role("progressbar")).to_have_count(0)

@@ -12,7 +12,7 @@ from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.testing.servers import spawned
 from tests.browser.browsing import NewPage, Watch, log_in
-from tests.browser.links import row, web_server
+from tests.browser.pages_links import row, web_server
 from tests.features.factories import Person
 
 pytestmark = pytest.mark.xdist_group("browser")

@@ -86,7 +86,7 @@ async def test_an_invitation(page: Page, site: Site, watch: Watch) -> None:
     await page.goto("/invite/")
     await expect(page.get_by_role("heading", level=1)).to_have_text("Confirm your address first")
     async with site.database.write() as session:
-        await accounts.confirm(session, ada.id, ada.email)
+        await accounts.confirm_email(session, ada.id, ada.email)
     await page.goto("/users/")
     await page.get_by_role("link", name="Invite somebody").click()
     await page.get_by_label("Their address").fill(bob.email)

@@ -3,11 +3,11 @@
 import pytest
 from playwright.async_api import expect
 
-from app.links import library
+from app.links import queries
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from tests.browser.browsing import NewPage, log_in
-from tests.browser.links import row, web_server
+from tests.browser.pages_links import row, web_server
 from tests.features.factories import Person
 
 pytestmark = pytest.mark.xdist_group("browser")
@@ -19,7 +19,7 @@ async def test_a_change_in_one_window_shows_in_the_other(
     database = Database(parse_database_url(own_database_url), pool_size=1)
     ada = await Person().create(database)
     async with database.write() as session:
-        await library.save(session, ada.id, "https://example.com/", title="The sea")
+        await queries.save_link(session, ada.id, "https://example.com/", title="The sea")
     await database.close()
     async with web_server(own_database_url) as server:
         here = await new_page(base_url=server.url)

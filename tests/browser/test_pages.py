@@ -1,6 +1,7 @@
 """What holds for every page: its structure, its colours, its width, and what it loads."""
 
 from base64 import b64encode
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from tests.browser.browsing import (
     register,
     tab_to,
 )
-from tests.browser.links import PAGES as LINKS
 from tests.features.factories import Person
 
 pytestmark = pytest.mark.xdist_group("browser")
@@ -145,7 +145,12 @@ PAGES: dict[str, Visit] = {
     "new password": reset,
     "list of users": administration("/admin/"),
     "jobs": given_up_job,
-    **LINKS,
+    # Those of each feature, from its module `pages_<feature>.py`.
+    **{
+        name: visit
+        for module in sorted(Path(__file__).parent.glob("pages_*.py"))
+        for name, visit in import_module(f"tests.browser.{module.stem}").PAGES.items()
+    },
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from quart import Quart
 
 from app import create_app
-from app.settings import Settings, load
+from app.settings import Settings, load_settings
 from quart_upsun.fetching import Fetcher
 from quart_upsun.server import worker
 
@@ -28,4 +28,4 @@ def factory(settings: Settings) -> Quart:
 
 
 if __name__ == "__main__":
-    sys.exit(worker.main(factory, load))
+    sys.exit(worker.main(factory, load_settings))

@@ -1,6 +1,5 @@
-"""The recipe names what exists, and what it says to delete can be deleted."""
+"""The guide names what exists, and what it says to delete can be deleted."""
 
-import os
 import re
 from pathlib import Path
 from shutil import copytree, rmtree
@@ -12,97 +11,103 @@ from tests.development.clone import running, share_packages
 from tests.repository import checkout, tracked_files
 
 DOCUMENT = ROOT / "docs" / "adding-a-feature.md"
-SECONDS = 1800
-# What looks at all routes, tables, jobs, columns and documents, beside the linters. The rest of the
-# suite takes as long as it does here: REST=tests in the environment runs that as well.
-REST = os.environ.get(
-    "REST",
-    "tests/unit tests/documents tests/features/api/test_openapi.py"
-    " tests/features/test_accounts.py tests/features/test_schedules.py"
-    " tests/features/test_policy.py tests/features/test_sanitize.py",
-)
+EXAMPLE = "the example"
+# What is removed -> the names in FEATURES that go.
+REMOVALS = {
+    "fetching": ["fetching"],
+    "import and export": ["bookmarks"],
+    "access tokens": ["tokens"],
+    EXAMPLE: ["links", "fetching", "bookmarks"],
+}
+PACKAGES = {"tokens": r"app[./]user[./]tokens"}
+TIMEOUT_SECONDS = 1800
+# What looks at all routes, tables, jobs, columns and documents, beside the linters.
+TESTS = "tests/unit tests/documents tests/features"
 
 
-WHOLE = "the reading list"
-FEATURES = (WHOLE, "fetching", "import and export")
-
-
-def block(feature: str, language: str) -> str:
-    section = DOCUMENT.read_text().partition(f"\n## Starting without {feature}\n")[2]
-    found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
+def section(removal: str) -> str:
+    found = DOCUMENT.read_text().partition(f"\n## Removing {removal}\n")[2]
     assert found
-    return found[1]
+    return found.partition("\n## ")[0]
 
 
-def deleted(feature: str) -> list[str]:
-    """The files and folders that go."""
-    command, *data = block(feature, "sh").replace("\\\n", " ").splitlines()
-    assert data == (["rm -rf .data/postgres .rehearsal"] if feature == WHOLE else [])
+def deleted(removal: str) -> list[str]:
+    """Return the files and folders that are deleted."""
+    found = re.search(r"```sh\n(.*?)```", section(removal), re.DOTALL)
+    assert found
+    command, *data = found[1].replace("\\\n", " ").splitlines()
+    assert data == (["rm -rf .data/postgres .rehearsal"] if removal == EXAMPLE else [])
     git, rm, recursively, *names = command.split()
     assert (git, rm, recursively) == ("git", "rm", "-r")
     return names
 
 
-def removed(feature: str) -> dict[str, list[str]]:
-    """By file, the pieces of it that go."""
-    parts = re.split(r"^--- (.+)\n", block(feature, "diff"), flags=re.MULTILINE)[1:]
-    return {
-        name: [
-            "".join(f"{line[1:]}\n" for line in piece.splitlines())
-            for piece in re.split(r"\n\n", text.strip("\n"))
-        ]
-        for name, text in zip(parts[::2], parts[1::2], strict=True)
-    }
-
-
 def test_what_it_names_exists() -> None:
     files = tracked_files()
-    named = re.findall(r"`((?:app|tests|docs|assets|benchmarks)/[\w./]+)`", DOCUMENT.read_text())
+    pattern = r"`((?:app|tests|docs|assets|benchmarks|quart_upsun)/[\w./]+)`"
+    named = re.findall(pattern, DOCUMENT.read_text())
     assert len(named) > 10
-    for path in [*named, *(path for each in FEATURES for path in (*deleted(each), *removed(each)))]:
+    for path in [*named, *(path for each in REMOVALS for path in deleted(each))]:
         assert path in files or any(name.startswith(f"{path.rstrip('/')}/") for name in files), path
 
 
-def remove(feature: str, tree: Path) -> None:
+def remove(removal: str, tree: Path) -> None:
     """Remove a feature from a copy of the repository, as the document says."""
-    for path in deleted(feature):
+    for path in deleted(removal):
         if (tree / path).is_dir():
             rmtree(tree / path)
         else:
             (tree / path).unlink()
-    for name, pieces in removed(feature).items():
-        text = (tree / name).read_text()
-        for piece in pieces:
-            assert text.count(piece) == 1, f"{name} does not have once:\n{piece}"
-            text = text.replace(piece, "")
-        (tree / name).write_text(text)
-    gone = re.compile("|".join(map(re.escape, deleted(feature))))
-    for name in ("README.md", "SECURITY.md"):
-        lines = (tree / name).read_text().splitlines(keepends=True)
-        rows = [line for line in lines if line.startswith("|") and gone.search(line)]
-        (tree / name).write_text("".join(line for line in lines if line not in rows))
+    wiring = tree / "app" / "__init__.py"
+    before, names, after = re.split(
+        r"^(FEATURES = \[.*?\])", wiring.read_text(), maxsplit=1, flags=re.DOTALL | re.MULTILINE
+    )
+    for name in REMOVALS[removal]:
+        assert f"`{name}`" in section(removal)
+        names, count = re.subn(rf"\b{name}\b(?:, )?", "", names)
+        assert count == 1, name
+    wiring.write_text(before + names.replace(", ]", "]") + after)
+    if removal == EXAMPLE:
+        styles = tree / "assets" / "css" / "main.scss"
+        assert '@import "links";' in section(removal)
+        styles.write_text(styles.read_text().replace('@import "links";\n', ""))
+    # Rows of tables that name a file which is gone.
+    gone = re.compile("|".join(map(re.escape, deleted(removal))))
+    tests = {path.name for path in tree.rglob("test_*.py")}
+    for document in (tree / "README.md", tree / "SECURITY.md", *(tree / "docs").glob("*.md")):
+        document.write_text(
+            "".join(
+                line
+                for line in document.read_text().splitlines(keepends=True)
+                if not line.startswith("|")
+                or not (gone.search(line) or {*re.findall(r"\btest_\w+\.py", line)} - tests)
+            )
+        )
 
 
-@pytest.mark.parametrize("feature", FEATURES)
-def test_a_feature_can_be_removed(tmp_path: Path, feature: str) -> None:
+@pytest.mark.parametrize("removal", REMOVALS)
+def test_nothing_else_names_it(tmp_path: Path, removal: str) -> None:
     tree = checkout(tmp_path)
-    remove(feature, tree)
-    module = {"fetching": "fetching", "import and export": "bookmarks", WHOLE: r"\w*links"}[feature]
-    named = re.compile(rf"\b(app|features)[./]{module}\b")
-    for path in tree.rglob("*.py"):
-        assert not named.search(path.read_text()), path
+    remove(removal, tree)
+    for name in REMOVALS[removal]:
+        package = PACKAGES.get(name, rf"(?:app|features)[./]{name}")
+        named = re.compile(rf"\b{package}\b|from app import [^\n]*\b{name}\b")
+        for path in tree.rglob("*.py"):
+            if path != tree / "app" / "__init__.py":  # `make format` removes the import
+                assert not named.search(path.read_text()), path
 
 
-# It takes as long as builds do, and shall not be in the way of what measures time.
+# It takes as long as builds do, and must not disturb tests that measure time.
 @pytest.mark.xdist_group("builds")
-def test_the_rest_stands_by_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("removal", REMOVALS)
+def test_the_rest_stands_by_itself(tmp_path: Path, removal: str) -> None:
     tree = checkout(tmp_path / "tree")
-    remove(WHOLE, tree)
+    remove(removal, tree)
     share_packages(tree)
 
     def run(*command: str) -> None:
         with running(tree, *command) as process:
-            assert process.wait(SECONDS) == 0, process.output
+            assert process.wait(TIMEOUT_SECONDS) == 0, process.output
 
     # Tests of the documents look at what Git has. A link in the place of a folder is not ignored.
     run("git", "init", "--quiet")
@@ -113,4 +118,8 @@ def test_the_rest_stands_by_itself(tmp_path: Path) -> None:
         copytree(cache, tree / cache.name)
     for verb in ("format", "lint"):
         run("make", verb)
-    run("make", "test", f"ARGS=-n 0 {REST}")
+    # All features are tested without the example; of the others, what they have in common.
+    tests = (
+        TESTS if removal == EXAMPLE else "tests/unit tests/documents tests/features/test_policy.py"
+    )
+    run("make", "test", f"ARGS=-n 0 {tests}")

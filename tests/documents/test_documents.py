@@ -8,14 +8,22 @@ from app.settings import ROOT, Settings
 from tests.repository import tracked_files
 
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
+DOCUMENTS = [
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
+]
 
 
 def section(title: str) -> str:
-    """The text below a heading of the README."""
+    """Return the text below a heading of the README."""
     _, _, rest = README.partition(f"\n## {title}\n")
     assert rest, f"no section {title!r}"
     return rest.partition("\n## ")[0]
+
+
+def page(name: str) -> str:
+    """Return a page of the documentation."""
+    return (ROOT / "docs" / f"{name}.md").read_text()
 
 
 # Fields that no variable of their own sets.
@@ -36,7 +44,7 @@ def exported() -> set[str]:
 
 def test_the_table_of_variables_is_complete() -> None:
     read = {name.upper() for name in Settings.model_fields if name not in DERIVED}
-    listed = first_cells(section("Variables"))
+    listed = first_cells(page("configuration"))
     assert len(listed) == len(set(listed))
     assert read <= set(listed)
     assert exported() <= set(listed)
@@ -44,7 +52,7 @@ def test_the_table_of_variables_is_complete() -> None:
 
 
 def test_defaults_in_the_table_are_true() -> None:
-    table = section("Variables")
+    table = page("configuration")
     for name, field in Settings.model_fields.items():
         if (
             isinstance(field.default, str | int)
@@ -63,15 +71,11 @@ def test_environment_explains_what_it_exports() -> None:
         assert re.search(rf"\b{name}\b", comments), f"{name} is not explained in .environment"
 
 
-def test_verbs_of_make_are_those_of_the_readme() -> None:
+def test_verbs_of_make_are_documented() -> None:
     makefile = (ROOT / "Makefile").read_text()
     verbs = set(re.findall(r"^([a-z-]+):.*?## ", makefile, re.MULTILINE))
-    listed = {
-        name.split()[1] for name in first_cells(section("How to work on it")) if "make" in name
-    }
+    listed = {name.split()[1] for name in first_cells(page("development")) if "make" in name}
     assert verbs == listed
-    named = set(re.findall(r"`?make (?:[A-Z]+=\S+ )*([a-z-]+)", README))
-    assert {verb for verb in named if verb in verbs} >= listed
     for document in DOCUMENTS:
         text = (ROOT / document).read_text()
         for verb in re.findall(r"`(?:[A-Z]+=\S+ )*make (?:[A-Z]+=\S+ )*([a-z-]+)", text):
@@ -88,7 +92,7 @@ def test_the_map_names_what_exists_and_all_of_it() -> None:
         else:
             assert path in files, path
     # What a reader finds at the top, and the rooms of the application, are all on the map.
-    not_for_the_map = {"LICENSE", *DOCUMENTS}
+    not_for_the_map = {"LICENSE", *(name for name in DOCUMENTS if "/" not in name)}
     hidden = {".gitignore", ".npmrc"}
     for name in files:
         top, _, rest = name.partition("/")
@@ -110,17 +114,24 @@ def test_local_links_and_pictures_exist(document: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)|(?:src|srcset)=\"([^\"]+)\"", text):
         path = target[0] or target[1]
         if not path.startswith("http"):
-            assert (ROOT / path).exists(), path
+            assert ((ROOT / document).parent / path).exists(), path
+
+
+def test_every_page_is_listed_in_the_readme() -> None:
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{path.name})" in README, path.name
 
 
 def test_a_test_stands_behind_every_threat() -> None:
     table = (ROOT / "SECURITY.md").read_text().partition("\n## Threats")[2]
     rows = [line for line in table.splitlines() if line.startswith("|")][2:]
     assert len(rows) > 20
+    suites = [ROOT / name for name in tracked_files() if re.search(r"(^|/)test_\w+\.py$", name)]
     for row in rows:
-        path, _, name = row.rstrip(" |").rpartition("| ")[2].strip("`").partition("::")
-        text = (ROOT / path).read_text()
-        assert re.search(rf"^(async )?def {name}\(", text, re.MULTILINE), row
+        file, _, name = row.rstrip(" |").rpartition("| ")[2].strip("`").partition("::")
+        texts = [path.read_text() for path in suites if path.name == file and path.exists()]
+        definition = re.compile(rf"^(async )?def {name}\(", re.MULTILINE)
+        assert any(definition.search(text) for text in texts), row
 
 
 def test_nothing_names_a_registry_or_a_machine() -> None:

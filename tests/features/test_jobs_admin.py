@@ -201,7 +201,7 @@ async def test_a_removed_job_leaves_no_words(
 async def test_pages(
     app: Quart, client: Client, root: Person, failing: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "PAGE", 2)
+    monkeypatch.setattr(views, "PAGE_SIZE", 2)
     for number in range(5):
         async with app.extensions["quart_upsun"].database.write() as session:
             await enqueue(session, failing, secret="x", number=number)

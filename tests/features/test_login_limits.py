@@ -24,7 +24,7 @@ async def test_no_address_or_name_is_stored(app: Quart, client: Client) -> None:
 async def test_too_many_get_429_and_are_told_when(
     app: Quart, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(views.LOGINS.count):
+    for _ in range(views.LOGIN_LIMIT.count):
         await client.post("/login/", form={})
     response = await client.post("/login/", form={})
     assert response.status_code == 429
@@ -53,7 +53,7 @@ def patient_client_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     take = Limit.take
 
     async def pass_or_take(self: Limit, subject: str) -> int:
-        return 0 if self.name == views.LOGINS.name else await take(self, subject)
+        return 0 if self.name == views.LOGIN_LIMIT.name else await take(self, subject)
 
     monkeypatch.setattr(Limit, "take", pass_or_take)
 
@@ -64,7 +64,7 @@ async def test_guessing_slows_down_and_the_owner_gets_in(app: Quart) -> None:
     own = new_client(app)
     await ada.log_in(own)
     await own.post("/logout/")
-    count = views.ATTEMPTS.count
+    count = views.CLIENT_LOGIN_LIMIT.count
 
     stranger = new_client(app)
     statuses = [await guess(stranger, ada) for _ in range(count + 2)]
@@ -92,7 +92,7 @@ async def test_guessing_from_many_addresses_slows_down_and_the_owner_gets_in(app
     own = new_client(app)
     await ada.log_in(own)
     await own.post("/logout/")
-    addresses = [f"203.0.113.{n}" for n in range(views.ALL_ATTEMPTS.count + 5)]
+    addresses = [f"203.0.113.{n}" for n in range(views.ACCOUNT_LOGIN_LIMIT.count + 5)]
     statuses = [await guess(new_client(app), ada, address) for address in addresses]
     assert Counter(statuses)[429] >= 4
     response = await new_client(app).post("/login/", form=ada.login)
@@ -104,8 +104,8 @@ async def test_guessing_from_many_addresses_slows_down_and_the_owner_gets_in(app
 async def test_a_name_that_nobody_has_slows_down_as_well(app: Quart) -> None:
     nobody = Person()
     client = new_client(app)
-    statuses = [await guess(client, nobody) for _ in range(views.ATTEMPTS.count + 1)]
-    assert statuses == [200] * views.ATTEMPTS.count + [429]
+    statuses = [await guess(client, nobody) for _ in range(views.CLIENT_LOGIN_LIMIT.count + 1)]
+    assert statuses == [200] * views.CLIENT_LOGIN_LIMIT.count + [429]
 
 
 @pytest.mark.usefixtures("patient_client_limit")
@@ -113,7 +113,7 @@ async def test_a_login_takes_the_slips_back(app: Quart) -> None:
     ada = await Person().register(app)
     client = new_client(app)
     for _ in range(2):
-        for _ in range(views.ATTEMPTS.count - 1):
+        for _ in range(views.CLIENT_LOGIN_LIMIT.count - 1):
             assert await guess(client, ada, "<local>") == 200  # as of the login
         await ada.log_in(client)
         await client.post("/logout/")

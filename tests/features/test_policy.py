@@ -1,18 +1,24 @@
 """Rules that hold for every route: a new one cannot be added without deciding about them."""
 
 import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
 from quart import Quart
 from quart.testing import QuartClient as Client
 from werkzeug.routing import Rule
 
-from app.links import lists
 from app.user.audit_trail import Event
 from quart_upsun.http.headers import SECURITY_HEADERS
 from quart_upsun.policy import API, IMMUTABLE, NO_STORE, PUBLIC, policy_of
-from tests.features.factories import Person
 
+# What a feature says about its routes, in `tests/features/<feature>/routes.py`.
+FEATURES: list[Any] = [
+    import_module(f"tests.features.{path.parent.name}.routes")
+    for path in sorted(Path(__file__).parent.glob("*/routes.py"))
+]
 GUARDED = {"login", "confirmed", "admin"}
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 
@@ -33,13 +39,6 @@ def path_of(rule: Rule) -> str:
         path = re.sub(rf"<((path|id):)?{name}>", "1", path)
     assert "<" not in path, f"{rule}: teach path_of this converter"
     return path
-
-
-async def publish_a_list(app: Quart) -> None:
-    """Put something at the address that `path_of` makes of the routes of public lists."""
-    person = await Person("1").register(app)
-    async with app.extensions["quart_upsun"].database.write() as session:
-        await lists.publish(session, person.id, "1")
 
 
 def login_rule(app: Quart, rule: Rule) -> str | None:
@@ -116,7 +115,8 @@ async def test_anonymous_pages_set_no_cookie(app: Quart, client: Client) -> None
 
 
 async def test_shared_pages_are_shared_for_strangers_only(app: Quart, client: Client) -> None:
-    await publish_a_list(app)
+    for feature in FEATURES:
+        await feature.prepare(app)
     shared = [
         path_of(rule)
         for rule, method in routes(app)
@@ -125,7 +125,8 @@ async def test_shared_pages_are_shared_for_strangers_only(app: Quart, client: Cl
         and cache_rule(app, rule) not in {NO_STORE, IMMUTABLE}
     ]
     assert {"/", "/about/", "/login/", "/register/"} <= set(shared)
-    assert "/lists/1/1/" in shared
+    for feature in FEATURES:
+        assert set(shared) >= feature.SHARED
     for path in shared:
         stranger = await client.get(path)
         assert stranger.headers["Cache-Control"].startswith("public, max-age=0, s-maxage="), path

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from app.bookmarks.uploads import LARGEST_FILE
+from app.bookmarks.uploads import MAX_FILE_BYTES
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.http.bodies import HELD
@@ -66,11 +66,11 @@ async def test_a_file_is_bounded_and_never_in_memory(database_url: str) -> None:
         (pid,) = server.pids()
         before = psutil.Process(pid).memory_info().rss
         # In chunks, so that only what arrives tells how much it is.
-        answer = await client.post("/links/import/", content=form(LARGEST_FILE + 1), headers=KIND)
+        answer = await client.post("/links/import/", content=form(MAX_FILE_BYTES + 1), headers=KIND)
         assert answer.status_code == 413
         assert await left(database) == (0, 0)
         # With a length, nothing of it is even looked at.
-        size = str(LARGEST_FILE + 10**6)
+        size = str(MAX_FILE_BYTES + 10**6)
         connection = await Connection.to(server)
         cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
         await connection.send(
@@ -83,11 +83,11 @@ async def test_a_file_is_bounded_and_never_in_memory(database_url: str) -> None:
         # Elsewhere nothing has changed.
         answer = await client.post("/links/", content=form(2**20), headers=KIND)
         assert answer.status_code == 413
-        answer = await client.post("/links/import/", content=form(LARGEST_FILE), headers=KIND)
+        answer = await client.post("/links/import/", content=form(MAX_FILE_BYTES), headers=KIND)
         assert answer.status_code == 303
         assert await left(database) == (1, 128)
         grown = psutil.Process(pid).memory_info().rss - before
-        assert grown < LARGEST_FILE / 2 > HELD, f"{grown / 2**20:.0f} MB"
+        assert grown < MAX_FILE_BYTES / 2 > HELD, f"{grown / 2**20:.0f} MB"
         await server.stops()
 
 
@@ -112,7 +112,9 @@ async def test_a_stranger_who_sends_much_is_answered(database_url: str) -> None:
     """What nobody reads does not keep the answer from coming, nor the connection from ending."""
     async with logged_in(database_url) as (server, _, database, _person):
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as stranger:
-            answer = await stranger.post("/links/import/", content=form(LARGEST_FILE), headers=KIND)
+            answer = await stranger.post(
+                "/links/import/", content=form(MAX_FILE_BYTES), headers=KIND
+            )
         assert answer.status_code == 401
         assert await left(database) == (0, 0)
         await server.stops()

@@ -74,7 +74,7 @@ async def test_what_is_no_token_is_refused_without_a_query(
 
 
 async def test_an_unknown_token_is_refused(client: Client, token: str) -> None:
-    assert (await client.get(THINGS, headers=bearer(tokens.new()))).status_code == 401
+    assert (await client.get(THINGS, headers=bearer(tokens.generate_token()))).status_code == 401
     assert (await client.get(THINGS, headers=bearer(token))).status_code == 200
 
 
@@ -88,15 +88,15 @@ async def test_a_token_ends_with_its_user(
 ) -> None:
     database = app.extensions["quart_upsun"].database
     async with database.write() as session:
-        await accounts.set_active(session, ada.id, active=False)
+        await accounts.deactivate_user(session, ada.id)
     assert (await client.get(THINGS, headers=bearer(token))).status_code == 401
     async with database.write() as session:
-        await accounts.set_active(session, ada.id, active=True)
+        await accounts.reactivate_user(session, ada.id)
     assert (await client.get(THINGS, headers=bearer(token))).status_code == 200
     async with database.write() as session:
-        user = await accounts.by_id(session, ada.id)
+        user = await accounts.get_user(session, ada.id)
         assert isinstance(user, User)
-        await accounts.remove(session, user)
+        await accounts.delete_user(session, user)
     assert (await client.get(THINGS, headers=bearer(token))).status_code == 401
 
 
@@ -113,7 +113,7 @@ async def test_a_token_is_good_for_its_scopes_only(app: Quart, client: Client, a
 async def test_two_tokens_are_one_too_many(client: Client, token: str) -> None:
     headers = bearer(token) | {"X-API-Key": token}
     assert (await client.get(THINGS, headers=headers)).status_code == 200
-    headers["X-API-Key"] = tokens.new()
+    headers["X-API-Key"] = tokens.generate_token()
     assert (await client.get(THINGS, headers=headers)).status_code == 400
 
 
@@ -125,7 +125,9 @@ async def test_a_cookie_beside_a_token_is_not_looked_at(
     other = await Person("grace").register(app)
     token = await token_of(app, other, ME)
     await change_token(app, last_used_at=datetime.now(UTC))
-    assert (await client.get("/api/v1/me", headers=bearer(tokens.new()))).status_code == 401
+    assert (
+        await client.get("/api/v1/me", headers=bearer(tokens.generate_token()))
+    ).status_code == 401
     response = await client.get("/api/v1/me", headers=bearer(token))
     assert (await response.get_json())["username"] == "grace"
     # On a page it is the cookie that counts, whatever header comes along.
@@ -200,13 +202,13 @@ async def test_changes_are_counted_by_account(settings: Settings) -> None:
 
 
 def test_tokens_can_be_told_from_other_things() -> None:
-    token = tokens.new()
+    token = tokens.generate_token()
     assert re.fullmatch(r"qu_[A-Za-z0-9_-]{49}", token)
-    assert tokens.well_formed(token)
+    assert tokens.is_well_formed(token)
     for wrong in ("", "qu_", token[:-1], token + "A", token[:10] + "!" + token[11:], token + "\n"):
-        assert not tokens.well_formed(wrong)
+        assert not tokens.is_well_formed(wrong)
     swapped = token[:5] + ("A" if token[5] != "A" else "B") + token[6:]
-    assert not tokens.well_formed(swapped)
+    assert not tokens.is_well_formed(swapped)
 
 
 def test_a_scope_fits_its_column() -> None:

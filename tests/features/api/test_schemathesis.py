@@ -39,10 +39,10 @@ async def token(database: Database, settings: Settings) -> str:
     """Good for everything."""
     person = await Person("ada").create(database)
     async with database.write() as session:
-        user = await accounts.by_id(session, person.id)
+        user = await accounts.get_user(session, person.id)
         assert user is not None
         names = [scope.name for scope in scopes.known(application(settings))]
-        return await tokens.make(session, user, name="a", scopes=names, days=7)
+        return await tokens.create_token(session, user, name="a", scopes=names, days=7)
 
 
 @pytest.fixture

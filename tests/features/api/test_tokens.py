@@ -1,6 +1,7 @@
 """The page on which tokens are made, shown once, listed and deleted."""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -72,7 +73,7 @@ async def test_a_token_is_made_and_shown_once(app: Quart, client: Client, ada: P
     for text in ("My laptop", "me:read", "things:read", f"{datetime.now(UTC):%d %b %Y}"):
         assert text in row.get_text()
     (found,) = await kept(app)
-    assert found.digest == tokens.digest(token)
+    assert found.digest == tokens.hash_token(token)
     assert timedelta(days=29) < found.expires_at - datetime.now(UTC) <= timedelta(days=30)
     assert await events(app, Event.TOKEN_CREATED) == 1
 
@@ -119,23 +120,23 @@ async def test_nobody_has_more_than_twenty(app: Quart, client: Client, ada: Pers
     for browser in browsers:
         await ada.log_in(browser)
     await asyncio.gather(*(page(browser, **FORM) for browser in browsers))
-    assert len(await kept(app)) == tokens.MOST
+    assert len(await kept(app)) == tokens.MAX_TOKENS
     _, soup = await page(client, **FORM)
     assert "You have 20 tokens" in soup.get_text()
-    assert len(await kept(app)) == tokens.MOST
+    assert len(await kept(app)) == tokens.MAX_TOKENS
 
 
 async def test_a_session_that_was_ended_makes_none(app: Quart, ada: Person) -> None:
     """Or a thief would turn what is left of a session into a year."""
     database = app.extensions["quart_upsun"].database
     async with database.write() as session:
-        user = await accounts.by_id(session, ada.id)
+        user = await accounts.get_user(session, ada.id)
         assert user is not None
         session.expunge(user)
         await accounts.end_sessions(session, ada.id, actor_id=ada.id)
     with pytest.raises(accounts.SessionEndedError):
         async with database.write() as session:
-            await tokens.make(session, user, name="a", scopes=["me:read"], days=7)
+            await tokens.create_token(session, user, name="a", scopes=["me:read"], days=7)
     assert await kept(app) == []
 
 
@@ -217,10 +218,10 @@ async def test_a_new_password_leaves_tokens_and_a_reset_ends_them(
     assert (await client.post("/account/password/", form=form)).status_code == 303
     assert (await stranger.get("/api/v1/things", headers=bearer(token))).status_code == 200
     async with app.extensions["quart_upsun"].database.read() as session:
-        user = await accounts.by_id(session, ada.id)
+        user = await accounts.get_user(session, ada.id)
     assert user is not None
     async with app.app_context():
-        path = f"/reset/{emails.reset_token(user)}/"
+        path = f"/reset/{emails.create_reset_token(user)}/"
     form = {"password": "another one 123", "confirm": "another one 123"}
     assert (await stranger.post(path, form=form)).status_code == 303
     assert (await stranger.get("/api/v1/things", headers=bearer(token))).status_code == 401
@@ -230,3 +231,15 @@ async def test_a_new_password_leaves_tokens_and_a_reset_ends_them(
 async def test_the_account_leads_there(client: Client) -> None:
     text = await (await client.get("/account/")).get_data(as_text=True)
     assert f'href="{PAGE}"' in text
+
+
+async def test_tokens_are_downloaded_without_their_secret(
+    app: Quart, client: Client, ada: Person
+) -> None:
+    token = await token_of(app, ada)
+    await ada.log_in(client)
+    data = json.loads(await (await client.get("/account/data.json")).get_data())
+    assert "access token created" in [each["what"] for each in data["events"]]
+    (known,) = data["access_tokens"]
+    assert (known["name"], known["last_used_at"]) == ("a test", None)
+    assert token not in str(data)

@@ -8,13 +8,13 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import addresses
+from app.links import normalization
 from app.links.models import PublicList
-from app.user.forms import USERNAME
+from app.user.forms import USERNAME_PATTERN
 from app.user.models import User
 
 
-class Shared(NamedTuple):
+class SharedList(NamedTuple):
     """A list that anybody may see; `library.page` has its links."""
 
     user_id: int
@@ -23,7 +23,7 @@ class Shared(NamedTuple):
     created_at: datetime
 
 
-async def publish(session: AsyncSession, user_id: int, tag: str) -> None:
+async def publish_tag(session: AsyncSession, user_id: int, tag: str) -> None:
     """Open a tag to everybody; harmless if it is open.
 
     Args:
@@ -35,18 +35,18 @@ async def publish(session: AsyncSession, user_id: int, tag: str) -> None:
     await session.execute(new.on_conflict_do_nothing())
 
 
-async def withdraw(session: AsyncSession, user_id: int, tag: str) -> None:
+async def unpublish_tag(session: AsyncSession, user_id: int, tag: str) -> None:
     """Close a tag again; caches forget the page within minutes."""
     mine = (PublicList.user_id == user_id, PublicList.tag == tag)
     await session.execute(delete(PublicList).where(*mine))
 
 
-async def is_published(session: AsyncSession, user_id: int, tag: str) -> bool:
+async def is_tag_published(session: AsyncSession, user_id: int, tag: str) -> bool:
     mine = (PublicList.user_id == user_id, PublicList.tag == tag)
     return await session.scalar(select(PublicList.tag).where(*mine)) is not None
 
 
-async def find(session: AsyncSession, username: str, tag: str) -> Shared | None:
+async def find_public_list(session: AsyncSession, username: str, tag: str) -> SharedList | None:
     """Return the list at an address; None if there is none, whatever the reason.
 
     Args:
@@ -55,10 +55,12 @@ async def find(session: AsyncSession, username: str, tag: str) -> Shared | None:
         tag: the same.
     """
     try:
-        tag = addresses.one_tag(tag)
+        tag = normalization.parse_tag(tag)
     except ValueError:
         return None
-    if not re.match(USERNAME, username):  # no other name exists, and NUL the database does not take
+    if not re.match(
+        USERNAME_PATTERN, username
+    ):  # no other name exists, and NUL the database does not take
         return None
     query = (
         select(User.id, User.username, PublicList.tag, PublicList.created_at)
@@ -71,4 +73,4 @@ async def find(session: AsyncSession, username: str, tag: str) -> Shared | None:
         )
     )
     row = (await session.execute(query)).one_or_none()
-    return Shared(*row) if row is not None else None
+    return SharedList(*row) if row is not None else None

@@ -17,15 +17,15 @@ from quart_upsun.security.models import AuditEvent
 
 log = get_logger(__name__)
 
-KEEP = timedelta(days=30)
+RETENTION = timedelta(days=30)
 
 
-async def remove_unconfirmed(running: Running) -> None:
+async def delete_unconfirmed_accounts(running: Running) -> None:
     """Delete old accounts without a confirmed address, without a recent login and without content.
 
     Content is what a feature adds to the download of a user's data, and a valid access token.
     """
-    old = func.now() - KEEP
+    old = func.now() - RETENTION
     used = exists().where(
         AuditEvent.user_id == User.id, AuditEvent.kind == Event.LOGGED_IN, AuditEvent.at >= old
     )
@@ -33,9 +33,14 @@ async def remove_unconfirmed(running: Running) -> None:
         *(User.email.is_(None), User.created_at < old, User.deactivated_at.is_(None)),
         User.role == Role.MEMBER,
         ~used,
-        *(~condition() for condition in site.keeps_account),
+        *(~condition() for condition in site.in_use_conditions),
     ]
-    tables = [name for part in site.personal_data if part.keeps_account for name in part.tables]
+    tables = [
+        name
+        for section in site.personal_data
+        if section.is_account_in_use
+        for name in section.tables
+    ]
     for table in (Base.metadata.tables[name] for name in tables):
         if "user_id" in table.columns:
             conditions.append(~exists().where(table.c.user_id == User.id))
@@ -57,6 +62,7 @@ async def remove_unconfirmed(running: Running) -> None:
         log.info("unconfirmed accounts deleted", count=count)
 
 
-REMOVE = Schedule(
-    Task("remove unconfirmed accounts", remove_unconfirmed, timeout=cleanup.TIMEOUT), "7 4 * * *"
+DELETE_UNCONFIRMED_ACCOUNTS = Schedule(
+    Task("remove unconfirmed accounts", delete_unconfirmed_accounts, timeout=cleanup.TIMEOUT),
+    "7 4 * * *",
 )

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from playwright.async_api import Locator, Page, expect
 from sqlalchemy import func, insert
 
-from app.links import lists
+from app.links import public_lists
 from app.links.models import Link
 from quart_upsun.testing.servers import Server, serving
 from tests.browser.browsing import Site, Visit, log_in, register
@@ -31,7 +31,7 @@ def reading_list(path: str) -> Visit:
             error = {"fetch_error": "Its certificate is not valid.", "archived": True}
             await session.execute(insert(Link).values(**shown, **error, url=f"{url}/sea"))
             await session.execute(insert(Link).values(url="https://a.example/", user_id=ada.id))
-            await lists.publish(session, ada.id, "sea")
+            await public_lists.publish_tag(session, ada.id, "sea")
         await log_in(page, ada)
         await page.goto(path.format(id=link, name=ada.username))
 

@@ -6,27 +6,29 @@ from urllib.parse import quote, unquote_plus
 
 import httpx
 
-from app.links.models import TAG_LENGTH, TAGS, URL_LENGTH
+from app.links.models import MAX_TAGS, TAG_LENGTH, URL_LENGTH
 from quart_upsun.text import MARKS, folded
 
-SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
-HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE)
+SCHEME_PATTERN = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+HOST_PATTERN = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # Parameters that say where a visitor came from, and nothing about the page.
-TRACKING = re.compile(r"utm_[a-z][a-z_]*|fbclid|gclid|mc_[ce]id|igshid")
-ADDRESS_WITH_QUERY = re.compile(r"(https?://[^\s?#]+)\?([^\s#]*)", re.IGNORECASE)
-SEPARATORS = re.compile(r"[\s,;#\u060c\u3001]+")
+TRACKING_PARAMETER = re.compile(r"utm_[a-z][a-z_]*|fbclid|gclid|mc_[ce]id|igshid")
+URL_WITH_QUERY = re.compile(r"(https?://[^\s?#]+)\?([^\s#]*)", re.IGNORECASE)
+TAG_SEPARATORS = re.compile(r"[\s,;#\u060c\u3001]+")
 # Letters and numbers, the marks that belong to letters in Hindi, Thai or pointed Hebrew, and what
 # joins letters in Persian. A tag begins and ends with something to be seen.
 _LETTERS = f"\\w{MARKS}"
 # What cannot be seen in a tag makes no other tag of it.
-UNSEEN = re.compile("[\u00ad\u034f\u200b\u200e\u200f\u2060\ufe00-\ufe0f]")
+INVISIBLE_CHARACTERS = re.compile("[\u00ad\u034f\u200b\u200e\u200f\u2060\ufe00-\ufe0f]")
 _JOINERS = "\u200c\u200d"
-TAG = re.compile(rf"(?=.{{1,{TAG_LENGTH}}}\Z)[\w-](?:[{_LETTERS}{_JOINERS}-]*[{_LETTERS}-])?")
-NOT_IN_TAG = re.compile(rf"[^{_LETTERS}{_JOINERS}\s-]+")
+TAG_PATTERN = re.compile(
+    rf"(?=.{{1,{TAG_LENGTH}}}\Z)[\w-](?:[{_LETTERS}{_JOINERS}-]*[{_LETTERS}-])?"
+)
+INVALID_TAG_CHARACTERS = re.compile(rf"[^{_LETTERS}{_JOINERS}\s-]+")
 
 
-def normalize(text: str) -> str:
+def normalize_url(text: str) -> str:
     """Return the form of an address under which it is kept once.
 
     The scheme is https if none is given. Small letters for scheme and host, no default port, no
@@ -41,7 +43,9 @@ def normalize(text: str) -> str:
         raise ValueError("Please enter an address.")
     if len(text) > URL_LENGTH:
         raise ValueError(f"The address is longer than {URL_LENGTH} characters.")
-    if not SCHEME.match(text) or re.match(r"[^/?#:]+:\d", text):  # `localhost:8000` has no scheme
+    if not SCHEME_PATTERN.match(text) or re.match(
+        r"[^/?#:]+:\d", text
+    ):  # `localhost:8000` has no scheme
         text = f"https://{text.lstrip('/')}"
     try:
         url = httpx.URL(text)
@@ -53,7 +57,7 @@ def normalize(text: str) -> str:
         raise ValueError("The address must begin with https:// or http://.")
     if url.userinfo:
         raise ValueError("The address must not contain a user name or password.")
-    if "%" in host or (":" not in host and not HOST.fullmatch(host)) or len(host) > 253:
+    if "%" in host or (":" not in host and not HOST_PATTERN.fullmatch(host)) or len(host) > 253:
         raise ValueError("This is not a valid address.")
     if url.port is not None and not 0 < url.port < 65536:
         raise ValueError("This is not a valid address.")
@@ -63,7 +67,7 @@ def normalize(text: str) -> str:
     if re.search(r"/\.\.?(?:[?#]|\Z)", text) and not path.endswith("/"):
         path += "/"  # the dots stand for a directory
     result = f"{url.scheme}://{location}{path or '/'}"
-    if query := _without_tracking(query):
+    if query := _clean_query(query):
         result += f"?{query}"
     fragment = text.partition("#")[2]  # httpx has decoded its own
     if fragment.startswith(("/", "!")):
@@ -73,71 +77,73 @@ def normalize(text: str) -> str:
     return result
 
 
-def tags(text: str) -> list[str]:
+def parse_tags(text: str) -> list[str]:
     """Return the tags of a line: small letters, sorted, each once.
 
     Raises:
         ValueError: a sentence that says which is none.
     """
     found = set()
-    for word in SEPARATORS.split(_folded(text)):
+    for word in TAG_SEPARATORS.split(_fold_tag(text)):
         if not word:
             continue
-        if not TAG.fullmatch(word):
+        if not TAG_PATTERN.fullmatch(word):
             raise ValueError(
                 "A tag consists of letters, digits, - and _,"
                 f" and has at most {TAG_LENGTH} characters."
             )
         found.add(word)
-    if len(found) > TAGS:
-        raise ValueError(f"A link has at most {TAGS} tags.")
+    if len(found) > MAX_TAGS:
+        raise ValueError(f"A link has at most {MAX_TAGS} tags.")
     return sorted(found)
 
 
-def one_tag(text: str) -> str:
+def parse_tag(text: str) -> str:
     """Return a tag in the form that is kept.
 
     Raises:
         ValueError: it is none, or several.
     """
-    found = tags(text)
+    found = parse_tags(text)
     if len(found) != 1:
         raise ValueError("Each tag is one word.")
     return found[0]
 
 
-def as_tag(text: str) -> str | None:
+def tag_from_text(text: str) -> str | None:
     """Turn a folder name, or any other words, into a tag.
 
     Return None if nothing is left of it.
     """
-    plain = _folded(text[: 4 * TAG_LENGTH])  # a single character can turn into eighteen
-    if TAG.fullmatch(plain):
+    plain = _fold_tag(text[: 4 * TAG_LENGTH])  # a single character can turn into eighteen
+    if TAG_PATTERN.fullmatch(plain):
         return plain
     # What is left may compose anew.
-    tag = "-".join(_folded(NOT_IN_TAG.sub("", plain)).split())[:TAG_LENGTH].strip(f"-{_JOINERS}")
-    return tag if TAG.fullmatch(tag) else None
+    tag = "-".join(_fold_tag(INVALID_TAG_CHARACTERS.sub("", plain)).split())[:TAG_LENGTH].strip(
+        f"-{_JOINERS}"
+    )
+    return tag if TAG_PATTERN.fullmatch(tag) else None
 
 
-def _folded(text: str) -> str:
+def _fold_tag(text: str) -> str:
     """Return the form in which tags are compared."""
-    return folded(UNSEEN.sub("", text))
+    return folded(INVISIBLE_CHARACTERS.sub("", text))
 
 
-def untracked(text: str) -> str:
+def remove_tracking_parameters(text: str) -> str:
     """Cut the parameters that only track out of the addresses in a text."""
 
     def cut(match: re.Match[str]) -> str:
-        query = _without_tracking(match[2])
+        query = _clean_query(match[2])
         return f"{match[1]}?{query}" if query else match[1]
 
-    return ADDRESS_WITH_QUERY.sub(cut, text)
+    return URL_WITH_QUERY.sub(cut, text)
 
 
-def _without_tracking(query: str) -> str:
+def _clean_query(query: str) -> str:
     """Cut the parameters that only track out of a query, and leave every other byte as it is."""
     return "&".join(
         piece
         for piece in query.split("&")
-        if not TRACKING.fullmatch(unquote_plus(piece.partition("=")[0]))
+        if not TRACKING_PARAMETER.fullmatch(unquote_plus(piece.partition("=")[0]))
     )

@@ -13,18 +13,18 @@ from sqlalchemy import Select, bindparam, case, delete, func, select, text, upda
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import index
-from app.links.hooks import want_metadata
+from app.links import search_index
+from app.links.hooks import request_metadata
 from app.links.models import Icon, Link, LinkTag
 from quart_upsun.database import Base
 from quart_upsun.database.statements import Source, Statement
 from quart_upsun.live.events import publish
 
-MOST_LINKS = 100_000  # of one user; an index of them is read when one is saved
-TAGS_SHOWN = 200
+MAX_LINKS = 100_000  # of one user; an index of them is read when one is saved
+MAX_TAGS_SHOWN = 200
 
 
-class Item(NamedTuple):
+class LinkItem(NamedTuple):
     """A link as pages and the API show it."""
 
     id: int
@@ -60,11 +60,11 @@ class Item(NamedTuple):
         return self.fetched_at is None
 
 
-COLUMNS = [getattr(Link, name) for name in Item._fields]
+COLUMNS = [getattr(Link, name) for name in LinkItem._fields]
 
 
-TOO_MANY = (
-    f"You have {MOST_LINKS:,} links, which is the most that an account can have. Delete some first."
+TOO_MANY_LINKS = (
+    f"You have {MAX_LINKS:,} links, which is the most that an account can have. Delete some first."
 )
 
 
@@ -76,9 +76,9 @@ class VersionConflictError(Exception):
     """The link is no longer at the version that the change was made for."""
 
 
-async def save(
+async def save_link(
     session: AsyncSession, user_id: int, url: str, *, title: str = "", tags: Sequence[str] = ()
-) -> tuple[Item, bool]:
+) -> tuple[LinkItem, bool]:
     """Save a link; return it, and whether it is new. One that is there already stays as it is.
 
     Args:
@@ -89,7 +89,7 @@ async def save(
         tags: as `addresses.tags` returns them.
 
     Raises:
-        TooManyLinksError: the user has `MOST_LINKS` already.
+        TooManyLinksError: the user has `MAX_LINKS` already.
     """
     values = {
         "user_id": user_id,
@@ -98,46 +98,46 @@ async def save(
         "title_given": bool(title),
         "tags": list(tags),
         "attempted_at": func.now(),
-        "search": index.whole(user_id, url=url, title=title, tags=tags),
+        "search": search_index.search_vector(user_id, url=url, title=title, tags=tags),
     }
     new = insert(Link).values(values).on_conflict_do_nothing().returning(*COLUMNS)
-    old = _of(user_id).where(Link.url == url)
+    old = _select_links(user_id).where(Link.url == url)
     while (row := (await session.execute(new)).one_or_none()) is None:
         if (row := (await session.execute(old)).one_or_none()) is not None:
-            return Item(*row), False
+            return LinkItem(*row), False
         # Deleted between the two statements: now there is room for it.
-    if await room(session, user_id) < 0:
+    if await remaining_links(session, user_id) < 0:
         raise TooManyLinksError
-    item = Item(*row)
-    await want_metadata(session, [item.id])
+    item = LinkItem(*row)
+    await request_metadata(session, [item.id])
     await publish(session, user_id, "link", id=item.id)
     return item, True
 
 
-async def room(session: AsyncSession, user_id: int) -> int:
+async def remaining_links(session: AsyncSession, user_id: int) -> int:
     """Return how many links a user may add; negative if there are too many.
 
     Of two transactions that add at once neither sees the other's: together they may add a few more.
     """
-    few = select(Link.id).where(Link.user_id == user_id).limit(MOST_LINKS + 1).subquery()
-    return MOST_LINKS - (await session.scalar(select(func.count()).select_from(few)) or 0)
+    few = select(Link.id).where(Link.user_id == user_id).limit(MAX_LINKS + 1).subquery()
+    return MAX_LINKS - (await session.scalar(select(func.count()).select_from(few)) or 0)
 
 
-async def get(
+async def get_link(
     session: AsyncSession, user_id: int, link_id: int, *, lock: bool = False
-) -> Item | None:
+) -> LinkItem | None:
     """Return a link, or None if the user has none of this number.
 
     With `lock`, nobody else changes it until the transaction ends.
     """
-    query = _of(user_id).where(Link.id == link_id)
+    query = _select_links(user_id).where(Link.id == link_id)
     row = (await session.execute(query.with_for_update() if lock else query)).one_or_none()
-    return Item(*row) if row is not None else None
+    return LinkItem(*row) if row is not None else None
 
 
-async def change(
+async def update_link(
     session: AsyncSession, user_id: int, link_id: int, *, version: int | None = None, **values: Any
-) -> Item | None:
+) -> LinkItem | None:
     """Change columns of a link: title, description, tags, archived.
 
     Returns it as it is now, or None if the user has none of this number.
@@ -157,8 +157,8 @@ async def change(
         # A form that sends the page's own text back has given none.
         is_same, was_given = (getattr(Link, name) == values[name], getattr(Link, f"{name}_given"))
         values[f"{name}_given"] = case((is_same, was_given), else_=bool(values[name]))
-    if changed_texts := values.keys() & index.WEIGHTS.keys():
-        values["search"] = index.changed(
+    if changed_texts := values.keys() & search_index.WEIGHTS.keys():
+        values["search"] = search_index.updated_search_vector(
             user_id, Link.search, **{name: values[name] for name in changed_texts}
         )
     mine = (Link.id == link_id, Link.user_id == user_id)
@@ -175,14 +175,14 @@ async def change(
         if version is not None and await session.scalar(select(Link.id).where(*mine)):
             raise VersionConflictError
         return None
-    item = Item(*row)
+    item = LinkItem(*row)
     if "" in (values.get("title"), values.get("description")):
-        await want_metadata(session, [item.id])
+        await request_metadata(session, [item.id])
     await publish(session, user_id, "link", id=item.id)
     return item
 
 
-async def remove(session: AsyncSession, user_id: int, link_id: int) -> bool:
+async def delete_link(session: AsyncSession, user_id: int, link_id: int) -> bool:
     """Delete a link; return False if the user has none of this number."""
     gone = delete(Link).where(Link.id == link_id, Link.user_id == user_id).returning(Link.id)
     if await session.scalar(gone) is None:
@@ -191,7 +191,7 @@ async def remove(session: AsyncSession, user_id: int, link_id: int) -> bool:
     return True
 
 
-async def page(
+async def list_links(
     source: Source,
     user_id: int,
     *,
@@ -199,7 +199,7 @@ async def page(
     tag: str | None = None,
     before: int | None = None,
     limit: int,
-) -> list[Item]:
+) -> list[LinkItem]:
     """Return links, the newest first, in one query by an index: no page costs more than the first.
 
     Args:
@@ -210,18 +210,18 @@ async def page(
         before: the id of the last one on the page before.
         limit: how many at most.
     """
-    statement = _page(tag is not None, archived is not None, before is not None)
+    statement = _list_statement(tag is not None, archived is not None, before is not None)
     return await statement.rows(
         source, user_id=user_id, archived=archived, tag=tag, before=before, count=limit
     )
 
 
 @cache
-def _page(by_tag: bool, by_state: bool, further: bool) -> Statement[Item]:
+def _list_statement(by_tag: bool, by_state: bool, has_cursor: bool) -> Statement[LinkItem]:
     """Return the statement of `page`, which is asked so often that each form is built once."""
     # Of the tables, because entities cost more than all the rest where only columns are wanted.
     links, link_tags = (Base.metadata.tables[each.__tablename__] for each in (Link, LinkTag))
-    query = select(*(links.c[name] for name in Item._fields))
+    query = select(*(links.c[name] for name in LinkItem._fields))
     query = query.where(links.c.user_id == bindparam("user_id")).order_by(links.c.id.desc())
     # What decides which rows are on the page, and its columns that are called the same.
     by, number = (link_tags, link_tags.c.link_id) if by_tag else (links, links.c.id)
@@ -230,17 +230,17 @@ def _page(by_tag: bool, by_state: bool, further: bool) -> Statement[Item]:
         chosen.append(link_tags.c.tag == bindparam("tag"))
     if by_state:
         chosen.append(by.c.archived == bindparam("archived"))
-    if further:
+    if has_cursor:
         chosen.append(number < bindparam("before"))
     if not by_tag:
-        return Statement(query.where(*chosen[1:]).limit(bindparam("count")), Item._make)
+        return Statement(query.where(*chosen[1:]).limit(bindparam("count")), LinkItem._make)
     ids = select(number).where(*chosen).order_by(number.desc()).limit(bindparam("count"))
     found = ids.subquery()
-    return Statement(query.join(found, found.c.link_id == links.c.id), Item._make)
+    return Statement(query.join(found, found.c.link_id == links.c.id), LinkItem._make)
 
 
-async def tags(
-    session: AsyncSession, user_id: int, *, after: str = "", limit: int = TAGS_SHOWN
+async def list_tags(
+    session: AsyncSession, user_id: int, *, after: str = "", limit: int = MAX_TAGS_SHOWN
 ) -> list[str]:
     """Return the tags a user has, in alphabetical order.
 
@@ -252,11 +252,11 @@ async def tags(
         after: the last tag on the previous page; empty for the first page.
         limit: how many at most.
     """
-    rows = await session.scalars(TAGS_OF, {"user_id": user_id, "after": after, "limit": limit})
+    rows = await session.scalars(SELECT_TAGS, {"user_id": user_id, "after": after, "limit": limit})
     return list(rows)
 
 
-TAGS_OF = text(
+SELECT_TAGS = text(
     """
     WITH RECURSIVE known AS (
         (
@@ -274,12 +274,12 @@ TAGS_OF = text(
 )
 
 
-async def icon(session: AsyncSession, digest: bytes) -> tuple[bytes, str] | None:
+async def get_icon(session: AsyncSession, digest: bytes) -> tuple[bytes, str] | None:
     """Return the content of an icon and its media type; it is nobody's in particular."""
     found = select(Icon.content, Icon.content_type).where(Icon.digest == digest)
     row = (await session.execute(found)).one_or_none()
     return (row.content, row.content_type) if row is not None else None
 
 
-def _of(user_id: int) -> Select[Any]:
+def _select_links(user_id: int) -> Select[Any]:
     return select(*COLUMNS).where(Link.user_id == user_id)

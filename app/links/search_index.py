@@ -20,21 +20,21 @@ from quart_upsun import search_words
 WEIGHTS = {"title": "A", "tags": "B", "description": "C"}
 
 
-def owner(user_id: int) -> str:
+def owner_lexeme(user_id: int) -> str:
     """Return the lexeme that stands for the owner."""
     return f"@{user_id}"
 
 
-def whole(
+def search_vector(
     user_id: int, *, url: str, title: str = "", tags: Sequence[str] = (), description: str = ""
 ) -> str:
     """Return the `tsvector` of a link as a literal."""
-    return f"'{owner(user_id)}' " + search_words.vector(
-        A=title, B=" ".join(tags), C=description, D=f"{url} {_readable(url)}"
+    return f"'{owner_lexeme(user_id)}' " + search_words.vector(
+        A=title, B=" ".join(tags), C=description, D=f"{url} {_decode_url(url)}"
     )
 
 
-def _readable(url: str) -> str:
+def _decode_url(url: str) -> str:
     """Return an address as browsers show it: `b%C3%BCcher` and `xn--bcher-kva` are bücher."""
     scheme, _, rest = url.partition("://")
     host, slash, rest = rest.partition("/")
@@ -43,7 +43,7 @@ def _readable(url: str) -> str:
     return f"{scheme}://{host}{slash}{unquote(rest)}"
 
 
-def changed(
+def updated_search_vector(
     user_id: int,
     column: InstrumentedAttribute[str | None],
     *,
@@ -58,7 +58,7 @@ def changed(
         "description": description,
     }
     given = {WEIGHTS[name]: text for name, text in texts.items() if text is not None}
-    new = cast(f"'{owner(user_id)}' {search_words.vector(**given)}", TSVECTOR)
+    new = cast(f"'{owner_lexeme(user_id)}' {search_words.vector(**given)}", TSVECTOR)
     # The owner has no weight, and is not among the words that are kept.
     kept = ",".join(weight for weight in "ABCD" if weight not in given)
     return new.op("||")(func.ts_filter(column, literal_column(f"'{{{kept}}}'")))
