@@ -38,7 +38,8 @@ async def set_read_only(url: str, state: str) -> None:
     await connection.execute("SET default_transaction_read_only = off")
     await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {state}")
     await connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        # Waits for their end, so that whoever used them hears of it at once.
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     await connection.close()
