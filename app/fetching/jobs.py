@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.links import hooks, index
 from app.links.models import Icon, Link
 from quart_upsun.database import Base
-from quart_upsun.database.statements import Statement
 from quart_upsun.fetching import (
     Fetched,
     Fetcher,
@@ -32,9 +31,7 @@ REFETCH_BATCH = 500
 
 # Of the table: what is built of the model takes a job's time at the processor twice.
 _links = Base.metadata.tables[Link.__tablename__]
-URL = Statement(
-    select(_links.c.url, _links.c.user_id).where(_links.c.id == bindparam("link")), tuple
-)
+URL = select(_links.c.url, _links.c.user_id).where(_links.c.id == bindparam("link"))
 
 # A change locks the link before it asks for a fetch, so a fetch does the same before it ends.
 LOCK = select(_links.c.id).where(_links.c.id == bindparam("link")).with_for_update(key_share=True)
@@ -82,11 +79,11 @@ async def enqueue_fetches(
 async def fetch(running: Running) -> None:
     """Fetch a link's page and icon, and store what the page says about itself."""
     link_id = running.data["link"]
-    async with running.database.direct() as connection:
-        found = await URL.rows(connection, link=link_id)
-    if not found:  # deleted meanwhile
+    async with running.database.read() as session:
+        found = (await session.execute(URL, {"link": link_id})).one_or_none()
+    if found is None:  # deleted meanwhile
         return
-    url, owner = found[0]
+    url, owner = found
     fetcher: Fetcher = current_app.extensions["fetcher"]
     try:
         async with turn(running, fetcher, owner=owner) as visit:
@@ -113,7 +110,7 @@ async def _store_failure(running: Running, link_id: int, error: FetchError) -> N
     """Tell the link's owner, but not administrators: dead pages are none of their concern.
 
     Raises:
-        Failed: to retry.
+        JobError: to retry.
     """
     sentence = str(error)
     if error.permanent or running.attempt > len(FETCH.back_off):

@@ -82,8 +82,8 @@ class Hub:
             connection: what it is sent on.
 
         Raises:
-            FullForUser: the user has too many.
-            Full: the process has too many.
+            TooManyUserStreamsError: the user has too many.
+            TooManyStreamsError: the process has too many.
         """
         if self._count >= self.per_process:
             raise TooManyStreamsError
