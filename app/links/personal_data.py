@@ -35,7 +35,8 @@ async def all_links(database: Database, user_id: int) -> AsyncIterator[list[Row]
     or deleted meanwhile may be in it or not; every other is, once.
 
     Raises:
-        DatabaseUnavailableError: perhaps in the middle; the client must see that the file is not whole.
+        DatabaseUnavailableError: perhaps in the middle; the client must see that the file is not
+            whole.
     """
     patience.set(PATIENCE)
     columns = [getattr(Link, name) for name in Row._fields]
