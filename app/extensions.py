@@ -9,6 +9,6 @@ from app.site import Site
 from quart_upsun import QuartUpsun
 
 upsun = QuartUpsun()
-database, jobs, mail, live = upsun.database, upsun.jobs, upsun.mail, upsun.live
+database = upsun.database
 
 site = cast(Site, LocalProxy(lambda: current_app.extensions["site"]))

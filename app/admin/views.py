@@ -1,14 +1,14 @@
 """What administrators see: users, the audit trail, jobs, and the mails that were not sent."""
 
-from quart import Blueprint, abort, current_app, flash, redirect, render_template, request, url_for
+from quart import Blueprint, abort, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
-from app.extensions import site
+from app.extensions import database, site, upsun
 from app.user import accounts
 from app.user.audit_trail import Event
 from app.user.login import admin_required, member
 from app.user.models import User
-from quart_upsun.database import LARGEST_ID, read, write
+from quart_upsun.database import LARGEST_ID
 from quart_upsun.jobs import failed
 from quart_upsun.logging import get_logger
 from quart_upsun.mail import outbox, rendering
@@ -34,7 +34,7 @@ PAGE = 50
 async def users() -> ResponseReturnValue:
     """List users, newest first, by the first letters of name or address if some are given."""
     beginning = request.args.get("q", "").replace("\x00", "").strip()
-    async with read() as session:
+    async with database.read() as session:
         found = await accounts.search(session, beginning=beginning, before=before(), limit=PAGE + 1)
     return await render_template(
         "admin/users.html", users=found[:PAGE], more=found[PAGE:], beginning=beginning
@@ -48,7 +48,7 @@ async def users() -> ResponseReturnValue:
 async def user(user_id: int) -> ResponseReturnValue:
     """Show one user, and what happened to the account."""
     found = await existing(user_id)
-    async with read() as session:
+    async with database.read() as session:
         events = await audit.latest(session, user_id=user_id, before=before(), limit=PAGE + 1)
     return await render_template(
         "admin/user.html", user=found, events=events[:PAGE], more=events[PAGE:]
@@ -69,7 +69,7 @@ async def deactivate(user_id: int) -> ResponseReturnValue:
         await flash("You cannot deactivate yourself.", "warning")
     else:
         await existing(user_id)
-        async with write() as session:
+        async with database.write() as session:
             await accounts.set_active(session, user_id, active=False, actor_id=member().id)
             await site.revoke_access(session, user_id, actor_id=member().id)
         await flash(
@@ -86,7 +86,7 @@ async def deactivate(user_id: int) -> ResponseReturnValue:
 @audited(Event.REACTIVATED)
 async def reactivate(user_id: int) -> ResponseReturnValue:
     await existing(user_id)
-    async with write() as session:
+    async with database.write() as session:
         await accounts.set_active(session, user_id, active=True, actor_id=member().id)
     await flash("The account is active again.", "success")
     return redirect(url_for("admin.user", user_id=user_id), 303)
@@ -100,7 +100,7 @@ async def reactivate(user_id: int) -> ResponseReturnValue:
 async def end_sessions(user_id: int) -> ResponseReturnValue:
     """End all sessions and revoke all tokens, which an intruder may have created."""
     await existing(user_id)
-    async with write() as session:
+    async with database.write() as session:
         await accounts.end_sessions(session, user_id, actor_id=member().id)
         await site.revoke_access(session, user_id, actor_id=member().id)
     await flash("The user is signed out everywhere, and the access tokens are revoked.", "success")
@@ -113,7 +113,7 @@ async def end_sessions(user_id: int) -> ResponseReturnValue:
 @no_rate_limit("one page by an index, for administrators")
 async def trail() -> ResponseReturnValue:
     """Show what happened to all accounts, newest first."""
-    async with read() as session:
+    async with database.read() as session:
         events = await audit.latest(session, before=before(), limit=PAGE + 1)
     return await render_template("admin/audit.html", events=events[:PAGE], more=events[PAGE:])
 
@@ -127,10 +127,10 @@ async def jobs() -> ResponseReturnValue:
 
     Of what they are about only what a task names: the rest may tell about people.
     """
-    async with read() as session:
+    async with database.read() as session:
         counts = await failed.counts(session)
         given_up = await failed.latest(session, before=before(), limit=PAGE + 1)
-    tasks = current_app.extensions["quart_upsun"].jobs.tasks
+    tasks = upsun.jobs.tasks
     shown = {name: tasks[name].shown for name in tasks}
     return await render_template(
         "admin/jobs.html",
@@ -150,7 +150,7 @@ async def jobs() -> ResponseReturnValue:
 async def do_again(job_id: int) -> ResponseReturnValue:
     """Let a job that was given up begin anew."""
     try:
-        async with write() as session:
+        async with database.write() as session:
             task = await failed.try_again(session, job_id) or abort(404)
     except failed.DuplicateJobError:
         await flash("This is being done already, as another job. You can remove this one.", "info")
@@ -167,7 +167,7 @@ async def do_again(job_id: int) -> ResponseReturnValue:
 @not_audited("concerns no account")
 async def remove_job(job_id: int) -> ResponseReturnValue:
     """Forget a job that was given up."""
-    async with write() as session:
+    async with database.write() as session:
         task = await failed.remove(session, job_id) or abort(404)
     log.info("job removed", task=task, job=job_id, by=member().id)
     await flash("The job is removed.", "success")
@@ -180,7 +180,7 @@ async def remove_job(job_id: int) -> ResponseReturnValue:
 @no_rate_limit("one page by an index, for administrators")
 async def mail() -> ResponseReturnValue:
     """Show the mails that are kept instead of sent: in a preview all of them."""
-    async with read() as session:
+    async with database.read() as session:
         mails = await outbox.kept(session, before=before(), limit=PAGE + 1)
     texts = {mail.id: rendering.read(mail.message).text for mail in mails}
     return await render_template(
@@ -197,5 +197,5 @@ def before() -> int | None:
 
 async def existing(user_id: int) -> User:
     """Return the user, or answer 404."""
-    async with read() as session:
+    async with database.read() as session:
         return await accounts.by_id(session, user_id) or abort(404)

@@ -11,6 +11,7 @@ from app.bookmarks import jobs, uploads
 from app.bookmarks.exports import FORMATS, download
 from app.bookmarks.jobs import Progress
 from app.bookmarks.views import EXPORTS, IMPORTS
+from app.extensions import database
 from app.links.api import READ, WRITE
 from quart_upsun.api.auth import by_caller, caller, scope_required, unauthorized
 from quart_upsun.api.problems import Problem
@@ -22,7 +23,6 @@ from quart_upsun.api.validation import (
     validate_query,
 )
 from quart_upsun.current import current
-from quart_upsun.database import read
 from quart_upsun.http import bodies
 from quart_upsun.policy import no_rate_limit, no_store, not_audited
 from quart_upsun.security.limits import rate_limit
@@ -105,7 +105,7 @@ async def export(query: Query) -> Response:
 
 
 async def _progress(id: int) -> Progress:
-    async with read() as session:
+    async with database.read() as session:
         found = await jobs.get(session, caller().id, id)
     if found is None:
         raise Problem(404, "You have no import of this number.")

@@ -15,10 +15,10 @@ from quart.typing import ResponseReturnValue
 
 from app.bookmarks import jobs, uploads
 from app.bookmarks.exports import FORMATS, download
+from app.extensions import database
 from app.links import hooks
 from app.user.login import login_required, member
 from quart_upsun.current import current
-from quart_upsun.database import read
 from quart_upsun.http.bodies import uploaded
 from quart_upsun.live.events import newest_event
 from quart_upsun.policy import no_rate_limit, no_store, not_audited
@@ -81,7 +81,7 @@ async def export(form: str) -> Response:
 
 async def page(error: str | None = None) -> str:
     """Render the page, with what was wrong with the form."""
-    async with read() as session:
+    async with database.read() as session:
         # First: what happens while the rest is read is told again rather than not at all.
         newest = await newest_event(session, member().id)
         found = await jobs.latest(session, member().id, IMPORTS_SHOWN + 1)

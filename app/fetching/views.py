@@ -3,11 +3,11 @@
 from quart import Blueprint, abort, flash, redirect, url_for
 from quart.typing import ResponseReturnValue
 
+from app.extensions import database
 from app.fetching.jobs import enqueue_fetches
 from app.links import library
 from app.links.views import LINK
 from app.user.login import login_required, member
-from quart_upsun.database import write
 from quart_upsun.policy import no_store, not_audited
 from quart_upsun.security.limits import Limit, by_account, rate_limit
 
@@ -23,7 +23,7 @@ FETCHES = Limit("links-fetch", 20, 60)
 @not_audited("concerns no account")
 async def refetch(link_id: int) -> ResponseReturnValue:
     """Fetch the page of a link again."""
-    async with write() as session:
+    async with database.write() as session:
         if await library.get(session, member().id, link_id) is None:
             abort(404)
         await enqueue_fetches(session, [link_id])

@@ -10,6 +10,7 @@ from quart import Blueprint, Response, request, url_for
 from quart_schema import tag_blueprint
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.extensions import database
 from app.links import addresses, library, search
 from app.links.library import Item
 from app.links.models import DESCRIPTION_LENGTH, TAG_LENGTH, TAGS, TITLE_LENGTH, URL_LENGTH
@@ -26,7 +27,7 @@ from quart_upsun.api.validation import (
     validate_json,
     validate_query,
 )
-from quart_upsun.database import LARGEST_ID, direct, read, write
+from quart_upsun.database import LARGEST_ID
 from quart_upsun.http import preconditions
 from quart_upsun.policy import no_rate_limit, no_store, not_audited
 from quart_upsun.security.limits import Limit, rate_limit, searching
@@ -164,7 +165,7 @@ async def index(query: Query) -> Response:
     """List links, or search them."""
     limit = query.limit
     if query.q is None:
-        async with direct() as connection:
+        async with database.direct() as connection:
             items = await library.page(
                 connection,
                 caller().id,
@@ -175,7 +176,7 @@ async def index(query: Query) -> Response:
             )
         following = {"before": str(items[limit - 1].id)} if len(items) > limit else {}
     else:
-        async with read() as session:
+        async with database.read() as session:
             try:
                 found = await search.search(
                     session, caller().id, query.q, after=query.after, limit=limit + 1
@@ -220,7 +221,7 @@ async def save(data: NewLink, session: AsyncSession) -> Response:
 @document_problem(412, DETAILS[412])
 async def show(id: int) -> Response:
     """Return a link."""
-    async with read() as session:
+    async with database.read() as session:
         item = await library.get(session, caller().id, id)
     if item is None:
         raise Problem(404, NO_SUCH_LINK)
@@ -240,7 +241,7 @@ async def change(id: int, data: LinkChange) -> Response:
     values = data.model_dump(exclude_unset=True)
     if "tags" in values:
         values["tags"] = sorted(set(values["tags"]))
-    async with write() as session:
+    async with database.write() as session:
         await _require_version(session, id)
         if values:
             item = await library.change(session, caller().id, id, **values)
@@ -260,7 +261,7 @@ async def change(id: int, data: LinkChange) -> Response:
 @document_problem(412, DETAILS[412])
 async def remove(id: int) -> Response:
     """Delete a link; with `If-Match` only if it is at one of these versions."""
-    async with write() as session:
+    async with database.write() as session:
         await _require_version(session, id)
         gone = await library.remove(session, caller().id, id)
     if not gone:
@@ -277,7 +278,7 @@ async def remove(id: int) -> Response:
 async def tags(query: TagsQuery) -> Response:
     """List the tags that links have."""
     limit = query.limit
-    async with read() as session:
+    async with database.read() as session:
         found = await library.tags(session, caller().id, after=query.after, limit=limit + 1)
     link = _next({"after": found[limit - 1]} if len(found) > limit else {})
     return _page(TagsAnswer(items=found[:limit], next=link), link)

@@ -16,12 +16,12 @@ from quart import (
 )
 from quart.typing import ResponseReturnValue
 
+from app.extensions import database
 from app.links import addresses, library, lists
 from app.links.library import Item
 from app.links.lists import Shared
 from app.links.selection import number
 from app.user.login import confirmed_required, login_required, member
-from quart_upsun.database import read, write
 from quart_upsun.http.preconditions import conditional
 from quart_upsun.policy import cache_public, no_store, not_audited, public
 from quart_upsun.security.limits import Limit, by_account, rate_limit
@@ -83,7 +83,7 @@ async def feed(username: str, tag: str) -> Response:
 async def publish(tag: str) -> ResponseReturnValue:
     """Let everybody see the links of a tag, also those that get it later."""
     tag = existing(tag)
-    async with write() as session:
+    async with database.write() as session:
         await lists.publish(session, member().id, tag)
     await flash("Everybody can see this list now.", "success")
     return redirect(url_for("links.index", tag=tag), 303)
@@ -96,7 +96,7 @@ async def publish(tag: str) -> ResponseReturnValue:
 @not_audited("concerns no account")
 async def withdraw(tag: str) -> ResponseReturnValue:
     tag = existing(tag)
-    async with write() as session:
+    async with database.write() as session:
         await lists.withdraw(session, member().id, tag)
     await flash("The list is yours alone again. Caches forget it within five minutes.", "success")
     return redirect(url_for("links.index", tag=tag), 303)
@@ -106,7 +106,7 @@ async def published(
     username: str, tag: str, before: int | None = None
 ) -> tuple[Shared, list[Item]]:
     """Return a list and its links, one more than a page has; or answer 404."""
-    async with read() as session:
+    async with database.read() as session:
         found = await lists.find(session, username, tag)
         if found is None:
             abort(404)

@@ -3,11 +3,11 @@
 from quart import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
+from app.extensions import database
 from app.links import library, lists, search
 from app.links.forms import EditForm, SaveForm
 from app.links.selection import SEARCHES, Selection
 from app.user.login import login_required, member
-from quart_upsun.database import read, write
 from quart_upsun.http.preconditions import conditional
 from quart_upsun.http.redirects import local_target
 from quart_upsun.live.events import newest_event
@@ -47,7 +47,7 @@ async def save() -> ResponseReturnValue:
     if not form.validate():
         return await listing(form)
     try:
-        async with write() as session:
+        async with database.write() as session:
             item, is_new = await library.save(
                 session, member().id, str(form.url.data), tags=form.tags.tags
             )
@@ -80,7 +80,7 @@ async def icon(digest: str) -> Response:
         key = bytes.fromhex(digest)
     except ValueError:
         abort(404)
-    async with read() as session:
+    async with database.read() as session:
         found = await library.icon(session, key)
     if found is None:
         abort(404)
@@ -105,7 +105,7 @@ async def show(link_id: int) -> ResponseReturnValue:
 async def row(link_id: int) -> ResponseReturnValue:
     """Return a link as it stands in a list; 204 if it does not belong to the one of the query."""
     selected = selection()
-    async with read() as session:
+    async with database.read() as session:
         item = await library.get(session, member().id, link_id)
     if item is None:
         abort(404)
@@ -125,7 +125,7 @@ async def edit(link_id: int) -> ResponseReturnValue:
     if not form.validate():
         return await detail(link_id, form)
     try:
-        async with write() as session:
+        async with database.write() as session:
             changed = await library.change(
                 session,
                 member().id,
@@ -170,7 +170,7 @@ async def unarchive(link_id: int) -> ResponseReturnValue:
 @rate_limit(CHANGES, by_account)
 @not_audited("concerns no account")
 async def delete(link_id: int) -> ResponseReturnValue:
-    async with write() as session:
+    async with database.write() as session:
         if not await library.remove(session, member().id, link_id):
             abort(404)
     await flash("Deleted.", "success")
@@ -180,7 +180,7 @@ async def delete(link_id: int) -> ResponseReturnValue:
 async def listing(form: SaveForm) -> str:
     """Render the list that the address asks for, with the form for a new link."""
     user, selected = member(), selection()
-    async with read() as session:
+    async with database.read() as session:
         # First: what happens while the rest is read is told again rather than not at all.
         newest = await newest_event(session, user.id)
         try:
@@ -206,7 +206,7 @@ async def listing(form: SaveForm) -> str:
 async def detail(link_id: int, form: EditForm | None = None) -> str:
     """Render the page of one link, with a form that was refused."""
     user = member()
-    async with read() as session:
+    async with database.read() as session:
         newest = await newest_event(session, user.id)
         item = await library.get(session, user.id, link_id)
     if item is None:
@@ -226,7 +226,7 @@ async def detail(link_id: int, form: EditForm | None = None) -> str:
 
 async def set_archived(link_id: int, *, archived: bool) -> ResponseReturnValue:
     """Archive a link or take it back, and go on with the list that it was done on."""
-    async with write() as session:
+    async with database.write() as session:
         if await library.change(session, member().id, link_id, archived=archived) is None:
             abort(404)
     return redirect(local_target(request.args.get("next")) or url_for("links.index"), 303)

@@ -7,14 +7,13 @@ from quart import Blueprint, Response, flash, redirect, render_template, request
 from quart.typing import ResponseReturnValue, ResponseTypes
 from wtforms import Form
 
-from app.extensions import site
+from app.extensions import database, site
 from app.user import accounts, devices, emails, passwords, personal_data
 from app.user.audit_trail import Event
 from app.user.forms import DeleteForm, EmailForm, NameForm, PasswordForm
 from app.user.login import log_out, login_required, member, renew
 from app.user.views import TAKEN
 from quart_upsun.current import current
-from quart_upsun.database import read, write
 from quart_upsun.mail import outbox
 from quart_upsun.policy import audited, no_rate_limit, no_store, not_audited
 from quart_upsun.security import audit
@@ -53,7 +52,7 @@ async def change_name() -> ResponseReturnValue:
     if not form.validate():
         return await page(name=form)
     try:
-        async with write() as session:
+        async with database.write() as session:
             await accounts.change_name(session, member(), str(form.username.data))
     except accounts.AccountTakenError:
         form["username"].errors = [TAKEN]
@@ -73,7 +72,7 @@ async def change_email() -> ResponseReturnValue:
         return await page(email=form)
     email = str(form.email.data)
     await emails.CONFIRMATIONS.require(email.lower())
-    async with write() as session:
+    async with database.write() as session:
         await accounts.ask_for_email(session, member(), email)
     return await done("Follow the link in the mail that is on its way to the new address.")
 
@@ -89,7 +88,7 @@ async def resend() -> ResponseReturnValue:
     if email is None:
         return await done("Your address is confirmed already.")
     await emails.CONFIRMATIONS.require(email.lower())
-    async with write() as session:
+    async with database.write() as session:
         await outbox.post(session, "confirm", user_id=member().id)
     return await done("The mail is on its way again.")
 
@@ -108,7 +107,7 @@ async def change_password() -> ResponseReturnValue:
     if not form.validate() or not await is_password_right(form):
         return await page(password=form)
     password_hash = await passwords.hash_password(str(form.password.data))
-    async with write() as session:
+    async with database.write() as session:
         changed = await accounts.set_password(
             session, user, password_hash=password_hash, event=Event.PASSWORD_CHANGED
         )
@@ -126,7 +125,7 @@ async def change_password() -> ResponseReturnValue:
 async def sign_out_everywhere() -> ResponseReturnValue:
     """End all sessions, and revoke all access tokens unless the form says to keep them."""
     keeps_tokens = (await request.form).get("tokens") == "keep"
-    async with write() as session:
+    async with database.write() as session:
         await accounts.sign_out(session, member())
         if not keeps_tokens:
             await site.revoke_access(session, member().id)
@@ -146,7 +145,7 @@ async def sign_out_everywhere() -> ResponseReturnValue:
 async def download() -> Response:
     """Return what is kept about the user, as a file. Of very many events, the newest are in it."""
     user, database = member(), current().database
-    async with read() as session:
+    async with database.read() as session:
         events = await audit.latest(
             session, user_id=user.id, except_kinds=FAILURES, limit=EVENTS_DOWNLOADED + 1
         )
@@ -183,7 +182,7 @@ async def delete() -> ResponseReturnValue:
     form = DeleteForm(await request.form)
     if not form.validate() or not await is_password_right(form):
         return await page(delete=form)
-    async with write() as session:
+    async with database.write() as session:
         await accounts.remove(session, member())
     log_out()
     await flash("Your account was deleted.", "info")
@@ -200,7 +199,7 @@ async def page(**sent: Form) -> str:
         "delete": DeleteForm(),
         **sent,
     }
-    async with read() as session:
+    async with database.read() as session:
         events = await audit.latest(
             session, user_id=user.id, except_kinds=FAILURES, limit=EVENTS_SHOWN
         )

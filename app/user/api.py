@@ -7,12 +7,12 @@ from pydantic import BaseModel, Field
 from quart import Blueprint, Response
 from quart_schema import tag_blueprint
 
+from app.extensions import database
 from app.user import accounts
 from quart_upsun.api.auth import caller, scope_required, unauthorized
 from quart_upsun.api.problems import DETAILS
 from quart_upsun.api.scopes import Scope
 from quart_upsun.api.validation import document_response, json_response
-from quart_upsun.database import read
 from quart_upsun.policy import no_rate_limit, no_store
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
@@ -38,7 +38,7 @@ class Me(BaseModel):
 @document_response(200, Me)
 async def me() -> Response:
     """Tell who is asking."""
-    async with read() as session:
+    async with database.read() as session:
         user = await accounts.by_id(session, caller().id)
     if user is None:  # deleted between the two queries
         raise unauthorized(DETAILS[401])

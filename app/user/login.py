@@ -9,9 +9,9 @@ from itsdangerous import SignatureExpired
 from quart import Quart, abort, current_app, g, redirect, render_template, request, session, url_for
 from quart_auth import Action, AuthUser, QuartAuth
 
+from app.extensions import database
 from app.user import accounts
 from app.user.models import User
-from quart_upsun.database import read
 from quart_upsun.http import credentials
 from quart_upsun.identity import session_user, set_session_user
 from quart_upsun.policy import declare
@@ -135,7 +135,7 @@ async def load_user() -> None:
         return  # which alone says who asks: the cookie is not even looked at
     match (_auth().load_user().auth_id or "").split("."):
         case [user_id, version, kind] if user_id.isdecimal() and version.isdecimal():
-            async with read() as session:
+            async with database.read() as session:
                 set_session_user(await accounts.by_session(session, int(user_id), int(version)))
             g.login_kept = kind == KEPT
     if current_user() is None:

@@ -4,21 +4,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
-from sqlalchemy import (
-    BigInteger,
-    DateTime,
-    ForeignKeyConstraint,
-    Identity,
-    Index,
-    String,
-    func,
-)
+from sqlalchemy import BigInteger, DateTime, Identity, Index, String, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from quart_upsun.api.models import IdempotentAnswer
 from quart_upsun.database import Base
 from quart_upsun.database.anonymization import KEPT, ended, replaced
-from quart_upsun.live.models import LiveEvent
 
 USERNAME_LENGTH = 25
 EMAIL_LENGTH = 254  # the longest address SMTP can carry
@@ -78,8 +68,3 @@ for _name in ("username", "email", "pending_email"):
         func.lower(getattr(User, _name)).label(_name),
         postgresql_ops={_name: "text_pattern_ops"},
     )
-
-# The toolkit knows users by their numbers alone: what it keeps for a user goes with the account.
-for _model in (IdempotentAnswer, LiveEvent):
-    _table = Base.metadata.tables[_model.__tablename__]
-    _table.append_constraint(ForeignKeyConstraint(["user_id"], ["users.id"], ondelete="CASCADE"))

@@ -6,12 +6,11 @@ Each link leads to a page with a button: programs that look into mails follow li
 from quart import Blueprint, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
-from app.extensions import site
+from app.extensions import database, site
 from app.user import accounts, devices, emails, passwords
 from app.user.audit_trail import Event
 from app.user.forms import ForgotForm, NewPasswordForm
 from app.user.login import current_user, log_out
-from quart_upsun.database import read, write
 from quart_upsun.policy import audited, cache_public, no_rate_limit, no_store, public
 from quart_upsun.security.limits import Limit, rate_limit
 
@@ -33,7 +32,7 @@ async def confirm(token: str) -> ResponseReturnValue:
     if content is None:
         return await dead_link()
     user_id, email = content
-    async with read() as session:
+    async with database.read() as session:
         user = await accounts.by_id(session, user_id)
     if user is None or email not in {user.email, user.pending_email}:
         return await dead_link()
@@ -52,7 +51,7 @@ async def confirm_address(token: str) -> ResponseReturnValue:
         return await dead_link()
     user_id, email = content
     try:
-        async with write() as session:
+        async with database.write() as session:
             confirmed = await accounts.confirm(session, user_id, email)
             user = None if confirmed else await accounts.by_id(session, user_id)
     except accounts.AccountTakenError:
@@ -85,7 +84,7 @@ async def send_reset() -> ResponseReturnValue:
         return await render_template("user/forgot.html", form=form)
     email = str(form.email.data)
     if not await TO_ONE_ADDRESS.take(email.lower()):
-        async with write() as session:
+        async with database.write() as session:
             await accounts.ask_for_reset(session, email)
     await flash(
         "If there is an account with this address, a mail with a link is on its way. The link"
@@ -101,7 +100,7 @@ async def send_reset() -> ResponseReturnValue:
 @no_rate_limit("one row, and only for a token that is signed")
 async def reset(token: str) -> ResponseReturnValue:
     """Ask for the new password."""
-    async with read() as session:
+    async with database.read() as session:
         user = await emails.read_reset_token(session, token)
     if user is None:
         return await dead_link()
@@ -120,7 +119,7 @@ async def set_password(token: str) -> ResponseReturnValue:
     This is the way back in for somebody whose account was taken over, and who did that may have
     made a token. Who is logged in, and changes the password, sees the list of tokens instead.
     """
-    async with read() as session:
+    async with database.read() as session:
         user = await emails.read_reset_token(session, token)
     if user is None:
         return await dead_link()
@@ -131,7 +130,7 @@ async def set_password(token: str) -> ResponseReturnValue:
         return await render_template("user/reset.html", form=form, token=token, user=user)
     password_hash = await passwords.hash_password(str(form.password.data))
     try:
-        async with write() as session:
+        async with database.write() as session:
             changed = await accounts.set_password(
                 session, user, password_hash=password_hash, event=Event.PASSWORD_RESET
             )

@@ -5,12 +5,12 @@ import re
 from quart import Blueprint, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
+from app.extensions import database
 from app.user import accounts, devices, emails, passwords
 from app.user.audit_trail import Event
 from app.user.forms import USERNAME, InviteForm, LoginForm, RegisterForm
 from app.user.login import confirmed_required, current_user, log_in, log_out, login_required, member
 from app.user.models import User
-from quart_upsun.database import read, write
 from quart_upsun.http.redirects import local_target
 from quart_upsun.mail import outbox
 from quart_upsun.policy import audited, cache_public, no_rate_limit, no_store, public
@@ -70,7 +70,7 @@ async def create_account() -> ResponseReturnValue:
     if not form.validate():
         return await render_template("user/register.html", form=form)
     username = str(form.username.data)
-    async with read() as session:
+    async with database.read() as session:
         is_taken = await accounts.by_username(session, username) is not None
     if not is_taken:
         password_hash = await passwords.hash_password(str(form.password.data))
@@ -78,7 +78,7 @@ async def create_account() -> ResponseReturnValue:
         # Beyond the limit the answer is the same, and the mail can be asked for later.
         ask = not await emails.CONFIRMATIONS.take(email.lower())
         try:
-            async with write() as session:
+            async with database.write() as session:
                 await accounts.create(
                     session, username=username, email=email, password_hash=password_hash, ask=ask
                 )
@@ -154,7 +154,7 @@ async def logout() -> ResponseReturnValue:
     """Log out; harmless for who is not logged in."""
     user = current_user()
     if user is not None:
-        async with write() as session:
+        async with database.write() as session:
             await audit.record(session, Event.LOGGED_OUT, user.id)
     log_out()
     await flash("You are logged out.", "info")
@@ -167,7 +167,7 @@ async def logout() -> ResponseReturnValue:
 @no_rate_limit("the newest twenty by an index")
 async def members() -> ResponseReturnValue:
     """Show the members who joined last."""
-    async with read() as session:
+    async with database.read() as session:
         newest = await accounts.newest(session)
     return await render_template("user/members.html", members=newest)
 
@@ -191,7 +191,7 @@ async def send_invitation() -> ResponseReturnValue:
     form = InviteForm(await request.form)
     if not form.validate():
         return await render_template("user/invite.html", form=form)
-    async with write() as session:
+    async with database.write() as session:
         await outbox.post(session, "invitation", user_id=member().id, email=form.email.data)
         await audit.record(session, Event.INVITED, member().id)
     await flash("The invitation is on its way.", "success")
@@ -206,7 +206,7 @@ async def authenticate(username: str, password: str) -> User | None:
     """
     user = None
     if re.match(USERNAME, username):  # no other name exists, and NUL is none the database takes
-        async with read() as session:
+        async with database.read() as session:
             user = await accounts.by_username(session, username)
     account = f"name {username.lower()}"
     device = devices.known(user) if user else None
@@ -218,7 +218,7 @@ async def authenticate(username: str, password: str) -> User | None:
         raise TooManyAttemptsError(wait)
     is_right = await passwords.verify_password(user.password_hash if user else None, password)
     let_in = user is not None and is_right and user.deactivated_at is None
-    async with write() as session:
+    async with database.write() as session:
         event = Event.LOGGED_IN if let_in else Event.LOGIN_FAILED
         await audit.record(session, event, user and user.id)
     if user is None or not is_right:
@@ -226,6 +226,6 @@ async def authenticate(username: str, password: str) -> User | None:
     await ATTEMPTS.forget(attempts)  # the owner's slips of the keyboard do not add up
     if passwords.needs_rehash(user.password_hash):
         new = await passwords.hash_password(password)
-        async with write() as session:
+        async with database.write() as session:
             await accounts.change_hash(session, user.id, old=user.password_hash, new=new)
     return user

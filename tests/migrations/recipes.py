@@ -169,7 +169,14 @@ class Tree:
         self._revisions = [head()]
         (directory / "alembic" / "versions").mkdir(parents=True)
         self.configure(lock_timeout="200ms", attempts="1")
-        for name in ("app", "development", ".squawk.toml", "alembic/env.py"):
+        for name in (
+            "app",
+            "quart_upsun",
+            "embedded_postgres",
+            "development",
+            ".squawk.toml",
+            "alembic/env.py",
+        ):
             (directory / name).symlink_to(ROOT / name)
         for version in (ROOT / "alembic" / "versions").glob("*.py"):
             shutil.copy(version, directory / "alembic" / "versions")

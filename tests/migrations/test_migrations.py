@@ -134,7 +134,8 @@ def copy_with_second_migration(target: Path) -> Path:
     """A tree like this one, with a migration that needs an exclusive lock on `users`."""
     target.mkdir()
     (target / "alembic.ini").write_text(INI.read_text().replace("attempts = 5", "attempts = 2"))
-    (target / "app").symlink_to(ROOT / "app")
+    for package in ("app", "quart_upsun"):
+        (target / package).symlink_to(ROOT / package)
     (target / "alembic" / "versions").mkdir(parents=True)
     (target / "alembic" / "env.py").symlink_to(ROOT / "alembic" / "env.py")
     for version in (ROOT / "alembic" / "versions").glob("*.py"):

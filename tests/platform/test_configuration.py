@@ -113,7 +113,7 @@ def test_everything_else_goes_to_the_application() -> None:
 
 def test_mounts_hide_nothing_and_take_what_is_published() -> None:
     (outdir,) = re.findall(r"--outdir[= ](\S+)", HOOKS["build"])
-    ((published, target),) = re.findall(r"publish\.py (\S+) (\S+)", HOOKS["deploy"])
+    ((published, target),) = re.findall(r"publish-assets (\S+) (\S+)", HOOKS["deploy"])
     assert published == outdir
     mounts = APPLICATION["mounts"]
     assert target in mounts

@@ -169,7 +169,8 @@ def test_build_compiles_for_good(first: Path) -> None:
 
 LOADS_TEMPLATES = """
 from jinja2 import Environment
-from app import create_app, templating
+from app import create_app
+from quart_upsun.web import templating
 
 def compile(*args, **options):
     raise SystemExit("a template is compiled at the start")

@@ -15,7 +15,7 @@ from quart import Quart
 from sqlalchemy import text
 
 from app import create_app
-from app.settings import Settings
+from app.settings import Settings, load
 from quart_upsun.jobs import runner
 from quart_upsun.jobs.queue import Running, Task
 from quart_upsun.logging import get_logger
@@ -71,9 +71,9 @@ def factory(settings: Settings) -> Quart:
     if "EXIT" in os.environ:
         worker.EXIT = int(os.environ["EXIT"])
     app = create_app(settings)
-    app.extensions["quart_upsun"].jobs.tasks |= {task.name: task for task in (HOLD, BLOCK, QUICK)}
+    app.extensions["quart_upsun"].jobs.register(HOLD, BLOCK, QUICK)
     return app
 
 
 if __name__ == "__main__":
-    sys.exit((worker if sys.argv[1] == "worker" else server).main(factory))
+    sys.exit((worker if sys.argv[1] == "worker" else server).main(factory, load))

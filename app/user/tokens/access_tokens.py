@@ -30,12 +30,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.extensions import database
 from app.user.accounts import SessionEndedError
 from app.user.audit_trail import Event
 from app.user.models import User
 from app.user.tokens.models import AccessToken
 from quart_upsun.api.auth import TokenUser
-from quart_upsun.database import Base, Connection, Database, ReadOnlyDatabaseError, direct, write
+from quart_upsun.database import Base, Connection, Database, ReadOnlyDatabaseError
 from quart_upsun.database.statements import Statement
 from quart_upsun.security import audit
 
@@ -120,13 +121,13 @@ async def authenticate(token: str) -> TokenUser | None:
     """Return whose token it is, and record its use; None if it is unknown, revoked or expired."""
     if not well_formed(token):
         return None
-    async with direct() as connection:
+    async with database.direct() as connection:
         found = await holder(connection, token)
     if found is None:
         return None
     if found.is_use_due:
         with suppress(ReadOnlyDatabaseError):  # what only reads goes on
-            async with write() as session:
+            async with database.write() as session:
                 await note_use(session, found.token_id)
     return TokenUser(found.id, found.username, frozenset(found.scopes))
 

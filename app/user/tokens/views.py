@@ -3,13 +3,13 @@
 from quart import Blueprint, abort, current_app, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
+from app.extensions import database
 from app.user.accounts import SessionEndedError
 from app.user.audit_trail import Event
 from app.user.login import log_out, login_required, member
 from app.user.tokens import access_tokens
 from app.user.tokens.forms import TokenForm
 from quart_upsun.api import scopes
-from quart_upsun.database import read, write
 from quart_upsun.policy import audited, no_rate_limit, no_store
 from quart_upsun.security.limits import Limit, by_account, rate_limit
 
@@ -37,7 +37,7 @@ async def make() -> ResponseReturnValue:
     if not form.validate():
         return await page(form)
     try:
-        async with write() as session:
+        async with database.write() as session:
             token = await access_tokens.make(
                 session,
                 member(),
@@ -63,7 +63,7 @@ async def make() -> ResponseReturnValue:
 @audited(Event.TOKEN_DELETED)
 async def delete(token_id: int) -> ResponseReturnValue:
     """Delete a token. Who uses it is refused from now on."""
-    async with write() as session:
+    async with database.write() as session:
         if not await access_tokens.end(session, member().id, token_id):
             abort(404)
     await flash("The token was deleted.", "success")
@@ -72,7 +72,7 @@ async def delete(token_id: int) -> ResponseReturnValue:
 
 async def page(form: TokenForm, *, token: str | None = None) -> str:
     """Render the list and the form; with the token that was just made, if one was."""
-    async with read() as session:
+    async with database.read() as session:
         found = await access_tokens.of_user(session, member().id)
     known = {scope.name: scope.sentence for scope in scopes.known(current_app)}
     return await render_template(
