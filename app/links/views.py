@@ -67,7 +67,7 @@ async def save() -> ResponseReturnValue:
 @no_rate_limit("streams are counted while they are open")
 async def events() -> Response:
     """Tell open pages what has changed."""
-    return await stream(member().id)
+    return await stream(member().id, user_since=member().created_at)
 
 
 @blueprint.get("/icons/<digest>")
