@@ -1,7 +1,10 @@
 """An application without templates, assets, migrations and users; see also test_distribution.py."""
 
+import asyncio
 import json
+import os
 import secrets
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -69,7 +72,18 @@ async def test_mails_of_a_laptop_are_shown(app: Quart) -> None:
 
 
 async def test_live_pages_need_no_table_of_users(app: Quart, settings: Settings) -> None:
-    await create_schema(settings.database_url, settings.identity)
+    # In a process of its own: here, other tests may have loaded the models of an application.
+    url = settings.database_url.render_as_string(hide_password=False)
+    creating = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "quart_upsun.tests.small_app", "create-schema"),
+        env={
+            **os.environ,
+            "DATABASE_URL": url,
+            "DATABASE_ENVIRONMENT": "tests",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        },
+    )
+    assert await creating.wait() == 0
     async with app.extensions["quart_upsun"].database.write() as session:
         assert await openings(session, [Place(1, 0)]) == [Opening(0, [])]
         await publish(session, 1, "news")
