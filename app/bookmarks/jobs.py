@@ -129,7 +129,7 @@ async def _read_ahead(
     """Yield the links of each piece and its bytes; the next one is read while these are written.
 
     Raises:
-        TakenOver: somebody has deleted the file.
+        JobTakenOverError: somebody has deleted the file.
     """
 
     loop = asyncio.get_running_loop()

@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.links import hooks, search_index
 from app.links.models import Icon, Link
 from quart_upsun.database import Base
-from quart_upsun.database.statements import Statement
 from quart_upsun.fetching import (
     Fetched,
     Fetcher,
@@ -32,9 +31,7 @@ REFETCH_BATCH = 500
 
 # Of the table: what is built of the model takes a job's time at the processor twice.
 _links = Base.metadata.tables[Link.__tablename__]
-SELECT_URL = Statement(
-    select(_links.c.url, _links.c.user_id).where(_links.c.id == bindparam("link")), tuple
-)
+SELECT_URL = select(_links.c.url, _links.c.user_id).where(_links.c.id == bindparam("link"))
 
 # A change locks the link before it asks for a fetch, so a fetch does the same before it ends.
 LOCK_LINK = (
@@ -84,11 +81,11 @@ async def enqueue_fetches(
 async def fetch_link(running: Running) -> None:
     """Fetch a link's page and icon, and store what the page says about itself."""
     link_id = running.data["link"]
-    async with running.database.direct() as connection:
-        found = await SELECT_URL.rows(connection, link=link_id)
-    if not found:  # deleted meanwhile
+    async with running.database.read() as session:
+        found = (await session.execute(SELECT_URL, {"link": link_id})).one_or_none()
+    if found is None:  # deleted meanwhile
         return
-    url, owner = found[0]
+    url, owner = found
     fetcher: Fetcher = current_app.extensions["fetcher"]
     try:
         async with turn(running, fetcher, owner=owner) as visit:

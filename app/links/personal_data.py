@@ -35,7 +35,8 @@ async def iterate_links(database: Database, user_id: int) -> AsyncIterator[list[
     or deleted meanwhile may be in it or not; every other is, once.
 
     Raises:
-        Unavailable: perhaps in the middle; the client must see that the file is not whole.
+        DatabaseUnavailableError: perhaps in the middle; the client must see that the file is not
+            whole.
     """
     patience.set(POOL_TIMEOUT_SECONDS)
     columns = [getattr(Link, name) for name in ExportedLink._fields]

@@ -67,7 +67,8 @@ async def save() -> ResponseReturnValue:
 @no_rate_limit("streams are counted while they are open")
 async def events() -> Response:
     """Tell open pages what has changed."""
-    return await stream(logged_in_user().id)
+    user = logged_in_user()
+    return await stream(user.id, user_since=user.created_at)
 
 
 @blueprint.get("/icons/<digest>")

@@ -21,7 +21,7 @@ async def stream_personal_data(
     """Yield a JSON object: the members of the account, and a list for each part.
 
     Raises:
-        Unavailable: in the middle; the client must see that the file is not whole.
+        DatabaseUnavailableError: in the middle; the client must see that the file is not whole.
     """
     yield json.dumps(account, ensure_ascii=False)[:-1].encode()
     for section in sections:

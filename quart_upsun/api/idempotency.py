@@ -59,7 +59,8 @@ def idempotent(view: Callable[..., Awaitable[Response]]) -> Callable[..., Awaita
     The answer, of which status, body, `Location` and `ETag` are kept, is part of the transaction.
     What the view raises rolls it back as a whole: the client may try again with the same key.
 
-    Stands below `@scoped` and `@takes`: the body has arrived before a connection is taken.
+    Stands below `@scope_required` and `@validate_json`: the body has arrived before a connection is
+    taken.
     """
 
     @wraps(view)

@@ -78,9 +78,9 @@ class SchemaGate:
         """Ask the database for its revision, at most once in `GATE_INTERVAL` for all who wait.
 
         Raises:
-            Unavailable: the database does not answer.
-            SchemaBehind: it does, and must be migrated first.
-            Unsanitized: it does, and tells about people.
+            DatabaseUnavailableError: the database does not answer.
+            SchemaBehindError: it does, and must be migrated first.
+            NotSanitizedError: it does, and tells about people.
         """
         came = time.monotonic()
         async with self._lock:
@@ -141,7 +141,7 @@ class SchemaGate:
         A host that takes the question and never says a word would keep all waiting who knock.
 
         Raises:
-            Unavailable: it does not tell, or not in time.
+            DatabaseUnavailableError: it does not tell, or not in time.
         """
         question = asyncio.create_task(self._question())
         self._questions.add(question)

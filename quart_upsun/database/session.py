@@ -82,8 +82,9 @@ class Database:
         Errors of the caller's own pass through, whatever their type.
 
         Raises:
-            Unavailable: no connection was free in time, the connection was lost, or the schema is
-                not there yet. Raised where it happens, so the block itself can catch it.
+            DatabaseUnavailableError: no connection was free in time, the connection was lost, or
+                the schema is not there yet. Raised where it happens, so the block itself can catch
+                it.
             ReadOnlyDatabaseError: for a statement that changes something.
         """
         return self._session(self.engine)
@@ -95,8 +96,8 @@ class Database:
         Errors of the caller's own pass through after the rollback, whatever their type.
 
         Raises:
-            Unavailable: as `read()`, or the connection was lost before the end. Only if that
-                happened in the middle of the commit itself may the change have been made.
+            DatabaseUnavailableError: as `read()`, or the connection was lost before the end. Only
+                if that happened in the middle of the commit itself may the change have been made.
             ReadOnlyDatabaseError: the database accepts no changes.
         """
         if self.is_read_only:
@@ -123,7 +124,7 @@ class Database:
         """Ask PostgreSQL whether it accepts changes; a no is repeated for `READ_ONLY_INTERVAL`.
 
         Raises:
-            Unavailable: as `read()`.
+            DatabaseUnavailableError: as `read()`.
         """
         if self.is_read_only:
             return False
@@ -148,8 +149,8 @@ class Database:
         as inside of `read()`.
 
         Raises:
-            Unavailable: as `read()`, but at the end of the block. All other errors are asyncpg's,
-                and not SQLAlchemy's.
+            DatabaseUnavailableError: as `read()`, but at the end of the block. All other errors are
+                asyncpg's, and not SQLAlchemy's.
         """
         async with self._admitted():
             pooled = await self.engine.raw_connection()

@@ -1,8 +1,6 @@
 """Statements that most requests need: compiled once, and sent by asyncpg itself.
 
-A session looks up the SQL of a statement at each time, and goes through two greenlets for it. For
-one that takes PostgreSQL 0.1 ms, that is most of what it costs. So the few that an application
-lives on are asked in this way; for all others a session is plainer, and does more.
+A session is simpler and does more; docs/decisions/fast-path.md says when this pays.
 """
 
 from collections.abc import Callable, Iterable

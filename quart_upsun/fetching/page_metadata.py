@@ -1,10 +1,7 @@
 """Read title, description and icons of a page. Neither its markup, nor its character set, nor the
 type of an image is trusted.
 
-lxml parses pages. It follows HTML5's rules for broken markup, takes a document
-piece by piece, and needs 0.3 seconds for a MiB of the worst (nothing but `<`, `<b>`, or quotes
-without an end). selectolax keeps the whole document as a tree, html5lib is slow, and html.parser
-treats broken markup differently in each patch release of Python.
+lxml parses pages: docs/decisions/html-parser.md says why.
 """
 
 import asyncio

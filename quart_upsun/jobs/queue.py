@@ -143,7 +143,7 @@ class Running:
             values: of its parameters.
 
         Raises:
-            TakenOver: somebody else has it by now; nothing was changed.
+            JobTakenOverError: somebody else has it by now; nothing was changed.
         """
         async with self.database.write() as session:
             if first is not None:

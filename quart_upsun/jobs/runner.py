@@ -236,7 +236,7 @@ class Runner:
 
         Raises:
             RetryRequested: for another one.
-            GivenUp: that was the last.
+            JobGivenUpError: that was the last.
         """
         # Words may hold what people typed: they go into the job's own log, and not into ours.
         words = _words(error)

@@ -7,8 +7,6 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from quart_upsun.live.events import KEPT_DAYS
-
 BATCH = 64  # events of one user in one answer
 REPLAYED = 500  # events that a stream that comes back is told; after more its page reloads
 
@@ -26,6 +24,8 @@ class Place(NamedTuple):
 
     user_id: int
     after: int | None
+    is_new: bool = False
+    """Whether the user is so new that nothing of theirs was deleted yet."""
 
 
 class Opening(NamedTuple):
@@ -45,8 +45,8 @@ _LATER = """
     ORDER BY place.number, event.id
 """
 _PLACES = """
-    unnest(CAST(:users AS bigint[]), CAST(:positions AS bigint[]))
-    WITH ORDINALITY AS place (user_id, after, number)
+    unnest(CAST(:users AS bigint[]), CAST(:positions AS bigint[]), CAST(:new AS boolean[]))
+    WITH ORDINALITY AS place (user_id, after, is_new, number)
 """
 
 # `complete`: nothing that came after the place has been forgotten. An event is forgotten after all
@@ -59,10 +59,7 @@ _OPENINGS = text(
         OR EXISTS (
             SELECT FROM live_events WHERE user_id = place.user_id AND id = place.after
         )
-        OR (place.after = 0 AND EXISTS (
-            SELECT FROM users WHERE id = place.user_id
-            AND created_at > now() - make_interval(days => :days)
-        )) AS complete,
+        OR (place.after = 0 AND place.is_new) AS complete,
         event.id, event.kind, event.data
     FROM {_PLACES}
     CROSS JOIN LATERAL (
@@ -78,9 +75,7 @@ _EVENTS = text(
 
 async def openings(session: AsyncSession, places: Sequence[Place]) -> list[Opening]:
     """Return for each place what a stream that comes back there begins with."""
-    rows = await session.execute(
-        _OPENINGS, {**_columns(places), "limit": REPLAYED + 1, "days": KEPT_DAYS}
-    )
+    rows = await session.execute(_OPENINGS, {**_columns(places), "limit": REPLAYED + 1})
     answers = []
     for _, group in groupby(rows, key=lambda row: row.number):
         first, *more = group
@@ -100,5 +95,5 @@ async def events_after(session: AsyncSession, places: Sequence[Place]) -> list[l
 
 
 def _columns(places: Iterable[Place]) -> dict[str, list[int | None]]:
-    users, positions = zip(*places, strict=True)
-    return {"users": list(users), "positions": list(positions)}
+    users, positions, new = zip(*places, strict=True)
+    return {"users": list(users), "positions": list(positions), "new": list(new)}

@@ -73,23 +73,31 @@ class Hub:
         """Return how many streams are open."""
         return self._count
 
-    def open(self, user_id: int, after: int | None, connection: Connection | None) -> Stream:
+    def open(
+        self,
+        user_id: int,
+        after: int | None,
+        connection: Connection | None,
+        *,
+        is_new: bool = False,
+    ) -> Stream:
         """Open a stream.
 
         Args:
             user_id: whose.
             after: the last event the client knows of; None begins with the next one.
             connection: what it is sent on.
+            is_new: whether the user is so new that none of their events was deleted yet.
 
         Raises:
-            FullForUser: the user has too many.
-            Full: the process has too many.
+            TooManyUserStreamsError: the user has too many.
+            TooManyStreamsError: the process has too many.
         """
         if self._count >= self.per_process:
             raise TooManyStreamsError
         if len(self._streams.get(user_id, ())) >= self.per_user:
             raise TooManyUserStreamsError
-        stream = Stream(user_id, after, owner=self, connection=connection)
+        stream = Stream(Place(user_id, after, is_new), owner=self, connection=connection)
         self._streams.setdefault(user_id, set()).add(stream)
         self._count += 1
         self._opening[stream] = None

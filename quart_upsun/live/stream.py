@@ -70,13 +70,12 @@ class Stream:
 
     def __init__(
         self,
-        user_id: int,
-        after: int | None,
+        place: Place,
         *,
         owner: Owner,
         connection: Connection | None,
     ) -> None:
-        self.place = Place(user_id, after)
+        self.place = place
         self.is_open = False
         self.is_behind = False
         self.since = asyncio.get_running_loop().time()

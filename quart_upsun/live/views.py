@@ -1,6 +1,7 @@
 """The answer that a browser's EventSource reads."""
 
 import random
+from datetime import UTC, datetime, timedelta
 
 from quart import Response, request
 from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
@@ -8,6 +9,7 @@ from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
 from quart_upsun.current import current
 from quart_upsun.live import hub
 from quart_upsun.live.connection import line_of
+from quart_upsun.live.events import KEPT_DAYS
 from quart_upsun.live.stream import RETRY
 from quart_upsun.policy import NO_STORE
 
@@ -16,7 +18,7 @@ RETRY_AFTER = 60  # seconds: browsers that have too many pages open do not close
 DIGITS = 18  # of an id, at most: PostgreSQL's numbers have 19
 
 
-async def stream(user_id: int) -> Response:
+async def stream(user_id: int, *, user_since: datetime | None = None) -> Response:
     """Answer with the events of a user, from now on or from where the client left off.
 
     For a view that knows who is asking. Where the client left off says `Last-Event-ID`, which a
@@ -31,6 +33,8 @@ async def stream(user_id: int) -> Response:
 
     Args:
         user_id: whose events.
+        user_since: when the user was created, if that is known: the page of a new user then need
+            not be loaded again for the first events.
 
     Raises:
         TooManyRequests: the user has too many streams open.
@@ -42,7 +46,9 @@ async def stream(user_id: int) -> Response:
     if request.method == "HEAD":
         return _response("")
     try:
-        body = current().live.open(user_id, place(), line_of(request.scope))
+        body = current().live.open(
+            user_id, place(), line_of(request.scope), is_new=_is_new(user_since)
+        )
     except hub.TooManyUserStreamsError:
         raise TooManyRequests(retry_after=RETRY_AFTER) from None
     except hub.TooManyStreamsError:
@@ -56,6 +62,11 @@ def place() -> int | None:
     """Return the id of the last event that the client knows of; None if it knows of none."""
     said = request.headers.get("Last-Event-ID", request.args.get("after", ""))
     return int(said) if said.isascii() and said.isdecimal() and len(said) <= DIGITS else None
+
+
+def _is_new(since: datetime | None) -> bool:
+    """Tell whether a user is younger than the oldest events that are deleted."""
+    return since is not None and since > datetime.now(UTC) - timedelta(days=KEPT_DAYS)
 
 
 def _response(body: str) -> Response:

@@ -46,7 +46,7 @@ def external_url(endpoint: str, **values: Any) -> str:
     leads.
 
     Raises:
-        Failed: nobody has told the public origin.
+        JobError: nobody has told the public origin.
     """
     path = current_app.url_map.bind("").build(endpoint, values)
     return current().mail.known_origin() + path
@@ -68,7 +68,7 @@ class Delivery:
         """Return the public origin.
 
         Raises:
-            Failed: nobody has told it.
+            JobError: nobody has told it.
         """
         if not self.origin:
             raise JobError(

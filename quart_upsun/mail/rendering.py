@@ -59,7 +59,7 @@ async def render(
         identity: what tells this mail from all others, the same at each attempt.
 
     Raises:
-        Unrenderable: the template has not that form.
+        MailTemplateError: the template has not that form.
         ValueError: an address is none.
     """
     host = urlsplit(origin).hostname or ""

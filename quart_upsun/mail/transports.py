@@ -51,7 +51,7 @@ class Transport(Protocol):
         """Send a mail; False if it did not leave, and is to be kept.
 
         Raises:
-            Failed: it may be tried again.
+            JobError: it may be tried again.
             Refused: it need not be.
         """
         ...

@@ -3,10 +3,7 @@
 The generic cell rate algorithm: a row holds the time until which a client's share is used up, so
 one statement asks and counts. https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm
 
-Why not quart-rate-limiter with a store for PostgreSQL: it has the same algorithm, but asks its
-store and tells it in two steps, between which other processes count as well; its keys are texts of
-any number; and it knows no limit that a view applies in its middle, once it knows the account. What
-would be left of it is the decorator.
+Why not quart-rate-limiter: docs/decisions/rate-limits.md.
 """
 
 import hashlib
@@ -78,7 +75,7 @@ class Limit:
         A refused request costs the client nothing: who waits as told is served.
 
         Raises:
-            Unavailable: the database does not answer, or is read-only.
+            DatabaseUnavailableError: the database does not answer, or is read-only.
         """
         if current().database.is_read_only:
             raise ReadOnlyDatabaseError

@@ -1,7 +1,10 @@
 """An application without templates, assets, migrations and users; see also test_distribution.py."""
 
+import asyncio
 import json
+import os
 import secrets
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from embedded_postgres import create_database
 from quart_upsun.database import create_schema
 from quart_upsun.database.ownership import ForeignDatabaseError, Identity
 from quart_upsun.database.url import parse_database_url
+from quart_upsun.live import publish
+from quart_upsun.live.history import Opening, Place, openings
 from quart_upsun.settings import Settings
 from quart_upsun.tests.small_app import create_app
 
@@ -64,6 +69,28 @@ async def test_mails_of_a_laptop_are_shown(app: Quart) -> None:
     response = await app.test_client().get("/dev/mail/")
     assert response.status_code == 200
     assert "No mail yet." in await response.get_data(as_text=True)
+
+
+async def test_live_pages_need_no_table_of_users(app: Quart, settings: Settings) -> None:
+    # In a process of its own: here, other tests may have loaded the models of an application.
+    url = settings.database_url.render_as_string(hide_password=False)
+    creating = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "quart_upsun.tests.small_app", "create-schema"),
+        env={
+            **os.environ,
+            "DATABASE_URL": url,
+            "DATABASE_ENVIRONMENT": "tests",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        },
+    )
+    assert await creating.wait() == 0
+    async with app.extensions["quart_upsun"].database.write() as session:
+        assert await openings(session, [Place(1, 0)]) == [Opening(0, [])]
+        await publish(session, 1, "news")
+        places = [Place(1, 0), Place(1, 0, is_new=True)]
+        known, new = [opening.missed for opening in await openings(session, places)]
+    assert known is None
+    assert [event.kind for event in new or []] == ["news"]
 
 
 async def test_a_schema_of_another_environment_is_left_alone(settings: Settings) -> None:

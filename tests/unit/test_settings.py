@@ -135,7 +135,7 @@ async def test_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> 
     code = (
         "import sys; from pathlib import Path; from app import settings;"
         f"settings.Settings.root = Path({str(tmp_path)!r}); sys.stdin.read();"
-        "print(settings.load().secret_key.get_secret_value())"
+        "print(settings.load_settings().secret_key.get_secret_value())"
     )
     pipe = asyncio.subprocess.PIPE
     starting = [
