@@ -6,14 +6,16 @@ Each feature's `init_app` registers its own, so that a feature can be deleted wi
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from quart import Quart
 from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.user.models import User
 from quart_upsun.database import Database
+
+if TYPE_CHECKING:
+    from app.user.models import User
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Site:
     revoke_callbacks: list[RevokeAccess] = field(default_factory=list)
     """Called in the transaction that signs a user out everywhere, or deactivates them."""
 
-    def menu_for(self, user: User | None) -> list[MenuEntry]:
+    def menu_for(self, user: "User | None") -> list[MenuEntry]:
         """Return the entries of the navigation bar for a user; None for a visitor."""
         audiences = {"everybody", "users" if user else "visitors"}
         if user is not None and user.is_administrator:

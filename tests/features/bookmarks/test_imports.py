@@ -309,7 +309,7 @@ async def test_leftovers_go(shelf: Library) -> None:
     assert await shelf.count(ImportChunk) == 2
 
 
-class Killed(BaseException):
+class KilledError(BaseException):
     """A process ends without warning."""
 
 
