@@ -27,8 +27,8 @@ from quart_upsun.database import (
     unpooled_engine,
 )
 from quart_upsun.database.ownership import (
-    CLAIM,
-    IS_TRACKED,
+    HAS_OWNER_TABLE,
+    UPSERT_OWNER,
     ForeignDatabaseError,
     Identity,
     read_owner,
@@ -214,11 +214,11 @@ def require_ownership(connection: Connection, identity: Identity, found: tuple[s
 
 def claim(connection: Connection, identity: Identity) -> None:
     """Record that the database belongs to this environment."""
-    if not connection.scalar(text(IS_TRACKED)):
+    if not connection.scalar(text(HAS_OWNER_TABLE)):
         return  # a downgrade has dropped the table
     before = read_owner(connection)
     claimed = connection.execute(
-        CLAIM, {"environment": identity.name, "type": identity.type}
+        UPSERT_OWNER, {"environment": identity.name, "type": identity.type}
     ).rowcount
     if claimed:
         previous = f"; before, it belonged to {before}" if before else ""

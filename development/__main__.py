@@ -33,7 +33,7 @@ from development.checks import (
 )
 from development.children import child, stop
 from embedded_postgres import PostgresError, create_database, postgres
-from quart_upsun.database.url import place
+from quart_upsun.database.url import host_and_port
 from quart_upsun.settings import SettingsError
 
 QUART_APP = "app:create_app()"  # where the `quart` command finds its commands
@@ -77,7 +77,10 @@ async def database() -> AsyncIterator[str]:
     if os.environ.get("DATABASE_URL"):
         url = load_database_settings().database_url
         await check_database(url)
-        say(f"Using the database {url.database} at {place(url)}, as DATABASE_URL says", begun)
+        say(
+            f"Using the database {url.database} at {host_and_port(url)}, as DATABASE_URL says",
+            begun,
+        )
         yield os.environ["DATABASE_URL"]
         return
     with postgres(DATA_DIRECTORY / "postgres") as server:

@@ -8,13 +8,13 @@ from app.user import accounts
 from app.user.audit_trail import Event
 from app.user.login import admin_required, logged_in_user
 from app.user.models import User
-from quart_upsun.database import LARGEST_ID
+from quart_upsun.database import MAX_ID
 from quart_upsun.jobs import failed
 from quart_upsun.logging import get_logger
 from quart_upsun.mail import outbox, rendering
 from quart_upsun.policy import audited, no_rate_limit, no_store, not_audited
 from quart_upsun.security import audit
-from quart_upsun.security.limits import Limit, by_account, rate_limit, searching
+from quart_upsun.security.limits import Limit, by_account, is_search, rate_limit
 
 log = get_logger(__name__)
 
@@ -29,7 +29,7 @@ PAGE_SIZE = 50
 @blueprint.get("/")
 @no_store
 @admin_required
-@rate_limit(SEARCH_LIMIT, by_account, when=searching)
+@rate_limit(SEARCH_LIMIT, by_account, when=is_search)
 @no_rate_limit("one page by an index, for administrators")
 async def users() -> ResponseReturnValue:
     """List users, newest first, by the first letters of name or address if some are given."""
@@ -51,7 +51,7 @@ async def user(user_id: int) -> ResponseReturnValue:
     """Show one user, and what happened to the account."""
     found = await get_user_or_404(user_id)
     async with database.read() as session:
-        events = await audit.latest(
+        events = await audit.list_events(
             session, user_id=user_id, before=before_id(), limit=PAGE_SIZE + 1
         )
     return await render_template(
@@ -118,7 +118,7 @@ async def end_sessions(user_id: int) -> ResponseReturnValue:
 async def trail() -> ResponseReturnValue:
     """Show what happened to all accounts, newest first."""
     async with database.read() as session:
-        events = await audit.latest(session, before=before_id(), limit=PAGE_SIZE + 1)
+        events = await audit.list_events(session, before=before_id(), limit=PAGE_SIZE + 1)
     return await render_template(
         "admin/audit.html", events=events[:PAGE_SIZE], has_more=len(events) > PAGE_SIZE
     )
@@ -134,10 +134,12 @@ async def jobs() -> ResponseReturnValue:
     Of what they are about only what a task names: the rest may tell about people.
     """
     async with database.read() as session:
-        counts = await failed.counts(session)
-        failed_jobs = await failed.latest(session, before=before_id(), limit=PAGE_SIZE + 1)
+        counts = await failed.count_jobs(session)
+        failed_jobs = await failed.list_failed_jobs(
+            session, before=before_id(), limit=PAGE_SIZE + 1
+        )
     tasks = upsun.jobs.tasks
-    shown_fields = {name: tasks[name].shown for name in tasks}
+    shown_fields = {name: tasks[name].logged_fields for name in tasks}
     return await render_template(
         "admin/jobs.html",
         counts=counts,
@@ -157,7 +159,7 @@ async def do_again(job_id: int) -> ResponseReturnValue:
     """Let a job that was given up begin anew."""
     try:
         async with database.write() as session:
-            task = await failed.try_again(session, job_id) or abort(404)
+            task = await failed.retry_job(session, job_id) or abort(404)
     except failed.DuplicateJobError:
         await flash("This is being done already, as another job. You can remove this one.", "info")
     else:
@@ -174,7 +176,7 @@ async def do_again(job_id: int) -> ResponseReturnValue:
 async def remove_job(job_id: int) -> ResponseReturnValue:
     """Forget a job that was given up."""
     async with database.write() as session:
-        task = await failed.remove(session, job_id) or abort(404)
+        task = await failed.delete_failed_job(session, job_id) or abort(404)
     log.info("job removed", task=task, job=job_id, by=logged_in_user().id)
     await flash("The job is removed.", "success")
     return redirect(url_for("admin.jobs"), 303)
@@ -187,8 +189,8 @@ async def remove_job(job_id: int) -> ResponseReturnValue:
 async def mail() -> ResponseReturnValue:
     """Show the mails that are kept instead of sent: in a preview all of them."""
     async with database.read() as session:
-        mails = await outbox.kept(session, before=before_id(), limit=PAGE_SIZE + 1)
-    texts = {mail.id: rendering.read(mail.message).text for mail in mails}
+        mails = await outbox.list_kept_mails(session, before=before_id(), limit=PAGE_SIZE + 1)
+    texts = {mail.id: rendering.parse_message(mail.message).text for mail in mails}
     return await render_template(
         "admin/mail.html", mails=mails[:PAGE_SIZE], has_more=len(mails) > PAGE_SIZE, texts=texts
     )
@@ -198,7 +200,7 @@ def before_id() -> int | None:
     """Return the id that the page asked for begins below; None for the first page."""
     number = request.args.get("before", "", type=str)
     is_id = len(number) < 20 and number.isascii() and number.isdecimal()
-    return min(int(number), LARGEST_ID) if is_id else None
+    return min(int(number), MAX_ID) if is_id else None
 
 
 async def get_user_or_404(user_id: int) -> User:

@@ -13,7 +13,7 @@ from app.bookmarks.jobs import ImportProgress
 from app.bookmarks.views import EXPORT_LIMIT, IMPORT_LIMIT
 from app.extensions import database
 from app.links.api import READ, WRITE
-from quart_upsun.api.auth import by_caller, caller, scope_required, unauthorized
+from quart_upsun.api.auth import by_caller, current_caller, scope_required, unauthorized
 from quart_upsun.api.problems import Problem
 from quart_upsun.api.validation import (
     accept_file,
@@ -22,7 +22,7 @@ from quart_upsun.api.validation import (
     json_response,
     validate_query,
 )
-from quart_upsun.current import current
+from quart_upsun.current import current_toolkit
 from quart_upsun.http import bodies
 from quart_upsun.policy import no_rate_limit, no_store, not_audited
 from quart_upsun.security.limits import rate_limit
@@ -73,7 +73,9 @@ async def take() -> Response:
     32 MiB and 50,000 links at most. Links that are there already stay as they are.
     """
     try:
-        id = await uploads.receive_upload(current().database, caller().id, bodies.pieces(request))
+        id = await uploads.receive_upload(
+            current_toolkit().database, current_caller().id, bodies.iterate_body(request)
+        )
     except uploads.ImportInProgressError:
         raise Problem(409, IMPORT_IN_PROGRESS) from None
     except uploads.AccountDeletedError:
@@ -101,12 +103,12 @@ async def progress(id: int) -> Response:
 @document_response(200, files=[form.content_type.partition(";")[0] for form in FORMATS.values()])
 async def export(query: ExportQuery) -> Response:
     """Return all links as a file, the oldest first."""
-    return export_response(current().database, caller().id, query.format)
+    return export_response(current_toolkit().database, current_caller().id, query.format)
 
 
 async def _get_import_or_404(id: int) -> ImportProgress:
     async with database.read() as session:
-        found = await jobs.get_import(session, caller().id, id)
+        found = await jobs.get_import(session, current_caller().id, id)
     if found is None:
         raise Problem(404, "You have no import of this number.")
     return found

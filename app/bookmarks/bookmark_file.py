@@ -313,7 +313,7 @@ class BookmarkParser:
     def feed(self, content: bytes) -> list[Bookmark]:
         """Parse a piece of the file; a charset declaration must be in the first one."""
         if self._decoder is None:
-            self._decoder = charsets.decoder(content, lenient=True)
+            self._decoder = charsets.create_decoder(content, lenient=True)
         self._parse(self._decoder.decode(content))
         found, self._found = self._found, []
         return found

@@ -18,7 +18,7 @@ from app.links.hooks import request_metadata
 from app.links.models import Link
 from quart_upsun.database import Database
 from quart_upsun.jobs.models import Job
-from quart_upsun.jobs.queue import JobError, JobTakenOverError, Running, Schedule, Task
+from quart_upsun.jobs.queue import JobContext, JobError, JobTakenOverError, Schedule, Task
 from quart_upsun.live.events import publish
 
 MAX_LINKS = 50_000
@@ -92,7 +92,7 @@ async def list_imports(session: AsyncSession, user_id: int, limit: int) -> list[
     return [ImportProgress(*row) for row in rows]
 
 
-async def import_file(running: Running) -> None:
+async def import_file(running: JobContext) -> None:
     """Add the links of a file, from where an attempt before this one has come to."""
     import_id = running.data["id"]
     database = running.database
@@ -170,7 +170,7 @@ class _BatchWriter:
     it, and the job must still be ours.
     """
 
-    def __init__(self, running: Running, import_id: int, seen: int) -> None:
+    def __init__(self, running: JobContext, import_id: int, seen: int) -> None:
         self._running = running
         self._import_id = import_id
         self._seen = seen
@@ -332,7 +332,7 @@ async def _insert_links(session: AsyncSession, user_id: int, links: Sequence[Boo
     return len(ids)
 
 
-async def record_final_failure(running: Running, words: str) -> None:
+async def record_final_failure(running: JobContext, words: str) -> None:
     """Tell the owner; the words are for administrators."""
     async with running.database.write() as session:
         await _fail_imports(session, Import.id == running.data["id"])
@@ -353,7 +353,7 @@ async def _fail_imports(session: AsyncSession, condition: Any) -> None:
         await publish(session, row.user_id, "import", **progress_event(ImportProgress(*row[:-1])))
 
 
-async def clean_up_imports(running: Running) -> None:
+async def clean_up_imports(running: JobContext) -> None:
     """Remove broken uploads and old imports; fail those that nobody works on any more."""
     lost = (Import.state == RECEIVING) & (Import.created_at < func.now() - STALE_UPLOAD_AGE)
     old = Import.created_at < func.now() - RETENTION
@@ -367,10 +367,10 @@ IMPORT_TASK = Task(
     "links.import",
     import_file,
     timeout=1800,
-    back_off=(5, 30, 120),
-    at_once=2,
-    shown=("id",),
-    given_up=record_final_failure,
+    backoff_seconds=(5, 30, 120),
+    max_concurrent=2,
+    logged_fields=("id",),
+    on_failure=record_final_failure,
 )
 CLEANUP_TASK = Task("links.tidy_imports", clean_up_imports)
 TASKS = (IMPORT_TASK,)

@@ -23,7 +23,7 @@ from app.bookmarks.jobs import (
 from app.bookmarks.models import Import, ImportChunk
 from app.user.models import User
 from quart_upsun.database import Database, DatabaseUnavailableError
-from quart_upsun.http.bodies import Larger
+from quart_upsun.http.bodies import BodyLimit
 from quart_upsun.jobs.queue import enqueue
 from quart_upsun.live.events import publish
 from quart_upsun.logging import get_logger
@@ -35,8 +35,8 @@ UPLOAD_TIMEOUT_SECONDS = 300.0  # seconds that a file may take to arrive
 # A row. Small enough to be read in a moment; each is a transaction, of which there should be few.
 CHUNK_BYTES = 256 * 1024
 
-FILE_BODY_LIMIT = Larger(MAX_FILE_BYTES, UPLOAD_TIMEOUT_SECONDS)
-FORM_BODY_LIMIT = Larger(
+FILE_BODY_LIMIT = BodyLimit(MAX_FILE_BYTES, UPLOAD_TIMEOUT_SECONDS)
+FORM_BODY_LIMIT = BodyLimit(
     MAX_FILE_BYTES + 64 * 1024, UPLOAD_TIMEOUT_SECONDS
 )  # what is around the file
 

@@ -18,8 +18,8 @@ from app.bookmarks.exports import FORMATS, export_response
 from app.extensions import database
 from app.links import hooks
 from app.user.login import logged_in_user, login_required
-from quart_upsun.current import current
-from quart_upsun.http.bodies import uploaded
+from quart_upsun.current import current_toolkit
+from quart_upsun.http.bodies import iterate_uploaded_file
 from quart_upsun.live.events import newest_event
 from quart_upsun.policy import no_rate_limit, no_store, not_audited
 from quart_upsun.security.limits import Limit, by_account, rate_limit
@@ -58,7 +58,7 @@ async def upload() -> ResponseReturnValue:
     """Take a file of bookmarks; a job reads it."""
     try:
         await uploads.receive_upload(
-            current().database, logged_in_user().id, uploaded(request, "file")
+            current_toolkit().database, logged_in_user().id, iterate_uploaded_file(request, "file")
         )
     except uploads.ImportInProgressError:
         return await render_page("Another import has not ended yet. Wait for it, please."), 409
@@ -78,7 +78,7 @@ async def export(form: str) -> Response:
     """Return all links as a file: html, csv or jsonl."""
     if form not in FORMATS:
         abort(404)
-    return export_response(current().database, logged_in_user().id, form)
+    return export_response(current_toolkit().database, logged_in_user().id, form)
 
 
 async def render_page(error: str | None = None) -> str:

@@ -22,7 +22,7 @@ from quart_upsun.fetching import (
     image_type,
     turn,
 )
-from quart_upsun.jobs.queue import JobError, Running, Schedule, Task, enqueue_many
+from quart_upsun.jobs.queue import JobContext, JobError, Schedule, Task, enqueue_many
 from quart_upsun.live.events import publish
 
 BULK_PRIORITY = -10  # of fetches that nobody waits for
@@ -78,7 +78,7 @@ async def enqueue_fetches(
     )
 
 
-async def fetch_link(running: Running) -> None:
+async def fetch_link(running: JobContext) -> None:
     """Fetch a link's page and icon, and store what the page says about itself."""
     link_id = running.data["link"]
     async with running.database.read() as session:
@@ -97,7 +97,7 @@ async def fetch_link(running: Running) -> None:
 
 
 async def _store_page(
-    running: Running, link_id: int, page: PageMetadata, icon: Fetched | None
+    running: JobContext, link_id: int, page: PageMetadata, icon: Fetched | None
 ) -> None:
     async with running.complete(LOCK_LINK, {"link": link_id}) as session:
         values: dict[str, Any] = {"description": page.description or "", "fetch_error": None}
@@ -108,14 +108,14 @@ async def _store_page(
         await _store_result(session, link_id, **values)
 
 
-async def _store_failure(running: Running, link_id: int, error: FetchError) -> None:
+async def _store_failure(running: JobContext, link_id: int, error: FetchError) -> None:
     """Tell the link's owner, but not administrators: dead pages are none of their concern.
 
     Raises:
         Failed: to retry.
     """
     sentence = str(error)
-    if error.permanent or running.attempt > len(FETCH_TASK.back_off):
+    if error.permanent or running.attempt > len(FETCH_TASK.backoff_seconds):
         async with running.complete(LOCK_LINK, {"link": link_id}) as session:
             await _store_result(session, link_id, fetch_error=sentence)
         return
@@ -166,7 +166,7 @@ async def _store_icon(session: AsyncSession, icon: Fetched) -> bytes:
     return digest
 
 
-async def enqueue_refetches(running: Running) -> None:
+async def enqueue_refetches(running: JobContext) -> None:
     """Ask for the pages whose last attempt is longest ago, the same number for each owner.
 
     The attempt is recorded here, before it is made: a page that never answers, or breaks the job,
@@ -215,7 +215,7 @@ SELECT_DUE_LINKS = text(
 )
 
 
-async def record_final_failure(running: Running, words: str) -> None:
+async def record_final_failure(running: JobContext, words: str) -> None:
     """Tell the owner of a link whose fetch failed for an unknown reason every time."""
     async with running.database.write() as session:
         await _store_result(
@@ -227,10 +227,10 @@ FETCH_TASK = Task(
     "links.fetch",
     fetch_link,
     timeout=120,  # more than a page and its icons can take
-    back_off=(60, 600, 3600),
+    backoff_seconds=(60, 600, 3600),
     priority=10,
-    is_kept=False,  # what a page does is a matter of its link's owner
-    given_up=record_final_failure,
+    is_kept_after_failure=False,  # what a page does is a matter of its link's owner
+    on_failure=record_final_failure,
 )
 REFETCH_TASK = Task("links.refetch", enqueue_refetches)
 

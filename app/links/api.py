@@ -15,7 +15,7 @@ from app.links import normalization, queries, search
 from app.links.models import DESCRIPTION_LENGTH, MAX_TAGS, TAG_LENGTH, TITLE_LENGTH, URL_LENGTH
 from app.links.queries import LinkItem
 from app.links.selection import SEARCH_LIMIT, STATES
-from quart_upsun.api.auth import by_caller, caller, scope_required
+from quart_upsun.api.auth import by_caller, current_caller, scope_required
 from quart_upsun.api.idempotency import idempotent
 from quart_upsun.api.problems import DETAILS, Problem
 from quart_upsun.api.scopes import Scope
@@ -27,10 +27,10 @@ from quart_upsun.api.validation import (
     validate_json,
     validate_query,
 )
-from quart_upsun.database import LARGEST_ID
+from quart_upsun.database import MAX_ID
 from quart_upsun.http import preconditions
 from quart_upsun.policy import no_rate_limit, no_store, not_audited
-from quart_upsun.security.limits import Limit, rate_limit, searching
+from quart_upsun.security.limits import Limit, is_search, rate_limit
 from quart_upsun.text import clean, clean_lines
 
 blueprint = Blueprint("links_api", __name__, url_prefix="/api/v1")
@@ -46,7 +46,7 @@ NEXT_LINK_HEADER = {"Link": "The next page, as RFC 8288 has it"}
 ETAG_HEADER = {"ETag": "The version of the link, for `If-Match`"}
 LINK_NOT_FOUND = "You have no link of this number."
 
-Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
+Id = Annotated[int, Field(ge=1, le=MAX_ID)]
 
 
 Tag = Annotated[Text, Field(max_length=TAG_LENGTH), AfterValidator(normalization.parse_tag)]
@@ -157,7 +157,7 @@ class LinksQuery(BaseModel):
 @blueprint.get("/links")
 @no_store
 @scope_required(READ)
-@rate_limit(SEARCH_LIMIT, by_caller, when=searching)
+@rate_limit(SEARCH_LIMIT, by_caller, when=is_search)
 @no_rate_limit("one page by an index")
 @validate_query(LinksQuery)
 @document_response(200, LinksAnswer, headers=NEXT_LINK_HEADER)
@@ -168,7 +168,7 @@ async def index(query: LinksQuery) -> Response:
         async with database.direct() as connection:
             items = await queries.list_links(
                 connection,
-                caller().id,
+                current_caller().id,
                 archived=STATES[query.state],
                 tag=query.tag,
                 before=query.before,
@@ -179,7 +179,7 @@ async def index(query: LinksQuery) -> Response:
         async with database.read() as session:
             try:
                 found = await search.search(
-                    session, caller().id, query.q, after=query.after, limit=limit + 1
+                    session, current_caller().id, query.q, after=query.after, limit=limit + 1
                 )
             except ValueError:
                 raise Problem(422, "`after` is not from a `next` of this search.") from None
@@ -207,7 +207,7 @@ async def save(data: NewLink, session: AsyncSession) -> Response:
     tags = sorted(set(data.tags))
     try:
         item, is_new = await queries.save_link(
-            session, caller().id, url, title=data.title, tags=tags
+            session, current_caller().id, url, title=data.title, tags=tags
         )
     except queries.TooManyLinksError:
         raise Problem(422, queries.TOO_MANY_LINKS) from None
@@ -226,10 +226,10 @@ async def save(data: NewLink, session: AsyncSession) -> Response:
 async def show(id: int) -> Response:
     """Return a link."""
     async with database.read() as session:
-        item = await queries.get_link(session, caller().id, id)
+        item = await queries.get_link(session, current_caller().id, id)
     if item is None:
         raise Problem(404, LINK_NOT_FOUND)
-    return preconditions.conditional(_link_response(item))
+    return preconditions.make_conditional(_link_response(item))
 
 
 @blueprint.patch(LINK_PATH)
@@ -248,9 +248,9 @@ async def change(id: int, data: LinkChange) -> Response:
     async with database.write() as session:
         await _require_version(session, id)
         if values:
-            item = await queries.update_link(session, caller().id, id, **values)
+            item = await queries.update_link(session, current_caller().id, id, **values)
         else:
-            item = await queries.get_link(session, caller().id, id)
+            item = await queries.get_link(session, current_caller().id, id)
     if item is None:
         raise Problem(404, LINK_NOT_FOUND)
     return _link_response(item)
@@ -267,7 +267,7 @@ async def remove(id: int) -> Response:
     """Delete a link; with `If-Match` only if it is at one of these versions."""
     async with database.write() as session:
         await _require_version(session, id)
-        gone = await queries.delete_link(session, caller().id, id)
+        gone = await queries.delete_link(session, current_caller().id, id)
     if not gone:
         raise Problem(404, LINK_NOT_FOUND)
     return Response(status=204)
@@ -283,7 +283,9 @@ async def tags(query: TagsQuery) -> Response:
     """List the tags that links have."""
     limit = query.limit
     async with database.read() as session:
-        found = await queries.list_tags(session, caller().id, after=query.after, limit=limit + 1)
+        found = await queries.list_tags(
+            session, current_caller().id, after=query.after, limit=limit + 1
+        )
     link = _next_page_url({"after": found[limit - 1]} if len(found) > limit else {})
     return _page_response(TagsAnswer(items=found[:limit], next=link), link)
 
@@ -307,10 +309,10 @@ async def _require_version(session: AsyncSession, link_id: int) -> None:
         PreconditionFailed: the link is at another version.
         BadRequest: a precondition is malformed.
     """
-    if preconditions.present():
-        item = await queries.get_link(session, caller().id, link_id, lock=True)
+    if preconditions.has_preconditions():
+        item = await queries.get_link(session, current_caller().id, link_id, lock=True)
         if item is not None:
-            preconditions.require(str(item.version))
+            preconditions.require_preconditions(str(item.version))
 
 
 def _page_response(page: BaseModel, link: str | None) -> Response:

@@ -7,7 +7,7 @@ from wtforms.widgets import HiddenInput
 
 from app.links import normalization
 from app.links.models import TITLE_LENGTH
-from quart_upsun.web.forms import one_line, stripped
+from quart_upsun.web.forms import clean_line, strip
 
 PLAIN_TEXT_ATTRIBUTES = {"autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
 MAX_VERSION = 2**31 - 1  # that the column can hold
@@ -29,7 +29,7 @@ def tags_field() -> TagsField:
     return TagsField(
         "Tags",
         description="Separated by spaces.",
-        filters=[stripped],
+        filters=[strip],
         render_kw=PLAIN_TEXT_ATTRIBUTES,
     )
 
@@ -39,7 +39,7 @@ class SaveForm(Form):
 
     # Not of the type `url`: whoever types `example.com` means a page.
     url = StringField(
-        "Address", filters=[stripped], render_kw={"inputmode": "url", **PLAIN_TEXT_ATTRIBUTES}
+        "Address", filters=[strip], render_kw={"inputmode": "url", **PLAIN_TEXT_ATTRIBUTES}
     )
     tags = tags_field()
 
@@ -56,7 +56,7 @@ class EditForm(Form):
     title = StringField(
         "Title",
         description="Without one, the page's own.",
-        filters=[one_line],
+        filters=[clean_line],
         validators=[Length(max=TITLE_LENGTH, message=f"At most {TITLE_LENGTH} characters.")],
         render_kw={"autocomplete": "off"},
     )

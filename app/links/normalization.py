@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote_plus
 import httpx
 
 from app.links.models import MAX_TAGS, TAG_LENGTH, URL_LENGTH
-from quart_upsun.text import MARKS, folded
+from quart_upsun.text import MARKS, fold
 
 SCHEME_PATTERN = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 HOST_PATTERN = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE)
@@ -127,7 +127,7 @@ def tag_from_text(text: str) -> str | None:
 
 def _fold_tag(text: str) -> str:
     """Return the form in which tags are compared."""
-    return folded(INVISIBLE_CHARACTERS.sub("", text))
+    return fold(INVISIBLE_CHARACTERS.sub("", text))
 
 
 def remove_tracking_parameters(text: str) -> str:

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from app.links.models import Link, PublicList
 from app.site import PersonalDataSection
-from quart_upsun.database import Database, patience
+from quart_upsun.database import Database, pool_timeout
 
 BATCH_SIZE = 500  # of one query; each is some hundred bytes
 # Seconds that it waits for a connection: it is in no hurry, and what has begun should not break.
@@ -38,7 +38,7 @@ async def iterate_links(database: Database, user_id: int) -> AsyncIterator[list[
         DatabaseUnavailableError: perhaps in the middle; the client must see that the file is not
             whole.
     """
-    patience.set(POOL_TIMEOUT_SECONDS)
+    pool_timeout.set(POOL_TIMEOUT_SECONDS)
     columns = [getattr(Link, name) for name in ExportedLink._fields]
     page = select(*columns).where(Link.user_id == user_id).order_by(Link.id).limit(BATCH_SIZE)
     last = 0

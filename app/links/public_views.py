@@ -22,7 +22,7 @@ from app.links.public_lists import SharedList
 from app.links.queries import LinkItem
 from app.links.selection import parse_id
 from app.user.login import confirmed_required, logged_in_user, login_required
-from quart_upsun.http.preconditions import conditional
+from quart_upsun.http.preconditions import make_conditional
 from quart_upsun.policy import cache_public, no_store, not_audited, public
 from quart_upsun.security.limits import Limit, by_account, rate_limit
 
@@ -77,7 +77,7 @@ async def feed(username: str, tag: str) -> Response:
     )
     await response.add_etag()
     # Readers ask again and again for what has seldom changed.
-    return conditional(response)
+    return make_conditional(response)
 
 
 @blueprint.post("/lists/<tag>/publish/")

@@ -59,7 +59,9 @@ async def search(
     """
     newest, rank, last = _parse_cursor(after)
     # Cleaned as titles are, and without what is not stored of an address.
-    wanted = search_words.query(normalization.remove_tracking_parameters(clean(text)), MAX_WORDS)
+    wanted = search_words.query_words(
+        normalization.remove_tracking_parameters(clean(text)), MAX_WORDS
+    )
     if not wanted:
         return []
     lexemes = " & ".join(f"'{word}':*" for word in wanted)
@@ -83,7 +85,7 @@ async def search(
         item = LinkItem(*row[: len(LinkItem._fields)])
         rank, newest = row[len(LinkItem._fields) :]
         title, description = (
-            search_words.marked(each, wanted, MARK_START, MARK_END)
+            search_words.highlight(each, wanted, MARK_START, MARK_END)
             for each in (item.title, item.description)
         )
         found.append(SearchResult(item, title, description, f"{newest}.{rank!r}.{item.id}"))

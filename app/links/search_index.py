@@ -29,7 +29,7 @@ def search_vector(
     user_id: int, *, url: str, title: str = "", tags: Sequence[str] = (), description: str = ""
 ) -> str:
     """Return the `tsvector` of a link as a literal."""
-    return f"'{owner_lexeme(user_id)}' " + search_words.vector(
+    return f"'{owner_lexeme(user_id)}' " + search_words.tsvector(
         A=title, B=" ".join(tags), C=description, D=f"{url} {_decode_url(url)}"
     )
 
@@ -58,7 +58,7 @@ def updated_search_vector(
         "description": description,
     }
     given = {WEIGHTS[name]: text for name, text in texts.items() if text is not None}
-    new = cast(f"'{owner_lexeme(user_id)}' {search_words.vector(**given)}", TSVECTOR)
+    new = cast(f"'{owner_lexeme(user_id)}' {search_words.tsvector(**given)}", TSVECTOR)
     # The owner has no weight, and is not among the words that are kept.
     kept = ",".join(weight for weight in "ABCD" if weight not in given)
     return new.op("||")(func.ts_filter(column, literal_column(f"'{{{kept}}}'")))

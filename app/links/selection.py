@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.links import normalization, queries, search
 from app.links.queries import LinkItem
 from app.links.search import SearchResult
-from quart_upsun.database import LARGEST_ID
+from quart_upsun.database import MAX_ID
 from quart_upsun.security.limits import Limit
 
 # Of the pages and the API together: a search ranks up to a thousand links, and marks what it shows.
@@ -111,6 +111,6 @@ def parse_id(text: str) -> int:
     Raises:
         ValueError: it names none that the database could have.
     """
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= LARGEST_ID):
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= MAX_ID):
         raise ValueError("this is no number of a link")
     return int(text)

@@ -8,12 +8,12 @@ from app.links import public_lists, queries, search
 from app.links.forms import EditForm, SaveForm
 from app.links.selection import SEARCH_LIMIT, Selection
 from app.user.login import logged_in_user, login_required
-from quart_upsun.http.preconditions import conditional
-from quart_upsun.http.redirects import local_target
+from quart_upsun.http.preconditions import make_conditional
+from quart_upsun.http.redirects import safe_redirect_target
 from quart_upsun.live.events import newest_event
 from quart_upsun.live.views import stream
 from quart_upsun.policy import cache_immutable, no_rate_limit, no_store, not_audited, public
-from quart_upsun.security.limits import Limit, by_account, rate_limit, searching
+from quart_upsun.security.limits import Limit, by_account, is_search, rate_limit
 from quart_upsun.web.forms import add_form_error
 
 blueprint = Blueprint("links", __name__, url_prefix="/links")
@@ -29,7 +29,7 @@ LINK_PATH = "/<id:link_id>/"
 @blueprint.get("/")
 @no_store
 @login_required
-@rate_limit(SEARCH_LIMIT, by_account, when=searching)
+@rate_limit(SEARCH_LIMIT, by_account, when=is_search)
 @no_rate_limit("one page by an index")
 async def index() -> ResponseReturnValue:
     """Show links: `state`, `tag`, `before`; or what a search finds: `q`, `after`."""
@@ -88,7 +88,7 @@ async def icon(digest: str) -> Response:
     content, content_type = found
     response = Response(content, content_type=content_type)
     response.set_etag(key.hex())
-    return conditional(response)
+    return make_conditional(response)
 
 
 @blueprint.get(LINK_PATH)
@@ -235,7 +235,7 @@ async def set_archived(link_id: int, *, archived: bool) -> ResponseReturnValue:
             is None
         ):
             abort(404)
-    return redirect(local_target(request.args.get("next")) or url_for("links.index"), 303)
+    return redirect(safe_redirect_target(request.args.get("next")) or url_for("links.index"), 303)
 
 
 def selection_or_400() -> Selection:

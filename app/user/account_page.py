@@ -13,7 +13,7 @@ from app.user.audit_trail import Event
 from app.user.forms import DeleteForm, EmailForm, NameForm, PasswordForm
 from app.user.login import log_out, logged_in_user, login_required, renew_login
 from app.user.views import USERNAME_TAKEN
-from quart_upsun.current import current
+from quart_upsun.current import current_toolkit
 from quart_upsun.mail import outbox
 from quart_upsun.policy import audited, no_rate_limit, no_store, not_audited
 from quart_upsun.security import audit
@@ -91,7 +91,7 @@ async def resend() -> ResponseReturnValue:
         return await redirect_with_message("Your address is confirmed already.")
     await emails.CONFIRMATION_LIMIT.require(email.lower())
     async with database.write() as session:
-        await outbox.post(session, "confirm", user_id=logged_in_user().id)
+        await outbox.send_later(session, "confirm", user_id=logged_in_user().id)
     return await redirect_with_message("The mail is on its way again.")
 
 
@@ -148,15 +148,15 @@ async def sign_out_everywhere() -> ResponseReturnValue:
 @rate_limit(DOWNLOAD_LIMIT, by_account)
 async def download() -> Response:
     """Return what is kept about the user, as a file. Of very many events, the newest are in it."""
-    user, database = logged_in_user(), current().database
+    user, database = logged_in_user(), current_toolkit().database
     async with database.read() as session:
-        events = await audit.latest(
+        events = await audit.list_events(
             session,
             user_id=user.id,
             except_kinds=FAILED_LOGIN_EVENTS,
             limit=MAX_EVENTS_DOWNLOADED + 1,
         )
-        failures = await audit.latest(
+        failures = await audit.list_events(
             session,
             user_id=user.id,
             kinds=FAILED_LOGIN_EVENTS,
@@ -210,10 +210,10 @@ async def render_page(**submitted_forms: Form) -> str:
         **submitted_forms,
     }
     async with database.read() as session:
-        events = await audit.latest(
+        events = await audit.list_events(
             session, user_id=user.id, except_kinds=FAILED_LOGIN_EVENTS, limit=MAX_EVENTS_SHOWN
         )
-        failures = await audit.latest(
+        failures = await audit.list_events(
             session, user_id=user.id, kinds=FAILED_LOGIN_EVENTS, limit=MAX_FAILED_LOGINS_SHOWN
         )
     return await render_template(

@@ -92,7 +92,7 @@ async def create_user(
         raise _translate_integrity_error(error) from None
     await audit.record(session, Event.REGISTERED, user.id)
     if should_confirm:
-        await outbox.post(session, "confirm", user_id=user.id)
+        await outbox.send_later(session, "confirm", user_id=user.id)
     return user
 
 
@@ -171,9 +171,9 @@ async def request_email_change(session: AsyncSession, user: User, email: str) ->
     """Remember the address a user wants; ask there whether it is theirs, and tell the old one."""
     await _update_user(session, user, pending_email=email)
     await audit.record(session, Event.EMAIL_CHANGE_REQUESTED, user.id)
-    await outbox.post(session, "confirm", user_id=user.id)
+    await outbox.send_later(session, "confirm", user_id=user.id)
     if user.email:
-        await outbox.post(session, "address-change", to=user.email, username=user.username)
+        await outbox.send_later(session, "address-change", to=user.email, username=user.username)
 
 
 async def request_password_reset(session: AsyncSession, email: str) -> None:
@@ -185,7 +185,7 @@ async def request_password_reset(session: AsyncSession, email: str) -> None:
     """
     owner = select(User.id).where(func.lower(User.email) == email.lower()).scalar_subquery()
     await audit.record(session, Event.RESET_REQUESTED, owner)
-    await outbox.post(session, "reset", email=email)
+    await outbox.send_later(session, "reset", email=email)
 
 
 async def set_password(
@@ -195,7 +195,7 @@ async def set_password(
     changed = await _update_user(session, user, password_hash=password_hash, **END_SESSIONS_VALUES)
     await audit.record(session, event, user.id)
     if user.email:
-        await outbox.post(session, "password-changed", to=user.email, username=user.username)
+        await outbox.send_later(session, "password-changed", to=user.email, username=user.username)
     return changed
 
 
@@ -222,7 +222,7 @@ async def delete_user(session: AsyncSession, user: User) -> None:
         raise SessionEndedError
     await audit.record(session, Event.DELETED, user.id)
     if user.email:
-        await outbox.post(session, "deleted", to=user.email, username=user.username)
+        await outbox.send_later(session, "deleted", to=user.email, username=user.username)
 
 
 async def end_sessions(session: AsyncSession, user_id: int, *, actor_id: int) -> None:

@@ -12,7 +12,7 @@ from quart.typing import ResponseTypes
 from app.user.models import User
 from quart_upsun.security import signing
 
-LIFETIME_SECONDS = 365 * signing.DAY
+LIFETIME_SECONDS = 365 * signing.DAY_SECONDS
 
 
 def known_device(user: User) -> str | None:
@@ -21,7 +21,7 @@ def known_device(user: User) -> str | None:
     Since the last change of the password, that is: who knew the one before is a stranger.
     """
     cookie = request.cookies.get(current_app.config["DEVICE_COOKIE_NAME"], "")
-    content = signing.read("device", cookie, max_age=LIFETIME_SECONDS)
+    content = signing.verify("device", cookie, max_age=LIFETIME_SECONDS)
     if not content or content[:2] != [user.id, user.session_version]:
         return None
     return f"device {content[2]}"

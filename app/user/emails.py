@@ -12,8 +12,8 @@ from quart_upsun.mail.letters import Composers, Letter
 from quart_upsun.security import signing
 from quart_upsun.security.limits import Limit
 
-CONFIRM_LIFETIME_SECONDS = 3 * signing.DAY
-RESET_LIFETIME_SECONDS = signing.HOUR
+CONFIRM_LIFETIME_SECONDS = 3 * signing.DAY_SECONDS
+RESET_LIFETIME_SECONDS = signing.HOUR_SECONDS
 # Questions whether an address is somebody's, to one address, whoever asks.
 CONFIRMATION_LIMIT = Limit("confirmations", 5, 3600)
 
@@ -25,7 +25,7 @@ def create_confirm_token(user: User) -> str:
 
 def read_confirm_token(token: str) -> tuple[int, str] | None:
     """Return the user's id and the address that whoever has the token can read mail at."""
-    content = signing.read("confirm", token, max_age=CONFIRM_LIFETIME_SECONDS)
+    content = signing.verify("confirm", token, max_age=CONFIRM_LIFETIME_SECONDS)
     return (content[0], content[1]) if content else None
 
 
@@ -39,7 +39,7 @@ def create_reset_token(user: User) -> str:
 
 async def read_reset_token(session: AsyncSession, token: str) -> User | None:
     """Return the user whose password the token may replace, if it still may."""
-    content = signing.read("reset", token, max_age=RESET_LIFETIME_SECONDS)
+    content = signing.verify("reset", token, max_age=RESET_LIFETIME_SECONDS)
     if not content:
         return None
     user_id, version, mark = content

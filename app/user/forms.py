@@ -8,7 +8,7 @@ from wtforms.validators import DataRequired, EqualTo, Length, Regexp
 
 from app.user import passwords
 from app.user.models import EMAIL_LENGTH, USERNAME_LENGTH
-from quart_upsun.web.forms import stripped
+from quart_upsun.web.forms import strip
 
 # ASCII only: no two names look alike, and lower() means the same in Python and PostgreSQL.
 USERNAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z"
@@ -52,7 +52,7 @@ def validate_email_field(form: Form, field: StringField) -> None:
 def username_field() -> StringField:
     return StringField(
         "User name",
-        filters=[stripped],
+        filters=[strip],
         validators=[
             DataRequired("Choose a user name."),
             Length(3, USERNAME_LENGTH, f"Between 3 and {USERNAME_LENGTH} characters."),
@@ -71,7 +71,7 @@ def email_field(
 ) -> StringField:
     return StringField(
         label,
-        filters=[stripped],
+        filters=[strip],
         validators=[DataRequired(missing), validate_email_field],
         render_kw={"type": "email", "autocomplete": autocomplete},
     )
@@ -127,7 +127,7 @@ class LoginForm(Form):
 
     username = StringField(
         "User name",
-        filters=[stripped],
+        filters=[strip],
         validators=[DataRequired("Enter your user name."), Length(max=USERNAME_LENGTH)],
         render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
     )

@@ -135,7 +135,7 @@ async def load_user() -> None:
         return
     if request.endpoint == "static" or request.blueprint == "health":
         return
-    if credentials.carries_token(request):
+    if credentials.has_token(request):
         return  # which alone says who asks: the cookie is not even looked at
     match (_auth().load_user().auth_id or "").split("."):
         case [user_id, version, kind] if user_id.isdecimal() and version.isdecimal():

@@ -83,7 +83,7 @@ async def send_reset() -> ResponseReturnValue:
     if not form.validate():
         return await render_template("user/forgot.html", form=form)
     email = str(form.email.data)
-    if not await RESET_EMAIL_LIMIT.take(email.lower()):
+    if not await RESET_EMAIL_LIMIT.count_request(email.lower()):
         async with database.write() as session:
             await accounts.request_password_reset(session, email)
     await flash(

@@ -10,7 +10,7 @@ from app.user.audit_trail import Event
 from app.user.models import Role, User
 from quart_upsun.database import Base
 from quart_upsun.jobs import cleanup
-from quart_upsun.jobs.queue import Running, Schedule, Task
+from quart_upsun.jobs.queue import JobContext, Schedule, Task
 from quart_upsun.logging import get_logger
 from quart_upsun.security import audit
 from quart_upsun.security.models import AuditEvent
@@ -20,7 +20,7 @@ log = get_logger(__name__)
 RETENTION = timedelta(days=30)
 
 
-async def delete_unconfirmed_accounts(running: Running) -> None:
+async def delete_unconfirmed_accounts(running: JobContext) -> None:
     """Delete old accounts without a confirmed address, without a recent login and without content.
 
     Content is what a feature adds to the download of a user's data, and a valid access token.
@@ -44,7 +44,7 @@ async def delete_unconfirmed_accounts(running: Running) -> None:
     for table in (Base.metadata.tables[name] for name in tables):
         if "user_id" in table.columns:
             conditions.append(~exists().where(table.c.user_id == User.id))
-    query = select(User.id).where(*conditions).order_by(User.id).limit(cleanup.BATCH)
+    query = select(User.id).where(*conditions).order_by(User.id).limit(cleanup.BATCH_SIZE)
     count = 0
     while True:
         async with running.database.write() as session:
@@ -55,7 +55,7 @@ async def delete_unconfirmed_accounts(running: Running) -> None:
             for user_id in (await session.scalars(gone)).all():
                 await audit.record(session, Event.DELETED, user_id)
                 count += 1
-        if len(ids) < cleanup.BATCH:
+        if len(ids) < cleanup.BATCH_SIZE:
             break
         await asyncio.sleep(0.05)  # others have things to do as well
     if count:
@@ -63,6 +63,8 @@ async def delete_unconfirmed_accounts(running: Running) -> None:
 
 
 DELETE_UNCONFIRMED_ACCOUNTS = Schedule(
-    Task("remove unconfirmed accounts", delete_unconfirmed_accounts, timeout=cleanup.TIMEOUT),
+    Task(
+        "remove unconfirmed accounts", delete_unconfirmed_accounts, timeout=cleanup.TIMEOUT_SECONDS
+    ),
     "7 4 * * *",
 )

@@ -18,7 +18,7 @@ from app.user.login import (
     login_required,
 )
 from app.user.models import User
-from quart_upsun.http.redirects import local_target
+from quart_upsun.http.redirects import safe_redirect_target
 from quart_upsun.mail import outbox
 from quart_upsun.policy import audited, cache_public, no_rate_limit, no_store, public
 from quart_upsun.security import audit
@@ -83,7 +83,7 @@ async def create_account() -> ResponseReturnValue:
         password_hash = await passwords.hash_password(str(form.password.data))
         email = str(form.email.data)
         # Beyond the limit the answer is the same, and the mail can be asked for later.
-        should_confirm = not await emails.CONFIRMATION_LIMIT.take(email.lower())
+        should_confirm = not await emails.CONFIRMATION_LIMIT.count_request(email.lower())
         try:
             async with database.write() as session:
                 await accounts.create_user(
@@ -112,7 +112,7 @@ async def create_account() -> ResponseReturnValue:
 @no_rate_limit("no query, and the router keeps it")
 async def login() -> ResponseReturnValue:
     """Show the login form."""
-    target = local_target(request.args.get("next"))
+    target = safe_redirect_target(request.args.get("next"))
     if current_user():
         return redirect(target or url_for("user.members"), 303)
     return await render_template("user/login.html", form=LoginForm(), next=target)
@@ -125,7 +125,7 @@ async def login() -> ResponseReturnValue:
 @audited(Event.LOGGED_IN, Event.LOGIN_FAILED)
 async def check_login() -> ResponseReturnValue:
     """Log in with the form of the page or of the navigation bar."""
-    target = local_target(request.args.get("next"))
+    target = safe_redirect_target(request.args.get("next"))
     form = LoginForm(await request.form)
     headers, status = {}, 200
     if form.validate():
@@ -203,7 +203,9 @@ async def send_invitation() -> ResponseReturnValue:
     if not form.validate():
         return await render_template("user/invite.html", form=form)
     async with database.write() as session:
-        await outbox.post(session, "invitation", user_id=logged_in_user().id, email=form.email.data)
+        await outbox.send_later(
+            session, "invitation", user_id=logged_in_user().id, email=form.email.data
+        )
         await audit.record(session, Event.INVITED, logged_in_user().id)
     await flash("The invitation is on its way.", "success")
     return redirect(url_for("user.members"), 303)
@@ -224,9 +226,9 @@ async def authenticate(username: str, password: str) -> User | None:
     account = f"name {username.lower()}"
     device = devices.known_device(user) if user else None
     subject = device or f"{account} from {by_client()}"
-    wait = await CLIENT_LOGIN_LIMIT.take(subject)
+    wait = await CLIENT_LOGIN_LIMIT.count_request(subject)
     if not wait and device is None:
-        wait = await ACCOUNT_LOGIN_LIMIT.take(account)
+        wait = await ACCOUNT_LOGIN_LIMIT.count_request(account)
     if wait:
         raise TooManyAttemptsError(wait)
     is_right = await passwords.verify_password(user.password_hash if user else None, password)
@@ -236,7 +238,7 @@ async def authenticate(username: str, password: str) -> User | None:
         await audit.record(session, event, user and user.id)
     if user is None or not is_right:
         return None
-    await CLIENT_LOGIN_LIMIT.forget(subject)  # the owner's slips of the keyboard do not add up
+    await CLIENT_LOGIN_LIMIT.reset(subject)  # the owner's slips of the keyboard do not add up
     if passwords.needs_rehash(user.password_hash):
         new = await passwords.hash_password(password)
         async with database.write() as session:

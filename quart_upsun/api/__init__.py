@@ -1,6 +1,7 @@
 """What the resources of a JSON API under `/api/` share. A feature brings the resources itself.
 
-- `@scope_required` lets in the owner of an access token, or who is logged in; `caller()` is them.
+- `@scope_required` lets in the owner of an access token, or who is logged in;
+  `current_caller()` is them.
 - `@validate_json`, `@validate_query` and `@accept_file` check requests; `@document_response` and
   `@document_problem` complete `/openapi.json`.
 - `@idempotent` answers a repeated request as it did the first time.
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
         TokenAuthenticator,
         TokenUser,
         by_caller,
-        caller,
+        current_caller,
         scope_required,
     )
     from quart_upsun.api.idempotency import idempotent
@@ -42,7 +43,7 @@ __all__ = [
     "TokenUser",
     "accept_file",
     "by_caller",
-    "caller",
+    "current_caller",
     "document_problem",
     "document_response",
     "idempotent",

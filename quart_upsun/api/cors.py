@@ -24,7 +24,7 @@ def init_app(app: Quart, origins: Iterable[str]) -> None:
 
         @app.after_request
         async def allow(response: Response) -> Response:
-            if credentials.of_api(request):
+            if credentials.is_api_request(request):
                 _allow(response, allowed)
             return response
 

@@ -25,7 +25,7 @@ from quart_upsun.compat.quart_schema import (
     takes_query,
     views_of,
 )
-from quart_upsun.current import current
+from quart_upsun.current import current_toolkit
 from quart_upsun.http import credentials
 from quart_upsun.identity import session_user
 from quart_upsun.policy import cache_public, no_rate_limit, policy_of, public
@@ -114,7 +114,7 @@ def init_app(app: Quart, settings: Settings) -> None:
 
 def is_api(rule: Rule) -> bool:
     """Tell whether a route is one of the API's."""
-    return rule.rule.startswith(credentials.PREFIX)
+    return rule.rule.startswith(credentials.API_PREFIX)
 
 
 @blueprint.get("/openapi.json")
@@ -136,7 +136,7 @@ async def openapi() -> Response:
 @no_rate_limit("no query, and the router keeps it")
 async def show() -> str:
     """Show the document as Swagger UI does, from our own assets."""
-    endpoint = current().tokens_endpoint
+    endpoint = current_toolkit().tokens_endpoint
     return await render_template(
         "api/docs.html",
         user=session_user(),

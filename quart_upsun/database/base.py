@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from quart_upsun.database.anonymization import Rules
 
-LARGEST_ID = 2**63 - 1  # that a column can hold, and a query be asked for
+MAX_ID = 2**63 - 1  # that a column can hold, and a query be asked for
 
 
 class Base(DeclarativeBase):

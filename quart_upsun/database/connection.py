@@ -27,12 +27,12 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 # Longer than a request waits for a pooled connection: a process that is short of processor, such
 # as while another release starts beside it, needs many turns of its loop for a new connection.
-CONNECT_TIMEOUT = 5.0  # seconds
-STATEMENT_TIMEOUT = 8  # seconds
-LOCK_TIMEOUT = 4  # seconds
+CONNECT_TIMEOUT_SECONDS = 5.0  # seconds
+STATEMENT_TIMEOUT_SECONDS = 8  # seconds
+LOCK_TIMEOUT_SECONDS = 4  # seconds
 
 
-def _remembering(method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+def _record_error(method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
     @wraps(method)
     async def remember(self: "PooledConnection", *args: Any, **options: Any) -> Any:
         try:
@@ -58,11 +58,11 @@ class PooledConnection(asyncpg.Connection):  # type: ignore[misc]
         raised, self.raised = self.raised, None
         return raised
 
-    execute = _remembering(asyncpg.Connection.execute)
-    executemany = _remembering(asyncpg.Connection.executemany)
-    fetch = _remembering(asyncpg.Connection.fetch)
-    fetchrow = _remembering(asyncpg.Connection.fetchrow)
-    fetchval = _remembering(asyncpg.Connection.fetchval)
+    execute = _record_error(asyncpg.Connection.execute)
+    executemany = _record_error(asyncpg.Connection.executemany)
+    fetch = _record_error(asyncpg.Connection.fetch)
+    fetchrow = _record_error(asyncpg.Connection.fetchrow)
+    fetchval = _record_error(asyncpg.Connection.fetchval)
 
 
 async def connect(
@@ -79,7 +79,7 @@ async def connect(
         url: from `parse_database_url()`. Its `application_name` and `connect_timeout` win over
             `name` and `timeout`; its `options` do not win over `settings`.
         name: what the connection is called in `pg_stat_activity`.
-        timeout: seconds until it is connected; `CONNECT_TIMEOUT` by default.
+        timeout: seconds until it is connected; `CONNECT_TIMEOUT_SECONDS` by default.
         command_timeout: seconds for one statement; without a limit by default.
         settings: of the server, for this connection.
 
@@ -87,7 +87,7 @@ async def connect(
         NoConnectionError: for whatever reason.
     """
     arguments = connect_arguments(url)
-    arguments = {"timeout": CONNECT_TIMEOUT if timeout is None else timeout, **arguments}
+    arguments = {"timeout": CONNECT_TIMEOUT_SECONDS if timeout is None else timeout, **arguments}
     server_settings = {
         "timezone": "UTC",
         **(settings or {}),
@@ -139,7 +139,7 @@ def _discard(connecting: asyncio.Future[PooledConnection]) -> None:
 
 def connect_timeout(url: URL) -> float:
     """Return the seconds that a connection to the database may take to be made."""
-    return float(connect_arguments(url).get("timeout", CONNECT_TIMEOUT))
+    return float(connect_arguments(url).get("timeout", CONNECT_TIMEOUT_SECONDS))
 
 
 def _reason(error: Exception, seconds: float) -> str:
@@ -175,11 +175,11 @@ def pooled_engine(
             url,
             name="quart-upsun",
             # For a server that stopped answering altogether; its own timeout comes first.
-            command_timeout=STATEMENT_TIMEOUT + 2,
+            command_timeout=STATEMENT_TIMEOUT_SECONDS + 2,
             settings={
-                "statement_timeout": f"{STATEMENT_TIMEOUT}s",
-                "lock_timeout": f"{LOCK_TIMEOUT}s",
-                "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT}s",
+                "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
+                "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
+                "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
                 "jit": "off",  # costs more than it saves on queries of a web page
             },
         ),

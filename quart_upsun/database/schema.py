@@ -4,7 +4,7 @@ from sqlalchemy import URL, Connection
 
 from quart_upsun.database.base import Base, load_models
 from quart_upsun.database.connection import unpooled_engine
-from quart_upsun.database.ownership import CLAIM, Identity, read_owner, require_owner
+from quart_upsun.database.ownership import UPSERT_OWNER, Identity, read_owner, require_owner
 
 
 async def create_schema(url: URL, identity: Identity, *packages: str) -> None:
@@ -29,7 +29,7 @@ async def create_schema(url: URL, identity: Identity, *packages: str) -> None:
         if owner is not None:
             require_owner(owner, identity)
         Base.metadata.create_all(connection)
-        connection.execute(CLAIM, {"environment": identity.name, "type": identity.type})
+        connection.execute(UPSERT_OWNER, {"environment": identity.name, "type": identity.type})
 
     engine = unpooled_engine(url, name="quart-upsun schema")
     try:

@@ -19,7 +19,7 @@ from quart_upsun.fetching.fetcher import ICON_BYTES, Fetched, Fetcher
 from quart_upsun.fetching.public_network import FetchError
 from quart_upsun.fetching.turns import HostBusyError, Visit
 from quart_upsun.text import clean
-from quart_upsun.time_limits import paused
+from quart_upsun.time_limits import pause_time_limit
 
 MAX_BYTES = 512 * 1024  # of a page that are looked at
 MAX_TITLE, MAX_DESCRIPTION = 300, 1000  # characters
@@ -61,7 +61,7 @@ async def fetch_page(
         HostBusyError: the host has no free turn.
     """
     fetched = await fetcher.get(url, truncate=True, visit=visit, patience=0)
-    with paused():  # until one of the few threads is free
+    with pause_time_limit():  # until one of the few threads is free
         page = await asyncio.to_thread(read_metadata, fetched.content, fetched.charset, fetched.url)
     for icon_url in page.icons[:ICONS_TRIED]:
         try:
@@ -89,7 +89,7 @@ def read_metadata(content: bytes, charset: str | None, url: str) -> PageMetadata
         url: where the page was found, after redirects.
     """
     content = content[:MAX_BYTES]
-    text = charsets.decoder(content, charset).decode(content).replace("\0", "")
+    text = charsets.create_decoder(content, charset).decode(content).replace("\0", "")
     # lxml caches names of tags and attributes for as long as the thread lives, and a page can have
     # 60,000 new ones. A new thread frees them.
     with ThreadPoolExecutor(1, "page") as thread:

@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING
 from quart_upsun.lazy import exporter
 
 if TYPE_CHECKING:
-    from quart_upsun.http.bodies import Larger, pieces, uploaded
-    from quart_upsun.http.preconditions import conditional
-    from quart_upsun.http.redirects import local_target
+    from quart_upsun.http.bodies import BodyLimit, iterate_body, iterate_uploaded_file
+    from quart_upsun.http.preconditions import make_conditional
+    from quart_upsun.http.redirects import safe_redirect_target
 
-__all__ = ["Larger", "conditional", "local_target", "pieces", "uploaded"]
+__all__ = [
+    "BodyLimit",
+    "iterate_body",
+    "iterate_uploaded_file",
+    "make_conditional",
+    "safe_redirect_target",
+]
 
 if not TYPE_CHECKING:
     __getattr__ = exporter(__name__, __all__, ("bodies", "preconditions", "redirects"))

@@ -10,11 +10,11 @@ from quart_upsun.lazy import exporter
 
 if TYPE_CHECKING:
     from quart_upsun.jobs.queue import (
+        JobContext,
         JobError,
         JobPostponedError,
         JobTakenOverError,
         PermanentJobError,
-        Running,
         Schedule,
         Task,
         enqueue,
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from quart_upsun.jobs.runner import Runner
 
 __all__ = [
+    "JobContext",
     "JobError",
     "JobPostponedError",
     "JobTakenOverError",
     "PermanentJobError",
     "Runner",
-    "Running",
     "Schedule",
     "Task",
     "enqueue",

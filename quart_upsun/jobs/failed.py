@@ -26,14 +26,14 @@ class FailedJob:
 
     id: int
     task: str
-    asked_at: datetime
+    enqueued_at: datetime
     attempts: int
     reason: str | None
     """Why the last attempt failed; may hold what people typed."""
     data: dict[str, Any]
 
 
-async def counts(session: AsyncSession) -> list[tuple[str, dict[str, int]]]:
+async def count_jobs(session: AsyncSession) -> list[tuple[str, dict[str, int]]]:
     """Return for each task how many of its jobs are in which state, in the words of `STATES`."""
     query = select(Job.entrypoint, Job.status, func.count()).group_by(Job.entrypoint, Job.status)
     found: dict[str, dict[str, int]] = {}
@@ -42,7 +42,7 @@ async def counts(session: AsyncSession) -> list[tuple[str, dict[str, int]]]:
     return sorted(found.items())
 
 
-async def latest(
+async def list_failed_jobs(
     session: AsyncSession, *, before: int | None = None, limit: int
 ) -> Sequence[FailedJob]:
     """Return jobs that were given up, the newest first.
@@ -74,7 +74,7 @@ async def latest(
     ]
 
 
-async def try_again(session: AsyncSession, job_id: int) -> str | None:
+async def retry_job(session: AsyncSession, job_id: int) -> str | None:
     """Let a job that was given up begin anew; return its task, None if there is no such job.
 
     Args:
@@ -99,7 +99,7 @@ async def try_again(session: AsyncSession, job_id: int) -> str | None:
     return task
 
 
-async def remove(session: AsyncSession, job_id: int) -> str | None:
+async def delete_failed_job(session: AsyncSession, job_id: int) -> str | None:
     """Forget a job that was given up; return its task, None if there is no such job."""
     gone = delete(Job).where(Job.id == job_id, Job.status == "failed").returning(Job.entrypoint)
     task = await session.scalar(gone)

@@ -9,10 +9,10 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 
 from quart_upsun.compat.hypercorn import transport_of
 
-KEY = "live.send"
+SEND_KEY = "live.send"
 
 
-class Connections:
+class ConnectionMiddleware:
     """The layer next to the server: keeps the way to the connection while a request is answered.
 
     ASGI knows no way to give a connection up. An answer that is cut short is ended by Hypercorn
@@ -30,14 +30,16 @@ class Connections:
             await self.app(scope, receive, send)
             return
         kept: Any = scope
-        kept[KEY] = send
+        kept[SEND_KEY] = send
         try:
             await self.app(scope, receive, send)
         finally:
-            del kept[KEY]  # they refer to each other, and should not wait for the garbage collector
+            del kept[
+                SEND_KEY
+            ]  # they refer to each other, and should not wait for the garbage collector
 
 
-class Line:
+class ClientConnection:
     """What a request came in on."""
 
     __slots__ = ("_transport",)
@@ -54,7 +56,7 @@ class Line:
         self._transport.abort()
 
 
-def line_of(scope: Any) -> Line | None:
+def client_connection(scope: Any) -> ClientConnection | None:
     """Return what a request came in on; None under another server than ours, as in tests."""
-    transport = transport_of(scope.get(KEY))
-    return Line(transport) if transport is not None else None
+    transport = transport_of(scope.get(SEND_KEY))
+    return ClientConnection(transport) if transport is not None else None

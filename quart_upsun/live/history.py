@@ -7,8 +7,10 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-BATCH = 64  # events of one user in one answer
-REPLAYED = 500  # events that a stream that comes back is told; after more its page reloads
+BATCH_SIZE = 64  # events of one user in one answer
+MAX_REPLAYED_EVENTS = (
+    500  # events that a stream that comes back is told; after more its page reloads
+)
 
 
 class Event(NamedTuple):
@@ -19,7 +21,7 @@ class Event(NamedTuple):
     data: str
 
 
-class Place(NamedTuple):
+class StreamPosition(NamedTuple):
     """Where a stream stands: it has been told everything up to `after`; None begins now."""
 
     user_id: int
@@ -28,7 +30,7 @@ class Place(NamedTuple):
     """Whether the user is so new that nothing of theirs was deleted yet."""
 
 
-class Opening(NamedTuple):
+class StreamStart(NamedTuple):
     """What a stream begins with."""
 
     newest: int
@@ -73,27 +75,31 @@ _EVENTS = text(
 )
 
 
-async def openings(session: AsyncSession, places: Sequence[Place]) -> list[Opening]:
+async def fetch_starts(
+    session: AsyncSession, places: Sequence[StreamPosition]
+) -> list[StreamStart]:
     """Return for each place what a stream that comes back there begins with."""
-    rows = await session.execute(_OPENINGS, {**_columns(places), "limit": REPLAYED + 1})
+    rows = await session.execute(_OPENINGS, {**_columns(places), "limit": MAX_REPLAYED_EVENTS + 1})
     answers = []
     for _, group in groupby(rows, key=lambda row: row.number):
         first, *more = group
         events = [Event(*row[3:]) for row in (first, *more) if row.id is not None]
-        missed = events if first.complete and len(events) <= REPLAYED else None
-        answers.append(Opening(first.newest, missed))
+        missed = events if first.complete and len(events) <= MAX_REPLAYED_EVENTS else None
+        answers.append(StreamStart(first.newest, missed))
     return answers
 
 
-async def events_after(session: AsyncSession, places: Sequence[Place]) -> list[list[Event]]:
-    """Return for each place the oldest events after it, at most `BATCH`."""
-    rows = await session.execute(_EVENTS, {**_columns(places), "limit": BATCH})
+async def fetch_events(
+    session: AsyncSession, places: Sequence[StreamPosition]
+) -> list[list[Event]]:
+    """Return for each place the oldest events after it, at most `BATCH_SIZE`."""
+    rows = await session.execute(_EVENTS, {**_columns(places), "limit": BATCH_SIZE})
     return [
         [Event(*row[1:]) for row in group if row.id is not None]
         for _, group in groupby(rows, key=lambda row: row.number)
     ]
 
 
-def _columns(places: Iterable[Place]) -> dict[str, list[int | None]]:
+def _columns(places: Iterable[StreamPosition]) -> dict[str, list[int | None]]:
     users, positions, new = zip(*places, strict=True)
     return {"users": list(users), "positions": list(positions), "new": list(new)}

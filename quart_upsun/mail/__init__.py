@@ -1,7 +1,7 @@
 """Mail, sent by a background job.
 
-A feature registers a `Composer` for each kind of mail, and `post` enqueues one. The composer makes
-a `Letter` from a template in `templates/mail/` when the mail is sent.
+A feature registers a `Composer` for each kind of mail, and `send_later` enqueues one. The
+composer makes a `Letter` from a template in `templates/mail/` when the mail is sent.
 """
 
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from quart_upsun.lazy import exporter
 if TYPE_CHECKING:
     from quart_upsun.mail.delivery import Delivery, external_url
     from quart_upsun.mail.letters import Composer, Composers, Letter
-    from quart_upsun.mail.outbox import post
+    from quart_upsun.mail.outbox import send_later
     from quart_upsun.mail.rendering import MailTemplateError
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "Letter",
     "MailTemplateError",
     "external_url",
-    "post",
+    "send_later",
 ]
 
 if not TYPE_CHECKING:

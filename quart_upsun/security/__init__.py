@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from quart_upsun.lazy import exporter
 
 if TYPE_CHECKING:
-    from quart_upsun.security.limits import Limit, by_account, by_client, rate_limit, searching
+    from quart_upsun.security.limits import Limit, by_account, by_client, is_search, rate_limit
 
-__all__ = ["Limit", "by_account", "by_client", "rate_limit", "searching"]
+__all__ = ["Limit", "by_account", "by_client", "is_search", "rate_limit"]
 
 if not TYPE_CHECKING:
     __getattr__ = exporter(__name__, __all__, ("limits",))

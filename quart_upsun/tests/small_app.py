@@ -8,14 +8,14 @@ from sqlalchemy import text
 
 from quart_upsun import QuartUpsun
 from quart_upsun.database import create_schema, read, write
-from quart_upsun.jobs import Running, Task, enqueue
+from quart_upsun.jobs import JobContext, Task, enqueue
 from quart_upsun.policy import public
 from quart_upsun.security import Limit, rate_limit
 from quart_upsun.server import serve
 from quart_upsun.settings import Settings, load_settings
 
 
-async def greet(running: Running) -> None:
+async def greet(running: JobContext) -> None:
     print(f"Hello, {running.data['name']}!", flush=True)
 
 

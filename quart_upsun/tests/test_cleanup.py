@@ -11,7 +11,7 @@ from sqlalchemy import func, insert, select
 from quart_upsun.database import Database
 from quart_upsun.jobs import cleanup
 from quart_upsun.jobs.models import Job, JobLog
-from quart_upsun.jobs.queue import Running
+from quart_upsun.jobs.queue import JobContext
 from quart_upsun.mail import outbox
 from quart_upsun.mail.models import Mail
 from quart_upsun.security import retention
@@ -22,7 +22,7 @@ SECOND = timedelta(seconds=10)
 
 @pytest.fixture
 def database(app: Quart, monkeypatch: pytest.MonkeyPatch) -> Database:
-    monkeypatch.setattr(cleanup, "BATCH", 2)
+    monkeypatch.setattr(cleanup, "BATCH_SIZE", 2)
     database: Database = app.extensions["quart_upsun"].database
     return database
 
@@ -38,26 +38,26 @@ async def left(database: Database, column: Any) -> list[Any]:
         return list(await session.scalars(select(column).order_by(column)))
 
 
-async def clean(database: Database, work: Callable[[Running], Awaitable[None]]) -> None:
-    await work(Running(0, {}, 1, database))
+async def clean(database: Database, work: Callable[[JobContext], Awaitable[None]]) -> None:
+    await work(JobContext(0, {}, 1, database))
 
 
 async def test_old_audit_events(database: Database) -> None:
-    ages = [*[retention.KEEP + SECOND] * 5, retention.KEEP - SECOND, timedelta(0)]
+    ages = [*[retention.RETENTION + SECOND] * 5, retention.RETENTION - SECOND, timedelta(0)]
     rows = [{"kind": f"age {n}", "at": func.now() - age} for n, age in enumerate(ages)]
     await add(database, AuditEvent, *rows)
-    await clean(database, retention.forget_events)
+    await clean(database, retention.delete_old_events)
     assert await left(database, AuditEvent.kind) == ["age 5", "age 6"]
 
 
 async def test_old_mails(database: Database) -> None:
-    old, new = (func.now() - outbox.KEEP - SECOND, func.now() - outbox.KEEP + SECOND)
+    old, new = (func.now() - outbox.RETENTION - SECOND, func.now() - outbox.RETENTION + SECOND)
     rows: list[dict[str, Any]] = [
         *[{"kind": "old", "created_at": old, "message": "x"}] * 5,
         {"kind": "new", "created_at": new, "message": "x"},
     ]
     await add(database, Mail, *rows)
-    await clean(database, outbox.forget_mails)
+    await clean(database, outbox.delete_old_mails)
     assert await left(database, Mail.kind) == ["new"]
 
 
@@ -71,7 +71,7 @@ async def test_old_jobs(database: Database) -> None:
         row = {"job_id": number, "status": status, "created": func.now() - age}
         return row | {"priority": 0, "entrypoint": "test"}
 
-    week, months = cleanup.KEEP_LOG + SECOND, cleanup.KEEP_GIVEN_UP + SECOND
+    week, months = cleanup.LOG_RETENTION + SECOND, cleanup.FAILED_JOB_RETENTION + SECOND
     await add(
         database,
         Job,
@@ -87,9 +87,9 @@ async def test_old_jobs(database: Database) -> None:
         log(2, "failed", week),
         log(3, "queued", months),
         log(8, "successful", week),
-        log(9, "successful", cleanup.KEEP_LOG - SECOND),
+        log(9, "successful", cleanup.LOG_RETENTION - SECOND),
     )
-    await clean(database, cleanup.forget_jobs)
+    await clean(database, cleanup.clean_up_jobs)
     assert await left(database, Job.id) == [2, 3]
     assert await left(database, JobLog.job_id) == [2, 3, 9]
 

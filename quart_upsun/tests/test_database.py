@@ -105,7 +105,7 @@ async def test_an_exhausted_pool_is_unavailable(
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("quart_upsun.database.session.POOL_TIMEOUT", 0.05)
+    monkeypatch.setattr("quart_upsun.database.session.POOL_TIMEOUT_SECONDS", 0.05)
     database = Database(parse_database_url(database_url), pool_size=1, migrations=ROOT / "alembic")
     async with way(database):
         with pytest.raises(DatabaseUnavailableError, match="busy"):
@@ -421,7 +421,7 @@ async def test_an_error_is_not_hidden_by_a_rollback_that_fails(app: Quart) -> No
 async def test_readyz_asks_a_new_session_whether_the_database_is_read_only(
     app: Quart, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quart_upsun.database.session.READ_ONLY_INTERVAL", 0.0)
+    monkeypatch.setattr("quart_upsun.database.session.READ_ONLY_INTERVAL_SECONDS", 0.0)
     database: Database = app.extensions["quart_upsun"].database
     await set_read_only(database_url, "on")
     assert not await database.accepts_changes()

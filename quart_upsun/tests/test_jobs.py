@@ -19,12 +19,19 @@ from sqlalchemy import select, text, update
 from quart_upsun.database import Database
 from quart_upsun.jobs import runner as module
 from quart_upsun.jobs.models import Job, JobLog
-from quart_upsun.jobs.queue import PermanentJobError, Running, Schedule, Task, enqueue, enqueue_many
+from quart_upsun.jobs.queue import (
+    JobContext,
+    PermanentJobError,
+    Schedule,
+    Task,
+    enqueue,
+    enqueue_many,
+)
 from quart_upsun.jobs.runner import Runner
 from quart_upsun.testing import runner_of
 from quart_upsun.testing.runners import working
 
-Work = Callable[[Running], Awaitable[None]]
+Work = Callable[[JobContext], Awaitable[None]]
 
 
 class Jobs:
@@ -78,7 +85,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-async def nothing(running: Running) -> None:
+async def nothing(running: JobContext) -> None:
     """Work that has no effect."""
 
 
@@ -104,7 +111,7 @@ async def test_the_migrations_make_what_the_library_wants(database_url: str) -> 
 async def test_what_is_committed_is_done(jobs: Jobs) -> None:
     seen: list[dict[str, Any]] = []
 
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         seen.append(dict(running.data))
 
     task = jobs.task(work)
@@ -137,7 +144,7 @@ async def test_one_of_a_key_at_a_time(jobs: Jobs) -> None:
 async def test_a_job_that_is_asked_for_while_it_backs_off_runs_at_once(jobs: Jobs) -> None:
     attempts: list[int] = []
 
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         attempts.append(running.attempt)
         raise ValueError("no good")
 
@@ -157,10 +164,10 @@ async def test_a_job_that_is_asked_for_while_it_backs_off_runs_at_once(jobs: Job
 async def test_a_worker_hears_of_a_job_that_is_brought_forward(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "POLL", timedelta(hours=1))
+    monkeypatch.setattr(module, "POLL_INTERVAL", timedelta(hours=1))
     attempts: list[int] = []
 
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         attempts.append(running.attempt)
         raise ValueError("no good")
 
@@ -176,7 +183,7 @@ async def test_a_worker_hears_of_a_job_that_is_brought_forward(
 
 
 async def test_of_the_failed_jobs_of_a_key_the_latest_is_kept(jobs: Jobs) -> None:
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         raise PermanentJobError(f"Number {running.data['number']}.", "refused")
 
     task = jobs.task(work)
@@ -197,7 +204,7 @@ async def test_of_the_failed_jobs_of_a_key_the_latest_is_kept(jobs: Jobs) -> Non
 async def test_a_job_that_is_not_kept_is_only_told_to_the_log(
     jobs: Jobs, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         raise ValueError("no good")
 
     task = jobs.task(work, back_off=(), is_kept=False)
@@ -224,11 +231,11 @@ async def test_failures_are_tried_again_until_they_are_given_up(
     attempts: list[int] = []
     told: list[str] = []
 
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         attempts.append(running.attempt)
         raise ValueError(f"no \0 good: {running.data['secret_word']}")
 
-    async def given_up(running: Running, words: str) -> None:
+    async def given_up(running: JobContext, words: str) -> None:
         told.append(words)
 
     task = jobs.task(work, back_off=(60, 60), given_up=given_up)
@@ -246,7 +253,7 @@ async def test_failures_are_tried_again_until_they_are_given_up(
 
 
 async def test_a_refusal_is_final(jobs: Jobs) -> None:
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         raise PermanentJobError("There is no such thing.", "no such thing")
 
     task = jobs.task(work)
@@ -257,7 +264,7 @@ async def test_a_refusal_is_final(jobs: Jobs) -> None:
 
 
 async def test_a_time_limit(jobs: Jobs) -> None:
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         await asyncio.Event().wait()
 
     task = jobs.task(work, timeout=0.05)
@@ -268,7 +275,7 @@ async def test_a_time_limit(jobs: Jobs) -> None:
 
 
 async def test_the_wait_for_a_connection_is_not_part_of_the_time_limit(jobs: Jobs) -> None:
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         async with running.complete():
             pass
 
@@ -292,10 +299,10 @@ async def test_the_wait_for_a_connection_is_not_part_of_the_time_limit(jobs: Job
 async def test_what_is_under_way_at_the_end_is_put_back(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FINISH", 0.05)
+    monkeypatch.setattr(module, "SHUTDOWN_SECONDS", 0.05)
     begun = asyncio.Event()
 
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         begun.set()
         await asyncio.Event().wait()
 
@@ -309,7 +316,7 @@ async def test_what_is_under_way_at_the_end_is_put_back(
 async def test_what_ends_in_time_is_not_put_back(jobs: Jobs) -> None:
     begun, ending = asyncio.Event(), asyncio.Event()
 
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         begun.set()
         await ending.wait()
 
@@ -329,7 +336,7 @@ async def test_effect_and_end_are_one_transaction(
     """A job that somebody else has begun again meanwhile has no effect, and says nothing."""
     effects: list[int] = []
 
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         if running.data["stolen"]:
             async with jobs.database.write() as session:
                 await session.execute(update(Job).values(queue_manager_id=None))
@@ -356,7 +363,7 @@ async def test_who_has_lost_a_job_does_not_say_how_it_ended(
 ) -> None:
     """Somebody else does it now, whose effect would be lost."""
 
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         async with jobs.database.write() as session:
             await session.execute(update(Job).values(queue_manager_id=uuid.uuid4().hex))
         if error is not None:
@@ -369,7 +376,7 @@ async def test_who_has_lost_a_job_does_not_say_how_it_ended(
 
 
 async def test_complete_fails_as_a_whole(jobs: Jobs) -> None:
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         async with running.complete() as session:
             await session.execute(text("SELECT 1 / 0"))
 
@@ -382,7 +389,7 @@ async def test_complete_fails_as_a_whole(jobs: Jobs) -> None:
 async def test_a_schedule_comes_round_while_its_job_backs_off(jobs: Jobs) -> None:
     attempts: list[int] = []
 
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         attempts.append(running.attempt)
         raise RuntimeError("not today")
 
@@ -410,7 +417,7 @@ async def test_a_schedule_comes_round_while_its_job_backs_off(jobs: Jobs) -> Non
 async def test_a_schedule_runs_once_however_many_work(jobs: Jobs) -> None:
     done: list[int] = []
 
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         done.append(running.id)
 
     task = jobs.task(work)
@@ -443,7 +450,7 @@ async def test_a_schedule_runs_once_however_many_work(jobs: Jobs) -> None:
 async def test_the_connection_of_the_queue_is_lost(jobs: Jobs) -> None:
     done: list[int] = []
 
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         done.append(running.data["number"])
 
     async def count(expected: int) -> bool:
@@ -470,7 +477,7 @@ async def test_many_at_once(jobs: Jobs) -> None:
     """All of them wait at the same time."""
     waiting, everybody = 0, asyncio.Event()
 
-    async def work(running: Running) -> None:
+    async def work(running: JobContext) -> None:
         nonlocal waiting
         waiting += 1
         if waiting == 300:

@@ -18,20 +18,20 @@ LIMIT = Limit("test", 5, 3600)
 
 async def test_so_many_are_served_and_one_more_must_wait(app: Quart) -> None:
     async with app.app_context():
-        assert [await LIMIT.take("a") for _ in range(5)] == [0] * 5
-        wait = await LIMIT.take("a")
+        assert [await LIMIT.count_request("a") for _ in range(5)] == [0] * 5
+        wait = await LIMIT.count_request("a")
         assert 700 < wait <= 720
-        assert await LIMIT.take("b") == 0
+        assert await LIMIT.count_request("b") == 0
         # A refused request costs nothing: the wait does not grow.
-        assert await LIMIT.take("a") <= wait
+        assert await LIMIT.count_request("a") <= wait
         async with app.extensions["quart_upsun"].database.write() as session:
             await session.execute(
                 text("UPDATE rate_limits SET used_until = used_until - interval '721 seconds'")
             )
-        assert await LIMIT.take("a") == 0
-        assert await LIMIT.take("a") > 0
-        await LIMIT.forget("a")
-        assert await LIMIT.take("a") == 0
+        assert await LIMIT.count_request("a") == 0
+        assert await LIMIT.count_request("a") > 0
+        await LIMIT.reset("a")
+        assert await LIMIT.count_request("a") == 0
 
 
 async def test_processes_share_what_they_count(app: Quart, settings: Settings) -> None:
@@ -39,7 +39,7 @@ async def test_processes_share_what_they_count(app: Quart, settings: Settings) -
 
     async def take(app: Quart) -> int:
         async with app.app_context():
-            return await LIMIT.take("a")
+            return await LIMIT.count_request("a")
 
     async with other.test_app():
         waits = await asyncio.gather(*(take(each) for each in (app, other) for _ in range(10)))
@@ -54,12 +54,12 @@ async def test_rows_are_bounded_and_go_away(app: Quart, monkeypatch: pytest.Monk
     monkeypatch.setattr(limits, "BUCKETS", 3)
     async with app.app_context():
         for number in range(30):
-            await LIMIT.take(f"client {number}")
+            await LIMIT.count_request(f"client {number}")
         assert await rows() <= 3
         async with app.extensions["quart_upsun"].database.write() as session:
             await session.execute(text("UPDATE rate_limits SET used_until = now() - interval '1s'"))
-        monkeypatch.setattr(limits, "CLEAN_UP_SHARE", 1)
-        await LIMIT.take("the next")
+        monkeypatch.setattr(limits, "CLEANUP_PROBABILITY", 1)
+        await LIMIT.count_request("the next")
         assert await rows() == 1
 
 

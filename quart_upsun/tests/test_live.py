@@ -15,11 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from quart_upsun.database import Database, connect
 from quart_upsun.database.url import parse_database_url
-from quart_upsun.jobs.queue import Running
+from quart_upsun.jobs.queue import JobContext
 from quart_upsun.live import events, history, listener
 from quart_upsun.live import stream as streams
-from quart_upsun.live.events import forget_old, publish
-from quart_upsun.live.history import Opening, Place
+from quart_upsun.live.events import delete_old_events, publish
+from quart_upsun.live.history import StreamPosition, StreamStart
 from quart_upsun.live.hub import Hub
 from quart_upsun.live.listener import APPLICATION_NAME
 from quart_upsun.live.stream import Stream
@@ -292,10 +292,12 @@ async def test_a_page_is_loaded_again_when_it_has_missed_too_much(
             await tell(database, user, -1)
             assert await page.numbers(1) == [-1]
 
-    await tell(database, user, *range(history.REPLAYED + 1))
+    await tell(database, user, *range(history.MAX_REPLAYED_EVENTS + 1))
     first, second, *_, last = await ids(database, user)
     async with browsing(app, f"{path}{first}") as page:
-        assert await page.numbers(history.REPLAYED) == [*range(1, history.REPLAYED + 1)]
+        assert await page.numbers(history.MAX_REPLAYED_EVENTS) == [
+            *range(1, history.MAX_REPLAYED_EVENTS + 1)
+        ]
     await is_reset(0)
     await is_reset(last + 1000)  # of a database that was replaced by an older one
 
@@ -309,7 +311,7 @@ async def test_a_page_is_loaded_again_when_it_has_missed_too_much(
 
 
 async def forget(database: Database) -> None:
-    await forget_old(Running(id=1, data={}, attempt=1, database=database))
+    await delete_old_events(JobContext(id=1, data={}, attempt=1, database=database))
 
 
 async def test_who_has_missed_nothing_is_not_reset(
@@ -338,7 +340,7 @@ async def test_who_has_missed_nothing_is_not_reset(
 async def test_forgetting_goes_in_steps(
     database: Database, user: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "FORGOTTEN_AT_ONCE", 3)
+    monkeypatch.setattr(events, "CLEANUP_BATCH_SIZE", 3)
     other = await add_user(database, "other")
     for _ in range(5):
         await tell(database, user, 1, 2)
@@ -347,7 +349,7 @@ async def test_forgetting_goes_in_steps(
     await age(database, other, 2)
     await tell(database, user, 3)
     with monkeypatch.context() as patch:
-        patch.setattr(events, "KEPT_DAYS", 3)
+        patch.setattr(events, "RETENTION_DAYS", 3)
         await forget(database)
     assert len(await ids(database, user)) == 11
     assert len(await ids(database, other)) == 5
@@ -395,10 +397,10 @@ async def test_an_event_while_a_stream_is_given_its_place(
     app: Quart, database: Database, user: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Committed when the database has answered where the user stands, and nobody knows it yet."""
-    ask = history.openings
+    ask = history.fetch_starts
     hub = hub_of(app)
 
-    async def slowly(session: AsyncSession, places: Sequence[Place]) -> list[Opening]:
+    async def slowly(session: AsyncSession, places: Sequence[StreamPosition]) -> list[StreamStart]:
         answer = await ask(session, places)
         await tell(database, user, 1)
         await eventually(lambda: user in hub._due, "notification")
@@ -406,7 +408,7 @@ async def test_an_event_while_a_stream_is_given_its_place(
 
     async with browsing(app, f"/stream/{user}") as page:
         await page.message()  # from here on this process listens
-        monkeypatch.setattr(history, "openings", slowly)
+        monkeypatch.setattr(history, "fetch_starts", slowly)
         async with browsing(app, f"/stream/{user}") as late:
             assert (await late.message()).kind == "hello"
             assert await late.numbers(1) == [1]
@@ -447,7 +449,7 @@ async def test_one_connection_for_all_streams(app: Quart, database: Database, us
 async def test_heartbeats_and_the_end_of_a_stream(
     app: Quart, user: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "LIFETIME", (0.3, 0.4))
+    monkeypatch.setattr(streams, "LIFETIME_SECONDS", (0.3, 0.4))
     hub = hub_of(app)
     hub.tick = hub.heartbeat = 0.01
     connection: Any = app.test_client().request(f"/stream/{user}")
@@ -586,8 +588,8 @@ async def test_the_database_is_gone_for_a_while(
     database_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Streams stay, new ones begin, and all are told afterwards what happened meanwhile."""
-    monkeypatch.setattr(listener, "BACK_OFF", (0.05, 0.2))
-    monkeypatch.setattr("quart_upsun.live.hub.RETRY", 0.05)
+    monkeypatch.setattr(listener, "BACKOFF_SECONDS", (0.05, 0.2))
+    monkeypatch.setattr("quart_upsun.live.hub.RETRY_SECONDS", 0.05)
     direct = Database(settings.database_url, pool_size=2)
     user = await add_user(direct, "ada")
     async with road(database_url) as way:
@@ -633,7 +635,7 @@ async def test_a_stream_that_is_not_read_holds_little_and_loses_nothing(
     for each in (slow, quick):
         assert (await anext(each)).startswith(b"retry: ")
         assert b"hello" in await anext(each)
-    total = 5 * history.BATCH
+    total = 5 * history.BATCH_SIZE
     parser = Parser()
     for number in range(total):
         await tell(database, user, number)
@@ -641,7 +643,7 @@ async def test_a_stream_that_is_not_read_holds_little_and_loses_nothing(
     while len(seen) < total:
         seen += parser.feed(await anext(quick))
     assert slow.is_behind
-    assert len(slow._pending) < 2 * history.BATCH
+    assert len(slow._pending) < 2 * history.BATCH_SIZE
     parser = Parser()
     late: list[Message] = []
     async with asyncio.timeout(WAIT):
@@ -664,7 +666,9 @@ async def test_a_client_that_does_not_read_is_dropped(
         await anext(each)
     task = asyncio.create_task(_next(waiting))
     await asyncio.sleep(0)
-    hub.patience = 0.1  # only now: on a busy machine it takes longer until all have begun
+    hub.read_timeout_seconds = (
+        0.1  # only now: on a busy machine it takes longer until all have begun
+    )
     await eventually(lambda: len(hub) == 1, "end of those that are not read")
     assert [line.aborted for line in lines] == [True, True, False]
     with pytest.raises(StopAsyncIteration):
@@ -680,8 +684,8 @@ async def test_who_leaves_while_others_have_their_turn_is_not_dropped(
     app: Quart, user: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = hub_of(app)
-    monkeypatch.setattr("quart_upsun.live.hub.TURN", 1)
-    hub.tick, hub.heartbeat, hub.patience = 0.01, 0.2, 0.1
+    monkeypatch.setattr("quart_upsun.live.hub.STREAMS_PER_TURN", 1)
+    hub.tick, hub.heartbeat, hub.read_timeout_seconds = 0.01, 0.2, 0.1
     lines = [Line() for _ in range(10)]
     opened = [hub.open(user, None, line) for line in lines]
     dropped: list[Stream] = []

@@ -24,7 +24,7 @@ from quart_upsun.database.url import parse_database_url
 from quart_upsun.jobs import failed
 from quart_upsun.jobs import runner as running
 from quart_upsun.jobs.models import Job, JobLog
-from quart_upsun.jobs.queue import Running
+from quart_upsun.jobs.queue import JobContext
 from quart_upsun.mail import delivery as delivering
 from quart_upsun.mail import outbox, rendering, transports
 from quart_upsun.mail.delivery import Delivery, external_url
@@ -137,7 +137,7 @@ async def app(database_url: str, server: MailServer) -> AsyncIterator[Quart]:
 
 async def post(app: Quart, kind: str = "greeting", **data: Any) -> None:
     async with app.app_context(), database_of(app).write() as session:
-        await outbox.post(session, kind, **({"name": "ada"} | data))
+        await outbox.send_later(session, kind, **({"name": "ada"} | data))
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ async def test_a_mail_is_sent_once_its_transaction_is_committed(
     async with application(settings, serving=True) as app, app.app_context():
         async with database_of(app).write() as session:
             async with session.begin_nested():
-                await outbox.post(session, "greeting", name="ada")
-            await outbox.post(session, "greeting", name="grace")
+                await outbox.send_later(session, "greeting", name="ada")
+            await outbox.send_later(session, "greeting", name="grace")
             await deliver(app)
             assert server.connections == 0
         messages = await server.arrived(2)
@@ -237,7 +237,7 @@ async def test_a_mail_of_a_change_that_was_undone_is_not_sent(
 ) -> None:
     with suppress(ZeroDivisionError):
         async with app.app_context(), database_of(app).write() as session:
-            await outbox.post(session, "greeting", name="ada")
+            await outbox.send_later(session, "greeting", name="ada")
             raise ZeroDivisionError
     await post(app, gone=True)
     assert len(await rows(app)) == 1  # the other one, which nobody needs any more
@@ -265,7 +265,7 @@ async def test_what_fails_for_now_is_tried_again(
     url = of(app).transport
     if failure == "no server":
         async with mail_server() as stopped:
-            of(app).transport = transports.Smtp("127.0.0.1", stopped.port)
+            of(app).transport = transports.SmtpTransport("127.0.0.1", stopped.port)
     else:
         server.answers["RCPT"] = failure
     await deliver(app)
@@ -291,10 +291,10 @@ async def test_what_fails_for_now_is_tried_again(
 async def test_attempts_end_after_about_a_day(
     app: Quart, server: MailServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert 20 < sum(delivering.MAIL.back_off) / 3600 < 28
+    assert 20 < sum(delivering.SEND_MAIL.backoff_seconds) / 3600 < 28
     server.answers["DATA"] = "451 Later"
     await post(app)
-    for attempt in range(len(delivering.MAIL.back_off) + 1):
+    for attempt in range(len(delivering.SEND_MAIL.backoff_seconds) + 1):
         assert (await row(app)).attempts == attempt
         await make_due(app)
         await deliver(app)
@@ -323,7 +323,7 @@ async def test_what_is_refused_is_given_up_and_kept(
     await post(app, name="grace")
     await deliver(app)
     async with database_of(app).write() as session:
-        assert await failed.try_again(session, refused.id) == "mail"
+        assert await failed.retry_job(session, refused.id) == "mail"
     await deliver(app)
     assert [str(message["Subject"]) for message in server.messages] == ["Hello grace", "Hello ada"]
     assert await rows(app) == []
@@ -348,7 +348,7 @@ async def test_what_is_being_sent_is_not_sent_beside_it(
     async with application(settings_for(database_url, mail_url=server.url)) as other:
         await deliver(other)
     async with database_of(app).write() as session:
-        assert await failed.try_again(session, (await row(app)).id) is None
+        assert await failed.retry_job(session, (await row(app)).id) is None
     server.hold.set()
     await sending
     assert server.connections == 1
@@ -372,10 +372,10 @@ async def test_what_was_sent_is_not_sent_again_because_the_database_goes_away(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def complete(self: Running) -> NoReturn:
+    def complete(self: JobContext) -> NoReturn:
         raise DatabaseUnavailableError
 
-    monkeypatch.setattr(Running, "complete", complete)
+    monkeypatch.setattr(JobContext, "complete", complete)
     await post(app)
     await deliver(app)
     assert len(server.messages) == 1
@@ -389,7 +389,7 @@ async def test_each_attempt_has_the_same_message_id(app: Quart) -> None:
     ids = []
     async with app.app_context():
         for number, waiting in enumerate([*await rows(app)] * 2):
-            attempt = Running(waiting.id, waiting.data, number, database_of(app))
+            attempt = JobContext(waiting.id, waiting.data, number, database_of(app))
             message = await of(app).message(attempt)
             assert message is not None
             ids.append(message["Message-ID"])
@@ -408,7 +408,7 @@ async def test_several_processes_send_each_mail_once(
         await asyncio.gather(deliver(app), deliver(other))
     subjects = [str(message["Subject"]) for message in server.messages]
     assert sorted(subjects) == sorted(f"Hello n{number}" for number in range(20))
-    assert 1 < server.most_at_once <= delivering.AT_ONCE
+    assert 1 < server.most_at_once <= delivering.MAX_CONNECTIONS
     assert await rows(app) == []
 
 
@@ -432,11 +432,11 @@ async def test_no_mail_leaves_a_preview(
         assert await rows(app) == []
         (kept,) = await mails(app)
         async with database_of(app).read() as session:
-            assert [mail.id for mail in await outbox.kept(session)] == [kept.id]
-            assert await outbox.kept(session, before=kept.id) == []
+            assert [mail.id for mail in await outbox.list_kept_mails(session)] == [kept.id]
+            assert await outbox.list_kept_mails(session, before=kept.id) == []
         assert (await app.test_client().get("/dev/mail/")).status_code == 404
     assert server.connections == 0
-    written = rendering.read(kept.message)
+    written = rendering.parse_message(kept.message)
     assert written.subject == "Hello ada"
     (line,) = logged(caplog)[-1:]
     for part in ("mail kept", "'kind': 'greeting'", f"{ORIGIN}/about/?token="):
@@ -446,8 +446,8 @@ async def test_no_mail_leaves_a_preview(
 async def test_a_mail_is_kept_by_who_has_it_in_the_end(database_url: str) -> None:
     async with application(settings_for(database_url)) as app:
 
-        class Slow(transports.Kept):
-            async def send(self, mail: transports.Outgoing) -> bool:
+        class Slow(transports.KeepTransport):
+            async def send(self, mail: transports.OutgoingMail) -> bool:
                 async with database_of(app).write() as session:
                     await session.execute(update(Job).values(queue_manager_id=None))
                 return await super().send(mail)
@@ -494,7 +494,7 @@ async def test_links_never_lead_where_a_request_says(app: Quart, server: MailSer
     @app.post("/post-a-mail")
     async def post_a_mail() -> str:
         async with database_of(app).write() as session:
-            await outbox.post(session, "greeting", name="ada")
+            await outbox.send_later(session, "greeting", name="ada")
         await deliver(app)
         return external_url("home")
 
@@ -549,12 +549,12 @@ async def test_the_console_keeps_files(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(transports, "CONSOLE_KEEPS", 3)
+    monkeypatch.setattr(transports, "MAX_SAVED_MAILS", 3)
     directory = tmp_path / "mail"
     async with application(settings_for(database_url)) as app:
         # Without debugging it may be a site that others reach.
         assert (await app.test_client().get("/dev/mail/")).status_code == 404
-    monkeypatch.setattr(transports, "MAILS", directory)
+    monkeypatch.setattr(transports, "MAIL_DIRECTORY", directory)
     async with application(settings_for(database_url, flask_debug=True)) as app:
         client = app.test_client()
         for name in ("one", "two", "three", "<script>alert(1)</script>"):
@@ -563,7 +563,7 @@ async def test_the_console_keeps_files(
         assert await rows(app) == []
         assert await mails(app) == []
         assert any("please have a" in line for line in logged(caplog))
-        names = [path.name for path in transports.files(directory)]
+        names = [path.name for path in transports.saved_mails(directory)]
         assert len(names) == 3
         assert len(list(directory.iterdir())) == 3
 
@@ -585,7 +585,7 @@ async def test_the_console_keeps_files(
     ],
 )
 def test_links_in_text(line: str, links: list[str]) -> None:
-    pieces = rendering.pieces(line)
+    pieces = rendering.split_links(line)
     assert "".join(piece for piece, _ in pieces) == line
     assert [piece for piece, is_link in pieces if is_link] == links
 
@@ -605,26 +605,28 @@ def test_a_login_that_leaves_the_machine_insists_on_tls(
     url: str, expected: tuple[int, bool, bool | None]
 ) -> None:
     for platform in (None, on_upsun("production", smtp_host="smtp.internal")):
-        smtp = transports.choose(settings_for("postgresql://x/y", mail_url=url, platform=platform))
-        assert isinstance(smtp, transports.Smtp)
+        smtp = transports.choose_transport(
+            settings_for("postgresql://x/y", mail_url=url, platform=platform)
+        )
+        assert isinstance(smtp, transports.SmtpTransport)
         assert (smtp.port, smtp.from_the_start, smtp.start_tls) == expected
 
 
 def test_how_mail_leaves_where_nothing_is_set() -> None:
     def choose(**values: Any) -> transports.Transport:
-        return transports.choose(settings_for("postgresql://x/y", **values))
+        return transports.choose_transport(settings_for("postgresql://x/y", **values))
 
     laptop = choose(flask_debug=True)
-    assert isinstance(laptop, transports.Console)
+    assert isinstance(laptop, transports.ConsoleTransport)
     assert laptop.directory is not None
     elsewhere = choose()
-    assert isinstance(elsewhere, transports.Console)
+    assert isinstance(elsewhere, transports.ConsoleTransport)
     assert elsewhere.directory is None
     relay = choose(platform=on_upsun("production", smtp_host="smtp.internal"))
-    assert isinstance(relay, transports.Smtp)
+    assert isinstance(relay, transports.SmtpTransport)
     assert (relay.host, relay.port, relay.start_tls) == ("smtp.internal", 25, False)
     console = choose(platform=on_upsun("production"), mail_url="console:", flask_debug=True)
-    assert isinstance(console, transports.Console)
+    assert isinstance(console, transports.ConsoleTransport)
     assert console.directory is None
 
 
@@ -688,7 +690,7 @@ async def test_a_process_that_stops_does_not_wait_for_long(
     database_url: str, server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it was sending is somebody else's, at once, and no attempt of it is lost."""
-    monkeypatch.setattr(running, "FINISH", 0.05)
+    monkeypatch.setattr(running, "SHUTDOWN_SECONDS", 0.05)
     server.hold.clear()
     settings = settings_for(database_url, mail_url=server.url)
     async with application(settings, serving=True) as app:
@@ -703,11 +705,11 @@ async def test_more_mails_than_are_sent_at_once_are_sent_as_room_gets_free(
     database_url: str, server: MailServer
 ) -> None:
     server.hold.clear()
-    count = 2 * delivering.AT_ONCE + 1
+    count = 2 * delivering.MAX_CONNECTIONS + 1
     async with application(settings_for(database_url, mail_url=server.url), serving=True) as app:
         for _ in range(count):
             await post(app)
-        await server.until(lambda: server.at_once == delivering.AT_ONCE)
+        await server.until(lambda: server.at_once == delivering.MAX_CONNECTIONS)
         server.hold.set()
         await server.arrived(count)
-    assert server.most_at_once == delivering.AT_ONCE
+    assert server.most_at_once == delivering.MAX_CONNECTIONS

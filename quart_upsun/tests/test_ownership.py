@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 from quart_upsun.database import Database
 from quart_upsun.database.commands import database_group
 from quart_upsun.jobs.models import Job
-from quart_upsun.jobs.queue import Running, Schedule, Task, enqueue
+from quart_upsun.jobs.queue import JobContext, Schedule, Task, enqueue
 from quart_upsun.jobs.runner import Runner
 from quart_upsun.testing import runner_of
 from quart_upsun.testing.runners import working
@@ -30,7 +30,7 @@ class Work:
         self.ran = asyncio.Event()
         self.task = Task("test", self.run)
 
-    async def run(self, running: Running) -> None:
+    async def run(self, running: JobContext) -> None:
         self.ran.set()
 
     async def give_to(self, name: str) -> None:

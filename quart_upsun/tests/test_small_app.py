@@ -17,7 +17,7 @@ from quart_upsun.database import create_schema
 from quart_upsun.database.ownership import ForeignDatabaseError, Identity
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.live import publish
-from quart_upsun.live.history import Opening, Place, openings
+from quart_upsun.live.history import StreamPosition, StreamStart, fetch_starts
 from quart_upsun.settings import Settings
 from quart_upsun.tests.small_app import create_app
 
@@ -85,10 +85,10 @@ async def test_live_pages_need_no_table_of_users(app: Quart, settings: Settings)
     )
     assert await creating.wait() == 0
     async with app.extensions["quart_upsun"].database.write() as session:
-        assert await openings(session, [Place(1, 0)]) == [Opening(0, [])]
+        assert await fetch_starts(session, [StreamPosition(1, 0)]) == [StreamStart(0, [])]
         await publish(session, 1, "news")
-        places = [Place(1, 0), Place(1, 0, is_new=True)]
-        known, new = [opening.missed for opening in await openings(session, places)]
+        places = [StreamPosition(1, 0), StreamPosition(1, 0, is_new=True)]
+        known, new = [opening.missed for opening in await fetch_starts(session, places)]
     assert known is None
     assert [event.kind for event in new or []] == ["news"]
 

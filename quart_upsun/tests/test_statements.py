@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import bindparam, func, literal, select
 
 from quart_upsun.database import (
-    STATEMENT_TIMEOUT,
+    STATEMENT_TIMEOUT_SECONDS,
     Base,
     Connection,
     Database,
@@ -177,7 +177,7 @@ async def test_who_is_cut_off_leaves_no_busy_connection_behind(
     async with database.direct() as connection:
         assert connection.get_server_pid() != busy
     # The server would end it by itself, later.
-    async with connected(database_url) as other, asyncio.timeout(STATEMENT_TIMEOUT / 2):
+    async with connected(database_url) as other, asyncio.timeout(STATEMENT_TIMEOUT_SECONDS / 2):
         while await other.fetchval(SLEEPER):  # noqa: ASYNC110 it is in the server
             await asyncio.sleep(0.01)
 

@@ -14,7 +14,7 @@ from quart_upsun.web import templating
 @pytest.fixture
 def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where this test's applications look for them."""
-    monkeypatch.setattr(templating, "COMPILED", tmp_path / "templates")
+    monkeypatch.setattr(templating, "COMPILED_DIRECTORY", tmp_path / "templates")
     return templating.compile_all("quart_upsun.tests.sample")
 
 

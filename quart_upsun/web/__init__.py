@@ -6,9 +6,9 @@ from quart_upsun.lazy import exporter
 
 if TYPE_CHECKING:
     from quart_upsun.web.assets import AssetsMissingError
-    from quart_upsun.web.forms import add_form_error, one_line, stripped
+    from quart_upsun.web.forms import add_form_error, clean_line, strip
 
-__all__ = ["AssetsMissingError", "add_form_error", "one_line", "stripped"]
+__all__ = ["AssetsMissingError", "add_form_error", "clean_line", "strip"]
 
 if not TYPE_CHECKING:
     __getattr__ = exporter(__name__, __all__, ("assets", "forms"))

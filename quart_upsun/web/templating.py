@@ -20,11 +20,11 @@ from quart_upsun.compat.quart import FLASK_CONTEXT_PROCESSOR
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.settings import Settings
 
-COMPILED = Path("build", "templates")  # below the application's root
-OWN = Path(__file__).parent.parent / "templates"
+COMPILED_DIRECTORY = Path("build", "templates")  # below the application's root
+TOOLKIT_TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
-class Compiled(FileSystemBytecodeCache):
+class PrecompiledCache(FileSystemBytecodeCache):
     """Templates that were compiled before; those that have changed since are compiled as ever."""
 
     def dump_bytecode(self, bucket: Bucket) -> None:
@@ -38,12 +38,16 @@ def init_app(app: Quart, settings: Settings) -> None:
     the pages for developers and of the API document, and a plain `layout.html` for them.
     """
     app.jinja_env.loader = ChoiceLoader(
-        [each for each in (app.jinja_env.loader, FileSystemLoader(OWN)) if each is not None]
+        [
+            each
+            for each in (app.jinja_env.loader, FileSystemLoader(TOOLKIT_TEMPLATES))
+            if each is not None
+        ]
     )
     app.jinja_env.undefined = StrictUndefined
-    compiled = settings.root / COMPILED
+    compiled = settings.root / COMPILED_DIRECTORY
     if compiled.is_dir() and not settings.traceback_pages:
-        app.jinja_env.bytecode_cache = Compiled(str(compiled))
+        app.jinja_env.bytecode_cache = PrecompiledCache(str(compiled))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.globals["get_flashed_messages"] = flashed_messages
     # The same for every page of a process: no work for the context of each.
@@ -79,7 +83,7 @@ def compile_all(package: str) -> Path:
         database_url=parse_database_url("postgresql://nowhere/none"),
         secret_key=SecretStr("of no worth: nothing is signed"),
     )
-    directory = settings.root / COMPILED
+    directory = settings.root / COMPILED_DIRECTORY
     # What is there may come from other options, or another version of Jinja.
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)

@@ -407,6 +407,6 @@ async def test_accounts_that_are_never_confirmed_give_their_names_back(app: Quar
     await runner_of(app, unconfirmed_accounts.DELETE_UNCONFIRMED_ACCOUNTS.task).run_due()
     async with database.read() as session:
         left = set(await session.scalars(select(User.username)))
-        events = await audit.latest(session, user_id=people["abandoned"].id, limit=1)
+        events = await audit.list_events(session, user_id=people["abandoned"].id, limit=1)
     assert left == people.keys() - {"abandoned"}
     assert events[0].kind == Event.DELETED

@@ -50,12 +50,12 @@ def at(address: str) -> dict[str, object]:
 @pytest.fixture
 def patient_client_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the limits of an account be those that are met."""
-    take = Limit.take
+    take = Limit.count_request
 
     async def pass_or_take(self: Limit, subject: str) -> int:
         return 0 if self.name == views.LOGIN_LIMIT.name else await take(self, subject)
 
-    monkeypatch.setattr(Limit, "take", pass_or_take)
+    monkeypatch.setattr(Limit, "count_request", pass_or_take)
 
 
 @pytest.mark.usefixtures("patient_client_limit")

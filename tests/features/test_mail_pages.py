@@ -25,7 +25,7 @@ async def greeting(session: AsyncSession, data: dict[str, str]) -> Letter:
 async def test_mails_are_shown(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transports, "MAILS", tmp_path / "mail")
+    monkeypatch.setattr(transports, "MAIL_DIRECTORY", tmp_path / "mail")
     app = create_app(settings.model_copy(update={"flask_debug": True}))
     state = app.extensions["quart_upsun"]
     state.mail.composers["greeting"] = greeting
@@ -42,7 +42,7 @@ async def test_mails_are_shown(
         assert "No mail yet" in (await page("/dev/mail/")).get_text()
         for name in ("one", "<script>alert(1)</script>"):
             async with state.database.write() as session:
-                await outbox.post(session, "greeting", name=name)
+                await outbox.send_later(session, "greeting", name=name)
             await state.jobs.run_due()
         found = (await page("/dev/mail/")).select("td a")
         subjects = [a.get_text() for a in found]

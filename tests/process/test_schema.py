@@ -15,7 +15,7 @@ from sqlalchemy import make_url, text
 
 from app.settings import ROOT
 from quart_upsun.database import Database, DatabaseUnavailableError
-from quart_upsun.database.session import POOL_TIMEOUT
+from quart_upsun.database.session import POOL_TIMEOUT_SECONDS
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.testing.servers import Server, migrate, serving
 from tests.features.factories import Person
@@ -137,7 +137,7 @@ async def test_the_gate_waits_only_so_long(database_url: str) -> None:
         database.gate.close()
         started = time.monotonic()
         refused = await asyncio.gather(*(ask() for _ in range(5)), return_exceptions=True)
-        assert time.monotonic() - started < POOL_TIMEOUT + 0.5
+        assert time.monotonic() - started < POOL_TIMEOUT_SECONDS + 0.5
         assert all(isinstance(error, DatabaseUnavailableError) for error in refused), refused
 
         flows.set()
@@ -150,7 +150,7 @@ async def test_a_first_connection_takes_its_time(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For a process that is short of processor, as one of a release that is just being started."""
-    monkeypatch.setattr("quart_upsun.database.session.POOL_TIMEOUT", 0.05)
+    monkeypatch.setattr("quart_upsun.database.session.POOL_TIMEOUT_SECONDS", 0.05)
     flows = asyncio.Event()
     async with relay(database_url, flows) as url:
         database = Database(parse_database_url(url), pool_size=1, migrations=ROOT / "alembic")

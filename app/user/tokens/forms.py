@@ -15,7 +15,7 @@ from wtforms.validators import DataRequired, Length
 from app.user.tokens.access_tokens import LIFETIMES_DAYS
 from app.user.tokens.models import TOKEN_NAME_LENGTH
 from quart_upsun.api.scopes import Scope
-from quart_upsun.web.forms import one_line
+from quart_upsun.web.forms import clean_line
 
 
 class TokenForm(Form):
@@ -28,7 +28,7 @@ class TokenForm(Form):
     name = StringField(
         "Name",
         description="What it is for: a program, a machine.",
-        filters=[one_line],
+        filters=[clean_line],
         validators=[
             DataRequired("Give it a name."),
             Length(max=TOKEN_NAME_LENGTH, message=f"At most {TOKEN_NAME_LENGTH} characters."),

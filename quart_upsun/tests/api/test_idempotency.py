@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 from quart_upsun.api import idempotency
 from quart_upsun.api.models import IdempotentAnswer
 from quart_upsun.database import Database
-from quart_upsun.jobs.queue import Running
+from quart_upsun.jobs.queue import JobContext
 from quart_upsun.tests.api.things import bearer, made
 from quart_upsun.tests.conftest import add_user
 
@@ -132,5 +132,5 @@ async def test_answers_are_forgotten_after_a_day(
         await session.execute(
             update(IdempotentAnswer).where(IdempotentAnswer.key != "4").values(created_at=old)
         )
-    await idempotency.forget_old_answers(Running(id=1, data={}, attempt=1, database=database))
+    await idempotency.forget_old_answers(JobContext(id=1, data={}, attempt=1, database=database))
     assert await kept(app) == 1

@@ -8,7 +8,7 @@ from sqlalchemy import func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from werkzeug.exceptions import TooManyRequests
 
-from quart_upsun.api.auth import by_caller, caller, scope_required
+from quart_upsun.api.auth import by_caller, current_caller, scope_required
 from quart_upsun.api.idempotency import idempotent
 from quart_upsun.api.problems import Problem
 from quart_upsun.api.scopes import Scope
@@ -56,7 +56,9 @@ def things(limit: Limit) -> Blueprint:
     @idempotent
     async def make(session: AsyncSession, data: Thing) -> Response:
         """Make a thing."""
-        await session.execute(insert(AuditEvent).values(kind="thing made", user_id=caller().id))
+        await session.execute(
+            insert(AuditEvent).values(kind="thing made", user_id=current_caller().id)
+        )
         match data.name:
             case "slow":
                 await session.execute(text("SELECT pg_sleep(0.3)"))

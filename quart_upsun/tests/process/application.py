@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 
 from quart import Quart, Response, current_app, jsonify, request, websocket
 
-from quart_upsun.current import current
+from quart_upsun.current import current_toolkit
 from quart_upsun.logging import get_logger
 from quart_upsun.server import serve as server
 from quart_upsun.testing import servers
@@ -100,7 +100,7 @@ async def quick() -> str:
 
 async def polite() -> Response:
     """Stream until the process drains."""
-    ending = current().draining  # asked for here: the stream outlives the request's context
+    ending = current_toolkit().draining  # asked for here: the stream outlives the request's context
 
     async def chunks() -> AsyncIterator[bytes]:
         yield b"first\n"

@@ -15,7 +15,7 @@ from quart import Quart
 from sqlalchemy import text
 
 from quart_upsun.jobs import runner
-from quart_upsun.jobs.queue import Running, Task
+from quart_upsun.jobs.queue import JobContext, Task
 from quart_upsun.logging import get_logger
 from quart_upsun.server import serve as server
 from quart_upsun.server import worker
@@ -29,7 +29,7 @@ def is_open() -> bool:
     return Path(os.environ["GATE"]).exists()
 
 
-async def hold(running: Running) -> None:
+async def hold(running: JobContext) -> None:
     """Wait at the gate, then leave a row."""
     log.info("begun", number=running.data["number"])
     while not is_open():  # noqa: ASYNC110 another process opens it
@@ -37,7 +37,7 @@ async def hold(running: Running) -> None:
     await _leave_row(running)
 
 
-async def block(running: Running) -> None:
+async def block(running: JobContext) -> None:
     """Do the same; where `BLOCK` is set, nothing else happens meanwhile in the whole process."""
     log.info("begun", number=running.data["number"])
     while not is_open():
@@ -48,11 +48,11 @@ async def block(running: Running) -> None:
     await _leave_row(running)
 
 
-async def quick(running: Running) -> None:
+async def quick(running: JobContext) -> None:
     await _leave_row(running)
 
 
-async def _leave_row(running: Running) -> None:
+async def _leave_row(running: JobContext) -> None:
     async with running.complete() as session:
         statement = text("INSERT INTO effects (number) VALUES (:number)")
         await session.execute(statement, {"number": running.data["number"]})
@@ -63,12 +63,12 @@ HOLD, BLOCK, QUICK = Task("hold", hold), Task("block", block), Task("quick", qui
 
 def factory(settings: Settings) -> Quart:
     if "FINISH" in os.environ:
-        runner.FINISH = float(os.environ["FINISH"])
+        runner.SHUTDOWN_SECONDS = float(os.environ["FINISH"])
     if "HEARTBEAT_TIMEOUT" in os.environ:
         runner.HEARTBEAT_TIMEOUT = timedelta(seconds=float(os.environ["HEARTBEAT_TIMEOUT"]))
-        runner.POLL = timedelta(seconds=0.2)
+        runner.POLL_INTERVAL = timedelta(seconds=0.2)
     if "EXIT" in os.environ:
-        worker.EXIT = int(os.environ["EXIT"])
+        worker.EXIT_SECONDS = int(os.environ["EXIT"])
     app = create_app(settings)
     app.extensions["quart_upsun"].jobs.register(HOLD, BLOCK, QUICK)
     return app

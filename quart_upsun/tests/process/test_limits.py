@@ -7,7 +7,7 @@ from contextlib import suppress
 import psutil
 
 from quart_upsun.http.headers import SECURITY_HEADERS
-from quart_upsun.http.proxy import LINGER
+from quart_upsun.http.proxy import LINGER_SECONDS
 from quart_upsun.testing.servers import Connection
 from quart_upsun.tests.process.application import IMPATIENCE, serving
 
@@ -82,7 +82,7 @@ async def test_a_body_that_drips_is_given_up() -> None:
             assert headers["connection"] == "close"
             assert await connection.is_closed()
             # Nothing more is waited for once it is given up.
-            assert time.monotonic() - answered < LINGER
+            assert time.monotonic() - answered < LINGER_SECONDS
             dripping.cancel()
             with suppress(asyncio.CancelledError):
                 await dripping
@@ -97,7 +97,7 @@ async def test_what_never_ends_holds_no_connection() -> None:
         await post(connection, "/quick", "Content-Length: 1000")
         status, _, body = await connection.answer()
         assert (status, body) == (200, b"answered")
-        assert await asyncio.wait_for(connection.is_closed(), 2 * LINGER)
+        assert await asyncio.wait_for(connection.is_closed(), 2 * LINGER_SECONDS)
         await connection.close()
         # A line or a header of the head.
         for start in (b"GET /", b"GET / HTTP/1.1\r\nHost: a\r\nX: "):

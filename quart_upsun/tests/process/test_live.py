@@ -17,10 +17,10 @@ import psutil
 from quart import Quart, Response, jsonify
 from sqlalchemy import text
 
-from quart_upsun.current import current
+from quart_upsun.current import current_toolkit
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
-from quart_upsun.live.events import LARGEST, publish
+from quart_upsun.live.events import MAX_EVENT_BYTES, publish
 from quart_upsun.live.views import stream
 from quart_upsun.server import serve as server
 from quart_upsun.testing.servers import Connection, Server, serving
@@ -42,7 +42,7 @@ def factory(settings: Settings) -> Quart:
         return await stream(user_id)
 
     async def count() -> Response:
-        streams = current().live._all()
+        streams = current_toolkit().live._all()
         return jsonify(open=len(streams), sending=sum(not each.is_waiting for each in streams))
 
     app.add_url_rule("/stream/<int:user_id>", view_func=view)
@@ -167,7 +167,7 @@ async def test_a_client_that_does_not_read(database_url: str) -> None:
         before = process.memory_info().rss
 
         async def publishing() -> None:
-            filling = "x" * (LARGEST - 100)
+            filling = "x" * (MAX_EVENT_BYTES - 100)
             for begin in range(0, total, 10):
                 async with database.write() as session:
                     for number in range(begin, begin + 10):
@@ -181,7 +181,7 @@ async def test_a_client_that_does_not_read(database_url: str) -> None:
         assert [message.id for message in quick.seen[1:]] == await ids(database, user)
         grown = (process.memory_info().rss - before) / 1e6
         print(grown)
-        assert grown < 10, f"{grown} MB more, of {total * LARGEST / 1e6} that were sent"
+        assert grown < 10, f"{grown} MB more, of {total * MAX_EVENT_BYTES / 1e6} that were sent"
         await server.says("streams dropped: their clients do not read")
         await has_streams(server, 1)
         assert await asyncio.to_thread(is_reset, slow)

@@ -13,7 +13,7 @@ import httpx
 import psutil
 
 from embedded_postgres import postgres
-from quart_upsun.database.connection import CONNECT_TIMEOUT, STATEMENT_TIMEOUT
+from quart_upsun.database.connection import CONNECT_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_SECONDS
 from quart_upsun.testing.servers import Server, migrate
 from quart_upsun.tests.process.application import serving
 
@@ -99,7 +99,9 @@ async def test_a_database_that_hangs(tmp_path: Path) -> None:
             started = time.monotonic()
             assert await asyncio.gather(*map(statuses, clients)) == [{503}, {503}]
             # Those on a pooled connection wait for the answer to a statement; that is the longest.
-            assert time.monotonic() - started < STATEMENT_TIMEOUT + CONNECT_TIMEOUT + 5
+            assert (
+                time.monotonic() - started < STATEMENT_TIMEOUT_SECONDS + CONNECT_TIMEOUT_SECONDS + 5
+            )
             await asyncio.gather(*map(is_unready_but_alive, clients))
         for client in clients:
             await recovers(client)

@@ -8,7 +8,7 @@ from typing import Any
 import certifi
 import pytest
 
-from quart_upsun.database.url import connect_arguments, parse_database_url, place
+from quart_upsun.database.url import connect_arguments, host_and_port, parse_database_url
 
 CERTIFICATES = certifi.where()
 BASE = "postgresql://us%40er:hunter2@db.example/main"
@@ -52,7 +52,7 @@ def test_the_place_is_named_for_people() -> None:
         "postgresql://a,b:5433/main": "a:5432, b:5433",
         "postgresql:///main?host=/run/pg": "/run/pg:5432",
     }
-    assert {url: place(parse_database_url(url)) for url in places} == places
+    assert {url: host_and_port(parse_database_url(url)) for url in places} == places
 
 
 def test_every_parameter_reaches_asyncpg(tmp_path: Path) -> None:

@@ -65,14 +65,14 @@ def test_an_unknown_type_of_environment_has_the_least_rights() -> None:
 
 def test_limits(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    assert upsun.limits(path) is None
+    assert upsun.container_limits(path) is None
     path.write_text('{"info": {"limits": {"memory": 352, "cpu": 0.5}}}')
-    assert upsun.limits(path) == upsun.Limits(memory=352, cpu=0.5)
+    assert upsun.container_limits(path) == upsun.ContainerLimits(memory=352, cpu=0.5)
     path.write_text('{"info": {"limits": {"memory": 352}}}')
-    assert upsun.limits(path) == upsun.Limits(memory=352, cpu=1)
+    assert upsun.container_limits(path) == upsun.ContainerLimits(memory=352, cpu=1)
     for broken in ("", "[]", '{"info": null}', '{"info": {"limits": {"memory": "all"}}}'):
         path.write_text(broken)
-        assert upsun.limits(path) is None
+        assert upsun.container_limits(path) is None
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_limits(tmp_path: Path) -> None:
     [(64, 0.1, 1), (224, 0.5, 1), (352, 0.5, 2), (1408, 1, 2), (2816, 2, 4), (4096, 8, 16)],
 )
 def test_processes_fit_the_container(memory: int, cpu: float, processes: int) -> None:
-    assert processes_for(upsun.Limits(memory=memory, cpu=cpu)) == processes
+    assert processes_for(upsun.ContainerLimits(memory=memory, cpu=cpu)) == processes
 
 
 def test_one_process_where_no_limit_is_known() -> None:

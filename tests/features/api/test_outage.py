@@ -18,7 +18,7 @@ from tests.features.factories import Person
 async def test_a_read_only_database_serves_what_only_reads(
     app: Quart, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("quart_upsun.database.session.READ_ONLY_INTERVAL", 0.0)
+    monkeypatch.setattr("quart_upsun.database.session.READ_ONLY_INTERVAL_SECONDS", 0.0)
     database: Database = app.extensions["quart_upsun"].database
     person = Person()
     member = app.test_client()

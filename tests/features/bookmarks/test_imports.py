@@ -331,7 +331,7 @@ async def test_who_goes_on_begins_where_the_other_has_ended(
         return count
 
     monkeypatch.setattr(jobs, "_insert_links", failing)
-    task = replace(IMPORT_TASK, back_off=(0.001,) * 20)
+    task = replace(IMPORT_TASK, backoff_seconds=(0.001,) * 20)
     for _ in range(20):
         await shelf.do(task)
         await shelf.make_due()
@@ -352,7 +352,7 @@ async def test_who_goes_on_begins_where_the_other_has_ended(
 async def test_the_process_ends_in_the_middle(
     shelf: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner_module, "FINISH", 0.0)
+    monkeypatch.setattr(runner_module, "SHUTDOWN_SECONDS", 0.0)
     number = await shelf.send(bookmarks(6 * BATCH_SIZE))
     original, begun = jobs._insert_links, asyncio.Event()
     count = 0
@@ -394,7 +394,7 @@ async def test_losses_are_counted_across_attempts(
         return await original(*args)
 
     monkeypatch.setattr(jobs, "_insert_links", failing)
-    task = replace(IMPORT_TASK, back_off=(0.001,))
+    task = replace(IMPORT_TASK, backoff_seconds=(0.001,))
     await shelf.do(task)
     await shelf.make_due()
     await shelf.do(task)
@@ -449,7 +449,7 @@ async def test_given_up(shelf: Library, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(jobs, "_insert_links", broken)
     number = await shelf.send(bookmarks(3))
-    await shelf.do(replace(IMPORT_TASK, back_off=()))
+    await shelf.do(replace(IMPORT_TASK, backoff_seconds=()))
     failed = await shelf.progress(number)
     assert (failed.state, failed.error) == ("failed", jobs.IMPORT_FAILED)
     assert await shelf.count(ImportChunk) == 0

@@ -18,10 +18,17 @@ from app.links.hooks import request_metadata
 from app.links.models import Icon, Link
 from app.links.queries import LinkItem
 from quart_upsun.database import Database
-from quart_upsun.fetching import PER_HOST, Fetcher, PageMetadata, Visit, job_turns, page_metadata
+from quart_upsun.fetching import (
+    MAX_FETCHES_PER_HOST,
+    Fetcher,
+    PageMetadata,
+    Visit,
+    job_turns,
+    page_metadata,
+)
 from quart_upsun.fetching.turns import WAITING
 from quart_upsun.jobs.models import Job
-from quart_upsun.jobs.queue import Running, enqueue
+from quart_upsun.jobs.queue import JobContext, enqueue
 from quart_upsun.jobs.runner import Runner
 from quart_upsun.live.models import LiveEvent
 from quart_upsun.testing import runner_of
@@ -174,7 +181,7 @@ async def test_a_page_that_does_not_answer_now(links: Links) -> None:
     answers: Answers = {"/": ("503 Service Unavailable", "text/html", b"")}
     async with site(answers) as url:
         item = await links.save(url("/"))
-        for attempt in range(len(jobs.FETCH_TASK.back_off)):
+        for attempt in range(len(jobs.FETCH_TASK.backoff_seconds)):
             await links.do_jobs()
             now = await links.get(item)
             assert now.fetch_error == "It answered 503."
@@ -271,7 +278,7 @@ async def test_a_fetch_that_breaks_every_time_is_not_pending_for_ever(
     monkeypatch.setattr(page_metadata, "read_metadata", broken)
     async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
         item = await links.save(url("/"))
-        for _ in range(len(jobs.FETCH_TASK.back_off) + 1):
+        for _ in range(len(jobs.FETCH_TASK.backoff_seconds) + 1):
             await links.do_jobs()
             async with links.database.write() as session:
                 await session.execute(update(Job).values(execute_after=func.now()))
@@ -384,8 +391,8 @@ async def test_many_links_of_one_host_wait_in_the_queue(links: Links) -> None:
                         )
                     )
                     return sorted(map(tuple, rows)) == [
-                        ("picked", 0, PER_HOST + WAITING),
-                        ("queued", 0, count - PER_HOST - WAITING),
+                        ("picked", 0, MAX_FETCHES_PER_HOST + WAITING),
+                        ("queued", 0, count - MAX_FETCHES_PER_HOST - WAITING),
                     ]
 
             await until(all_others_wait)
@@ -427,7 +434,7 @@ async def test_a_line_that_nobody_calls_is_called(
     links: Links, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the job that was called last went to another process."""
-    monkeypatch.setattr(job_turns, "CALL_SECONDS", 0.01)
+    monkeypatch.setattr(job_turns, "CALL_TIMEOUT_SECONDS", 0.01)
     fetcher: Fetcher = links.app.extensions["fetcher"]
     async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
         item = await links.save(url("/"))
@@ -490,7 +497,7 @@ async def test_a_change_that_asks_for_a_fetch_and_the_fetch_do_not_deadlock(link
     async with links.database.write() as session:
         picked = update(Job).values(status="picked", queue_manager_id=worker).returning(Job.id)
         job = (await session.scalars(picked)).one()
-    running = Running(job, {"link": item.id}, 1, links.database, owner=str(worker))
+    running = JobContext(job, {"link": item.id}, 1, links.database, owner=str(worker))
     page = PageMetadata(title="Its own", description="What it is about", icons=[])
 
     async def waits() -> bool:

@@ -389,7 +389,7 @@ async def test_icons_are_for_everybody_and_for_ever(
 
 async def test_saving_has_a_limit(client: Client, ada: Person, app: Quart) -> None:
     async with app.app_context():
-        while await SAVE_LIMIT.take(f"user {ada.id}") == 0:
+        while await SAVE_LIMIT.count_request(f"user {ada.id}") == 0:
             pass
     response = await client.post("/links/")
     assert response.status_code == 429

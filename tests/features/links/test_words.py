@@ -86,7 +86,9 @@ async def test_every_word_of_a_title_finds_it(
     query = parts[number % len(parts)][0]
     if not search_words.words(query):  # marks alone, which no letter goes with
         return
-    lexemes = " & ".join(f"'{word}':*" for word in search_words.query(query, search.MAX_WORDS))
+    lexemes = " & ".join(
+        f"'{word}':*" for word in search_words.query_words(query, search.MAX_WORDS)
+    )
     matches = text("SELECT CAST(:vector AS tsvector) @@ CAST(:query AS tsquery)")
     async with database.read() as session:
         assert await session.scalar(
@@ -133,7 +135,7 @@ async def test_the_owner_is_no_word(database: Database, ada: int) -> None:
 
 def test_only_what_was_looked_for_is_marked() -> None:
     def marked(title: str, query: str) -> str:
-        return search_words.marked(title, search_words.query(query, 8), "[", "]")
+        return search_words.highlight(title, search_words.query_words(query, 8), "[", "]")
 
     assert marked("東京都の天気予報と気温", "天気") == "東京都の[天気]予報と気温"
     assert marked("Node.js and nodes", "node") == "[Node].js and [nodes]"

@@ -15,17 +15,17 @@ from quart_upsun.compat.pgqueuer import (
     channel,
 )
 from quart_upsun.database import Database, DatabaseUnavailableError
-from quart_upsun.jobs.connection import LOST, ReconnectingDriver
+from quart_upsun.jobs.connection import CONNECTION_ERRORS, ReconnectingDriver
 from quart_upsun.jobs.queue import JobPostponedError
 
 # Jobs that may wait for one of the connections before no more are begun. Those that wait for the
 # network do not count: there can be a thousand of them.
-CROWD = 20
+MAX_WAITING_JOBS = 20
 
 # PgQueuer asks for the id alone. A worker that was thought dead and is not would take away what
 # another one has begun meanwhile, and that one's effect would be lost.
 # Of the failed jobs with the same key, such as a schedule's, only the latest is kept.
-END = """
+FINISH_JOBS = """
 WITH ended AS (
     SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::pgqueuer_status[], $4::jsonb[])
         AS ended (id, owner, status, traceback)
@@ -46,7 +46,7 @@ INSERT INTO pgqueuer_log (job_id, entrypoint, priority, status, traceback)
 SELECT * FROM deleted
 UNION ALL SELECT id, entrypoint, priority, status, traceback FROM held
 """
-AGAIN = """
+RETRY_JOB = """
 WITH again AS (
     UPDATE pgqueuer
     SET status = 'queued', execute_after = now() + $3::interval, attempts = attempts + $4,
@@ -59,7 +59,7 @@ SELECT id, entrypoint, priority, 'queued', $5::jsonb FROM again
 """
 
 
-POSTPONE = """
+POSTPONE_JOB = """
 UPDATE pgqueuer
 SET status = 'queued', execute_after = now() + $3::interval, updated = now(),
     queue_manager_id = NULL
@@ -74,7 +74,7 @@ class RequeueError(RetryRequested):
         super().__init__(after, "The process ended before the job.")
 
 
-class Statements(Queries):
+class JobQueries(Queries):
     """What the queue manager runs."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Statements(Queries):
 
     @property
     def is_crowded(self) -> bool:
-        return self._database.waiting > CROWD and not self.driver.shutdown.is_set()
+        return self._database.waiting > MAX_WAITING_JOBS and not self.driver.shutdown.is_set()
 
     async def dequeue(self, *args: Any, **options: Any) -> list[Job]:
         # What is claimed and cannot go on is kept from other workers, and left behind by a death.
@@ -102,7 +102,7 @@ class Statements(Queries):
         job_status: list[tuple[Job, JOB_STATUS, TracebackRecord | None]],
     ) -> None:
         await self.driver.execute(
-            END,
+            FINISH_JOBS,
             [job.id for job, _, _ in job_status],
             [job.queue_manager_id for job, _, _ in job_status],
             [status for _, status, _ in job_status],
@@ -120,15 +120,15 @@ class Statements(Queries):
         postponed = self._postponed.pop(job.id, None)
         try:
             if postponed:
-                await self.driver.execute(POSTPONE, job.id, job.queue_manager_id, delay)
+                await self.driver.execute(POSTPONE_JOB, job.id, job.queue_manager_id, delay)
                 await postponed.then()
                 return
             await self.driver.execute(
-                AGAIN, job.id, job.queue_manager_id, delay, 0 if put_back else 1, record
+                RETRY_JOB, job.id, job.queue_manager_id, delay, 0 if put_back else 1, record
             )
             if put_back:  # the trigger of the table says nothing of an UPDATE
                 await self.driver.notify(channel(), change_notice())
-        except (DatabaseUnavailableError, *LOST):
+        except (DatabaseUnavailableError, *CONNECTION_ERRORS):
             # Only when the process ends: the job is begun again when its heartbeat is missed.
             # PgQueuer would give it up.
             if not self.driver.shutdown.is_set():
