@@ -148,7 +148,7 @@ async def test_a_job_that_is_asked_for_while_it_backs_off_runs_at_once(jobs: Job
         attempts.append(running.attempt)
         raise ValueError("no good")
 
-    task = jobs.task(work, back_off=(3600, 3600))
+    task = jobs.task(work, backoff_seconds=(3600, 3600))
     await jobs.ask(task, key="the one")
     await jobs.do(task)
     await jobs.ask(task, key="the one", after=timedelta(hours=2))
@@ -174,7 +174,7 @@ async def test_a_worker_hears_of_a_job_that_is_brought_forward(
     async def ran(times: int) -> bool:
         return len(attempts) == times and ("queued", times) in await jobs.rows()
 
-    task = jobs.task(work, back_off=(3600, 3600))
+    task = jobs.task(work, backoff_seconds=(3600, 3600))
     async with working(jobs.runner(task)):
         await jobs.ask(task, key="the one")
         await until(lambda: ran(1))
@@ -207,7 +207,7 @@ async def test_a_job_that_is_not_kept_is_only_told_to_the_log(
     async def work(running: JobContext) -> None:
         raise ValueError("no good")
 
-    task = jobs.task(work, back_off=(), is_kept=False)
+    task = jobs.task(work, backoff_seconds=(), is_kept_after_failure=False)
     await jobs.ask(task)
     await jobs.do(task)
     assert await jobs.rows() == []
@@ -238,7 +238,7 @@ async def test_failures_are_tried_again_until_they_are_given_up(
     async def given_up(running: JobContext, words: str) -> None:
         told.append(words)
 
-    task = jobs.task(work, back_off=(60, 60), given_up=given_up)
+    task = jobs.task(work, backoff_seconds=(60, 60), on_failure=given_up)
     await jobs.ask(task, secret_word="swordfish")
     for _ in range(4):
         await jobs.do(task)
@@ -393,7 +393,7 @@ async def test_a_schedule_comes_round_while_its_job_backs_off(jobs: Jobs) -> Non
         attempts.append(running.attempt)
         raise RuntimeError("not today")
 
-    task = jobs.task(work, back_off=(12 * 3600.0,) * 5)
+    task = jobs.task(work, backoff_seconds=(12 * 3600.0,) * 5)
     schedule = Schedule(task, "0 3 * * *")
 
     async def known() -> bool:

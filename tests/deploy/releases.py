@@ -147,7 +147,9 @@ def with_tasks(repository: Path) -> dict[str, str]:
     )
     assert count == 1
     wiring = wiring.replace("from app import ", "from app import rehearsed, ", 1)
-    runner, count = re.subn(r"^FINISH = .*", "FINISH = 1.0", runner, flags=re.MULTILINE)
+    runner, count = re.subn(
+        r"^SHUTDOWN_SECONDS = .*", "SHUTDOWN_SECONDS = 1.0", runner, flags=re.MULTILINE
+    )
     assert count == 1
     return {
         REHEARSED: TASKS,

@@ -154,7 +154,7 @@ async def test_a_client_that_does_not_read(database_url: str) -> None:
     total = 1200
     async with (
         a_database(database_url) as database,
-        serving(1, NAME, "patience=4", "tick=0.1", DATABASE_URL=database_url) as server,
+        serving(1, NAME, "read_timeout_seconds=4", "tick=0.1", DATABASE_URL=database_url) as server,
     ):
         user = await add_user(database, "ada")
         (process,) = map(psutil.Process, server.pids())
