@@ -50,7 +50,7 @@ class Hub:
     Attributes:
         heartbeat: seconds after which an idle stream is sent a comment. Proxies end connections on
             which nothing happens, and a client that has vanished is only noticed by sending.
-        read_timeout_seconds: seconds that a client may take to read what was sent; then it is dropped.
+        read_timeout_seconds: how long a client may take to read; then its stream is dropped.
         tick: seconds between two looks at all streams for the above.
         per_user: streams that one user may have in this process.
         per_process: streams that there may be in all.
