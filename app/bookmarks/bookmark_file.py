@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from lxml import etree
 
-from app.links import normalization
+from app.links import tags
 from app.links.models import DESCRIPTION_LENGTH, MAX_TAGS, TAG_LENGTH, TITLE_LENGTH
-from quart_upsun import charsets
+from quart_upsun import charsets, urls
 from quart_upsun.text import clean, clean_lines
 
 MAX_TAG_CHARACTERS = 1024 * 1024  # characters: browsers put a site's icon, and scripts, into one
@@ -445,7 +445,7 @@ def _parse_url(href: str) -> str | None:
     if not href.lower().startswith(("https://", "http://")):
         return None
     try:
-        return normalization.normalize_url(href)
+        return urls.normalize_url(href)
     except ValueError:
         return None
 
@@ -458,7 +458,7 @@ def _parse_tags(words: Iterable[str]) -> tuple[list[str], bool]:
     found: set[str] = set()
     is_shortened = False
     for word in map(str.strip, words):
-        tag = normalization.tag_from_text(word)
+        tag = tags.tag_from_text(word)
         if tag is None:
             is_shortened |= bool(word)
         elif tag in found:

@@ -11,10 +11,12 @@ from quart_schema import tag_blueprint
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.extensions import database
-from app.links import normalization, queries, search
+from app.links import queries, search
 from app.links.models import DESCRIPTION_LENGTH, MAX_TAGS, TAG_LENGTH, TITLE_LENGTH, URL_LENGTH
 from app.links.queries import LinkItem
 from app.links.selection import SEARCH_LIMIT, STATES
+from app.links.tags import parse_tag
+from quart_upsun import urls
 from quart_upsun.api.auth import by_caller, current_caller, scope_required
 from quart_upsun.api.idempotency import idempotent
 from quart_upsun.api.problems import DETAILS, Problem
@@ -49,7 +51,7 @@ LINK_NOT_FOUND = "You have no link of this number."
 Id = Annotated[int, Field(ge=1, le=MAX_ID)]
 
 
-Tag = Annotated[Text, Field(max_length=TAG_LENGTH), AfterValidator(normalization.parse_tag)]
+Tag = Annotated[Text, Field(max_length=TAG_LENGTH), AfterValidator(parse_tag)]
 Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS)]
 
 
@@ -201,7 +203,7 @@ async def index(query: LinksQuery) -> Response:
 async def save(data: NewLink, session: AsyncSession) -> Response:
     """Save a link. One that is there already stays as it is, and is answered with 200."""
     try:
-        url = normalization.normalize_url(data.url)
+        url = urls.normalize_url(data.url)
     except ValueError as error:
         raise _validation_problem(str(error), "#/url") from None
     tags = sorted(set(data.tags))

@@ -5,8 +5,9 @@ from wtforms.form import BaseForm
 from wtforms.validators import Length, NumberRange, Optional
 from wtforms.widgets import HiddenInput
 
-from app.links import normalization
+from app.links import tags
 from app.links.models import TITLE_LENGTH
+from quart_upsun import urls
 from quart_upsun.web.forms import clean_line, strip
 
 PLAIN_TEXT_ATTRIBUTES = {"autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
@@ -20,7 +21,7 @@ class TagsField(StringField):
 
     def pre_validate(self, form: BaseForm) -> None:
         try:
-            self.tags = normalization.parse_tags(self.data or "")
+            self.tags = tags.parse_tags(self.data or "")
         except ValueError as error:
             raise ValidationError(str(error)) from None
 
@@ -45,7 +46,7 @@ class SaveForm(Form):
 
     def validate_url(self, field: StringField) -> None:
         try:
-            field.data = normalization.normalize_url(field.data or "")
+            field.data = urls.normalize_url(field.data or "")
         except ValueError as error:
             raise ValidationError(str(error)) from None
 

@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import normalization
+from app.links import tags
 from app.links.models import PublicList
 from app.user.forms import USERNAME_PATTERN
 from app.user.models import User
@@ -55,7 +55,7 @@ async def find_public_list(session: AsyncSession, username: str, tag: str) -> Sh
         tag: the same.
     """
     try:
-        tag = normalization.parse_tag(tag)
+        tag = tags.parse_tag(tag)
     except ValueError:
         return None
     if not re.match(

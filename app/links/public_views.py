@@ -17,7 +17,7 @@ from quart import (
 from quart.typing import ResponseReturnValue
 
 from app.extensions import database
-from app.links import normalization, public_lists, queries
+from app.links import public_lists, queries, tags
 from app.links.public_lists import SharedList
 from app.links.queries import LinkItem
 from app.links.selection import parse_id
@@ -124,7 +124,7 @@ async def load_list_or_404(
 def tag_or_404(tag: str) -> str:
     """Return a tag in the form that is kept, or answer 404."""
     try:
-        return normalization.parse_tag(tag)
+        return tags.parse_tag(tag)
     except ValueError:
         abort(404)
 

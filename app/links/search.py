@@ -6,9 +6,9 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import normalization, search_index
+from app.links import search_index
 from app.links.queries import LinkItem
-from quart_upsun import search_words
+from quart_upsun import search_words, urls
 from quart_upsun.text import clean
 
 # Links that are ranked: the newest that match. The best of a million are not found in a moment.
@@ -59,9 +59,7 @@ async def search(
     """
     newest, rank, last = _parse_cursor(after)
     # Cleaned as titles are, and without what is not stored of an address.
-    wanted = search_words.query_words(
-        normalization.remove_tracking_parameters(clean(text)), MAX_WORDS
-    )
+    wanted = search_words.query_words(urls.remove_tracking_parameters(clean(text)), MAX_WORDS)
     if not wanted:
         return []
     lexemes = " & ".join(f"'{word}':*" for word in wanted)

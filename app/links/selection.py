@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import normalization, queries, search
+from app.links import queries, search, tags
 from app.links.queries import LinkItem
 from app.links.search import SearchResult
 from quart_upsun.database import MAX_ID
@@ -46,7 +46,7 @@ class Selection:
         tag, before = query.get("tag"), query.get("before")
         return cls(
             state,
-            normalization.parse_tag(tag) if tag else None,
+            tags.parse_tag(tag) if tag else None,
             before=parse_id(before) if before else None,
         )
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from quart import Quart
 from sqlalchemy import text
 
-from app.links import normalization, queries, search, search_index
-from quart_upsun import search_words
+from app.links import queries, search, search_index
+from quart_upsun import search_words, urls
 from quart_upsun.database import Database
 from quart_upsun.text import clean
 from tests.features.factories import Person
@@ -144,7 +144,7 @@ def test_only_what_was_looked_for_is_marked() -> None:
 
 
 async def test_an_address_is_found_as_it_is_shown(database: Database, ada: int) -> None:
-    url = normalization.normalize_url("https://bücher.example/caf%C3%A9/a-page")
+    url = urls.normalize_url("https://bücher.example/caf%C3%A9/a-page")
     async with database.write() as session:
         item, _ = await queries.save_link(session, ada, url)
     async with database.read() as session:
