@@ -15,6 +15,7 @@ import tomllib
 import venv
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import chain
 from pathlib import Path
 
 import asyncpg
@@ -202,7 +203,9 @@ def test_the_readme_shows_the_small_application() -> None:
 @pytest.mark.parametrize("package", DISTRIBUTIONS)
 def test_a_package_declares_what_it_imports(package: str) -> None:
     project = tomllib.loads((ROOT / package / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[^A-Za-z0-9-]", each)[0] for each in project["dependencies"]}
+    extras = project.get("optional-dependencies", {}).values()
+    requirements = [*project["dependencies"], *chain.from_iterable(extras)]
+    declared = {re.split(r"[^A-Za-z0-9-]", each)[0] for each in requirements}
     needed = {
         DISTRIBUTED_BY.get(name, name.replace("_", "-"))
         for name in imported(ROOT / package)
