@@ -150,12 +150,12 @@ async def jobs() -> ResponseReturnValue:
     )
 
 
-@blueprint.post("/jobs/<id:job_id>/again/")
+@blueprint.post("/jobs/<id:job_id>/again/", endpoint="do_again")
 @no_store
 @admin_required
 @rate_limit(CHANGE_LIMIT, by_account)
 @not_audited("concerns no account")
-async def do_again(job_id: int) -> ResponseReturnValue:
+async def retry_job(job_id: int) -> ResponseReturnValue:
     """Let a job that was given up begin anew."""
     try:
         async with database.write() as session:

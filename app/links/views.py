@@ -201,7 +201,7 @@ async def render_list(form: SaveForm) -> str:
         newest_event_id=newest_event_id,
         selection=selection,
         tags=tags[: queries.MAX_TAGS_SHOWN],
-        more_tags=tags[queries.MAX_TAGS_SHOWN :],
+        has_more_tags=len(tags) > queries.MAX_TAGS_SHOWN,
         is_public=is_public,
     )
 
