@@ -81,7 +81,7 @@ def container_limits(path: Path = Path("/run/config.json")) -> ContainerLimits |
     `os.cpu_count()` may see the whole host, so it is no help here.
     """
     try:
-        info = json.loads(path.read_text())["info"]["container_limits"]
+        info = json.loads(path.read_text())["info"]["limits"]
         return ContainerLimits(memory=int(info["memory"]), cpu=float(info.get("cpu", 1)))
     except (OSError, ValueError, KeyError, TypeError):
         return None

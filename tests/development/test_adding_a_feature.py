@@ -66,20 +66,24 @@ def remove(removal: str, tree: Path) -> None:
         assert f"`{name}`" in section(removal)
         names, count = re.subn(rf"\b{name}\b(?:, )?", "", names)
         assert count == 1, name
-    wiring.write_text(before + names.replace(", ]", "]") + after)
+        before, count = re.subn(rf"(from app\S* import .*?)\b{name}\b(?:, )?", r"\1", before)
+        assert count == 1, name
+    before = re.sub(r"^from \S+ import $\n", "", before, flags=re.MULTILINE)
+    wiring.write_text(re.sub(", $", "", before, flags=re.M) + names.replace(", ]", "]") + after)
     if removal == EXAMPLE:
         styles = tree / "assets" / "css" / "main.scss"
         assert '@import "links";' in section(removal)
         styles.write_text(styles.read_text().replace('@import "links";\n', ""))
-    # Rows of tables that name a file which is gone.
-    gone = re.compile("|".join(map(re.escape, deleted(removal))))
+    # Rows of tables and lists that name a file which is gone.
+    names = [*deleted(removal), *(f"({Path(path).name})" for path in deleted(removal))]
+    gone = re.compile("|".join(map(re.escape, names)))
     tests = {path.name for path in tree.rglob("test_*.py")}
     for document in (tree / "README.md", tree / "SECURITY.md", *(tree / "docs").glob("*.md")):
         document.write_text(
             "".join(
                 line
                 for line in document.read_text().splitlines(keepends=True)
-                if not line.startswith("|")
+                if not line.startswith(("|", "- "))
                 or not (gone.search(line) or {*re.findall(r"\btest_\w+\.py", line)} - tests)
             )
         )

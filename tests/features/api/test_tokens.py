@@ -16,7 +16,9 @@ from app.user import accounts, emails
 from app.user.audit_trail import Event
 from app.user.tokens import access_tokens as tokens
 from app.user.tokens.models import AccessToken
+from quart_upsun.api.scopes import Scope
 from quart_upsun.security.models import AuditEvent
+from quart_upsun.testing.databases import set_read_only, writable_again
 from quart_upsun.tests.api.things import bearer
 from tests.features.api.resources import token_of
 from tests.features.factories import Person, new_client
@@ -243,3 +245,15 @@ async def test_tokens_are_downloaded_without_their_secret(
     (known,) = data["access_tokens"]
     assert (known["name"], known["last_used_at"]) == ("a test", None)
     assert token not in str(data)
+
+
+async def test_a_token_works_while_the_database_is_read_only(
+    app: Quart, ada: Person, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first use cannot be recorded then."""
+    monkeypatch.setattr("quart_upsun.database.session.READ_ONLY_INTERVAL_SECONDS", 0.0)
+    key = {"X-API-Key": await token_of(app, ada, Scope("me:read", "See your account"))}
+    await set_read_only(database_url, "on")
+    response = await new_client(app).get("/api/v1/me", headers=key)
+    await writable_again(database_url)
+    assert response.status_code == 200
