@@ -62,6 +62,8 @@ class Site:
     """The administrators' pages."""
     account_cards: list[str] = field(default_factory=list)
     """Templates that the account page includes."""
+    access_page: str | None = None
+    """The endpoint of the page on which users make access tokens."""
     personal_data: list[Part] = field(default_factory=list)
     not_personal_data: dict[str, str] = field(default_factory=dict)
     """Tables with rows of users that are not downloaded, and why."""

@@ -1,6 +1,7 @@
 """What holds for every page: its structure, its colours, its width, and what it loads."""
 
 from base64 import b64encode
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from tests.browser.browsing import (
     register,
     tab_to,
 )
-from tests.browser.links import PAGES as LINKS
 from tests.features.factories import Person
 from tests.process.servers import serving
 
@@ -145,8 +145,9 @@ PAGES: dict[str, Visit] = {
     "new password": reset,
     "list of users": administration("/admin/"),
     "jobs": given_up_job,
-    **LINKS,
 }
+for _folder in sorted(Path(__file__).parent.glob("*/pages.py")):  # those of features
+    PAGES |= import_module(f"tests.browser.{_folder.parent.name}.pages").PAGES
 
 
 @pytest.mark.parametrize("visit", PAGES.values(), ids=PAGES.keys())

@@ -11,6 +11,7 @@ def init_app(app: Quart) -> None:
     app.register_blueprint(views.blueprint)
     app.extensions["quart_upsun"].token_authenticator = access_tokens.authenticate
     site = site_of(app)
+    site.access_page = "tokens.index"
     site.account_cards.append("tokens/account_card.html")
     site.revoke.append(access_tokens.end_all)
     site.keeps_account.append(access_tokens.is_in_use)

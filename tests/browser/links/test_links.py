@@ -7,7 +7,7 @@ from app.links import library
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from tests.browser.browsing import NewPage, log_in
-from tests.browser.links import row, web_server
+from tests.browser.links.pages import row, web_server
 from tests.features.factories import Person
 
 pytestmark = pytest.mark.xdist_group("browser")

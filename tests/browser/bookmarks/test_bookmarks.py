@@ -12,7 +12,7 @@ from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.testing import runner_of
 from tests.browser.browsing import NewPage, log_in
-from tests.browser.links import web_server
+from tests.browser.links.pages import web_server
 from tests.features.bookmarks.test_imports import bookmarks
 from tests.features.factories import Person
 

@@ -1,6 +1,7 @@
 """The page on which tokens are made, shown once, listed and deleted."""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -16,8 +17,9 @@ from app.user.audit_trail import Event
 from app.user.tokens import access_tokens as tokens
 from app.user.tokens.models import AccessToken
 from quart_upsun.security.models import AuditEvent
-from tests.features.api.resources import bearer, token_of
+from tests.features.api.resources import bearer
 from tests.features.factories import Person, new_client
+from tests.features.tokens.factories import make_token
 
 PAGE = "/account/tokens/"
 FORM: dict[str, Any] = {"name": "My laptop", "scopes": ["things:read", "me:read"], "days": "30"}
@@ -113,7 +115,7 @@ async def test_names_are_shown_as_they_are(client: Client) -> None:
 
 async def test_nobody_has_more_than_twenty(app: Quart, client: Client, ada: Person) -> None:
     for _ in range(18):
-        await token_of(app, ada)
+        await make_token(app, ada)
     browsers = [new_client(app) for _ in range(4)]
     for browser in browsers:
         await ada.log_in(browser)
@@ -229,3 +231,10 @@ async def test_a_new_password_leaves_tokens_and_a_reset_ends_them(
 async def test_the_account_leads_there(client: Client) -> None:
     text = await (await client.get("/account/")).get_data(as_text=True)
     assert f'href="{PAGE}"' in text
+
+
+async def test_downloaded_data_lists_tokens(app: Quart, client: Client, token: str) -> None:
+    data = json.loads(await (await client.get("/account/data.json")).get_data())
+    (found,) = data["access_tokens"]
+    assert (found["name"], found["last_used_at"]) == ("a test", None)
+    assert token not in str(data)

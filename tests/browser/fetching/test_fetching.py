@@ -11,7 +11,7 @@ from playwright.async_api import expect
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from tests.browser.browsing import NewPage, Watch, log_in
-from tests.browser.links import row, web_server
+from tests.browser.links.pages import row, web_server
 from tests.features.factories import Person
 from tests.process.servers import spawned
 
@@ -61,7 +61,7 @@ async def test_links_fill_in_on_every_instance_and_over_a_deploy(
     async with (
         web_server(own_database_url) as first,
         spawned(
-            1, "tests.browser.worker", str(elsewhere.port), DATABASE_URL=own_database_url
+            1, "tests.browser.fetching.worker", str(elsewhere.port), DATABASE_URL=own_database_url
         ) as worker,
     ):
         async with web_server(own_database_url) as second:

@@ -1,4 +1,4 @@
-"""The worker for tests: `python -m tests.browser.worker PORT` fetches from that port here.
+"""The worker for tests: `python -m tests.browser.fetching.worker PORT` fetches from that port here.
 
 The real one fetches from the internet alone, and by no setting from anywhere else.
 """
