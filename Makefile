@@ -43,7 +43,7 @@ migration: python-packages ## write a migration for what changed in the models: 
 rehearse: python-packages ## deploy to a local Upsun, as committed; ARGS=--help for what it can do
 	@exec $(PY) -m rehearsal $(ARGS)
 
-bench: python-packages app/manifest.json ## measure what is promised of speed, for the README; ARGS="--only api"
+bench: python-packages app/manifest.json ## measure what is promised of speed, for docs/performance.md; ARGS="--only jobs"
 	@exec $(PY) -m benchmarks $(ARGS)
 
 COMPILE = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 \

@@ -41,6 +41,7 @@ from quart import Quart
 from app import create_app
 from app.fetching.jobs import FETCH
 from app.settings import Settings, load
+from benchmarks import report
 from benchmarks.filling import migrate
 from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
@@ -219,6 +220,25 @@ def broken(result: dict[str, Any]) -> list[str]:
         f"no job is given up; {result['jobs_failed']} were": result["jobs_failed"] == 0,
     }
     return [promise for promise, kept in promises.items() if not kept]
+
+
+def rows(each: dict[str, Any]) -> list[str]:
+    """Return the rows of the table of promises."""
+    own, few = each["own"], each["few"]
+    return [
+        report.row(
+            f"{own['links']:,} pages of {own['page_s']:g} s, each on its own host, fetched by one"
+            " worker in little more than the slowest",
+            f"{own['seconds']} s, {own['at_once']} at once, {own['mb']} MB",
+            each,
+        ),
+        report.row(
+            f"{few['links']:,} pages of {few['page_s']:g} s on {few['hosts']} hosts, two at a time"
+            f" for each host, in little more than {few['least_s']:g} s",
+            f"{few['seconds']} s, {few['jobs_failed']} given up",
+            each,
+        ),
+    ]
 
 
 def main() -> int:

@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.links import library, search
 from app.links.models import Link
+from benchmarks import report
 from benchmarks.filling import fill, migrate
 from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
@@ -126,6 +127,26 @@ def broken(result: dict[str, Any]) -> list[str]:
         for name, both in result["medians_ms"].items()
         if both["many"] > (promised := PROMISED[name.partition(":")[0]])
     ]
+
+
+def section(result: dict[str, Any]) -> str:
+    """Return the medians as Markdown."""
+    rows = [
+        f"| median | {result['few']:,} links | {result['many']:,} links |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {both['few']} ms | {both['many']} ms |"
+            for name, both in result["medians_ms"].items()
+        ),
+    ]
+    return "\n".join(
+        [
+            "How the cost of a query grows with the list, asked as the application does, in a"
+            f" database with both users; {report.kept(result['ok'])}:",
+            "",
+            *rows,
+        ]
+    )
 
 
 def main() -> int:

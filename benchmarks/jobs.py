@@ -44,6 +44,7 @@ from sqlalchemy import text
 
 from app import create_app
 from app.settings import Settings, load
+from benchmarks import report
 from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
@@ -332,6 +333,19 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
         f" {result['idle_cpu_percent']} % of a processor"
     )
     return result
+
+
+def rows(each: dict[str, Any]) -> list[str]:
+    """Return the row of the table of promises."""
+    return [
+        report.row(
+            f"{each['jobs']:,} jobs, workers killed in the middle: each effect exactly once",
+            f"{each['kills']} killed: {each['missing']} missing, {each['doubles']} double;"
+            f" {each['jobs_per_second']} jobs/s in all,"
+            f" {each['undisturbed_per_second']} before the first kill",
+            each,
+        )
+    ]
 
 
 def main() -> int:
