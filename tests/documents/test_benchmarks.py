@@ -1,14 +1,13 @@
-"""What `make bench` writes has its place."""
+"""The results of `make bench` have their place."""
 
-from app.settings import ROOT
 from benchmarks import report
 
 
-def test_the_readme_has_a_place_for_the_measurements() -> None:
-    readme = (ROOT / "README.md").read_text()
-    written = report.replaced(readme, "something")
+def test_results_replace_the_previous_ones() -> None:
+    document = report.DOCUMENT.read_text()
+    written = report.replaced(document, "something")
     assert f"{report.BEGIN}\n\nsomething\n\n{report.END}" in written
-    # Once more changes nothing, and around it nothing is lost.
+    # A second time changes nothing, and nothing around the results is lost.
     assert report.replaced(written, "something") == written
-    assert written.partition(report.BEGIN)[0] == readme.partition(report.BEGIN)[0]
-    assert written.partition(report.END)[2] == readme.partition(report.END)[2]
+    assert written.partition(report.BEGIN)[0] == document.partition(report.BEGIN)[0]
+    assert written.partition(report.END)[2] == document.partition(report.END)[2]

@@ -1,5 +1,6 @@
 """Authentication by access tokens: which are accepted, and what it costs."""
 
+import asyncio
 import logging
 import re
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from app.user.tokens.models import AccessToken
 from tests.features.api.resources import bearer
 from tests.features.factories import Person
 from tests.features.statements import Statements
+from tests.features.test_database import set_read_only
 from tests.features.tokens.factories import make_token
 
 THINGS = "/api/v1/things"
@@ -129,6 +131,16 @@ async def test_the_last_use_is_noted_once_a_minute(app: Quart, client: Client, t
     again = await last_used(app)
     assert again is not None
     assert again >= first
+
+
+async def test_a_token_works_while_the_database_is_read_only(
+    client: Client, token: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its first use cannot be noted."""
+    monkeypatch.setattr("quart_upsun.database.session.READ_ONLY_INTERVAL", 0.0)
+    await set_read_only(database_url, "on")
+    await asyncio.sleep(0)
+    assert (await client.get(THINGS, headers=bearer(token))).status_code == 200
 
 
 async def test_nothing_of_a_token_is_kept_or_logged(

@@ -1,0 +1,117 @@
+"""The commands of docs/adding-a-feature.md remove a feature, and nothing else names it."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from app.settings import ROOT
+from tests.development.clone import running, share_packages
+from tests.repository import checkout
+
+DOCUMENT = ROOT / "docs" / "adding-a-feature.md"
+FORMAT = "make format\n"
+SECONDS = 1800
+# Tests that look at all routes, tables, jobs and documents, and those of the other features. For
+# everything: REST=tests.
+REST = os.environ.get(
+    "REST",
+    "tests/unit tests/documents tests/features/api/test_openapi.py"
+    " tests/features/test_accounts.py tests/features/test_cleanup.py"
+    " tests/features/test_policy.py tests/features/test_sanitize.py",
+).split()
+# By the heading of the commands: modules and folders that nothing may name afterwards, and tests of
+# features that build on what is left.
+BENCHMARKS = r"benchmarks[./](api|load|side_by_side)\b"
+EXAMPLE = r"(app|templates|features|browser)[./](links|fetching|bookmarks)\b"
+REMOVALS = {
+    "the example": rf"{EXAMPLE}|{BENCHMARKS}|benchmarks[./](growth|fetches|imports|filling)\b"
+    r"|(links|bookmarks)\.(js|scss)|adding-a-feature|test_side_by_side",
+    "fetching": r"(app|templates|features|browser)[./]fetching\b|benchmarks[./]fetches\b",
+    "import and export": r"(app|templates|features|browser)[./]bookmarks\b"
+    r"|benchmarks[./]imports\b|bookmarks\.js|test_(exports|bookmark_file)\.py",
+    "access tokens": r"user[./]tokens\b|(templates|features|browser)[./]tokens\b"
+    rf"|\btokens\.index|\btokens/|test_side_by_side|{BENCHMARKS}",
+}
+NEIGHBORS = {
+    "the example": [],
+    "fetching": ["tests/features/links/test_views.py", "tests/features/bookmarks/test_imports.py"],
+    "import and export": ["tests/features/links/test_views.py", "tests/features/fetching"],
+    "access tokens": ["tests/features/api", "tests/features/links/test_api.py"],
+}
+# The changelog is history; the results of benchmarks are written by the next `make bench`.
+NOT_SCANNED = {"CHANGELOG.md", "docs/performance.md", "docs/adding-a-feature.md"}
+
+
+def commands(feature: str) -> str:
+    """Return the commands that remove a feature."""
+    section = DOCUMENT.read_text().partition(f"\n### Remove {feature}\n")[2]
+    found = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert found
+    assert FORMAT in found[1]
+    return found[1]
+
+
+def remove(feature: str, tree: Path) -> None:
+    """Copy the repository, and remove a feature from the copy; `make format` is not run."""
+    checkout(tree)
+
+    def run(*command: str) -> None:
+        subprocess.run(command, cwd=tree, check=True)
+
+    run("git", "init", "--quiet")
+    # Links to the packages are no folders, which .gitignore would cover.
+    (tree / ".git" / "info" / "exclude").write_text(".venv\nnode_modules\n")
+    run("git", "add", "--all")
+    # `git rm` asks whether what it removes is committed.
+    author = ("-c", "user.name=Ada", "-c", "user.email=ada@example.com")
+    run("git", *author, "commit", "--quiet", "--no-gpg-sign", "--message", "A clone")
+    run("bash", "-euc", commands(feature).replace(FORMAT, ""))
+
+
+def test_paths_in_the_document_exist() -> None:
+    named = re.findall(r"`((?:app|tests|assets|quart_upsun)/[\w./-]+)`", DOCUMENT.read_text())
+    assert len(named) > 10
+    for path in named:
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("feature", REMOVALS)
+def test_nothing_names_a_removed_feature(tmp_path: Path, feature: str) -> None:
+    pattern = re.compile(REMOVALS[feature])
+    before = {path for path in checkout(tmp_path / "before").rglob("*") if path.is_file()}
+    assert any(pattern.search(str(path)) for path in before)
+    tree = tmp_path / "after"
+    remove(feature, tree)
+    files = [path for path in tree.rglob("*") if path.is_file() and ".git" not in path.parts]
+    assert 100 < len(files) < len(before)
+    left = []
+    for path in files:
+        name = str(path.relative_to(tree))
+        if name not in NOT_SCANNED:
+            text = path.read_bytes().decode(errors="replace")
+            left += [f"{name}: {found[0]}" for found in pattern.finditer(f"{name}\n{text}")]
+    assert left == []
+
+
+# It takes as long as builds do, and shall not be in the way of what measures time.
+@pytest.mark.xdist_group("builds")
+@pytest.mark.parametrize("feature", REMOVALS)
+def test_the_rest_works_without_a_feature(tmp_path: Path, feature: str) -> None:
+    tree = tmp_path / "tree"
+    remove(feature, tree)
+    share_packages(tree)
+
+    def run(*command: str) -> None:
+        with running(tree, *command) as process:
+            assert process.wait(SECONDS) == 0, process.output
+
+    cache = ROOT / ".mypy_cache"  # most of the tree is as it was when `make lint` was run last
+    if cache.is_dir():
+        copytree(cache, tree / cache.name)
+    for verb in ("format", "lint"):
+        run("make", verb)
+    run("make", "test", f"ARGS=-n 0 {' '.join([*REST, *NEIGHBORS[feature]])}")
