@@ -12,18 +12,23 @@ CHOSEN = $(filter command environment,$(origin PYTHON))
 ASSETS = $(shell find assets -type f) package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format migration rehearse bench lock clean python-packages npm-packages
+.PHONY: help run test test-all lint format migration rehearse bench lock clean python-packages npm-packages
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo 'PORT and HOST say where `make run` serves, DATABASE_URL names a database to use instead'
 	@echo 'of its own, PYTHON=python3.13 makes the virtual environment with that interpreter.'
 
 run: python-packages npm-packages ## serve with reload on http://127.0.0.1:8000
 	@exec $(PY) -m development
 
-test: python-packages app/manifest.json ## run the tests; ARGS="tests/unit -k login" for some of them
-	@exec $(PY) -m pytest -n logical --maxprocesses 4 $(ARGS)
+PYTEST = $(PY) -m pytest -n logical --maxprocesses 4
+
+test: python-packages app/manifest.json ## test the application; ARGS="tests/unit -k login" for some tests of any package
+	@exec $(PYTEST) $(ARGS)
+
+test-all: python-packages app/manifest.json ## test all packages, and what takes long: deploys, browser, the verbs of make
+	@exec $(PYTEST) tests quart_upsun rehearsal embedded_postgres $(ARGS)
 
 lint: python-packages ## check style, types and migrations
 	$(PY) -m ruff check
@@ -43,7 +48,7 @@ migration: python-packages ## write a migration for what changed in the models: 
 rehearse: python-packages ## deploy to a local Upsun, as committed; ARGS=--help for what it can do
 	@exec $(PY) -m rehearsal $(ARGS)
 
-bench: python-packages app/manifest.json ## measure what is promised of speed, for docs/performance.md; ARGS="--only jobs"
+bench: python-packages app/manifest.json ## measure what is promised of speed, for docs/performance.md; ARGS="--only api"
 	@exec $(PY) -m benchmarks $(ARGS)
 
 COMPILE = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 \
@@ -52,7 +57,8 @@ COMPILE = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.
 lock: python-packages ## pin what pyproject.toml and package.json ask for; ARGS=--upgrade for newer
 	$(COMPILE) -o requirements.txt $(ARGS)
 	$(COMPILE) --extra dev -c requirements.txt -o requirements-dev.txt $(ARGS)
-	$(PY) -m uv pip compile benchmarks/side_by_side/requirements.in --universal \
+	test ! -d benchmarks/side_by_side || \
+		$(PY) -m uv pip compile benchmarks/side_by_side/requirements.in --universal \
 		--python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--no-emit-index-url --no-emit-find-links -q \
 		-o benchmarks/side_by_side/requirements.txt $(ARGS)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.settings import load_database
+from app.settings import load_database_settings
 from quart_upsun.database import (
     LOCK_NOT_AVAILABLE,
     READ_ONLY,
@@ -27,8 +27,8 @@ from quart_upsun.database import (
     unpooled_engine,
 )
 from quart_upsun.database.ownership import (
-    CLAIM,
-    IS_TRACKED,
+    HAS_OWNER_TABLE,
+    UPSERT_OWNER,
     ForeignDatabaseError,
     Identity,
     read_owner,
@@ -70,11 +70,11 @@ def print_sql() -> None:
 
 async def migrate() -> None:
     """Connect, wait for our turn, run."""
-    settings: DatabaseSettings = load_database()
+    settings: DatabaseSettings = load_database_settings()
     engine = unpooled_engine(
         settings.database_url,
         name="alembic",
-        # Set with the connection, so that `RESET` in a migration comes back to them.
+        # Set with the connection, so that `RESYNC_TEXT` in a migration comes back to them.
         settings={
             "lock_timeout": option("lock_timeout"),
             "statement_timeout": option("statement_timeout"),
@@ -214,11 +214,11 @@ def require_ownership(connection: Connection, identity: Identity, found: tuple[s
 
 def claim(connection: Connection, identity: Identity) -> None:
     """Record that the database belongs to this environment."""
-    if not connection.scalar(text(IS_TRACKED)):
+    if not connection.scalar(text(HAS_OWNER_TABLE)):
         return  # a downgrade has dropped the table
     before = read_owner(connection)
     claimed = connection.execute(
-        CLAIM, {"environment": identity.name, "type": identity.type}
+        UPSERT_OWNER, {"environment": identity.name, "type": identity.type}
     ).rowcount
     if claimed:
         previous = f"; before, it belonged to {before}" if before else ""

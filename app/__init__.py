@@ -28,10 +28,10 @@ def create_app(settings: "Settings | None" = None) -> "Quart":
 
     from app import site
     from app.extensions import upsun
-    from app.settings import load
+    from app.settings import load_settings
 
     app = Quart(__name__, static_folder=None)
-    upsun.init_app(app, settings or load())
+    upsun.init_app(app, settings or load_settings())
     site.init_app(app)
     for feature in FEATURES:
         feature.init_app(app)

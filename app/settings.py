@@ -8,7 +8,7 @@ from pydantic import Field
 import quart_upsun.settings as toolkit
 
 ROOT = Path(__file__).parent.parent
-DATA = ROOT / ".data"  # what a laptop keeps: the embedded database, the development key
+DATA_DIRECTORY = ROOT / ".data"  # what a laptop keeps: the embedded database, the development key
 
 
 class Settings(toolkit.Settings):
@@ -45,7 +45,7 @@ class Settings(toolkit.Settings):
         }
 
 
-def load() -> Settings:
+def load_settings() -> Settings:
     """Read the settings from the environment.
 
     Raises:
@@ -54,7 +54,7 @@ def load() -> Settings:
     return toolkit.load_settings(Settings)
 
 
-def load_database(url: str | None = None) -> toolkit.DatabaseSettings:
+def load_database_settings(url: str | None = None) -> toolkit.DatabaseSettings:
     """Read what a migration needs from the environment.
 
     Args:

@@ -6,14 +6,16 @@ Each feature's `init_app` registers its own, so that a feature can be deleted wi
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from quart import Quart
 from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.user.models import User
 from quart_upsun.database import Database
+
+if TYPE_CHECKING:
+    from app.user.models import User
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class MenuEntry:
 
 
 @dataclass(frozen=True)
-class Part:
+class PersonalDataSection:
     """A list of a user's rows in "Download your data"."""
 
     name: str
@@ -38,11 +40,11 @@ class Part:
     """Yields the rows of a user by the page, and holds no connection meanwhile."""
     tables: tuple[str, ...]
     """The tables that it covers."""
-    keeps_account: bool = True
+    is_account_in_use: bool = True
     """Whether an account with such rows is in use, though it was never confirmed."""
 
 
-class Revoke(Protocol):
+class RevokeAccess(Protocol):
     """Ends what lets programs act for a user, such as access tokens."""
 
     async def __call__(
@@ -56,23 +58,21 @@ class Site:
 
     menu: list[MenuEntry] = field(default_factory=list)
     """The navigation bar."""
-    start: MenuEntry | None = None
+    start_page: MenuEntry | None = None
     """Where the home page leads a user who is logged in."""
     admin_menu: list[MenuEntry] = field(default_factory=list)
     """The administrators' pages."""
     account_cards: list[str] = field(default_factory=list)
     """Templates that the account page includes."""
-    access_page: str | None = None
-    """The endpoint of the page on which users make access tokens."""
-    personal_data: list[Part] = field(default_factory=list)
-    not_personal_data: dict[str, str] = field(default_factory=dict)
+    personal_data: list[PersonalDataSection] = field(default_factory=list)
+    tables_not_exported: dict[str, str] = field(default_factory=dict)
     """Tables with rows of users that are not downloaded, and why."""
-    keeps_account: list[Callable[[], ColumnElement[bool]]] = field(default_factory=list)
+    in_use_conditions: list[Callable[[], ColumnElement[bool]]] = field(default_factory=list)
     """Conditions on `users`: an account for which one is true is in use."""
-    revoke: list[Revoke] = field(default_factory=list)
+    revoke_callbacks: list[RevokeAccess] = field(default_factory=list)
     """Called in the transaction that signs a user out everywhere, or deactivates them."""
 
-    def menu_for(self, user: User | None) -> list[MenuEntry]:
+    def menu_for(self, user: "User | None") -> list[MenuEntry]:
         """Return the entries of the navigation bar for a user; None for a visitor."""
         audiences = {"everybody", "users" if user else "visitors"}
         if user is not None and user.is_administrator:
@@ -92,7 +92,7 @@ class Site:
             user_id: whose.
             actor_id: who does it, if it is another user.
         """
-        for revoke in self.revoke:
+        for revoke in self.revoke_callbacks:
             await revoke(session, user_id, actor_id=actor_id)
 
 
@@ -102,7 +102,7 @@ def init_app(app: Quart) -> None:
     app.jinja_env.globals["site"] = site
 
 
-def site_of(app: Quart) -> Site:
+def get_site(app: Quart) -> Site:
     """Return the site of an application, for the `init_app` of a feature."""
     site: Site = app.extensions["site"]
     return site

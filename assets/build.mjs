@@ -18,8 +18,8 @@ const POLL_MILLISECONDS = 200;
 
 const HELP = `usage: npm run build -- [--outdir DIR] [--manifest FILE] [--watch]
 
-Bundles and minifies assets/css/main.scss and assets/js/main.js, and the styles
-and scripts that only some pages load.
+Bundles and minifies assets/css/main.scss, assets/css/docs.css and each script
+in assets/js/; what several scripts import is in assets/js/lib/.
 Copies assets/img (images, fonts). Every built file carries a digest of its content in its name,
 and has a .gz and a .br file beside it where that is smaller. The manifest, a
 JSON object from plain names to digested names, is written last.
@@ -114,6 +114,9 @@ async function bundle() {
   const esbuild = await loadPackage("esbuild");
   const sass = await loadPackage("sass");
   const images = await listFiles(path.join(ASSETS, "img"));
+  const scripts = (await listFiles(path.join(ASSETS, "js"))).filter(
+    (script) => path.dirname(script) === path.join(ASSETS, "js"),
+  );
   const copied = Object.fromEntries(
     ["avif", "gif", "ico", "jpg", "png", "svg", "webp", "woff2"].map((ext) => [`.${ext}`, "copy"]),
   );
@@ -125,11 +128,9 @@ async function bundle() {
     absWorkingDir: ROOT,
     entryPoints: [
       { in: path.join(ASSETS, "css", "main.scss"), out: "main" },
-      { in: path.join(ASSETS, "js", "main.js"), out: "main" },
-      { in: path.join(ASSETS, "js", "links.js"), out: "links" },
-      { in: path.join(ASSETS, "js", "bookmarks.js"), out: "bookmarks" },
       { in: path.join(ASSETS, "css", "docs.css"), out: "docs" },
-      { in: path.join(ASSETS, "js", "docs.js"), out: "docs" },
+      // What several scripts import is in js/lib/.
+      ...scripts.map((script) => ({ in: script, out: path.basename(script, ".js") })),
       ...images.map((image) => {
         const { dir, name } = path.parse(path.relative(ASSETS, image));
         return { in: image, out: path.posix.join(...dir.split(path.sep), name) };

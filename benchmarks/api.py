@@ -39,7 +39,6 @@ import asyncpg
 import psutil
 
 from app.user.tokens import access_tokens as tokens
-from benchmarks import report
 from benchmarks.filling import fill, migrate
 from benchmarks.load import Measured, Order, measure
 from embedded_postgres import create_database, postgres
@@ -58,7 +57,7 @@ PROMISED = 600  # requests a second
 ADD_TOKEN = """
     INSERT INTO access_tokens (user_id, name, digest, scopes, expires_at)
     VALUES ($1, 'benchmark', $2, ARRAY['links:read'], now() + interval '1 day')
-"""  # noqa: S105
+"""
 
 
 @dataclass
@@ -258,9 +257,9 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         url = await create_database(postgres_url, "benchmark")
         migrate(url)
         users = await fill(url, {"ada": LINKS})
-        token = tokens.new()
+        token = tokens.generate_token()
         connection = await asyncpg.connect(url)
-        await connection.execute(ADD_TOKEN, users["ada"], tokens.digest(token))
+        await connection.execute(ADD_TOKEN, users["ada"], tokens.hash_token(token))
         await connection.close()
         own = [sys.executable, "-m", "app.server"]
         servers = [stack.enter_context(serving(OURS, own, url, directory))]
@@ -287,31 +286,6 @@ def broken(result: dict[str, Any]) -> list[str]:
     """Return the promises that were not kept."""
     rate = result["servers"][OURS]["requests_per_second"]
     return [] if rate >= PROMISED else [f"{PROMISED} requests a second; it was {rate}"]
-
-
-def section(result: dict[str, Any]) -> str:
-    """Return the comparison with the peers as Markdown."""
-    servers, ours = result["servers"], result["servers"][result["ours"]]
-    rows = [
-        "| one process | requests/s | p50 | p99 | longest | processor | memory | we are |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, each in servers.items():
-        rate = each["requests_per_second"]
-        ratio = "" if each is ours else f"{ours['requests_per_second'] / rate:.1f} times"
-        rows.append(
-            f"| {name} | {rate} | {each['p50_ms']} ms | {each['p99_ms']} ms |"
-            f" {each['longest_ms']} ms | {each['cpu_ms']} ms | {each['mb']} MB | {ratio} |"
-        )
-    is_kept = report.kept(ours["requests_per_second"] >= result["promised"])
-    text = (
-        "`GET /api/v1/links?limit=20` with a token: two queries, 20 links as JSON. The peers do the"
-        " same work on the same database (`benchmarks/side_by_side/`); the second row does none of"
-        " it, and says what this machine has room for. Every answer is compared,"
-        f" byte by byte. 32 connections ask. Promised: {result['promised']} requests a second;"
-        f" {is_kept}."
-    )
-    return "\n\n".join([text, "\n".join(rows)])
 
 
 def main() -> int:

@@ -39,14 +39,13 @@ import psutil
 from quart import Quart
 
 from app import create_app
-from app.fetching.jobs import FETCH
-from app.settings import Settings, load
-from benchmarks import report
+from app.fetching.jobs import FETCH_TASK
+from app.settings import Settings, load_settings
 from benchmarks.filling import migrate
 from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
-from quart_upsun.fetching import PER_HOST, Fetcher, Resolver
+from quart_upsun.fetching import MAX_FETCHES_PER_HOST, Fetcher, Resolver
 from quart_upsun.jobs.queue import enqueue_many
 from quart_upsun.server import worker
 
@@ -164,9 +163,9 @@ async def prepare(url: str, links: int, port: int, hosts: int) -> None:
     async with database.write() as session:
         await enqueue_many(
             session,
-            FETCH,
+            FETCH_TASK,
             [{"link": each} for each in ids],
-            keys=[f"{FETCH.name} {each}" for each in ids],
+            keys=[f"{FETCH_TASK.name} {each}" for each in ids],
         )
     await database.close()
 
@@ -197,7 +196,7 @@ async def run(url: str, links: int, seconds: float, hosts: int) -> dict[str, Any
         "links": links,
         "hosts": hosts,
         "page_s": seconds,
-        "least_s": round(max(seconds, links / hosts / PER_HOST * seconds), 2),
+        "least_s": round(max(seconds, links / hosts / MAX_FETCHES_PER_HOST * seconds), 2),
         "seconds": round(last - (pages.first or 0), 2),
         "spread_s": round(last - first, 2),
         "at_once": pages.most,
@@ -220,25 +219,6 @@ def broken(result: dict[str, Any]) -> list[str]:
         f"no job is given up; {result['jobs_failed']} were": result["jobs_failed"] == 0,
     }
     return [promise for promise, kept in promises.items() if not kept]
-
-
-def rows(each: dict[str, Any]) -> list[str]:
-    """Return the rows of the table of promises."""
-    own, few = each["own"], each["few"]
-    return [
-        report.row(
-            f"{own['links']:,} pages of {own['page_s']:g} s, each on its own host, fetched by one"
-            " worker in little more than the slowest",
-            f"{own['seconds']} s, {own['at_once']} at once, {own['mb']} MB",
-            each,
-        ),
-        report.row(
-            f"{few['links']:,} pages of {few['page_s']:g} s on {few['hosts']} hosts, two at a time"
-            f" for each host, in little more than {few['least_s']:g} s",
-            f"{few['seconds']} s, {few['jobs_failed']} given up",
-            each,
-        ),
-    ]
 
 
 def main() -> int:
@@ -278,4 +258,4 @@ def describe(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(worker.main(factory, load) if WORK in sys.argv else main())
+    sys.exit(worker.main(factory, load_settings) if WORK in sys.argv else main())

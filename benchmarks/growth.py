@@ -25,9 +25,8 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import library, search
+from app.links import queries, search
 from app.links.models import Link
-from benchmarks import report
 from benchmarks.filling import fill, migrate
 from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
@@ -71,7 +70,7 @@ async def pages(session: AsyncSession, user: int) -> dict[str, Page]:
     cursor = await twentieth(session, user, "article")
 
     def listed(**options: Any) -> Page:
-        return lambda each: library.page(each, user, limit=LIMIT, **options)
+        return lambda each: queries.list_links(each, user, limit=LIMIT, **options)
 
     def found(words: str, **options: Any) -> Page:
         return lambda each: search.search(each, user, words, limit=LIMIT, **options)
@@ -82,7 +81,7 @@ async def pages(session: AsyncSession, user: int) -> dict[str, Page]:
         "list: unread, last page": listed(archived=False, before=end),
         "list: a tag, first page": listed(tag="common"),
         "list: a tag, last page": listed(tag="common", before=end),
-        "list: the tags": lambda each: library.tags(each, user),
+        "list: the tags": lambda each: queries.list_tags(each, user),
         **{name: found(words) for name, words in SEARCHES.items()},
         "search: page 20": found("article", after=cursor),
     }
@@ -127,26 +126,6 @@ def broken(result: dict[str, Any]) -> list[str]:
         for name, both in result["medians_ms"].items()
         if both["many"] > (promised := PROMISED[name.partition(":")[0]])
     ]
-
-
-def section(result: dict[str, Any]) -> str:
-    """Return the medians as Markdown."""
-    rows = [
-        f"| median | {result['few']:,} links | {result['many']:,} links |",
-        "|---|---|---|",
-        *(
-            f"| {name} | {both['few']} ms | {both['many']} ms |"
-            for name, both in result["medians_ms"].items()
-        ),
-    ]
-    return "\n".join(
-        [
-            "How the cost of a query grows with the list, asked as the application does, in a"
-            f" database with both users; {report.kept(result['ok'])}:",
-            "",
-            *rows,
-        ]
-    )
 
 
 def main() -> int:

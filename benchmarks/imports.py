@@ -87,18 +87,18 @@ async def measure(url: str, links: int) -> dict[str, float]:
         watch = Watch()
         watching = asyncio.create_task(watch.run())
         started = time.perf_counter()
-        number = await uploads.receive(database, person.id, bookmarks(links))
+        number = await uploads.receive_upload(database, person.id, bookmarks(links))
         received = time.perf_counter()
-        await runner_of(app, jobs.TASK).run_due()
+        await runner_of(app, jobs.IMPORT_TASK).run_due()
         imported = time.perf_counter()
         lag, watch.lag = watch.lag, 0.0
         size = 0
-        async for piece in exports.exported(database, person.id, exports.FORMATS["html"]):
+        async for piece in exports.stream_export(database, person.id, exports.FORMATS["html"]):
             size += len(piece)
         exported = time.perf_counter()
         watching.cancel()
         async with database.read() as session:
-            done = await jobs.get(session, person.id, number)
+            done = await jobs.get_import(session, person.id, number)
         if done is None or (done.state, done.added) != ("done", links):
             raise RuntimeError(f"not all was imported: {done}")
     return {
@@ -115,7 +115,7 @@ async def measure(url: str, links: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--links", type=int, default=jobs.MOST_LINKS)
+    parser.add_argument("--links", type=int, default=jobs.MAX_LINKS)
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="quart-upsun-") as directory,

@@ -43,13 +43,12 @@ from quart import Quart
 from sqlalchemy import text
 
 from app import create_app
-from app.settings import Settings, load
-from benchmarks import report
+from app.settings import Settings, load_settings
 from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
-from quart_upsun.jobs.queue import Running, Task, enqueue_many
-from quart_upsun.jobs.runner import HEARTBEAT_TIMEOUT, POLL
+from quart_upsun.jobs.queue import JobContext, Task, enqueue_many
+from quart_upsun.jobs.runner import HEARTBEAT_TIMEOUT, POLL_INTERVAL
 from quart_upsun.server import worker
 
 ROOT = Path(__file__).parent.parent
@@ -61,18 +60,18 @@ LIMIT = 600.0
 OVERHEAD = 5.0
 
 
-async def short(running: Running) -> None:
+async def short(running: JobContext) -> None:
     async with running.complete() as session:
         await leave_row(session, running)
 
 
-async def waiting(running: Running) -> None:
+async def waiting(running: JobContext) -> None:
     await asyncio.sleep(running.data["seconds"])
     async with running.complete() as session:
         await leave_row(session, running)
 
 
-async def leave_row(session: Any, running: Running) -> None:
+async def leave_row(session: Any, running: JobContext) -> None:
     statement = text("INSERT INTO effects (number, worker) VALUES (:number, :worker)")
     await session.execute(statement, {"number": running.data["number"], "worker": os.getpid()})
 
@@ -318,7 +317,7 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
         f" {result['jobs_per_second']} jobs/s in all, {result['undisturbed_per_second']} before the"
         f" first kill; the last were done {result['after_last_kill_s']} s after the last kill"
         f" (heartbeats are missed after {HEARTBEAT_TIMEOUT.seconds} s, looked for every"
-        f" {POLL.seconds} s)"
+        f" {POLL_INTERVAL.seconds} s)"
     )
     result |= await wait(watch, options.waiting, options.seconds)
     await watch.database.close()
@@ -333,19 +332,6 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
         f" {result['idle_cpu_percent']} % of a processor"
     )
     return result
-
-
-def rows(each: dict[str, Any]) -> list[str]:
-    """Return the row of the table of promises."""
-    return [
-        report.row(
-            f"{each['jobs']:,} jobs, workers killed in the middle: each effect exactly once",
-            f"{each['kills']} killed: {each['missing']} missing, {each['doubles']} double;"
-            f" {each['jobs_per_second']} jobs/s in all,"
-            f" {each['undisturbed_per_second']} before the first kill",
-            each,
-        )
-    ]
 
 
 def main() -> int:
@@ -372,4 +358,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(worker.main(factory, load) if WORK in sys.argv else main())
+    sys.exit(worker.main(factory, load_settings) if WORK in sys.argv else main())

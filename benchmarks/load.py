@@ -56,7 +56,7 @@ class Measured:
         return self.requests / self.seconds
 
 
-class WrongAnswer(SystemExit):
+class WrongAnswerError(SystemExit):
     """An answer is not the expected one."""
 
 
@@ -64,7 +64,7 @@ async def measure(order: Order) -> Measured:
     """Give the load, in another process.
 
     Raises:
-        WrongAnswer: an answer was not the expected one.
+        WrongAnswerError: an answer was not the expected one.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -80,7 +80,7 @@ async def measure(order: Order) -> Measured:
         await process.wait()
         raise
     if process.returncode != 0:
-        raise WrongAnswer(f"The load on {order.path} ended early.")
+        raise WrongAnswerError(f"The load on {order.path} ended early.")
     return Measured(**json.loads(output))
 
 
@@ -167,7 +167,7 @@ class Load:
         now = time.perf_counter()
         waiting = [now - each.waits_since for each in self._connections if each.waits_since]
         if not self._taken:
-            raise WrongAnswer("Nothing was answered.")
+            raise WrongAnswerError("Nothing was answered.")
         return Measured(
             len(self._taken),
             round(seconds, 3),
@@ -199,7 +199,7 @@ class Load:
 
     def wrong(self, reason: str) -> None:
         if not self._failed.done():
-            self._failed.set_exception(WrongAnswer(f"GET {self._order.path}: {reason}"))
+            self._failed.set_exception(WrongAnswerError(f"GET {self._order.path}: {reason}"))
 
     async def _wait(self, seconds: float) -> None:
         await asyncio.wait([self._failed], timeout=seconds)

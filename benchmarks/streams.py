@@ -44,8 +44,7 @@ from quart import Quart, Response
 from sqlalchemy import text
 
 from app import create_app
-from app.settings import Settings, load
-from benchmarks import report
+from app.settings import Settings, load_settings
 from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
@@ -318,23 +317,9 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def rows(each: dict[str, Any]) -> list[str]:
-    """Return the row of the table of promises."""
-    return [
-        report.row(
-            f"{each['streams']:,} open event streams by one process",
-            f"{each['kb_per_stream']} kB a stream, {each['connections']} connection that listens;"
-            f" an event reaches one user's {each['shared']:,} streams in"
-            f" {each['shared_ms']['p99']} ms (p99), pages answer in {each['about_ms']['p50']} ms"
-            f" meanwhile (p99 {each['about_ms']['p99']} ms)",
-            each,
-        )
-    ]
-
-
 def main() -> None:
     if SERVE in sys.argv:
-        sys.exit(server.main(factory, load))
+        sys.exit(server.main(factory, load_settings))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -23,7 +23,7 @@ from pathlib import Path
 import httpx
 from watchfiles import Change, awatch
 
-from app.settings import DATA, ROOT, load_database
+from app.settings import DATA_DIRECTORY, ROOT, load_database_settings
 from development.checks import (
     SetupError,
     check_address,
@@ -33,7 +33,7 @@ from development.checks import (
 )
 from development.children import child, stop
 from embedded_postgres import PostgresError, create_database, postgres
-from quart_upsun.database.url import place
+from quart_upsun.database.url import host_and_port
 from quart_upsun.settings import SettingsError
 
 QUART_APP = "app:create_app()"  # where the `quart` command finds its commands
@@ -75,14 +75,17 @@ async def database() -> AsyncIterator[str]:
     """Yield the URL of a database that answers, and keep it answering if it is the embedded one."""
     begun = time.monotonic()
     if os.environ.get("DATABASE_URL"):
-        url = load_database().database_url
+        url = load_database_settings().database_url
         await check_database(url)
-        say(f"Using the database {url.database} at {place(url)}, as DATABASE_URL says", begun)
+        say(
+            f"Using the database {url.database} at {host_and_port(url)}, as DATABASE_URL says",
+            begun,
+        )
         yield os.environ["DATABASE_URL"]
         return
-    with postgres(DATA / "postgres") as server:
+    with postgres(DATA_DIRECTORY / "postgres") as server:
         address = await create_database(server, "app", exist_ok=True)
-        say(f"PostgreSQL is running in {(DATA / 'postgres').relative_to(ROOT)}", begun)
+        say(f"PostgreSQL is running in {(DATA_DIRECTORY / 'postgres').relative_to(ROOT)}", begun)
         yield address
 
 
@@ -119,7 +122,7 @@ async def serve() -> int:
             "PORT": str(port),
         }
         async with assets(node, environment, hurry) as built:
-            if foreign := await check_owner(load_database(url)):
+            if foreign := await check_owner(load_database_settings(url)):
                 say(f"Not migrating, and not running jobs: {foreign}")
             elif not await migrate(environment, hurry):
                 raise SetupError("The database cannot be migrated; the lines above say why.")

@@ -11,13 +11,13 @@ from sqlalchemy import URL
 
 from quart_upsun.database import NoConnectionError, connect
 from quart_upsun.database.ownership import (
-    IS_TRACKED,
-    READ,
+    HAS_OWNER_TABLE,
+    SELECT_OWNER,
     ForeignDatabaseError,
-    owner_of,
+    parse_owner,
     require_owner,
 )
-from quart_upsun.database.url import place
+from quart_upsun.database.url import host_and_port
 from quart_upsun.settings import DatabaseSettings
 
 OLDEST_NODE = 20
@@ -79,8 +79,8 @@ async def check_database(url: URL) -> None:
         connection = await connect(url, name="make run", timeout=CONNECT_SECONDS)
     except NoConnectionError as error:
         raise SetupError(
-            f"DATABASE_URL names the database {url.database!r} at {place(url)}, which cannot be"
-            f" reached: {str(error).splitlines()[0].rstrip('.')}."
+            f"DATABASE_URL names the database {url.database!r} at {host_and_port(url)}, which"
+            f" cannot be reached: {str(error).splitlines()[0].rstrip('.')}."
         ) from None
     await connection.close()
 
@@ -89,9 +89,9 @@ async def check_owner(settings: DatabaseSettings) -> ForeignDatabaseError | None
     """Return why this checkout may not work on the database; None if it may, or nobody owns it."""
     connection = await connect(settings.database_url, name="make run", timeout=CONNECT_SECONDS)
     try:
-        if not await connection.fetchval(IS_TRACKED):
+        if not await connection.fetchval(HAS_OWNER_TABLE):
             return None
-        owner = owner_of(await connection.fetchrow(READ))
+        owner = parse_owner(await connection.fetchrow(SELECT_OWNER))
     finally:
         await connection.close()
     if owner is not None:

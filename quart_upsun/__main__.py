@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     publishing.add_argument(
         "--keep-days",
-        type=publish.days,
+        type=publish.parse_days,
         default=30,
         help="how long files of earlier releases stay (default: %(default)s)",
     )

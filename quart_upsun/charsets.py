@@ -6,7 +6,7 @@ https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-en
 import codecs
 import re
 
-__all__ = ["decoder"]
+__all__ = ["create_decoder"]
 
 PRESCAN_BYTES = 2048  # of the beginning, in which a declaration counts
 
@@ -50,7 +50,7 @@ CODECS = {
 LABELS = {label: codec for codec, labels in CODECS.items() for label in labels.split()}
 
 
-def decoder(
+def create_decoder(
     start: bytes, declared: str | None = None, *, lenient: bool = False
 ) -> codecs.IncrementalDecoder:
     """Return a decoder for a document. It never raises: broken bytes become U+FFFD.
@@ -71,15 +71,15 @@ def _codec(start: bytes, declared: str | None) -> str | None:
     for prefix, codec in PREFIXES:
         if start.startswith(prefix):
             return codec
-    if said := _labelled(declared or ""):
+    if said := _codec_of_label(declared or ""):
         return said
     match = META.search(start[:PRESCAN_BYTES]) or XML.match(start[:PRESCAN_BYTES])
-    found = _labelled(match[1].decode()) if match else None
+    found = _codec_of_label(match[1].decode()) if match else None
     # In UTF-16 the declaration itself would not have been readable.
     return "utf-8" if found and found.startswith("utf-16") else found
 
 
-def _labelled(label: str) -> str | None:
+def _codec_of_label(label: str) -> str | None:
     return LABELS.get(label.strip().lower().replace("_", "-"))
 
 

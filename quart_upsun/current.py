@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from quart_upsun.extension import State
+    from quart_upsun.extension import ToolkitState
 
 
-def current() -> "State":
+def current_toolkit() -> "ToolkitState":
     """Return what the toolkit keeps for the current application.
 
     Raises:
@@ -16,5 +16,5 @@ def current() -> "State":
     # Imported here: a migration needs the database without Quart, which takes 0.3 s to import.
     from quart import current_app
 
-    state: State = current_app.extensions["quart_upsun"]
+    state: ToolkitState = current_app.extensions["quart_upsun"]
     return state

@@ -10,7 +10,7 @@ from werkzeug.local import LocalProxy
 
 from quart_upsun.api import cors, idempotency, openapi
 from quart_upsun.api.auth import TokenAuthenticator
-from quart_upsun.current import current
+from quart_upsun.current import current_toolkit
 from quart_upsun.database import Database
 from quart_upsun.database.commands import database_group
 from quart_upsun.database.ownership import Identity
@@ -29,7 +29,7 @@ from quart_upsun.web import assets, errors, health, templating
 
 
 @dataclass
-class State:
+class ToolkitState:
     """What the toolkit keeps for one application, as `app.extensions["quart_upsun"]`."""
 
     settings: Settings
@@ -43,6 +43,8 @@ class State:
     live: Hub
     token_authenticator: TokenAuthenticator | None = None
     """Finds the user of an access token; None if the application has no tokens."""
+    tokens_endpoint: str | None = None
+    """The endpoint of the page where users make tokens, for a link from the API document."""
 
 
 class QuartUpsun:
@@ -57,16 +59,16 @@ class QuartUpsun:
     """
 
     def __init__(self, app: Quart | None = None, settings: Settings | None = None) -> None:
-        self.database = cast(Database, LocalProxy(lambda: current().database))
-        self.jobs = cast(Runner, LocalProxy(lambda: current().jobs))
-        self.mail = cast(Delivery, LocalProxy(lambda: current().mail))
-        self.live = cast(Hub, LocalProxy(lambda: current().live))
+        self.database = cast(Database, LocalProxy(lambda: current_toolkit().database))
+        self.jobs = cast(Runner, LocalProxy(lambda: current_toolkit().jobs))
+        self.mail = cast(Delivery, LocalProxy(lambda: current_toolkit().mail))
+        self.live = cast(Hub, LocalProxy(lambda: current_toolkit().live))
         if app is not None:
             if settings is None:
                 raise TypeError("QuartUpsun(app) needs settings")
             self.init_app(app, settings)
 
-    def init_app(self, app: Quart, settings: Settings) -> State:
+    def init_app(self, app: Quart, settings: Settings) -> ToolkitState:
         """Put the toolkit into an application.
 
         Migrations are looked for in `settings.root / "alembic"`, built assets next to the
@@ -93,7 +95,7 @@ class QuartUpsun:
         )
         app.after_serving(database.close)
         middleware.init_app(app, settings, draining)
-        state = State(
+        state = ToolkitState(
             settings=settings,
             database=database,
             identity=settings.identity,
@@ -106,20 +108,20 @@ class QuartUpsun:
         )
         app.extensions["quart_upsun"] = state
         state.jobs.register(
-            delivery.MAIL,
-            outbox.FORGET,
-            retention.FORGET,
-            cleanup.FORGET,
+            delivery.SEND_MAIL,
+            outbox.CLEANUP,
+            retention.CLEANUP,
+            cleanup.CLEANUP,
             idempotency.FORGET,
-            events.FORGET,
+            events.CLEANUP,
         )
         errors.init_app(app)
         cors.init_app(app, settings.allowed_origins)
         openapi.init_app(app, settings)
+        app.register_blueprint(openapi.blueprint)
         app.register_blueprint(health.blueprint)
         if (settings.root / "assets").is_dir() or (Path(app.root_path) / "manifest.json").exists():
             assets.init_app(app, plain_max_age=settings.send_file_max_age_default)
-            app.register_blueprint(openapi.blueprint)
         templating.init_app(app, settings)
         app.cli.add_command(sanitize_command(settings, app.import_name))
         app.cli.add_command(database_group(settings.database_url, settings.identity))

@@ -12,11 +12,11 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 SECRET_NAMES = re.compile(r"password|secret|token|cookie|authorization|database_url", re.IGNORECASE)
 URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^\s@]+@")
 # PostgreSQL puts the offending row's values into DETAIL; what a visitor typed is not for the log.
-DETAIL = re.compile(
+DETAIL_PATTERN = re.compile(
     r"\nDETAIL: .*?(?=\n(?:HINT:|\[SQL|\[parameters|  File|Traceback|The above|During|\n)|\Z)",
     re.DOTALL,
 )
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def configure_logging(
@@ -82,9 +82,9 @@ def scrub(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         if SECRET_NAMES.search(key):
             event[key] = "[hidden]"
         elif key == "exception":  # many lines by nature; each renderer keeps them apart
-            event[key] = URL_PASSWORD.sub(r"\1:[hidden]@", DETAIL.sub("", str(value)))
+            event[key] = URL_PASSWORD.sub(r"\1:[hidden]@", DETAIL_PATTERN.sub("", str(value)))
         elif isinstance(value, str):
-            event[key] = CONTROL.sub(_escape, URL_PASSWORD.sub(r"\1:[hidden]@", value))
+            event[key] = CONTROL_CHARACTERS.sub(_escape, URL_PASSWORD.sub(r"\1:[hidden]@", value))
     return event
 
 

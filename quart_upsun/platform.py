@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-PREVIEWS = {"staging", "development"}
+PREVIEW_TYPES = {"staging", "development"}
 UNKNOWN = "unknown"
 
 
@@ -39,11 +39,11 @@ class Environment:
 
         An unknown type gets the least rights: nothing is done there that only previews may do.
         """
-        return self.type in PREVIEWS
+        return self.type in PREVIEW_TYPES
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ContainerLimits:
     """What a container may use."""
 
     memory: int
@@ -75,14 +75,14 @@ def environment(environ: Mapping[str, str]) -> Environment | None:
     )
 
 
-def limits(path: Path = Path("/run/config.json")) -> Limits | None:
+def container_limits(path: Path = Path("/run/config.json")) -> ContainerLimits | None:
     """Return the container's limits; None where the platform does not tell.
 
     `os.cpu_count()` may see the whole host, so it is no help here.
     """
     try:
         info = json.loads(path.read_text())["info"]["limits"]
-        return Limits(memory=int(info["memory"]), cpu=float(info.get("cpu", 1)))
+        return ContainerLimits(memory=int(info["memory"]), cpu=float(info.get("cpu", 1)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

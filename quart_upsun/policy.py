@@ -7,11 +7,7 @@ test can walk the URL map and hold every route to it.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from quart_upsun.api.scopes import Scope
-    from quart_upsun.security.limits import Limit
+from typing import Any, Protocol, TypeVar
 
 View = TypeVar("View", bound=Callable[..., Awaitable[Any]])
 
@@ -20,6 +16,41 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 
 PUBLIC = "public"
 API = "api"
+
+
+SCOPE_LENGTH = 20  # characters of a name, in the database
+
+
+@dataclass(frozen=True, order=True)
+class Scope:
+    """One thing that a token may be good for.
+
+    Args:
+        name: `<resource>:read` or `<resource>:write`, of at most 20 characters.
+        sentence: what it allows, for the page on which tokens are made.
+    """
+
+    name: str
+    sentence: str
+
+    def __post_init__(self) -> None:
+        if len(self.name) > SCOPE_LENGTH:
+            raise ValueError(
+                f"the name of a scope has at most {SCOPE_LENGTH} characters: {self.name}"
+            )
+
+
+class RateLimit(Protocol):
+    """So many requests in so many seconds; see `quart_upsun.security.limits.Limit`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def seconds(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -40,14 +71,14 @@ class RoutePolicy:
     """`public`, `api`, or a rule of the application's own, such as `login`."""
     cache_control: str | None = None
     """The `Cache-Control` of a successful response."""
-    limit: "Limit | None" = None
+    limit: RateLimit | None = None
     is_limit_partial: bool = False
     """Whether the limit counts only some of the requests."""
     no_limit_reason: str | None = None
     """Why the view, or what its limit does not count, needs no rate limit."""
     audit_events: tuple[str, ...] = ()
     no_audit_reason: str | None = None
-    scope: "Scope | None" = None
+    scope: Scope | None = None
     is_idempotent: bool = False
     """Whether it takes an `Idempotency-Key`."""
     responses: dict[int, Response] = field(default_factory=dict)

@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from quart_upsun.text import MARKS, folded
+from quart_upsun.text import MARKS, fold
 
-__all__ = ["marked", "query", "vector", "words"]
+__all__ = ["highlight", "query_words", "tsvector", "words"]
 
-LONGEST = 200  # characters of a word; PostgreSQL takes lexemes of 2 KiB
+MAX_WORD_LENGTH = 200  # characters of a word; PostgreSQL takes lexemes of 2 KiB
 
 
 # What words are made of: letters, numbers, and the marks above, below and between letters, which
@@ -34,7 +34,7 @@ _CLUSTER = re.compile(f".[{MARKS}]*", re.DOTALL)
 
 def _folded(text: str) -> str:
     """Return text in the form in which words are compared, which is without joiners."""
-    return text.lower() if text.isascii() else folded(_DROP.sub("", text))
+    return text.lower() if text.isascii() else fold(_DROP.sub("", text))
 
 
 def words(text: str) -> list[str]:
@@ -48,19 +48,19 @@ def words(text: str) -> list[str]:
 
 def _split(run: str) -> Iterator[str]:
     if not _IS_UNSPACED.search(run):
-        yield run[:LONGEST]
+        yield run[:MAX_WORD_LENGTH]
         return
     for part in _PARTS.findall(run):
         if not _IS_UNSPACED.match(part):
-            yield part[:LONGEST]
+            yield part[:MAX_WORD_LENGTH]
             continue
         clusters = _CLUSTER.findall(part)
         for number, cluster in enumerate(clusters):
             yield cluster + (clusters[number + 1] if number + 1 < len(clusters) else "")
 
 
-def vector(**parts: str) -> str:
-    """Return a `tsvector` literal of texts by weight: `vector(A="a title", B="tags")`."""
+def tsvector(**parts: str) -> str:
+    """Return a `tsvector` literal of texts by weight: `tsvector(A="a title", B="tags")`."""
     places: dict[str, list[str]] = {}
     place = 0
     for weight, text in parts.items():
@@ -71,12 +71,12 @@ def vector(**parts: str) -> str:
     return " ".join(f"'{word}':{','.join(found[:255])}" for word, found in places.items())
 
 
-def query(text: str, most: int) -> list[str]:
+def query_words(text: str, most: int) -> list[str]:
     """Return the first words to look for, each once."""
     return list(dict.fromkeys(words(text)))[:most]
 
 
-def marked(text: str, wanted: Sequence[str], mark: str, unmark: str) -> str:
+def highlight(text: str, wanted: Sequence[str], mark: str, unmark: str) -> str:
     """Put marks around the words of a text that begin with one of those looked for."""
     beginnings = tuple(wanted)
     # What ends a word that is looked for is one by itself, but it is marked only behind its word.

@@ -27,7 +27,7 @@ from sqlalchemy import URL
 from quart_upsun import platform as upsun
 from quart_upsun.database.ownership import Identity
 from quart_upsun.database.url import parse_database_url
-from quart_upsun.files import write_whole
+from quart_upsun.files import write_atomically
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # Labels with a digit or letter at both ends. The last is not a number, which would be an address.
@@ -178,7 +178,7 @@ class Settings(DatabaseSettings):
             return value
         if not text.lower().startswith(("smtp://", "smtps://")):
             raise ValueError("must begin with smtp:// or smtps://, or be console:")
-        url = _split(text)
+        url = _split_url(text)
         if url is None or url.path not in {"", "/"} or "?" in text or "#" in text:
             # Python quotes what it takes for the port, which may be a part of the password.
             raise ValueError(
@@ -210,7 +210,7 @@ class Settings(DatabaseSettings):
     def _only_an_origin(cls, value: str) -> str:
         if not value:
             return value
-        origin = _origin(value.strip().removesuffix("/"))
+        origin = _parse_origin(value.strip().removesuffix("/"))
         if origin is None:
             raise ValueError("must be of the form https://www.example.com, without a path")
         return origin
@@ -219,7 +219,7 @@ class Settings(DatabaseSettings):
     @classmethod
     def _only_origins(cls, value: str) -> str:
         for each in filter(None, map(str.strip, value.split(","))):
-            origin = _origin(each)
+            origin = _parse_origin(each)
             if origin is None:
                 raise ValueError("must hold origins such as https://app.example.com")
             if origin != each:
@@ -345,7 +345,7 @@ def load_settings(kind: type[AnySettings]) -> AnySettings:
         if environment is None and not settings.secret_key.get_secret_value():
             settings = settings.model_copy(update={"secret_key": _development_key(data)})
     except ValidationError as error:
-        raise SettingsError(_sentence(error)) from None
+        raise SettingsError(_error_message(error)) from None
     return settings
 
 
@@ -365,7 +365,7 @@ def load_database_settings(root: Path, url: str | None = None) -> DatabaseSettin
         checkout = _checkout(environment, root / ".data")
         return DatabaseSettings(platform=environment, checkout=checkout, **given)
     except ValidationError as error:
-        raise SettingsError(_sentence(error)) from None
+        raise SettingsError(_error_message(error)) from None
 
 
 def _is_weak(key: str) -> bool:
@@ -381,7 +381,7 @@ def _checkout(environment: upsun.Environment | None, data: Path) -> str:
     if environment is not None or os.environ.get("DATABASE_ENVIRONMENT"):
         return ""
     try:
-        return _kept(data / "environment", lambda: f"local-{secrets.token_hex(4)}")
+        return _read_or_create(data / "environment", lambda: f"local-{secrets.token_hex(4)}")
     except OSError:
         return ""
 
@@ -390,7 +390,7 @@ def _development_key(data: Path) -> SecretStr:
     """Return the laptop's own key, made at the first start so that logins survive restarts."""
     path = data / "secret_key"
     try:
-        key = _kept(path, lambda: secrets.token_urlsafe(48))
+        key = _read_or_create(path, lambda: secrets.token_urlsafe(48))
     except OSError as error:
         raise SettingsError(
             f"SECRET_KEY is not set, and a development key cannot be kept in {path}:"
@@ -404,7 +404,7 @@ def _development_key(data: Path) -> SecretStr:
     return SecretStr(key)
 
 
-def _kept(path: Path, make: Callable[[], str]) -> str:
+def _read_or_create(path: Path, make: Callable[[], str]) -> str:
     """Return the word that a file holds, made when there is none.
 
     Processes that start at the same time get the same one, and none reads a part of it.
@@ -415,7 +415,7 @@ def _kept(path: Path, make: Callable[[], str]) -> str:
         word = path.read_text(errors="replace").strip() if path.exists() else ""
         if not word:  # also of a file that a crash has left empty
             word = make()
-            write_whole(path, word.encode())
+            write_atomically(path, word.encode())
     return word
 
 
@@ -437,7 +437,7 @@ def _mail_address(text: str) -> str | None:
     return f"{local}@{domain}" if _is_host(domain) else None
 
 
-def _split(text: str) -> SplitResult | None:
+def _split_url(text: str) -> SplitResult | None:
     """Split a URL; None if it is none, or its port is not a number from 1 to 65535.
 
     urlsplit itself passes over control characters and line ends, and quotes in its errors.
@@ -452,7 +452,7 @@ def _split(text: str) -> SplitResult | None:
     return None if port == 0 or url.netloc.endswith(":") else url
 
 
-def _origin(text: str) -> str | None:
+def _parse_origin(text: str) -> str | None:
     """Return scheme, host and port in the form in which browsers send them; None for all else."""
     scheme, _, rest = text.partition("://")
     host, colon, port = rest.rpartition(":") if re.search(r":[^\]]*$", rest) else (rest, "", "")
@@ -461,7 +461,7 @@ def _origin(text: str) -> str | None:
             text = f"{scheme}://{host.encode('idna').decode()}{colon}{port}"
         except UnicodeError:
             return None
-    url = _split(text)
+    url = _split_url(text)
     if url is None or url.scheme not in DEFAULT_PORTS or not url.hostname:
         return None
     if (
@@ -487,7 +487,7 @@ def _is_host(text: str) -> bool:
     return True
 
 
-def _sentence(error: ValidationError) -> str:
+def _error_message(error: ValidationError) -> str:
     """Say the first thing that is wrong, with the variable's name and never with its value."""
     first = error.errors(include_url=False, include_input=False)[0]
     message = first["msg"].removeprefix("Value error, ")

@@ -70,20 +70,20 @@ def clean(text: str, limit: int | None = None) -> str:
     if text.isascii() and text.isprintable():
         return " ".join(text.split())[:limit].rstrip()
     text = SELECTORS.sub(r"\1", FLAG_TAGS.sub(r"\1", UNSAFE.sub("", text)))
-    text = " ".join(normalized(text, "NFC").split())[:limit]
+    text = " ".join(normalize(text, "NFC").split())[:limit]
     return _visible(FLAG_TAGS.sub(r"\1", text).rstrip())  # the cut may have gone through a flag
 
 
-def normalized(text: str, form: Literal["NFC", "NFKC"]) -> str:
+def normalize(text: str, form: Literal["NFC", "NFKC"]) -> str:
     """Return text in one of Unicode's forms, with at most 30 marks to a letter."""
     return unicodedata.normalize(form, _TOO_MANY_MARKS.sub(r"\1", text))
 
 
-def folded(text: str) -> str:
+def fold(text: str) -> str:
     """Return text in the form in which words and tags are compared: NFKC, and without case."""
     # A capital I with a dot is an i and a mark once it is small.
-    small = re.sub("i\u0307+", "i", normalized(text, "NFKC").casefold())
-    return normalized(small, "NFKC")
+    small = re.sub("i\u0307+", "i", normalize(text, "NFKC").casefold())
+    return normalize(small, "NFKC")
 
 
 def _visible(text: str) -> str:

@@ -10,7 +10,7 @@ time_limit: ContextVar[asyncio.Timeout | None] = ContextVar("time_limit", defaul
 
 
 @contextmanager
-def paused() -> Iterator[None]:
+def pause_time_limit() -> Iterator[None]:
     """Pause the current job's time limit, if there is one.
 
     For waits that only this process causes, such as for a pooled connection: under load they would

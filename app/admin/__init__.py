@@ -6,10 +6,10 @@ from quart import Quart
 def init_app(app: Quart) -> None:
     """Add the pages; other features may add theirs to `site.admin_menu`."""
     from app.admin import views
-    from app.site import MenuEntry, site_of
+    from app.site import MenuEntry, get_site
 
     app.register_blueprint(views.blueprint)
-    site = site_of(app)
+    site = get_site(app)
     site.menu.append(MenuEntry("Administration", "admin.users", "administrators", position=90))
     site.admin_menu += [
         MenuEntry("Users", "admin.users", position=10),

@@ -6,38 +6,40 @@ from quart.typing import ResponseReturnValue
 from app.extensions import database, site, upsun
 from app.user import accounts
 from app.user.audit_trail import Event
-from app.user.login import admin_required, member
+from app.user.login import admin_required, logged_in_user
 from app.user.models import User
-from quart_upsun.database import LARGEST_ID
+from quart_upsun.database import MAX_ID
 from quart_upsun.jobs import failed
 from quart_upsun.logging import get_logger
 from quart_upsun.mail import outbox, rendering
 from quart_upsun.policy import audited, no_rate_limit, no_store, not_audited
 from quart_upsun.security import audit
-from quart_upsun.security.limits import Limit, by_account, rate_limit, searching
+from quart_upsun.security.limits import Limit, by_account, is_search, rate_limit
 
 log = get_logger(__name__)
 
 blueprint = Blueprint("admin", __name__, url_prefix="/admin")
 
-CHANGES = Limit("admin", 60, 60)
+CHANGE_LIMIT = Limit("admin", 60, 60)
 # Letters that nobody's name begins with are looked for in every row.
-SEARCHES = Limit("admin-search", 60, 60)
-PAGE = 50
+SEARCH_LIMIT = Limit("admin-search", 60, 60)
+PAGE_SIZE = 50
 
 
 @blueprint.get("/")
 @no_store
 @admin_required
-@rate_limit(SEARCHES, by_account, when=searching)
+@rate_limit(SEARCH_LIMIT, by_account, when=is_search)
 @no_rate_limit("one page by an index, for administrators")
 async def users() -> ResponseReturnValue:
     """List users, newest first, by the first letters of name or address if some are given."""
-    beginning = request.args.get("q", "").replace("\x00", "").strip()
+    prefix = request.args.get("q", "").replace("\x00", "").strip()
     async with database.read() as session:
-        found = await accounts.search(session, beginning=beginning, before=before(), limit=PAGE + 1)
+        found = await accounts.search_users(
+            session, prefix=prefix, before=before_id(), limit=PAGE_SIZE + 1
+        )
     return await render_template(
-        "admin/users.html", users=found[:PAGE], more=found[PAGE:], beginning=beginning
+        "admin/users.html", users=found[:PAGE_SIZE], has_more=len(found) > PAGE_SIZE, prefix=prefix
     )
 
 
@@ -47,31 +49,33 @@ async def users() -> ResponseReturnValue:
 @no_rate_limit("one page by an index, for administrators")
 async def user(user_id: int) -> ResponseReturnValue:
     """Show one user, and what happened to the account."""
-    found = await existing(user_id)
+    found = await get_user_or_404(user_id)
     async with database.read() as session:
-        events = await audit.latest(session, user_id=user_id, before=before(), limit=PAGE + 1)
+        events = await audit.list_events(
+            session, user_id=user_id, before=before_id(), limit=PAGE_SIZE + 1
+        )
     return await render_template(
-        "admin/user.html", user=found, events=events[:PAGE], more=events[PAGE:]
+        "admin/user.html", user=found, events=events[:PAGE_SIZE], has_more=len(events) > PAGE_SIZE
     )
 
 
 @blueprint.post("/users/<id:user_id>/deactivate/")
 @no_store
 @admin_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.DEACTIVATED, Event.TOKEN_DELETED)
 async def deactivate(user_id: int) -> ResponseReturnValue:
     """Deactivate a user, end the sessions and revoke the tokens.
 
     Not one's own account, or soon there would be no administrator.
     """
-    if user_id == member().id:
+    if user_id == logged_in_user().id:
         await flash("You cannot deactivate yourself.", "warning")
     else:
-        await existing(user_id)
+        await get_user_or_404(user_id)
         async with database.write() as session:
-            await accounts.set_active(session, user_id, active=False, actor_id=member().id)
-            await site.revoke_access(session, user_id, actor_id=member().id)
+            await accounts.deactivate_user(session, user_id, actor_id=logged_in_user().id)
+            await site.revoke_access(session, user_id, actor_id=logged_in_user().id)
         await flash(
             "The account is deactivated, its sessions are ended and its access tokens revoked.",
             "success",
@@ -82,12 +86,12 @@ async def deactivate(user_id: int) -> ResponseReturnValue:
 @blueprint.post("/users/<id:user_id>/reactivate/")
 @no_store
 @admin_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.REACTIVATED)
 async def reactivate(user_id: int) -> ResponseReturnValue:
-    await existing(user_id)
+    await get_user_or_404(user_id)
     async with database.write() as session:
-        await accounts.set_active(session, user_id, active=True, actor_id=member().id)
+        await accounts.reactivate_user(session, user_id, actor_id=logged_in_user().id)
     await flash("The account is active again.", "success")
     return redirect(url_for("admin.user", user_id=user_id), 303)
 
@@ -95,14 +99,14 @@ async def reactivate(user_id: int) -> ResponseReturnValue:
 @blueprint.post("/users/<id:user_id>/end-sessions/")
 @no_store
 @admin_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.SESSIONS_ENDED, Event.TOKEN_DELETED)
 async def end_sessions(user_id: int) -> ResponseReturnValue:
     """End all sessions and revoke all tokens, which an intruder may have created."""
-    await existing(user_id)
+    await get_user_or_404(user_id)
     async with database.write() as session:
-        await accounts.end_sessions(session, user_id, actor_id=member().id)
-        await site.revoke_access(session, user_id, actor_id=member().id)
+        await accounts.end_sessions(session, user_id, actor_id=logged_in_user().id)
+        await site.revoke_access(session, user_id, actor_id=logged_in_user().id)
     await flash("The user is signed out everywhere, and the access tokens are revoked.", "success")
     return redirect(url_for("admin.user", user_id=user_id), 303)
 
@@ -114,8 +118,10 @@ async def end_sessions(user_id: int) -> ResponseReturnValue:
 async def trail() -> ResponseReturnValue:
     """Show what happened to all accounts, newest first."""
     async with database.read() as session:
-        events = await audit.latest(session, before=before(), limit=PAGE + 1)
-    return await render_template("admin/audit.html", events=events[:PAGE], more=events[PAGE:])
+        events = await audit.list_events(session, before=before_id(), limit=PAGE_SIZE + 1)
+    return await render_template(
+        "admin/audit.html", events=events[:PAGE_SIZE], has_more=len(events) > PAGE_SIZE
+    )
 
 
 @blueprint.get("/jobs/")
@@ -128,34 +134,36 @@ async def jobs() -> ResponseReturnValue:
     Of what they are about only what a task names: the rest may tell about people.
     """
     async with database.read() as session:
-        counts = await failed.counts(session)
-        given_up = await failed.latest(session, before=before(), limit=PAGE + 1)
+        counts = await failed.count_jobs(session)
+        failed_jobs = await failed.list_failed_jobs(
+            session, before=before_id(), limit=PAGE_SIZE + 1
+        )
     tasks = upsun.jobs.tasks
-    shown = {name: tasks[name].shown for name in tasks}
+    shown_fields = {name: tasks[name].logged_fields for name in tasks}
     return await render_template(
         "admin/jobs.html",
         counts=counts,
         states=failed.STATES.values(),
-        jobs=given_up[:PAGE],
-        more=given_up[PAGE:],
-        shown=shown,
+        jobs=failed_jobs[:PAGE_SIZE],
+        has_more=len(failed_jobs) > PAGE_SIZE,
+        shown_fields=shown_fields,
     )
 
 
-@blueprint.post("/jobs/<id:job_id>/again/")
+@blueprint.post("/jobs/<id:job_id>/again/", endpoint="do_again")
 @no_store
 @admin_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @not_audited("concerns no account")
-async def do_again(job_id: int) -> ResponseReturnValue:
+async def retry_job(job_id: int) -> ResponseReturnValue:
     """Let a job that was given up begin anew."""
     try:
         async with database.write() as session:
-            task = await failed.try_again(session, job_id) or abort(404)
+            task = await failed.retry_job(session, job_id) or abort(404)
     except failed.DuplicateJobError:
         await flash("This is being done already, as another job. You can remove this one.", "info")
     else:
-        log.info("job begun anew", task=task, job=job_id, by=member().id)
+        log.info("job begun anew", task=task, job=job_id, by=logged_in_user().id)
         await flash("The job is tried again.", "success")
     return redirect(url_for("admin.jobs"), 303)
 
@@ -163,13 +171,13 @@ async def do_again(job_id: int) -> ResponseReturnValue:
 @blueprint.post("/jobs/<id:job_id>/remove/")
 @no_store
 @admin_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @not_audited("concerns no account")
 async def remove_job(job_id: int) -> ResponseReturnValue:
     """Forget a job that was given up."""
     async with database.write() as session:
-        task = await failed.remove(session, job_id) or abort(404)
-    log.info("job removed", task=task, job=job_id, by=member().id)
+        task = await failed.delete_failed_job(session, job_id) or abort(404)
+    log.info("job removed", task=task, job=job_id, by=logged_in_user().id)
     await flash("The job is removed.", "success")
     return redirect(url_for("admin.jobs"), 303)
 
@@ -181,21 +189,21 @@ async def remove_job(job_id: int) -> ResponseReturnValue:
 async def mail() -> ResponseReturnValue:
     """Show the mails that are kept instead of sent: in a preview all of them."""
     async with database.read() as session:
-        mails = await outbox.kept(session, before=before(), limit=PAGE + 1)
-    texts = {mail.id: rendering.read(mail.message).text for mail in mails}
+        mails = await outbox.list_kept_mails(session, before=before_id(), limit=PAGE_SIZE + 1)
+    texts = {mail.id: rendering.parse_message(mail.message).text for mail in mails}
     return await render_template(
-        "admin/mail.html", mails=mails[:PAGE], more=mails[PAGE:], texts=texts
+        "admin/mail.html", mails=mails[:PAGE_SIZE], has_more=len(mails) > PAGE_SIZE, texts=texts
     )
 
 
-def before() -> int | None:
+def before_id() -> int | None:
     """Return the id that the page asked for begins below; None for the first page."""
     number = request.args.get("before", "", type=str)
     is_id = len(number) < 20 and number.isascii() and number.isdecimal()
-    return min(int(number), LARGEST_ID) if is_id else None
+    return min(int(number), MAX_ID) if is_id else None
 
 
-async def existing(user_id: int) -> User:
+async def get_user_or_404(user_id: int) -> User:
     """Return the user, or answer 404."""
     async with database.read() as session:
-        return await accounts.by_id(session, user_id) or abort(404)
+        return await accounts.get_user(session, user_id) or abort(404)

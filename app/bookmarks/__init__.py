@@ -9,10 +9,10 @@ from quart import Quart
 def init_app(app: Quart) -> None:
     """Add import and export."""
     from app.bookmarks import api, jobs, personal_data, views
-    from app.site import site_of
+    from app.site import get_site
 
     views.init_app(app)
     for module in (views, api):
         app.register_blueprint(module.blueprint)
     app.extensions["quart_upsun"].jobs.register(*jobs.TASKS, *jobs.SCHEDULES)
-    site_of(app).personal_data += personal_data.PARTS
+    get_site(app).personal_data += personal_data.SECTIONS

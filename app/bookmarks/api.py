@@ -8,12 +8,12 @@ from quart import Blueprint, Response, request, url_for
 from quart_schema import tag_blueprint
 
 from app.bookmarks import jobs, uploads
-from app.bookmarks.exports import FORMATS, download
-from app.bookmarks.jobs import Progress
-from app.bookmarks.views import EXPORTS, IMPORTS
+from app.bookmarks.exports import FORMATS, export_response
+from app.bookmarks.jobs import ImportProgress
+from app.bookmarks.views import EXPORT_LIMIT, IMPORT_LIMIT
 from app.extensions import database
 from app.links.api import READ, WRITE
-from quart_upsun.api.auth import by_caller, caller, scope_required, unauthorized
+from quart_upsun.api.auth import by_caller, current_caller, scope_required, unauthorized
 from quart_upsun.api.problems import Problem
 from quart_upsun.api.validation import (
     accept_file,
@@ -22,7 +22,7 @@ from quart_upsun.api.validation import (
     json_response,
     validate_query,
 )
-from quart_upsun.current import current
+from quart_upsun.current import current_toolkit
 from quart_upsun.http import bodies
 from quart_upsun.policy import no_rate_limit, no_store, not_audited
 from quart_upsun.security.limits import rate_limit
@@ -30,8 +30,8 @@ from quart_upsun.security.limits import rate_limit
 blueprint = Blueprint("bookmarks_api", __name__, url_prefix="/api/v1/links")
 tag_blueprint(blueprint, ["Links"])
 
-BUSY = "Another import has not ended yet."
-EMPTY = "There is nothing in the file."
+IMPORT_IN_PROGRESS = "Another import has not ended yet."
+EMPTY_FILE = "There is nothing in the file."
 
 
 class ImportAnswer(BaseModel):
@@ -52,7 +52,7 @@ class ImportAnswer(BaseModel):
     finished_at: datetime | None
 
 
-class Query(BaseModel):
+class ExportQuery(BaseModel):
     """What kind of file."""
 
     format: Literal["html", "csv", "jsonl"] = Field("jsonl", description="How it is written")
@@ -61,26 +61,28 @@ class Query(BaseModel):
 @blueprint.post("/import")
 @no_store
 @scope_required(WRITE)
-@rate_limit(IMPORTS, by_caller)
+@rate_limit(IMPORT_LIMIT, by_caller)
 @not_audited("concerns no account's security")
 @accept_file("text/html")
 @document_response(202, ImportAnswer, headers={"Location": "Where it says how far it has come"})
-@document_problem(409, BUSY)
-@document_problem(422, EMPTY)
+@document_problem(409, IMPORT_IN_PROGRESS)
+@document_problem(422, EMPTY_FILE)
 async def take() -> Response:
     """Import a bookmark file in HTML, as browsers export it; a job reads it.
 
     32 MiB and 50,000 links at most. Links that are there already stay as they are.
     """
     try:
-        id = await uploads.receive(current().database, caller().id, bodies.pieces(request))
+        id = await uploads.receive_upload(
+            current_toolkit().database, current_caller().id, bodies.iterate_body(request)
+        )
     except uploads.ImportInProgressError:
-        raise Problem(409, BUSY) from None
+        raise Problem(409, IMPORT_IN_PROGRESS) from None
     except uploads.AccountDeletedError:
         raise unauthorized("This account is not there any more.") from None
     except uploads.EmptyFileError:
-        raise Problem(422, EMPTY) from None
-    return _answer(await _progress(id), 202, Location=url_for(".progress", id=id))
+        raise Problem(422, EMPTY_FILE) from None
+    return _import_response(await _get_import_or_404(id), 202, Location=url_for(".progress", id=id))
 
 
 @blueprint.get("/imports/<id:id>")
@@ -90,27 +92,27 @@ async def take() -> Response:
 @document_response(200, ImportAnswer)
 async def progress(id: int) -> Response:
     """Tell how far an import has come."""
-    return _answer(await _progress(id))
+    return _import_response(await _get_import_or_404(id))
 
 
 @blueprint.get("/export")
 @no_store
 @scope_required(READ)
-@rate_limit(EXPORTS, by_caller)
-@validate_query(Query)
+@rate_limit(EXPORT_LIMIT, by_caller)
+@validate_query(ExportQuery)
 @document_response(200, files=[form.content_type.partition(";")[0] for form in FORMATS.values()])
-async def export(query: Query) -> Response:
+async def export(query: ExportQuery) -> Response:
     """Return all links as a file, the oldest first."""
-    return download(current().database, caller().id, query.format)
+    return export_response(current_toolkit().database, current_caller().id, query.format)
 
 
-async def _progress(id: int) -> Progress:
+async def _get_import_or_404(id: int) -> ImportProgress:
     async with database.read() as session:
-        found = await jobs.get(session, caller().id, id)
+        found = await jobs.get_import(session, current_caller().id, id)
     if found is None:
         raise Problem(404, "You have no import of this number.")
     return found
 
 
-def _answer(progress: Progress, status: int = 200, **headers: str) -> Response:
+def _import_response(progress: ImportProgress, status: int = 200, **headers: str) -> Response:
     return json_response(ImportAnswer.model_validate(progress), status, headers=headers)

@@ -10,45 +10,47 @@ from datetime import UTC, datetime
 from quart import Response, request
 
 from app.bookmarks import bookmark_file
-from app.links.personal_data import Row, all_links, as_json, timestamp
+from app.links.personal_data import ExportedLink, format_timestamp, iterate_links, link_to_json
 from quart_upsun.database import Database
 
 # Seconds for a download. A client that never takes the rest is left at last, and so is what waits
 # for it; the connection breaks, so nobody takes the part for the whole.
-TIMEOUT = 3600
+TIMEOUT_SECONDS = 3600
 
 # A spreadsheet would take such a cell for a formula, and strangers wrote the titles:
 # https://owasp.org/www-community/attacks/CSV_Injection
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """How a file is written: what comes first and last, and links in between."""
 
     content_type: str
-    rows: Callable[[Sequence[Row]], str]
-    head: str = ""
-    foot: str = ""
+    format_rows: Callable[[Sequence[ExportedLink]], str]
+    header: str = ""
+    footer: str = ""
 
 
-async def exported(database: Database, user_id: int, form: Format) -> AsyncIterator[bytes]:
-    """Yield a file with all links of a user, as `all_links` has them.
+async def stream_export(
+    database: Database, user_id: int, form: ExportFormat
+) -> AsyncIterator[bytes]:
+    """Yield a file with all links of a user, as `iterate_links` has them.
 
     Args:
         database: where they are.
         user_id: whose.
         form: one of `FORMATS`.
     """
-    if form.head:
-        yield form.head.encode()
-    async for rows in all_links(database, user_id):
-        yield form.rows(rows).encode()
-    if form.foot:
-        yield form.foot.encode()
+    if form.header:
+        yield form.header.encode()
+    async for rows in iterate_links(database, user_id):
+        yield form.format_rows(rows).encode()
+    if form.footer:
+        yield form.footer.encode()
 
 
-def download(database: Database, user_id: int, name: str) -> Response:
+def export_response(database: Database, user_id: int, name: str) -> Response:
     """Return the answer that is the file, or its headers for HEAD.
 
     Args:
@@ -59,17 +61,17 @@ def download(database: Database, user_id: int, name: str) -> Response:
     form = FORMATS[name]
     file_name = f"links-{datetime.now(UTC):%Y-%m-%d}.{name}"
     response = Response(
-        b"" if request.method == "HEAD" else exported(database, user_id, form),
+        b"" if request.method == "HEAD" else stream_export(database, user_id, form),
         content_type=form.content_type,
         headers={"Content-Disposition": f'attachment; filename="{file_name}"'},
     )
-    response.timeout = TIMEOUT
+    response.timeout = TIMEOUT_SECONDS
     return response
 
 
-def _html(rows: Sequence[Row]) -> str:
+def _format_html(rows: Sequence[ExportedLink]) -> str:
     return "".join(
-        bookmark_file.entry(
+        bookmark_file.format_bookmark(
             row.url,
             row.title,
             description=row.description,
@@ -81,41 +83,51 @@ def _html(rows: Sequence[Row]) -> str:
     )
 
 
-def _csv(rows: Sequence[Sequence[object]]) -> str:
+def _format_csv(rows: Sequence[Sequence[object]]) -> str:
     """Return lines as RFC 4180 has them.
 
     A cell that could be a formula begins with an apostrophe, which spreadsheets do not show.
     """
     out = io.StringIO()
-    csv.writer(out, lineterminator="\r\n").writerows(map(_cells, rows))
+    csv.writer(out, lineterminator="\r\n").writerows(map(_format_cells, rows))
     return out.getvalue()
 
 
-def _cells(row: Sequence[object]) -> list[str]:
+def _format_cells(row: Sequence[object]) -> list[str]:
     cells = []
     for value in row:
         match value:
             case datetime():
-                text = timestamp(value)
+                text = format_timestamp(value)
             case bool():
                 text = "true" if value else "false"
             case list():
                 text = " ".join(value)
             case _:
                 text = str(value)
-        cells.append(f"'{text}" if text.startswith(FORMULA) else text)
+        cells.append(f"'{text}" if text.startswith(FORMULA_PREFIXES) else text)
     return cells
 
 
-def _jsonl(rows: Sequence[Row]) -> str:
+def _format_jsonl(rows: Sequence[ExportedLink]) -> str:
     return "".join(
-        json.dumps(as_json(row), ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows
+        json.dumps(link_to_json(row), ensure_ascii=False, separators=(",", ":")) + "\n"
+        for row in rows
     )
 
 
 FORMATS = {
-    "html": Format("text/html; charset=utf-8", _html, bookmark_file.HEAD, bookmark_file.FOOT),
+    "html": ExportFormat(
+        "text/html; charset=utf-8",
+        _format_html,
+        bookmark_file.FILE_HEADER,
+        bookmark_file.FILE_FOOTER,
+    ),
     # The mark tells spreadsheets that it is UTF-8; others take it for part of the first name.
-    "csv": Format("text/csv; charset=utf-8; header=present", _csv, "\ufeff" + _csv([Row._fields])),
-    "jsonl": Format("application/jsonl; charset=utf-8", _jsonl),
+    "csv": ExportFormat(
+        "text/csv; charset=utf-8; header=present",
+        _format_csv,
+        "\ufeff" + _format_csv([ExportedLink._fields]),
+    ),
+    "jsonl": ExportFormat("application/jsonl; charset=utf-8", _format_jsonl),
 }

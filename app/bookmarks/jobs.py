@@ -11,35 +11,35 @@ from typing import Any, NamedTuple
 from sqlalchemy import delete, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.bookmarks.bookmark_file import Bookmark, Reader
+from app.bookmarks.bookmark_file import Bookmark, BookmarkParser
 from app.bookmarks.models import Import, ImportChunk
-from app.links import index, library
-from app.links.hooks import want_metadata
+from app.links import queries, search_index
+from app.links.hooks import request_metadata
 from app.links.models import Link
 from quart_upsun.database import Database
 from quart_upsun.jobs.models import Job
-from quart_upsun.jobs.queue import JobError, JobTakenOverError, Running, Schedule, Task
+from quart_upsun.jobs.queue import JobContext, JobError, JobTakenOverError, Schedule, Task
 from quart_upsun.live.events import publish
 
-MOST_LINKS = 50_000
-BATCH = 500  # links of one transaction
-EVENTS_APART = 0.5  # seconds
+MAX_LINKS = 50_000
+BATCH_SIZE = 500  # links of one transaction
+EVENT_INTERVAL_SECONDS = 0.5  # seconds
 
 # An upload whose process was killed: none takes so long.
-LOST_UPLOAD = timedelta(minutes=15)
-LOST_IMPORT = timedelta(days=1)  # whose job nobody has any more
-KEPT = timedelta(days=90)
+STALE_UPLOAD_AGE = timedelta(minutes=15)
+STALE_IMPORT_AGE = timedelta(days=1)  # whose job nobody has any more
+RETENTION = timedelta(days=90)
 
 RECEIVING, WAITING, RUNNING, DONE, FAILED = "receiving", "waiting", "running", "done", "failed"
 UNFINISHED = (RECEIVING, WAITING, RUNNING)
 
 NO_LINKS = "The file holds no links. Export the bookmarks of your browser as HTML."
-NOT_ALL = f"There are more links in the file than the first {MOST_LINKS:,}, which were taken."
-NO_ROOM = f"An account can have {library.MOST_LINKS:,} links; the rest was not imported."
-GIVEN_UP = "It could not be finished. What was added stays; send the file again for the rest."
+TOO_MANY_LINKS = f"There are more links in the file than the first {MAX_LINKS:,}, which were taken."
+ACCOUNT_FULL = f"An account can have {queries.MAX_LINKS:,} links; the rest was not imported."
+IMPORT_FAILED = "It could not be finished. What was added stays; send the file again for the rest."
 
 
-class Progress(NamedTuple):
+class ImportProgress(NamedTuple):
     """How far an import has come."""
 
     id: int
@@ -60,7 +60,7 @@ class Progress(NamedTuple):
     finished_at: datetime | None
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         return self.state not in UNFINISHED
 
     @property
@@ -75,24 +75,24 @@ class Progress(NamedTuple):
         return self.seen - self.added - self.refused
 
 
-COLUMNS = [getattr(Import, name) for name in Progress._fields]
+COLUMNS = [getattr(Import, name) for name in ImportProgress._fields]
 
 
-async def get(session: AsyncSession, user_id: int, import_id: int) -> Progress | None:
+async def get_import(session: AsyncSession, user_id: int, import_id: int) -> ImportProgress | None:
     """Return an import, or None if the user has none of this number."""
     mine = select(*COLUMNS).where(Import.id == import_id, Import.user_id == user_id)
     row = (await session.execute(mine)).one_or_none()
-    return Progress(*row) if row is not None else None
+    return ImportProgress(*row) if row is not None else None
 
 
-async def latest(session: AsyncSession, user_id: int, limit: int) -> list[Progress]:
+async def list_imports(session: AsyncSession, user_id: int, limit: int) -> list[ImportProgress]:
     """Return the user's imports, the newest first."""
     mine = select(*COLUMNS).where(Import.user_id == user_id)
     rows = await session.execute(mine.order_by(Import.id.desc()).limit(limit))
-    return [Progress(*row) for row in rows]
+    return [ImportProgress(*row) for row in rows]
 
 
-async def read_file(running: Running) -> None:
+async def import_file(running: JobContext) -> None:
     """Add the links of a file, from where an attempt before this one has come to."""
     import_id = running.data["id"]
     database = running.database
@@ -103,40 +103,40 @@ async def read_file(running: Running) -> None:
         chunks = (await session.scalars(numbers.order_by(ImportChunk.number))).all()
     if state not in {WAITING, RUNNING}:  # deleted with its user, or it was given up
         return
-    reader = Reader(skip=seen, most=MOST_LINKS)
-    batches = _Batches(running, import_id, seen)
-    thread = ThreadPoolExecutor(1, "import")  # see `Reader`
+    parser = BookmarkParser(skip=seen, max_links=MAX_LINKS)
+    batches = _BatchWriter(running, import_id, seen)
+    thread = ThreadPoolExecutor(1, "import")  # see `BookmarkParser`
     try:
-        async with aclosing(_ahead(database, import_id, chunks, reader, thread)) as pieces:
+        async with aclosing(_read_ahead(database, import_id, chunks, parser, thread)) as pieces:
             async for links, size in pieces:
                 await batches.add(links, size)
     finally:
         thread.shutdown(wait=False)
-    error = reader.error or (None if reader.count else NO_LINKS)
-    warnings = (NOT_ALL if reader.is_full else None, reader.losses.sentence())
+    error = parser.error or (None if parser.count else NO_LINKS)
+    warnings = (TOO_MANY_LINKS if parser.is_full else None, parser.losses.summary())
     await batches.end(
         FAILED if error else DONE, error=error, warning=" ".join(filter(None, warnings)) or None
     )
 
 
-async def _ahead(
+async def _read_ahead(
     database: Database,
     import_id: int,
     chunks: Sequence[int],
-    reader: Reader,
+    parser: BookmarkParser,
     thread: ThreadPoolExecutor,
 ) -> AsyncGenerator[tuple[list[Bookmark], int], None]:
     """Yield the links of each piece and its bytes; the next one is read while these are written.
 
     Raises:
-        TakenOver: somebody has deleted the file.
+        JobTakenOverError: somebody has deleted the file.
     """
 
     loop = asyncio.get_running_loop()
 
     async def read(number: int | None) -> tuple[list[Bookmark], int]:
         if number is None:
-            return await loop.run_in_executor(thread, reader.close), 0
+            return await loop.run_in_executor(thread, parser.close), 0
         one = select(ImportChunk.content).where(
             ImportChunk.import_id == import_id, ImportChunk.number == number
         )
@@ -144,14 +144,14 @@ async def _ahead(
             content = await session.scalar(one)
         if content is None:
             raise JobTakenOverError
-        return await loop.run_in_executor(thread, reader.feed, content), len(content)
+        return await loop.run_in_executor(thread, parser.feed, content), len(content)
 
     following: asyncio.Task[tuple[list[Bookmark], int]] | None = None
     try:
         for number in [*chunks, None]:
             found = await following if following else None
             following = None
-            if number is None or not reader.is_over:
+            if number is None or not parser.is_finished:
                 following = asyncio.create_task(read(number))
             if found:
                 yield found
@@ -163,14 +163,14 @@ async def _ahead(
             await asyncio.gather(following, return_exceptions=True)
 
 
-class _Batches:
+class _BatchWriter:
     """Writes links as they come, each exactly once, whoever else thinks it has the same job.
 
     A batch and the note of it are one transaction. Before, it must be at the place where this left
     it, and the job must still be ours.
     """
 
-    def __init__(self, running: Running, import_id: int, seen: int) -> None:
+    def __init__(self, running: JobContext, import_id: int, seen: int) -> None:
         self._running = running
         self._import_id = import_id
         self._seen = seen
@@ -183,7 +183,7 @@ class _Batches:
         """Take links from so many bytes more of the file, and write what is a batch."""
         self._waiting += links
         self._position += size
-        while len(self._waiting) >= BATCH:
+        while len(self._waiting) >= BATCH_SIZE:
             async with self._running.database.write() as session:
                 mine = select(Job.id).where(
                     Job.id == self._running.id, Job.queue_manager_id == self._running.owner
@@ -191,8 +191,8 @@ class _Batches:
                 if await session.scalar(mine) is None:
                     raise JobTakenOverError
                 now = time.monotonic()
-                is_due = now >= self._told + EVENTS_APART
-                links = self._waiting[:BATCH]
+                is_due = now >= self._told + EVENT_INTERVAL_SECONDS
+                links = self._waiting[:BATCH_SIZE]
                 await self._write(session, links, tell=is_due, state=RUNNING)
             self._told = now if is_due else self._told
             self._done(links)
@@ -200,7 +200,7 @@ class _Batches:
     async def end(self, state: str, *, error: str | None, warning: str | None) -> None:
         """Write what is left, and end the job with it; the file is not needed any more."""
         async with self._running.complete() as session:
-            links = self._waiting[:BATCH]
+            links = self._waiting[:BATCH_SIZE]
             await session.execute(
                 delete(ImportChunk).where(ImportChunk.import_id == self._import_id)
             )
@@ -231,12 +231,12 @@ class _Batches:
             # It was committed after we had looked. The next attempt begins behind it.
             raise JobError("Another attempt was not at its end yet.", "moved")
         good = [link for link in links if link.url is not None]
-        fitting = await _fitting(session, user_id, good)
+        fitting = await _select_importable(session, user_id, good)
         self._is_limited = self._is_limited or len(fitting) < len(good)
         good = fitting
-        added = await _insert(session, user_id, good) if good else 0
+        added = await _insert_links(session, user_id, good) if good else 0
         if self._is_limited and "warning" in values:
-            values["warning"] = " ".join(filter(None, (NO_ROOM, values["warning"])))
+            values["warning"] = " ".join(filter(None, (ACCOUNT_FULL, values["warning"])))
         noted = (
             update(Import)
             .where(Import.id == self._import_id)
@@ -250,39 +250,39 @@ class _Batches:
             .returning(*COLUMNS)
             .execution_options(synchronize_session=False)
         )
-        progress = Progress(*(await session.execute(noted)).one())
+        progress = ImportProgress(*(await session.execute(noted)).one())
         if tell:
-            await publish(session, user_id, "import", **as_event(progress))
+            await publish(session, user_id, "import", **progress_event(progress))
 
 
-def as_event(progress: Progress) -> dict[str, Any]:
+def progress_event(progress: ImportProgress) -> dict[str, Any]:
     """Return what open pages are told."""
     names = ("id", "state", "seen", "added", "percent")
     return {name: getattr(progress, name) for name in names}
 
 
-async def _fitting(
+async def _select_importable(
     session: AsyncSession, user_id: int, links: Sequence[Bookmark]
 ) -> list[Bookmark]:
     """Return the links that are saved already, and as many others as the user has room for."""
-    room = max(0, await library.room(session, user_id))
+    room = max(0, await queries.remaining_links(session, user_id))
     if len(links) <= room:
         return list(links)
     urls = [link.url for link in links]
     mine = select(Link.url).where(Link.user_id == user_id, Link.url.in_(urls))
     known: set[str | None] = set(await session.scalars(mine))
-    fitting = []
+    importable = []
     for link in links:
         if link.url not in known:
             if not room:
                 continue
             room -= 1
             known.add(link.url)
-        fitting.append(link)
-    return fitting
+        importable.append(link)
+    return importable
 
 
-INSERT = text(
+INSERT_LINKS = text(
     """
     INSERT INTO links (
         user_id, url, title, title_given, description, description_given, tags, archived,
@@ -305,7 +305,7 @@ INSERT = text(
 )
 
 
-async def _insert(session: AsyncSession, user_id: int, links: Sequence[Bookmark]) -> int:
+async def _insert_links(session: AsyncSession, user_id: int, links: Sequence[Bookmark]) -> int:
     """Add links in one statement; return how many are new. The others stay as they are."""
     values = {
         "user_id": user_id,
@@ -316,7 +316,7 @@ async def _insert(session: AsyncSession, user_id: int, links: Sequence[Bookmark]
         "archived": [link.archived for link in links],
         "times": [link.created_at for link in links],
         "searches": [
-            index.whole(
+            search_index.search_vector(
                 user_id,
                 url=link.url or "",
                 title=link.title,
@@ -326,23 +326,23 @@ async def _insert(session: AsyncSession, user_id: int, links: Sequence[Bookmark]
             for link in links
         ],
     }
-    ids = (await session.scalars(INSERT, values)).all()
+    ids = (await session.scalars(INSERT_LINKS, values)).all()
     if ids:
-        await want_metadata(session, ids, in_bulk=True)
+        await request_metadata(session, ids, in_bulk=True)
     return len(ids)
 
 
-async def give_up(running: Running, words: str) -> None:
+async def record_final_failure(running: JobContext, words: str) -> None:
     """Tell the owner; the words are for administrators."""
     async with running.database.write() as session:
-        await _fail(session, Import.id == running.data["id"])
+        await _fail_imports(session, Import.id == running.data["id"])
 
 
-async def _fail(session: AsyncSession, condition: Any) -> None:
+async def _fail_imports(session: AsyncSession, condition: Any) -> None:
     failed = (
         update(Import)
         .where(condition, Import.state.in_((WAITING, RUNNING)))
-        .values(state=FAILED, error=GIVEN_UP, finished_at=func.now())
+        .values(state=FAILED, error=IMPORT_FAILED, finished_at=func.now())
         .returning(*COLUMNS, Import.user_id)
         .execution_options(synchronize_session=False)
     )
@@ -350,28 +350,28 @@ async def _fail(session: AsyncSession, condition: Any) -> None:
     ids = [row.id for row in rows]
     await session.execute(delete(ImportChunk).where(ImportChunk.import_id.in_(ids)))
     for row in sorted(rows, key=lambda each: each.user_id):
-        await publish(session, row.user_id, "import", **as_event(Progress(*row[:-1])))
+        await publish(session, row.user_id, "import", **progress_event(ImportProgress(*row[:-1])))
 
 
-async def tidy(running: Running) -> None:
+async def clean_up_imports(running: JobContext) -> None:
     """Remove broken uploads and old imports; fail those that nobody works on any more."""
-    lost = (Import.state == RECEIVING) & (Import.created_at < func.now() - LOST_UPLOAD)
-    old = Import.created_at < func.now() - KEPT
+    lost = (Import.state == RECEIVING) & (Import.created_at < func.now() - STALE_UPLOAD_AGE)
+    old = Import.created_at < func.now() - RETENTION
     async with running.complete() as session:
         await session.execute(delete(Import).where(or_(lost, old)))
-        await _fail(session, Import.created_at < func.now() - LOST_IMPORT)
+        await _fail_imports(session, Import.created_at < func.now() - STALE_IMPORT_AGE)
 
 
 # Two at a time: each keeps the database as busy as many people who save a link.
-TASK = Task(
+IMPORT_TASK = Task(
     "links.import",
-    read_file,
+    import_file,
     timeout=1800,
-    back_off=(5, 30, 120),
-    at_once=2,
-    shown=("id",),
-    given_up=give_up,
+    backoff_seconds=(5, 30, 120),
+    max_concurrent=2,
+    logged_fields=("id",),
+    on_failure=record_final_failure,
 )
-TIDY = Task("links.tidy_imports", tidy)
-TASKS = (TASK,)
-SCHEDULES = (Schedule(TIDY, "10 * * * *"),)
+CLEANUP_TASK = Task("links.tidy_imports", clean_up_imports)
+TASKS = (IMPORT_TASK,)
+SCHEDULES = (Schedule(CLEANUP_TASK, "10 * * * *"),)

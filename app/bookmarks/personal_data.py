@@ -7,11 +7,13 @@ from typing import Any
 from sqlalchemy import select
 
 from app.bookmarks.models import Import
-from app.site import Part
+from app.site import PersonalDataSection
 from quart_upsun.database import Database
 
 
-async def imports(database: Database, user_id: int) -> AsyncIterator[Sequence[dict[str, Any]]]:
+async def export_imports(
+    database: Database, user_id: int
+) -> AsyncIterator[Sequence[dict[str, Any]]]:
     names = ("id", "created_at", "finished_at", "state", "size", "seen", "added", "refused")
     columns = [getattr(Import, name) for name in (*names, "error", "warning")]
     mine = select(*columns).where(Import.user_id == user_id).order_by(Import.id)
@@ -26,4 +28,4 @@ async def imports(database: Database, user_id: int) -> AsyncIterator[Sequence[di
     ]
 
 
-PARTS = (Part("imports", imports, ("link_imports", "link_import_chunks")),)
+SECTIONS = (PersonalDataSection("imports", export_imports, ("link_imports", "link_import_chunks")),)

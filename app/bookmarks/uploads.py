@@ -12,31 +12,33 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.bookmarks.jobs import (
     COLUMNS,
-    LOST_UPLOAD,
+    IMPORT_TASK,
     RECEIVING,
-    TASK,
+    STALE_UPLOAD_AGE,
     UNFINISHED,
     WAITING,
-    Progress,
-    as_event,
+    ImportProgress,
+    progress_event,
 )
 from app.bookmarks.models import Import, ImportChunk
 from app.user.models import User
 from quart_upsun.database import Database, DatabaseUnavailableError
-from quart_upsun.http.bodies import Larger
+from quart_upsun.http.bodies import BodyLimit
 from quart_upsun.jobs.queue import enqueue
 from quart_upsun.live.events import publish
 from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
 
-LARGEST_FILE = 32 * 1024 * 1024  # bytes
-ARRIVAL = 300.0  # seconds that a file may take to arrive
+MAX_FILE_BYTES = 32 * 1024 * 1024  # bytes
+UPLOAD_TIMEOUT_SECONDS = 300.0  # seconds that a file may take to arrive
 # A row. Small enough to be read in a moment; each is a transaction, of which there should be few.
-CHUNK = 256 * 1024
+CHUNK_BYTES = 256 * 1024
 
-FILE = Larger(LARGEST_FILE, ARRIVAL)
-FORM = Larger(LARGEST_FILE + 64 * 1024, ARRIVAL)  # what is around the file
+FILE_BODY_LIMIT = BodyLimit(MAX_FILE_BYTES, UPLOAD_TIMEOUT_SECONDS)
+FORM_BODY_LIMIT = BodyLimit(
+    MAX_FILE_BYTES + 64 * 1024, UPLOAD_TIMEOUT_SECONDS
+)  # what is around the file
 
 
 class ImportInProgressError(Exception):
@@ -51,7 +53,7 @@ class AccountDeletedError(Exception):
     """The account was deleted while the file arrived."""
 
 
-async def receive(database: Database, user_id: int, chunks: AsyncIterator[bytes]) -> int:
+async def receive_upload(database: Database, user_id: int, chunks: AsyncIterator[bytes]) -> int:
     """Keep a file as it arrives, and ask for it to be read; return the number of the import.
 
     Each piece is a transaction of its own, and nothing is held while the next one arrives. The
@@ -70,19 +72,19 @@ async def receive(database: Database, user_id: int, chunks: AsyncIterator[bytes]
         Exception: whatever `chunks` raises.
     """
     try:
-        return await _receive(database, user_id, chunks)
+        return await _store_upload(database, user_id, chunks)
     except (IntegrityError, NoResultFound):  # the rows went with their user
         raise AccountDeletedError from None
 
 
-async def _receive(database: Database, user_id: int, chunks: AsyncIterator[bytes]) -> int:
+async def _store_upload(database: Database, user_id: int, chunks: AsyncIterator[bytes]) -> int:
     async with database.write() as session:
-        import_id = await _begin(session, user_id)
+        import_id = await _create_import(session, user_id)
     try:
         number = size = 0
-        async for content in _pieces(chunks):
+        async for content in _rechunk(chunks):
             size += len(content)
-            if size > LARGEST_FILE:
+            if size > MAX_FILE_BYTES:
                 raise RequestEntityTooLarge
             row = insert(ImportChunk).values(import_id=import_id, number=number, content=content)
             async with database.write() as session:
@@ -91,17 +93,17 @@ async def _receive(database: Database, user_id: int, chunks: AsyncIterator[bytes
         if not size:
             raise EmptyFileError
         async with database.write() as session:
-            await _wait(session, user_id, import_id, size)
+            await _enqueue_import(session, user_id, import_id, size)
     except BaseException:
-        await _forget(database, import_id)
+        await _delete_upload(database, import_id)
         raise
     return import_id
 
 
-async def _begin(session: AsyncSession, user_id: int) -> int:
+async def _create_import(session: AsyncSession, user_id: int) -> int:
     # One after the other: two uploads of the same moment would not see each other.
     await session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))
-    lost = Import.created_at < func.now() - LOST_UPLOAD
+    lost = Import.created_at < func.now() - STALE_UPLOAD_AGE
     mine = Import.user_id == user_id
     await session.execute(delete(Import).where(mine, Import.state == RECEIVING, lost))
     if await session.scalar(select(Import.id).where(mine, Import.state.in_(UNFINISHED)).limit(1)):
@@ -110,7 +112,7 @@ async def _begin(session: AsyncSession, user_id: int) -> int:
     return (await session.execute(new)).scalar_one()
 
 
-async def _wait(session: AsyncSession, user_id: int, import_id: int, size: int) -> None:
+async def _enqueue_import(session: AsyncSession, user_id: int, import_id: int, size: int) -> None:
     """Ask for the file to be read, which is whole."""
     whole = (
         update(Import)
@@ -119,24 +121,24 @@ async def _wait(session: AsyncSession, user_id: int, import_id: int, size: int) 
         .returning(*COLUMNS)
         .execution_options(synchronize_session=False)
     )
-    progress = Progress(*(await session.execute(whole)).one())
-    await enqueue(session, TASK, key=f"{TASK.name} {import_id}", id=import_id)
-    await publish(session, user_id, "import", **as_event(progress))
+    progress = ImportProgress(*(await session.execute(whole)).one())
+    await enqueue(session, IMPORT_TASK, key=f"{IMPORT_TASK.name} {import_id}", id=import_id)
+    await publish(session, user_id, "import", **progress_event(progress))
 
 
-async def _pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the same content in pieces of `CHUNK`."""
+async def _rechunk(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the same content in pieces of `CHUNK_BYTES`."""
     kept = bytearray()
     async for content in chunks:
         kept += content
-        while len(kept) >= CHUNK:
-            yield bytes(kept[:CHUNK])
-            del kept[:CHUNK]
+        while len(kept) >= CHUNK_BYTES:
+            yield bytes(kept[:CHUNK_BYTES])
+            del kept[:CHUNK_BYTES]
     if kept:
         yield bytes(kept)
 
 
-async def _forget(database: Database, import_id: int) -> None:
+async def _delete_upload(database: Database, import_id: int) -> None:
     """Delete what came of an upload that has broken off; if that fails, `tidy` does it later."""
     # Once it waits for its job, it has not broken off: only the answer has.
     broken_off = delete(Import).where(Import.id == import_id, Import.state == RECEIVING)

@@ -10,10 +10,9 @@ from sqlalchemy import bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import hooks, index
+from app.links import hooks, search_index
 from app.links.models import Icon, Link
 from quart_upsun.database import Base
-from quart_upsun.database.statements import Statement
 from quart_upsun.fetching import (
     Fetched,
     Fetcher,
@@ -23,7 +22,7 @@ from quart_upsun.fetching import (
     image_type,
     turn,
 )
-from quart_upsun.jobs.queue import JobError, Running, Schedule, Task, enqueue_many
+from quart_upsun.jobs.queue import JobContext, JobError, Schedule, Task, enqueue_many
 from quart_upsun.live.events import publish
 
 BULK_PRIORITY = -10  # of fetches that nobody waits for
@@ -32,27 +31,27 @@ REFETCH_BATCH = 500
 
 # Of the table: what is built of the model takes a job's time at the processor twice.
 _links = Base.metadata.tables[Link.__tablename__]
-URL = Statement(
-    select(_links.c.url, _links.c.user_id).where(_links.c.id == bindparam("link")), tuple
-)
+SELECT_URL = select(_links.c.url, _links.c.user_id).where(_links.c.id == bindparam("link"))
 
 # A change locks the link before it asks for a fetch, so a fetch does the same before it ends.
-LOCK = select(_links.c.id).where(_links.c.id == bindparam("link")).with_for_update(key_share=True)
+LOCK_LINK = (
+    select(_links.c.id).where(_links.c.id == bindparam("link")).with_for_update(key_share=True)
+)
 
 # What the owner has given stays.
-GIVEN = select(_links.c.user_id, _links.c.title_given, _links.c.description_given).where(
-    _links.c.id == bindparam("link")
-)
+SELECT_GIVEN_FIELDS = select(
+    _links.c.user_id, _links.c.title_given, _links.c.description_given
+).where(_links.c.id == bindparam("link"))
 
 
 def init_app(app: Quart) -> None:
     """Fetch the pages of links that want metadata, and show how that goes where links are shown."""
-    hooks.metadata_wanted.connect(fetch_metadata)
+    hooks.metadata_requested.connect(enqueue_requested_fetches)
     hooks.add_template(app, "state", "fetching/state.html")
     hooks.add_template(app, "actions", "fetching/action.html")
 
 
-async def fetch_metadata(
+async def enqueue_requested_fetches(
     _: object, *, session: AsyncSession, link_ids: Sequence[int], in_bulk: bool
 ) -> None:
     """Enqueue the fetches of links that want metadata; see `app.links.hooks`."""
@@ -73,20 +72,20 @@ async def enqueue_fetches(
         return
     await enqueue_many(
         session,
-        FETCH if priority is None else replace(FETCH, priority=priority),
+        FETCH_TASK if priority is None else replace(FETCH_TASK, priority=priority),
         [{"link": each} for each in ids],
-        keys=[f"{FETCH.name} {each}" for each in ids],
+        keys=[f"{FETCH_TASK.name} {each}" for each in ids],
     )
 
 
-async def fetch(running: Running) -> None:
+async def fetch_link(running: JobContext) -> None:
     """Fetch a link's page and icon, and store what the page says about itself."""
     link_id = running.data["link"]
-    async with running.database.direct() as connection:
-        found = await URL.rows(connection, link=link_id)
-    if not found:  # deleted meanwhile
+    async with running.database.read() as session:
+        found = (await session.execute(SELECT_URL, {"link": link_id})).one_or_none()
+    if found is None:  # deleted meanwhile
         return
-    url, owner = found[0]
+    url, owner = found
     fetcher: Fetcher = current_app.extensions["fetcher"]
     try:
         async with turn(running, fetcher, owner=owner) as visit:
@@ -98,27 +97,27 @@ async def fetch(running: Running) -> None:
 
 
 async def _store_page(
-    running: Running, link_id: int, page: PageMetadata, icon: Fetched | None
+    running: JobContext, link_id: int, page: PageMetadata, icon: Fetched | None
 ) -> None:
-    async with running.complete(LOCK, {"link": link_id}) as session:
+    async with running.complete(LOCK_LINK, {"link": link_id}) as session:
         values: dict[str, Any] = {"description": page.description or "", "fetch_error": None}
         if icon is not None:
             values["icon_digest"] = await _store_icon(session, icon)
         if page.title:
             values["title"] = page.title
-        await _store(session, link_id, **values)
+        await _store_result(session, link_id, **values)
 
 
-async def _store_failure(running: Running, link_id: int, error: FetchError) -> None:
+async def _store_failure(running: JobContext, link_id: int, error: FetchError) -> None:
     """Tell the link's owner, but not administrators: dead pages are none of their concern.
 
     Raises:
         Failed: to retry.
     """
     sentence = str(error)
-    if error.permanent or running.attempt > len(FETCH.back_off):
-        async with running.complete(LOCK, {"link": link_id}) as session:
-            await _store(session, link_id, fetch_error=sentence)
+    if error.permanent or running.attempt > len(FETCH_TASK.backoff_seconds):
+        async with running.complete(LOCK_LINK, {"link": link_id}) as session:
+            await _store_result(session, link_id, fetch_error=sentence)
         return
     async with running.database.write() as session:
         owner = await session.scalar(
@@ -132,9 +131,9 @@ async def _store_failure(running: Running, link_id: int, error: FetchError) -> N
     raise JobError(sentence, "not fetched")
 
 
-async def _store(session: AsyncSession, link_id: int, **values: Any) -> None:
+async def _store_result(session: AsyncSession, link_id: int, **values: Any) -> None:
     """Store how a fetch ended, and tell the owner's open pages."""
-    link = (await session.execute(GIVEN, {"link": link_id})).one_or_none()
+    link = (await session.execute(SELECT_GIVEN_FIELDS, {"link": link_id})).one_or_none()
     if link is None:  # deleted meanwhile
         return
     if link.title_given:
@@ -142,7 +141,7 @@ async def _store(session: AsyncSession, link_id: int, **values: Any) -> None:
     if link.description_given:
         values.pop("description", None)
     if texts := {name: values[name] for name in ("title", "description") if name in values}:
-        values["search"] = index.changed(link.user_id, Link.search, **texts)
+        values["search"] = search_index.updated_search_vector(link.user_id, Link.search, **texts)
     await session.execute(
         update(_links)
         .where(_links.c.id == link_id)
@@ -167,16 +166,18 @@ async def _store_icon(session: AsyncSession, icon: Fetched) -> bytes:
     return digest
 
 
-async def refetch(running: Running) -> None:
+async def enqueue_refetches(running: JobContext) -> None:
     """Ask for the pages whose last attempt is longest ago, the same number for each owner.
 
     The attempt is recorded here, before it is made: a page that never answers, or breaks the job,
     is not asked for again in the next round.
     """
     async with running.database.read() as session:
-        owners = (await session.scalars(OWNERS, {"limit": REFETCH_BATCH})).all()
-        each = -(-REFETCH_BATCH // max(len(owners), 1))
-        ids = (await session.scalars(DUE, {"owners": owners, "limit": each})).all()
+        owners = (await session.scalars(SELECT_DUE_OWNERS, {"limit": REFETCH_BATCH})).all()
+        per_owner = -(-REFETCH_BATCH // max(len(owners), 1))
+        ids = (
+            await session.scalars(SELECT_DUE_LINKS, {"owners": owners, "limit": per_owner})
+        ).all()
     async with running.complete() as session:
         attempt = update(_links).where(_links.c.id.in_(ids)).values(attempted_at=func.now())
         await session.execute(attempt)
@@ -189,7 +190,7 @@ _IS_DUE = f"""
     OR attempted_at IS NULL AND created_at < now() - interval '1 hour')
 """
 # Those whose turn is longest ago; one look into the index for each owner of links.
-OWNERS = text(
+SELECT_DUE_OWNERS = text(
     f"""
     WITH RECURSIVE owner AS (
         (SELECT user_id FROM links ORDER BY user_id LIMIT 1)
@@ -204,7 +205,7 @@ OWNERS = text(
     ORDER BY oldest.attempted_at NULLS FIRST LIMIT :limit
     """  # noqa: S608 only constants of this module
 )
-DUE = text(
+SELECT_DUE_LINKS = text(
     f"""
     SELECT link.id FROM unnest(CAST(:owners AS bigint[])) AS owner (user_id) CROSS JOIN LATERAL (
         SELECT id FROM links WHERE user_id = owner.user_id AND {_IS_DUE}
@@ -214,22 +215,24 @@ DUE = text(
 )
 
 
-async def give_up(running: Running, words: str) -> None:
+async def record_final_failure(running: JobContext, words: str) -> None:
     """Tell the owner of a link whose fetch failed for an unknown reason every time."""
     async with running.database.write() as session:
-        await _store(session, running.data["link"], fetch_error="The page could not be read.")
+        await _store_result(
+            session, running.data["link"], fetch_error="The page could not be read."
+        )
 
 
-FETCH = Task(
+FETCH_TASK = Task(
     "links.fetch",
-    fetch,
+    fetch_link,
     timeout=120,  # more than a page and its icons can take
-    back_off=(60, 600, 3600),
+    backoff_seconds=(60, 600, 3600),
     priority=10,
-    is_kept=False,  # what a page does is a matter of its link's owner
-    given_up=give_up,
+    is_kept_after_failure=False,  # what a page does is a matter of its link's owner
+    on_failure=record_final_failure,
 )
-REFETCH = Task("links.refetch", refetch)
+REFETCH_TASK = Task("links.refetch", enqueue_refetches)
 
-TASKS = (FETCH,)
-SCHEDULES = (Schedule(REFETCH, "*/15 * * * *"),)
+TASKS = (FETCH_TASK,)
+SCHEDULES = (Schedule(REFETCH_TASK, "*/15 * * * *"),)

@@ -5,26 +5,26 @@ from quart.typing import ResponseReturnValue
 
 from app.extensions import database
 from app.fetching.jobs import enqueue_fetches
-from app.links import library
-from app.links.views import LINK
-from app.user.login import login_required, member
+from app.links import queries
+from app.links.views import LINK_PATH
+from app.user.login import logged_in_user, login_required
 from quart_upsun.policy import no_store, not_audited
 from quart_upsun.security.limits import Limit, by_account, rate_limit
 
 blueprint = Blueprint("fetching", __name__, url_prefix="/links")
 
-FETCHES = Limit("links-fetch", 20, 60)
+FETCH_LIMIT = Limit("links-fetch", 20, 60)
 
 
-@blueprint.post(f"{LINK}fetch/")
+@blueprint.post(f"{LINK_PATH}fetch/")
 @no_store
 @login_required
-@rate_limit(FETCHES, by_account)
+@rate_limit(FETCH_LIMIT, by_account)
 @not_audited("concerns no account")
 async def refetch(link_id: int) -> ResponseReturnValue:
     """Fetch the page of a link again."""
     async with database.write() as session:
-        if await library.get(session, member().id, link_id) is None:
+        if await queries.get_link(session, logged_in_user().id, link_id) is None:
             abort(404)
         await enqueue_fetches(session, [link_id])
     await flash("The page is being fetched again.", "info")

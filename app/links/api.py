@@ -11,11 +11,13 @@ from quart_schema import tag_blueprint
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.extensions import database
-from app.links import addresses, library, search
-from app.links.library import Item
-from app.links.models import DESCRIPTION_LENGTH, TAG_LENGTH, TAGS, TITLE_LENGTH, URL_LENGTH
-from app.links.selection import SEARCHES, STATES
-from quart_upsun.api.auth import by_caller, caller, scope_required
+from app.links import queries, search
+from app.links.models import DESCRIPTION_LENGTH, MAX_TAGS, TAG_LENGTH, TITLE_LENGTH, URL_LENGTH
+from app.links.queries import LinkItem
+from app.links.selection import SEARCH_LIMIT, STATES
+from app.links.tags import parse_tag
+from quart_upsun import urls
+from quart_upsun.api.auth import by_caller, current_caller, scope_required
 from quart_upsun.api.idempotency import idempotent
 from quart_upsun.api.problems import DETAILS, Problem
 from quart_upsun.api.scopes import Scope
@@ -27,10 +29,10 @@ from quart_upsun.api.validation import (
     validate_json,
     validate_query,
 )
-from quart_upsun.database import LARGEST_ID
+from quart_upsun.database import MAX_ID
 from quart_upsun.http import preconditions
 from quart_upsun.policy import no_rate_limit, no_store, not_audited
-from quart_upsun.security.limits import Limit, rate_limit, searching
+from quart_upsun.security.limits import Limit, is_search, rate_limit
 from quart_upsun.text import clean, clean_lines
 
 blueprint = Blueprint("links_api", __name__, url_prefix="/api/v1")
@@ -39,35 +41,35 @@ tag_blueprint(blueprint, ["Links"])
 READ = Scope("links:read", "See your links and tags")
 WRITE = Scope("links:write", "Save, change and delete links")
 
-CHANGES = Limit("links_api", count=300, seconds=60)
+CHANGE_LIMIT = Limit("links_api", count=300, seconds=60)
 
-LINK = "/links/<id:id>"
-NEXT = {"Link": "The next page, as RFC 8288 has it"}
-ENTITY_TAG = {"ETag": "The version of the link, for `If-Match`"}
-NO_SUCH_LINK = "You have no link of this number."
+LINK_PATH = "/links/<id:id>"
+NEXT_LINK_HEADER = {"Link": "The next page, as RFC 8288 has it"}
+ETAG_HEADER = {"ETag": "The version of the link, for `If-Match`"}
+LINK_NOT_FOUND = "You have no link of this number."
 
-Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
-
-
-Tag = Annotated[Text, Field(max_length=TAG_LENGTH), AfterValidator(addresses.one_tag)]
-Tags = Annotated[list[Tag], Field(max_length=TAGS)]
+Id = Annotated[int, Field(ge=1, le=MAX_ID)]
 
 
-def _cleaned(function: Callable[[str], str], most: int) -> AfterValidator:
+Tag = Annotated[Text, Field(max_length=TAG_LENGTH), AfterValidator(parse_tag)]
+Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS)]
+
+
+def _clean_validator(clean_function: Callable[[str], str], max_length: int) -> AfterValidator:
     """Clean a text; NFC can make it longer than it was when its length was checked."""
 
     def check(text: str) -> str:
-        result = function(text)
-        if len(result) > most:
-            raise ValueError(f"String should have at most {most} characters")
+        result = clean_function(text)
+        if len(result) > max_length:
+            raise ValueError(f"String should have at most {max_length} characters")
         return result
 
     return AfterValidator(check)
 
 
-Title = Annotated[Text, Field(max_length=TITLE_LENGTH), _cleaned(clean, TITLE_LENGTH)]
+Title = Annotated[Text, Field(max_length=TITLE_LENGTH), _clean_validator(clean, TITLE_LENGTH)]
 Description = Annotated[
-    Text, Field(max_length=DESCRIPTION_LENGTH), _cleaned(clean_lines, DESCRIPTION_LENGTH)
+    Text, Field(max_length=DESCRIPTION_LENGTH), _clean_validator(clean_lines, DESCRIPTION_LENGTH)
 ]
 
 
@@ -139,7 +141,7 @@ class TagsQuery(BaseModel):
     )
 
 
-class Query(BaseModel):
+class LinksQuery(BaseModel):
     """Which part of the list."""
 
     limit: int = Field(20, ge=1, le=100, description="How many at most")
@@ -157,84 +159,88 @@ class Query(BaseModel):
 @blueprint.get("/links")
 @no_store
 @scope_required(READ)
-@rate_limit(SEARCHES, by_caller, when=searching)
+@rate_limit(SEARCH_LIMIT, by_caller, when=is_search)
 @no_rate_limit("one page by an index")
-@validate_query(Query)
-@document_response(200, LinksAnswer, headers=NEXT)
-async def index(query: Query) -> Response:
+@validate_query(LinksQuery)
+@document_response(200, LinksAnswer, headers=NEXT_LINK_HEADER)
+async def index(query: LinksQuery) -> Response:
     """List links, or search them."""
     limit = query.limit
     if query.q is None:
         async with database.direct() as connection:
-            items = await library.page(
+            items = await queries.list_links(
                 connection,
-                caller().id,
+                current_caller().id,
                 archived=STATES[query.state],
                 tag=query.tag,
                 before=query.before,
                 limit=limit + 1,  # one more tells whether there is a next page
             )
-        following = {"before": str(items[limit - 1].id)} if len(items) > limit else {}
+        next_parameters = {"before": str(items[limit - 1].id)} if len(items) > limit else {}
     else:
         async with database.read() as session:
             try:
                 found = await search.search(
-                    session, caller().id, query.q, after=query.after, limit=limit + 1
+                    session, current_caller().id, query.q, after=query.after, limit=limit + 1
                 )
             except ValueError:
                 raise Problem(422, "`after` is not from a `next` of this search.") from None
         items = [each.item for each in found]
-        following = {"after": found[limit - 1].cursor} if len(found) > limit else {}
-    link = _next(following)
-    return _page(LinksAnswer.model_validate({"items": items[:limit], "next": link}), link)
+        next_parameters = {"after": found[limit - 1].cursor} if len(found) > limit else {}
+    link = _next_page_url(next_parameters)
+    return _page_response(LinksAnswer.model_validate({"items": items[:limit], "next": link}), link)
 
 
 @blueprint.post("/links")
 @no_store
 @scope_required(WRITE)
-@rate_limit(CHANGES, by_caller)
+@rate_limit(CHANGE_LIMIT, by_caller)
 @not_audited("concerns no account's security")
 @validate_json(NewLink)
-@document_response(201, LinkAnswer, headers={"Location": "Where it is", **ENTITY_TAG})
-@document_response(200, LinkAnswer, headers={"Location": "Where it is", **ENTITY_TAG})
+@document_response(201, LinkAnswer, headers={"Location": "Where it is", **ETAG_HEADER})
+@document_response(200, LinkAnswer, headers={"Location": "Where it is", **ETAG_HEADER})
 @idempotent
 async def save(data: NewLink, session: AsyncSession) -> Response:
     """Save a link. One that is there already stays as it is, and is answered with 200."""
     try:
-        url = addresses.normalize(data.url)
+        url = urls.normalize_url(data.url)
     except ValueError as error:
-        raise _unfit(str(error), "#/url") from None
+        raise _validation_problem(str(error), "#/url") from None
     tags = sorted(set(data.tags))
     try:
-        item, is_new = await library.save(session, caller().id, url, title=data.title, tags=tags)
-    except library.TooManyLinksError:
-        raise Problem(422, library.TOO_MANY) from None
-    return _answer(item, 201 if is_new else 200, Location=url_for("links_api.show", id=item.id))
+        item, is_new = await queries.save_link(
+            session, current_caller().id, url, title=data.title, tags=tags
+        )
+    except queries.TooManyLinksError:
+        raise Problem(422, queries.TOO_MANY_LINKS) from None
+    return _link_response(
+        item, 201 if is_new else 200, Location=url_for("links_api.show", id=item.id)
+    )
 
 
-@blueprint.get(LINK)
+@blueprint.get(LINK_PATH)
 @no_store
 @scope_required(READ)
 @no_rate_limit("one row by its key")
-@document_response(200, LinkAnswer, headers=ENTITY_TAG)
+@document_response(200, LinkAnswer, headers=ETAG_HEADER)
 @document_response(304)
 @document_problem(412, DETAILS[412])
 async def show(id: int) -> Response:
     """Return a link."""
     async with database.read() as session:
-        item = await library.get(session, caller().id, id)
+        item = await queries.get_link(session, current_caller().id, id)
     if item is None:
-        raise Problem(404, NO_SUCH_LINK)
-    return preconditions.conditional(_answer(item))
+        raise Problem(404, LINK_NOT_FOUND)
+    return preconditions.make_conditional(_link_response(item))
 
 
-@blueprint.patch(LINK)
+@blueprint.patch(LINK_PATH)
 @no_store
 @scope_required(WRITE)
-@rate_limit(CHANGES, by_caller)
+@rate_limit(CHANGE_LIMIT, by_caller)
 @not_audited("concerns no account's security")
 @validate_json(LinkChange)
-@document_response(200, LinkAnswer, headers=ENTITY_TAG)
+@document_response(200, LinkAnswer, headers=ETAG_HEADER)
 @document_problem(412, DETAILS[412])
 async def change(id: int, data: LinkChange) -> Response:
     """Change a link; with `If-Match` only if it is at one of these versions."""
@@ -244,18 +250,18 @@ async def change(id: int, data: LinkChange) -> Response:
     async with database.write() as session:
         await _require_version(session, id)
         if values:
-            item = await library.change(session, caller().id, id, **values)
+            item = await queries.update_link(session, current_caller().id, id, **values)
         else:
-            item = await library.get(session, caller().id, id)
+            item = await queries.get_link(session, current_caller().id, id)
     if item is None:
-        raise Problem(404, NO_SUCH_LINK)
-    return _answer(item)
+        raise Problem(404, LINK_NOT_FOUND)
+    return _link_response(item)
 
 
-@blueprint.delete(LINK)
+@blueprint.delete(LINK_PATH)
 @no_store
 @scope_required(WRITE)
-@rate_limit(CHANGES, by_caller)
+@rate_limit(CHANGE_LIMIT, by_caller)
 @not_audited("concerns no account's security")
 @document_response(204)
 @document_problem(412, DETAILS[412])
@@ -263,9 +269,9 @@ async def remove(id: int) -> Response:
     """Delete a link; with `If-Match` only if it is at one of these versions."""
     async with database.write() as session:
         await _require_version(session, id)
-        gone = await library.remove(session, caller().id, id)
+        gone = await queries.delete_link(session, current_caller().id, id)
     if not gone:
-        raise Problem(404, NO_SUCH_LINK)
+        raise Problem(404, LINK_NOT_FOUND)
     return Response(status=204)
 
 
@@ -274,23 +280,25 @@ async def remove(id: int) -> Response:
 @scope_required(READ)
 @no_rate_limit("one page by an index")
 @validate_query(TagsQuery)
-@document_response(200, TagsAnswer, headers=NEXT)
+@document_response(200, TagsAnswer, headers=NEXT_LINK_HEADER)
 async def tags(query: TagsQuery) -> Response:
     """List the tags that links have."""
     limit = query.limit
     async with database.read() as session:
-        found = await library.tags(session, caller().id, after=query.after, limit=limit + 1)
-    link = _next({"after": found[limit - 1]} if len(found) > limit else {})
-    return _page(TagsAnswer(items=found[:limit], next=link), link)
+        found = await queries.list_tags(
+            session, current_caller().id, after=query.after, limit=limit + 1
+        )
+    link = _next_page_url({"after": found[limit - 1]} if len(found) > limit else {})
+    return _page_response(TagsAnswer(items=found[:limit], next=link), link)
 
 
-def _answer(item: Item, status: int = 200, **headers: str) -> Response:
+def _link_response(item: LinkItem, status: int = 200, **headers: str) -> Response:
     return json_response(
         LinkAnswer.model_validate(item), status, headers={"ETag": _etag(item), **headers}
     )
 
 
-def _etag(item: Item) -> str:
+def _etag(item: LinkItem) -> str:
     return f'"{item.version}"'
 
 
@@ -303,25 +311,25 @@ async def _require_version(session: AsyncSession, link_id: int) -> None:
         PreconditionFailed: the link is at another version.
         BadRequest: a precondition is malformed.
     """
-    if preconditions.present():
-        item = await library.get(session, caller().id, link_id, lock=True)
+    if preconditions.has_preconditions():
+        item = await queries.get_link(session, current_caller().id, link_id, lock=True)
         if item is not None:
-            preconditions.require(str(item.version))
+            preconditions.require_preconditions(str(item.version))
 
 
-def _page(page: BaseModel, link: str | None) -> Response:
+def _page_response(page: BaseModel, link: str | None) -> Response:
     return json_response(page, headers={"Link": f'<{link}>; rel="next"'} if link else {})
 
 
-def _next(following: dict[str, str]) -> str | None:
+def _next_page_url(next_parameters: dict[str, str]) -> str | None:
     """Return the address of the next part: this one, but for where it begins."""
-    if not following:
+    if not next_parameters:
         return None
     kept = {name: value for name, value in request.args.items() if name not in {"before", "after"}}
-    return f"{request.path}?{urlencode({**kept, **following})}"
+    return f"{request.path}?{urlencode({**kept, **next_parameters})}"
 
 
-def _unfit(detail: str, pointer: str) -> Problem:
+def _validation_problem(detail: str, pointer: str) -> Problem:
     return Problem(
         422, "What was sent does not fit.", errors=[{"detail": detail, "pointer": pointer}]
     )

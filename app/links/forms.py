@@ -5,12 +5,13 @@ from wtforms.form import BaseForm
 from wtforms.validators import Length, NumberRange, Optional
 from wtforms.widgets import HiddenInput
 
-from app.links import addresses
+from app.links import tags
 from app.links.models import TITLE_LENGTH
-from quart_upsun.web.forms import one_line, stripped
+from quart_upsun import urls
+from quart_upsun.web.forms import clean_line, strip
 
-PLAIN = {"autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
-LATEST_VERSION = 2**31 - 1  # that the column can hold
+PLAIN_TEXT_ATTRIBUTES = {"autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
+MAX_VERSION = 2**31 - 1  # that the column can hold
 
 
 class TagsField(StringField):
@@ -20,14 +21,17 @@ class TagsField(StringField):
 
     def pre_validate(self, form: BaseForm) -> None:
         try:
-            self.tags = addresses.tags(self.data or "")
+            self.tags = tags.parse_tags(self.data or "")
         except ValueError as error:
             raise ValidationError(str(error)) from None
 
 
 def tags_field() -> TagsField:
     return TagsField(
-        "Tags", description="Separated by spaces.", filters=[stripped], render_kw=PLAIN
+        "Tags",
+        description="Separated by spaces.",
+        filters=[strip],
+        render_kw=PLAIN_TEXT_ATTRIBUTES,
     )
 
 
@@ -35,12 +39,14 @@ class SaveForm(Form):
     """Something to read."""
 
     # Not of the type `url`: whoever types `example.com` means a page.
-    url = StringField("Address", filters=[stripped], render_kw={"inputmode": "url", **PLAIN})
+    url = StringField(
+        "Address", filters=[strip], render_kw={"inputmode": "url", **PLAIN_TEXT_ATTRIBUTES}
+    )
     tags = tags_field()
 
     def validate_url(self, field: StringField) -> None:
         try:
-            field.data = addresses.normalize(field.data or "")
+            field.data = urls.normalize_url(field.data or "")
         except ValueError as error:
             raise ValidationError(str(error)) from None
 
@@ -51,12 +57,12 @@ class EditForm(Form):
     title = StringField(
         "Title",
         description="Without one, the page's own.",
-        filters=[one_line],
+        filters=[clean_line],
         validators=[Length(max=TITLE_LENGTH, message=f"At most {TITLE_LENGTH} characters.")],
         render_kw={"autocomplete": "off"},
     )
     tags = tags_field()
     version = IntegerField(
-        widget=HiddenInput(), validators=[Optional(), NumberRange(0, LATEST_VERSION)]
+        widget=HiddenInput(), validators=[Optional(), NumberRange(0, MAX_VERSION)]
     )
     """The link as it was when the form was made."""

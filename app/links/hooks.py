@@ -1,6 +1,6 @@
 """How other features add to links, which import none of them.
 
-- `metadata_wanted` is a signal to connect an async function to. It is sent in the transaction in
+- `metadata_requested` is a signal to connect an async function to. It is sent in the transaction in
   which links are saved without a title or description, or lose theirs. Like signals of Flask it is
   the process's, so a receiver takes all it needs from its arguments:
   `async def receiver(_: object, *, session, link_ids, in_bulk)`.
@@ -14,20 +14,20 @@ from blinker import Signal
 from quart import Quart
 from sqlalchemy.ext.asyncio import AsyncSession
 
-metadata_wanted = Signal()
+metadata_requested = Signal()
 
 
-async def want_metadata(
+async def request_metadata(
     session: AsyncSession, link_ids: Sequence[int], *, in_bulk: bool = False
 ) -> None:
-    """Tell the receivers of `metadata_wanted` that links could use what their pages say.
+    """Tell the receivers of `metadata_requested` that links could use what their pages say.
 
     Args:
         session: of `write()`.
         link_ids: which.
         in_bulk: whether these are so many that links saved one at a time should go first.
     """
-    await metadata_wanted.send_async(session=session, link_ids=link_ids, in_bulk=in_bulk)
+    await metadata_requested.send_async(session=session, link_ids=link_ids, in_bulk=in_bulk)
 
 
 def init_app(app: Quart) -> None:

@@ -5,11 +5,11 @@ from datetime import timedelta
 from sqlalchemy import delete, exists, func, select
 
 from app.links.models import Icon, Link
-from quart_upsun.jobs.cleanup import BATCH, TIMEOUT, forget
-from quart_upsun.jobs.queue import Running, Schedule, Task
+from quart_upsun.jobs.cleanup import BATCH_SIZE, TIMEOUT_SECONDS, delete_in_batches
+from quart_upsun.jobs.queue import JobContext, Schedule, Task
 
 
-async def remove_icons(running: Running) -> None:
+async def delete_unused_icons(running: JobContext) -> None:
     """Delete icons that no link uses."""
     unused = (
         select(Icon.digest)
@@ -17,10 +17,10 @@ async def remove_icons(running: Running) -> None:
             Icon.created_at < func.now() - timedelta(days=1),
             ~exists().where(Link.icon_digest == Icon.digest),
         )
-        .limit(BATCH)
+        .limit(BATCH_SIZE)
     )
-    await forget(running.database, delete(Icon).where(Icon.digest.in_(unused)))
+    await delete_in_batches(running.database, delete(Icon).where(Icon.digest.in_(unused)))
 
 
-REMOVE_ICONS = Task("links.remove_icons", remove_icons, timeout=TIMEOUT)
-SCHEDULES = (Schedule(REMOVE_ICONS, "40 3 * * *"),)
+DELETE_UNUSED_ICONS = Task("links.remove_icons", delete_unused_icons, timeout=TIMEOUT_SECONDS)
+SCHEDULES = (Schedule(DELETE_UNUSED_ICONS, "40 3 * * *"),)

@@ -27,7 +27,7 @@ URL_LENGTH = 2048
 TITLE_LENGTH = 300
 DESCRIPTION_LENGTH = 1000
 TAG_LENGTH = 40
-TAGS = 20  # of one link at most
+MAX_TAGS = 20  # of one link at most
 
 
 class Icon(Base):
@@ -47,7 +47,7 @@ class Link(Base):
     """Something that a user wants to read.
 
     A trigger of the migration keeps `link_tags` as the other columns say. Whatever changes a text
-    changes `search` as well, by app/links/index.py.
+    changes `search` as well, by app/links/search_index.py.
     """
 
     __tablename__ = "links"
@@ -80,7 +80,7 @@ class Link(Base):
     fetch_error: Mapped[str | None] = mapped_column(String(200))
     """Why the last fetch failed."""
     search: Mapped[str | None] = mapped_column(TSVECTOR)
-    """The words of title, tags, description and address; see app/links/index.py."""
+    """The words of title, tags, description and address; see app/links/search_index.py."""
 
     __table_args__ = (
         UniqueConstraint("user_id", "url", name="uq_links_user_id"),

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 
 from app.links.models import Link, PublicList
-from app.site import Part
-from quart_upsun.database import Database, patience
+from app.site import PersonalDataSection
+from quart_upsun.database import Database, pool_timeout
 
-ROWS = 500  # of one query; each is some hundred bytes
+BATCH_SIZE = 500  # of one query; each is some hundred bytes
 # Seconds that it waits for a connection: it is in no hurry, and what has begun should not break.
-PATIENCE = 30.0
+POOL_TIMEOUT_SECONDS = 30.0
 
 
-class Row(NamedTuple):
+class ExportedLink(NamedTuple):
     """A link as it is exported, under the names that the API has."""
 
     id: int
@@ -28,53 +28,59 @@ class Row(NamedTuple):
     updated_at: datetime
 
 
-async def all_links(database: Database, user_id: int) -> AsyncIterator[list[Row]]:
+async def iterate_links(database: Database, user_id: int) -> AsyncIterator[list[ExportedLink]]:
     """Yield all links of a user, the oldest first, some hundred at a time.
 
     Between the pages no connection is held, however slowly they are taken. Links that are added
     or deleted meanwhile may be in it or not; every other is, once.
 
     Raises:
-        Unavailable: perhaps in the middle; the client must see that the file is not whole.
+        DatabaseUnavailableError: perhaps in the middle; the client must see that the file is not
+            whole.
     """
-    patience.set(PATIENCE)
-    columns = [getattr(Link, name) for name in Row._fields]
-    page = select(*columns).where(Link.user_id == user_id).order_by(Link.id).limit(ROWS)
+    pool_timeout.set(POOL_TIMEOUT_SECONDS)
+    columns = [getattr(Link, name) for name in ExportedLink._fields]
+    page = select(*columns).where(Link.user_id == user_id).order_by(Link.id).limit(BATCH_SIZE)
     last = 0
     while True:
         async with database.read() as session:
-            rows = [Row(*row) for row in await session.execute(page.where(Link.id > last))]
+            rows = [ExportedLink(*row) for row in await session.execute(page.where(Link.id > last))]
         if rows:
             yield rows
-        if len(rows) < ROWS:
+        if len(rows) < BATCH_SIZE:
             break
         last = rows[-1].id
 
 
-def as_json(row: Row) -> dict[str, Any]:
+def link_to_json(row: ExportedLink) -> dict[str, Any]:
     """Return a link as JSON has it."""
-    times = {"created_at": timestamp(row.created_at), "updated_at": timestamp(row.updated_at)}
+    times = {
+        "created_at": format_timestamp(row.created_at),
+        "updated_at": format_timestamp(row.updated_at),
+    }
     return {**row._asdict(), **times}
 
 
-def timestamp(time: datetime) -> str:
+def format_timestamp(time: datetime) -> str:
     """Return a time as RFC 3339 has it."""
     return time.isoformat().replace("+00:00", "Z")
 
 
-async def links(database: Database, user_id: int) -> AsyncIterator[Sequence[dict[str, Any]]]:
-    async for rows in all_links(database, user_id):
-        yield [as_json(row) for row in rows]
+async def export_links(database: Database, user_id: int) -> AsyncIterator[Sequence[dict[str, Any]]]:
+    async for rows in iterate_links(database, user_id):
+        yield [link_to_json(row) for row in rows]
 
 
-async def lists(database: Database, user_id: int) -> AsyncIterator[Sequence[dict[str, Any]]]:
+async def export_public_lists(
+    database: Database, user_id: int
+) -> AsyncIterator[Sequence[dict[str, Any]]]:
     mine = select(PublicList.tag, PublicList.created_at).where(PublicList.user_id == user_id)
     async with database.read() as session:
         rows = (await session.execute(mine.order_by(PublicList.tag))).all()
     yield [{"tag": row.tag, "published_at": row.created_at.isoformat()} for row in rows]
 
 
-PARTS = (
-    Part("links", links, ("links", "link_tags")),
-    Part("public_lists", lists, ("public_lists",)),
+SECTIONS = (
+    PersonalDataSection("links", export_links, ("links", "link_tags")),
+    PersonalDataSection("public_lists", export_public_lists, ("public_lists",)),
 )

@@ -6,91 +6,91 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import addresses, index
-from app.links.library import Item
-from quart_upsun import search_words
+from app.links import search_index
+from app.links.queries import LinkItem
+from quart_upsun import search_words, urls
 from quart_upsun.text import clean
 
 # Links that are ranked: the newest that match. The best of a million are not found in a moment.
-RANKED = 1000
-NEAR = 20_000  # of the newest, in which words are looked for one link after the other
-WORDS = 8  # of a query that are looked for
+MAX_RANKED = 1000
+RECENT_LINKS = 20_000  # of the newest, in which words are looked for one link after the other
+MAX_WORDS = 8  # of a query that are looked for
 # Around the words that were looked for; of Unicode's private use area, so in nobody's text.
-MARK, UNMARK = "\ue000", "\ue001"
+MARK_START, MARK_END = "\ue000", "\ue001"
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """A link that a search has found: with marks in title and description, and where it stands."""
 
-    item: Item
+    item: LinkItem
     title: str
     description: str
     cursor: str
 
 
-def segments(marked: str) -> list[tuple[str, bool]]:
-    """Split a text of `Found`: each part, and whether it is one of the words looked for."""
-    parts = re.split(f"[{MARK}{UNMARK}]", marked)
+def split_marks(marked: str) -> list[tuple[str, bool]]:
+    """Split a text of `SearchResult`: each part, and whether it is one of the words looked for."""
+    parts = re.split(f"[{MARK_START}{MARK_END}]", marked)
     return [(part, number % 2 == 1) for number, part in enumerate(parts) if part]
 
 
-def unmarked(item: Item) -> Found:
+def as_search_result(item: LinkItem) -> SearchResult:
     """Return a link that was not searched for as one that was found."""
-    return Found(item, item.title, item.description, str(item.id))
+    return SearchResult(item, item.title, item.description, str(item.id))
 
 
 async def search(
     session: AsyncSession, user_id: int, text: str, *, after: str | None = None, limit: int
-) -> list[Found]:
+) -> list[SearchResult]:
     """Return the links that have all words, or begin with them, the best first.
 
-    Ranked are the newest `RANKED` of those that match, so that a word of everywhere costs no more
+    The newest `MAX_RANKED` matches are ranked, so that a word of everywhere costs no more
     than another; who looks for one of the others, adds a word.
 
     Args:
         session: for the query.
         user_id: whose.
-        text: as typed; its first `WORDS` words are looked for.
+        text: as typed; its first `MAX_WORDS` words are looked for.
         after: the cursor of the last one on the page before.
         limit: how many at most.
 
     Raises:
         ValueError: `after` is no cursor.
     """
-    newest, rank, last = _cursor(after)
+    newest, rank, last = _parse_cursor(after)
     # Cleaned as titles are, and without what is not stored of an address.
-    wanted = search_words.query(addresses.untracked(clean(text)), WORDS)
+    wanted = search_words.query_words(urls.remove_tracking_parameters(clean(text)), MAX_WORDS)
     if not wanted:
         return []
     lexemes = " & ".join(f"'{word}':*" for word in wanted)
     rows = await session.execute(
-        SEARCH,
+        SEARCH_STATEMENT,
         {
             "user_id": user_id,
             # The owner is a lexeme, too: one index finds the words of one user.
-            "owned": f"'{index.owner(user_id)}' & {lexemes}",
+            "owned": f"'{search_index.owner_lexeme(user_id)}' & {lexemes}",
             "words": lexemes,
             "newest": newest,
             "rank": rank,
             "last": last,
-            "ranked": RANKED,
-            "near": NEAR,
+            "ranked": MAX_RANKED,
+            "near": RECENT_LINKS,
             "limit": limit,
         },
     )
     found = []
     for row in rows:
-        item = Item(*row[: len(Item._fields)])
-        rank, newest = row[len(Item._fields) :]
+        item = LinkItem(*row[: len(LinkItem._fields)])
+        rank, newest = row[len(LinkItem._fields) :]
         title, description = (
-            search_words.marked(each, wanted, MARK, UNMARK)
+            search_words.highlight(each, wanted, MARK_START, MARK_END)
             for each in (item.title, item.description)
         )
-        found.append(Found(item, title, description, f"{newest}.{rank!r}.{item.id}"))
+        found.append(SearchResult(item, title, description, f"{newest}.{rank!r}.{item.id}"))
     return found
 
 
-def _cursor(after: str | None) -> tuple[int, float, int]:
+def _parse_cursor(after: str | None) -> tuple[int, float, int]:
     """Return where to go on: the newest link when the search began, rank and id of the last one."""
     if after is None:
         return 2**63 - 1, float("inf"), 2**63 - 1
@@ -106,7 +106,7 @@ def _cursor(after: str | None) -> tuple[int, float, int]:
 # thousand times as long. So it is told: common words are found by walking through the newest links;
 # what is rare among these, or older, by the index of words. That one is not even looked at when the
 # walk has found enough, or all links of the user were seen.
-SEARCH = text(
+SEARCH_STATEMENT = text(
     f"""
     WITH near AS MATERIALIZED (
         SELECT id, search FROM (
@@ -134,7 +134,7 @@ SEARCH = text(
         WHERE (rank, id) < (:rank, :last)
         ORDER BY rank DESC, id DESC LIMIT :limit
     )
-    SELECT {", ".join(f"links.{name}" for name in Item._fields)},
+    SELECT {", ".join(f"links.{name}" for name in LinkItem._fields)},
         best.rank, best.newest
     FROM best JOIN links USING (id)
     ORDER BY best.rank DESC, best.id DESC

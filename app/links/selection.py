@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import addresses, library, search
-from app.links.library import Item
-from app.links.search import Found
-from quart_upsun.database import LARGEST_ID
+from app.links import queries, search, tags
+from app.links.queries import LinkItem
+from app.links.search import SearchResult
+from quart_upsun.database import MAX_ID
 from quart_upsun.security.limits import Limit
 
 # Of the pages and the API together: a search ranks up to a thousand links, and marks what it shows.
-SEARCHES = Limit("links-search", 60, 60)
+SEARCH_LIMIT = Limit("links-search", 60, 60)
 
 STATES = {"unread": False, "archived": True, "all": None}
-WORDS_LENGTH = 200  # characters of a search
+MAX_SEARCH_LENGTH = 200  # characters of a search
 
 
 @dataclass(frozen=True)
@@ -24,76 +24,76 @@ class Selection:
 
     state: str = "unread"
     tag: str | None = None
-    words: str = ""
+    search_text: str = ""
     before: int | None = None
     """The id of the last link on the page before."""
     after: str | None = None
     """The same for a search: the cursor."""
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> "Selection":
+    def from_query(cls, query: Mapping[str, str]) -> "Selection":
         """Read the parameters of an address.
 
         Raises:
             ValueError: there is nothing that these could mean.
         """
-        words = query.get("q", "").replace("\x00", "").strip()[:WORDS_LENGTH]
+        words = query.get("q", "").replace("\x00", "").strip()[:MAX_SEARCH_LENGTH]
         if words:
-            return cls("all", words=words, after=query.get("after"))
+            return cls("all", search_text=words, after=query.get("after"))
         state = query.get("state", "unread")
         if state not in STATES:
             raise ValueError("there is no such state")
         tag, before = query.get("tag"), query.get("before")
         return cls(
             state,
-            addresses.one_tag(tag) if tag else None,
-            before=number(before) if before else None,
+            tags.parse_tag(tag) if tag else None,
+            before=parse_id(before) if before else None,
         )
 
     @property
-    def query(self) -> dict[str, str]:
+    def parameters(self) -> dict[str, str]:
         """The parameters of the first of its pages."""
-        if self.words:
-            return {"q": self.words}
+        if self.search_text:
+            return {"q": self.search_text}
         parameters = {"state": self.state} if self.state != "unread" else {}
         return parameters | ({"tag": self.tag} if self.tag else {})
 
     @property
-    def is_growing(self) -> bool:
+    def should_prepend_new(self) -> bool:
         """Whether what is saved next belongs on top of the page."""
-        return not self.words and self.before is None
+        return not self.search_text and self.before is None
 
-    def of_tag(self, tag: str) -> dict[str, str]:
+    def with_tag(self, tag: str) -> dict[str, str]:
         """Return the parameters for those of a tag, in the same state."""
-        return Selection(self.state, tag).query
+        return Selection(self.state, tag).parameters
 
-    def in_state(self, state: str) -> dict[str, str]:
+    def with_state(self, state: str) -> dict[str, str]:
         """Return the parameters for those in a state, of the same tag."""
-        return Selection(state, self.tag).query
+        return Selection(state, self.tag).parameters
 
-    def older(self, last: Found) -> dict[str, str]:
+    def next_page(self, last: SearchResult) -> dict[str, str]:
         """Return the parameters of the page that begins after `last`."""
-        return self.query | {"after" if self.words else "before": last.cursor}
+        return self.parameters | {"after" if self.search_text else "before": last.cursor}
 
-    def holds(self, item: Item) -> bool:
+    def includes(self, item: LinkItem) -> bool:
         """Tell whether a link belongs to it; of a search, whether it may."""
         archived = STATES[self.state]
         return archived in {None, item.archived} and (self.tag is None or self.tag in item.tags)
 
     async def load(
         self, session: AsyncSession, user_id: int, *, limit: int
-    ) -> tuple[list[Found], bool]:
+    ) -> tuple[list[SearchResult], bool]:
         """Return the links of the page, and whether there are more.
 
         Raises:
             ValueError: the cursor is none.
         """
-        if self.words:
+        if self.search_text:
             found = await search.search(
-                session, user_id, self.words, after=self.after, limit=limit + 1
+                session, user_id, self.search_text, after=self.after, limit=limit + 1
             )
         else:
-            items = await library.page(
+            items = await queries.list_links(
                 session,
                 user_id,
                 archived=STATES[self.state],
@@ -101,16 +101,16 @@ class Selection:
                 before=self.before,
                 limit=limit + 1,
             )
-            found = [search.unmarked(item) for item in items]
+            found = [search.as_search_result(item) for item in items]
         return found[:limit], len(found) > limit
 
 
-def number(text: str) -> int:
+def parse_id(text: str) -> int:
     """Return the id that a parameter names.
 
     Raises:
         ValueError: it names none that the database could have.
     """
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= LARGEST_ID):
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= MAX_ID):
         raise ValueError("this is no number of a link")
     return int(text)

@@ -4,56 +4,56 @@ from quart import Blueprint, Response, abort, flash, redirect, render_template, 
 from quart.typing import ResponseReturnValue
 
 from app.extensions import database
-from app.links import library, lists, search
+from app.links import public_lists, queries, search
 from app.links.forms import EditForm, SaveForm
-from app.links.selection import SEARCHES, Selection
-from app.user.login import login_required, member
-from quart_upsun.http.preconditions import conditional
-from quart_upsun.http.redirects import local_target
+from app.links.selection import SEARCH_LIMIT, Selection
+from app.user.login import logged_in_user, login_required
+from quart_upsun.http.preconditions import make_conditional
+from quart_upsun.http.redirects import safe_redirect_target
 from quart_upsun.live.events import newest_event
 from quart_upsun.live.views import stream
 from quart_upsun.policy import cache_immutable, no_rate_limit, no_store, not_audited, public
-from quart_upsun.security.limits import Limit, by_account, rate_limit, searching
+from quart_upsun.security.limits import Limit, by_account, is_search, rate_limit
 from quart_upsun.web.forms import add_form_error
 
 blueprint = Blueprint("links", __name__, url_prefix="/links")
-blueprint.add_app_template_filter(search.segments)
+blueprint.add_app_template_filter(search.split_marks)
 
-SAVES = Limit("links-save", 60, 60)
-CHANGES = Limit("links-change", 120, 60)
+SAVE_LIMIT = Limit("links-save", 60, 60)
+CHANGE_LIMIT = Limit("links-change", 120, 60)
 
-PAGE = 20
-LINK = "/<id:link_id>/"
+PAGE_SIZE = 20
+LINK_PATH = "/<id:link_id>/"
 
 
 @blueprint.get("/")
 @no_store
 @login_required
-@rate_limit(SEARCHES, by_account, when=searching)
+@rate_limit(SEARCH_LIMIT, by_account, when=is_search)
 @no_rate_limit("one page by an index")
 async def index() -> ResponseReturnValue:
     """Show links: `state`, `tag`, `before`; or what a search finds: `q`, `after`."""
-    return await listing(SaveForm())
+    return await render_list(SaveForm())
 
 
 @blueprint.post("/")
 @no_store
 @login_required
-@rate_limit(SAVES, by_account)
+@rate_limit(SAVE_LIMIT, by_account)
 @not_audited("concerns no account")
 async def save() -> ResponseReturnValue:
     """Save a link."""
     form = SaveForm(await request.form)
     if not form.validate():
-        return await listing(form)
+        return await render_list(form)
     try:
         async with database.write() as session:
-            item, is_new = await library.save(
-                session, member().id, str(form.url.data), tags=form.tags.tags
+            item, is_new = await queries.save_link(
+                session, logged_in_user().id, str(form.url.data), tags=form.tags.tags
             )
-    except library.TooManyLinksError:
-        add_form_error(form, library.TOO_MANY)
-        return await listing(form)
+    except queries.TooManyLinksError:
+        add_form_error(form, queries.TOO_MANY_LINKS)
+        return await render_list(form)
     if is_new:
         await flash("Saved.", "success")
         return redirect(url_for("links.index"), 303)
@@ -67,7 +67,8 @@ async def save() -> ResponseReturnValue:
 @no_rate_limit("streams are counted while they are open")
 async def events() -> Response:
     """Tell open pages what has changed."""
-    return await stream(member().id)
+    user = logged_in_user()
+    return await stream(user.id, user_since=user.created_at)
 
 
 @blueprint.get("/icons/<digest>")
@@ -81,134 +82,136 @@ async def icon(digest: str) -> Response:
     except ValueError:
         abort(404)
     async with database.read() as session:
-        found = await library.icon(session, key)
+        found = await queries.get_icon(session, key)
     if found is None:
         abort(404)
     content, content_type = found
     response = Response(content, content_type=content_type)
     response.set_etag(key.hex())
-    return conditional(response)
+    return make_conditional(response)
 
 
-@blueprint.get(LINK)
+@blueprint.get(LINK_PATH)
 @no_store
 @login_required
 @no_rate_limit("one row by its key")
 async def show(link_id: int) -> ResponseReturnValue:
-    return await detail(link_id)
+    return await render_detail(link_id)
 
 
-@blueprint.get(f"{LINK}row/")
+@blueprint.get(f"{LINK_PATH}row/")
 @no_store
 @login_required
 @no_rate_limit("one row by its key")
 async def row(link_id: int) -> ResponseReturnValue:
     """Return a link as it stands in a list; 204 if it does not belong to the one of the query."""
-    selected = selection()
+    selection = selection_or_400()
     async with database.read() as session:
-        item = await library.get(session, member().id, link_id)
+        item = await queries.get_link(session, logged_in_user().id, link_id)
     if item is None:
         abort(404)
-    if not selected.holds(item):
+    if not selection.includes(item):
         return "", 204
-    return await render_template("links/row.html", found=search.unmarked(item), selection=selected)
+    return await render_template(
+        "links/row.html", result=search.as_search_result(item), selection=selection
+    )
 
 
-@blueprint.post(LINK)
+@blueprint.post(LINK_PATH)
 @no_store
 @login_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @not_audited("concerns no account")
 async def edit(link_id: int) -> ResponseReturnValue:
     """Change title and tags, unless something else has changed the link meanwhile."""
     form = EditForm(await request.form)
     if not form.validate():
-        return await detail(link_id, form)
+        return await render_detail(link_id, form)
     try:
         async with database.write() as session:
-            changed = await library.change(
+            changed = await queries.update_link(
                 session,
-                member().id,
+                logged_in_user().id,
                 link_id,
                 version=form.version.data,
                 title=form.title.data or "",
                 tags=form.tags.tags,
             )
-    except library.VersionConflictError:
+    except queries.VersionConflictError:
         add_form_error(
             form, "The link has changed since you opened this page. Save again to replace it."
         )
         form.version.data = None
-        return await detail(link_id, form)
+        return await render_detail(link_id, form)
     if changed is None:
         abort(404)
     await flash("Changed.", "success")
     return redirect(url_for("links.show", link_id=link_id), 303)
 
 
-@blueprint.post(f"{LINK}archive/")
+@blueprint.post(f"{LINK_PATH}archive/")
 @no_store
 @login_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @not_audited("concerns no account")
 async def archive(link_id: int) -> ResponseReturnValue:
     return await set_archived(link_id, archived=True)
 
 
-@blueprint.post(f"{LINK}unarchive/")
+@blueprint.post(f"{LINK_PATH}unarchive/")
 @no_store
 @login_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @not_audited("concerns no account")
 async def unarchive(link_id: int) -> ResponseReturnValue:
     return await set_archived(link_id, archived=False)
 
 
-@blueprint.post(f"{LINK}delete/")
+@blueprint.post(f"{LINK_PATH}delete/")
 @no_store
 @login_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @not_audited("concerns no account")
 async def delete(link_id: int) -> ResponseReturnValue:
     async with database.write() as session:
-        if not await library.remove(session, member().id, link_id):
+        if not await queries.delete_link(session, logged_in_user().id, link_id):
             abort(404)
     await flash("Deleted.", "success")
     return redirect(url_for("links.index"), 303)
 
 
-async def listing(form: SaveForm) -> str:
+async def render_list(form: SaveForm) -> str:
     """Render the list that the address asks for, with the form for a new link."""
-    user, selected = member(), selection()
+    user, selection = logged_in_user(), selection_or_400()
     async with database.read() as session:
         # First: what happens while the rest is read is told again rather than not at all.
-        newest = await newest_event(session, user.id)
+        newest_event_id = await newest_event(session, user.id)
         try:
-            links, more = await selected.load(session, user.id, limit=PAGE)
+            links, has_more = await selection.load(session, user.id, limit=PAGE_SIZE)
         except ValueError:
             abort(400)
-        tags = await library.tags(session, user.id, limit=library.TAGS_SHOWN + 1)
-        tag = selected.tag
-        is_public = tag is not None and await lists.is_published(session, user.id, tag)
+        tags = await queries.list_tags(session, user.id, limit=queries.MAX_TAGS_SHOWN + 1)
+        tag = selection.tag
+        is_public = tag is not None and await public_lists.is_tag_published(session, user.id, tag)
     return await render_template(
         "links/index.html",
         form=form,
         links=links,
-        more=more,
-        newest=newest,
-        selection=selected,
-        tags=tags[: library.TAGS_SHOWN],
-        more_tags=tags[library.TAGS_SHOWN :],
+        has_more=has_more,
+        newest_event_id=newest_event_id,
+        selection=selection,
+        tags=tags[: queries.MAX_TAGS_SHOWN],
+        has_more_tags=len(tags) > queries.MAX_TAGS_SHOWN,
         is_public=is_public,
     )
 
 
-async def detail(link_id: int, form: EditForm | None = None) -> str:
+async def render_detail(link_id: int, form: EditForm | None = None) -> str:
     """Render the page of one link, with a form that was refused."""
-    user = member()
+    user = logged_in_user()
     async with database.read() as session:
-        newest = await newest_event(session, user.id)
-        item = await library.get(session, user.id, link_id)
+        newest_event_id = await newest_event(session, user.id)
+        item = await queries.get_link(session, user.id, link_id)
     if item is None:
         abort(404)
     if form is None:
@@ -218,8 +221,8 @@ async def detail(link_id: int, form: EditForm | None = None) -> str:
     return await render_template(
         "links/detail.html",
         form=form,
-        found=search.unmarked(item),
-        newest=newest,
+        result=search.as_search_result(item),
+        newest_event_id=newest_event_id,
         selection=Selection("all"),
     )
 
@@ -227,14 +230,17 @@ async def detail(link_id: int, form: EditForm | None = None) -> str:
 async def set_archived(link_id: int, *, archived: bool) -> ResponseReturnValue:
     """Archive a link or take it back, and go on with the list that it was done on."""
     async with database.write() as session:
-        if await library.change(session, member().id, link_id, archived=archived) is None:
+        if (
+            await queries.update_link(session, logged_in_user().id, link_id, archived=archived)
+            is None
+        ):
             abort(404)
-    return redirect(local_target(request.args.get("next")) or url_for("links.index"), 303)
+    return redirect(safe_redirect_target(request.args.get("next")) or url_for("links.index"), 303)
 
 
-def selection() -> Selection:
+def selection_or_400() -> Selection:
     """Return what the address selects, or answer 400."""
     try:
-        return Selection.of(request.args)
+        return Selection.from_query(request.args)
     except ValueError:
         abort(400)

@@ -5,19 +5,28 @@ from quart import Quart
 
 def init_app(app: Quart) -> None:
     """Add accounts, and find the user of each request."""
-    from app.site import MenuEntry, site_of
-    from app.user import account_page, api, commands, emails, login, recovery, unconfirmed, views
+    from app.site import MenuEntry, get_site
+    from app.user import (
+        account_page,
+        api,
+        commands,
+        emails,
+        login,
+        recovery,
+        unconfirmed_accounts,
+        views,
+    )
 
     upsun = app.extensions["quart_upsun"]
     login.init_app(app)
     for module in (views, recovery, account_page, api):
         app.register_blueprint(module.blueprint)
     upsun.mail.composers.update(emails.COMPOSERS)
-    upsun.jobs.register(unconfirmed.REMOVE)
+    upsun.jobs.register(unconfirmed_accounts.DELETE_UNCONFIRMED_ACCOUNTS)
     app.cli.add_command(commands.group)
-    site = site_of(app)
+    site = get_site(app)
     site.menu.append(MenuEntry("Members", "user.members", "users", position=40))
-    site.not_personal_data |= {
+    site.tables_not_exported |= {
         "audit_events": "listed with the account",
         "idempotent_answers": "answers of the API, deleted after a day",
         "live_events": "what open pages were told, deleted after a day",

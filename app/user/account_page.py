@@ -11,9 +11,9 @@ from app.extensions import database, site
 from app.user import accounts, devices, emails, passwords, personal_data
 from app.user.audit_trail import Event
 from app.user.forms import DeleteForm, EmailForm, NameForm, PasswordForm
-from app.user.login import log_out, login_required, member, renew
-from app.user.views import TAKEN
-from quart_upsun.current import current
+from app.user.login import log_out, logged_in_user, login_required, renew_login
+from app.user.views import USERNAME_TAKEN
+from quart_upsun.current import current_toolkit
 from quart_upsun.mail import outbox
 from quart_upsun.policy import audited, no_rate_limit, no_store, not_audited
 from quart_upsun.security import audit
@@ -22,16 +22,16 @@ from quart_upsun.security.models import AuditEvent
 
 blueprint = Blueprint("account", __name__, url_prefix="/account")
 
-CHANGES = Limit("account", 20, 600)
-MAILS = Limit("account-mails", 5, 3600)
+CHANGE_LIMIT = Limit("account", 20, 600)
+EMAIL_LIMIT = Limit("account-mails", 5, 3600)
 
-DOWNLOADS = Limit("account-data", 10, 3600)
-DOWNLOAD_SECONDS = 3600  # then a client that does not take the rest is dropped
+DOWNLOAD_LIMIT = Limit("account-data", 10, 3600)
+DOWNLOAD_TIMEOUT_SECONDS = 3600  # then a client that does not take the rest is dropped
 
 # Apart, because strangers can make any number of them.
-FAILURES = (Event.LOGIN_FAILED,)
-EVENTS_SHOWN, FAILURES_SHOWN = 20, 5
-EVENTS_DOWNLOADED, FAILURES_DOWNLOADED = 5000, 1000
+FAILED_LOGIN_EVENTS = (Event.LOGIN_FAILED,)
+MAX_EVENTS_SHOWN, MAX_FAILED_LOGINS_SHOWN = 20, 5
+MAX_EVENTS_DOWNLOADED, MAX_FAILED_LOGINS_DOWNLOADED = 5000, 1000
 
 
 @blueprint.get("/")
@@ -39,96 +39,100 @@ EVENTS_DOWNLOADED, FAILURES_DOWNLOADED = 5000, 1000
 @login_required
 @no_rate_limit("the newest events by an index")
 async def show() -> ResponseReturnValue:
-    return await page()
+    return await render_page()
 
 
 @blueprint.post("/name/")
 @no_store
 @login_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.NAME_CHANGED)
 async def change_name() -> ResponseReturnValue:
     form = NameForm(await request.form)
     if not form.validate():
-        return await page(name=form)
+        return await render_page(name=form)
     try:
         async with database.write() as session:
-            await accounts.change_name(session, member(), str(form.username.data))
+            await accounts.change_username(session, logged_in_user(), str(form.username.data))
     except accounts.AccountTakenError:
-        form["username"].errors = [TAKEN]
-        return await page(name=form)
-    return await done("Your user name was changed.")
+        form["username"].errors = [USERNAME_TAKEN]
+        return await render_page(name=form)
+    return await redirect_with_message("Your user name was changed.")
 
 
 @blueprint.post("/email/")
 @no_store
 @login_required
-@rate_limit(MAILS, by_account)
+@rate_limit(EMAIL_LIMIT, by_account)
 @audited(Event.EMAIL_CHANGE_REQUESTED)
 async def change_email() -> ResponseReturnValue:
     """Ask for another address, which becomes the account's once it is confirmed by mail."""
     form = EmailForm(await request.form)
-    if not form.validate() or not await is_password_right(form):
-        return await page(email=form)
+    if not form.validate() or not await check_current_password(form):
+        return await render_page(email=form)
     email = str(form.email.data)
-    await emails.CONFIRMATIONS.require(email.lower())
+    await emails.CONFIRMATION_LIMIT.require(email.lower())
     async with database.write() as session:
-        await accounts.ask_for_email(session, member(), email)
-    return await done("Follow the link in the mail that is on its way to the new address.")
+        await accounts.request_email_change(session, logged_in_user(), email)
+    return await redirect_with_message(
+        "Follow the link in the mail that is on its way to the new address."
+    )
 
 
 @blueprint.post("/resend/")
 @no_store
 @login_required
-@rate_limit(MAILS, by_account)
+@rate_limit(EMAIL_LIMIT, by_account)
 @not_audited("sends again what was asked for before")
 async def resend() -> ResponseReturnValue:
     """Send the mail again that confirms an address."""
-    email = member().pending_email
+    email = logged_in_user().pending_email
     if email is None:
-        return await done("Your address is confirmed already.")
-    await emails.CONFIRMATIONS.require(email.lower())
+        return await redirect_with_message("Your address is confirmed already.")
+    await emails.CONFIRMATION_LIMIT.require(email.lower())
     async with database.write() as session:
-        await outbox.post(session, "confirm", user_id=member().id)
-    return await done("The mail is on its way again.")
+        await outbox.send_later(session, "confirm", user_id=logged_in_user().id)
+    return await redirect_with_message("The mail is on its way again.")
 
 
 @blueprint.post("/password/")
 @no_store
 @login_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.PASSWORD_CHANGED)
 async def change_password() -> ResponseReturnValue:
     """Change the password; every other session ends."""
-    user = member()
+    user = logged_in_user()
     form = PasswordForm(
         await request.form, personal=(user.username, user.email, user.pending_email)
     )
-    if not form.validate() or not await is_password_right(form):
-        return await page(password=form)
+    if not form.validate() or not await check_current_password(form):
+        return await render_page(password=form)
     password_hash = await passwords.hash_password(str(form.password.data))
     async with database.write() as session:
         changed = await accounts.set_password(
             session, user, password_hash=password_hash, event=Event.PASSWORD_CHANGED
         )
-    renew(changed)
-    response = await done("Your password was changed. You were signed out everywhere else.")
-    devices.remember(response, changed)
+    renew_login(changed)
+    response = await redirect_with_message(
+        "Your password was changed. You were signed out everywhere else."
+    )
+    devices.remember_device(response, changed)
     return response
 
 
 @blueprint.post("/sign-out/")
 @no_store
 @login_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.SESSIONS_ENDED, Event.TOKEN_DELETED)
 async def sign_out_everywhere() -> ResponseReturnValue:
     """End all sessions, and revoke all access tokens unless the form says to keep them."""
     keeps_tokens = (await request.form).get("tokens") == "keep"
     async with database.write() as session:
-        await accounts.sign_out(session, member())
+        await accounts.sign_out_everywhere(session, logged_in_user())
         if not keeps_tokens:
-            await site.revoke_access(session, member().id)
+            await site.revoke_access(session, logged_in_user().id)
     log_out()
     await flash(
         "You are signed out everywhere."
@@ -141,16 +145,22 @@ async def sign_out_everywhere() -> ResponseReturnValue:
 @blueprint.get("/data.json")
 @no_store
 @login_required
-@rate_limit(DOWNLOADS, by_account)
+@rate_limit(DOWNLOAD_LIMIT, by_account)
 async def download() -> Response:
     """Return what is kept about the user, as a file. Of very many events, the newest are in it."""
-    user, database = member(), current().database
+    user, database = logged_in_user(), current_toolkit().database
     async with database.read() as session:
-        events = await audit.latest(
-            session, user_id=user.id, except_kinds=FAILURES, limit=EVENTS_DOWNLOADED + 1
+        events = await audit.list_events(
+            session,
+            user_id=user.id,
+            except_kinds=FAILED_LOGIN_EVENTS,
+            limit=MAX_EVENTS_DOWNLOADED + 1,
         )
-        failures = await audit.latest(
-            session, user_id=user.id, kinds=FAILURES, limit=FAILURES_DOWNLOADED + 1
+        failures = await audit.list_events(
+            session,
+            user_id=user.id,
+            kinds=FAILED_LOGIN_EVENTS,
+            limit=MAX_FAILED_LOGINS_DOWNLOADED + 1,
         )
     account = {
         "username": user.username,
@@ -158,60 +168,64 @@ async def download() -> Response:
         "unconfirmed_email": user.pending_email,
         "role": user.role,
         "created_at": user.created_at.isoformat(),
-        "events": [as_json(each) for each in events[:EVENTS_DOWNLOADED]],
-        "events_truncated": len(events) > EVENTS_DOWNLOADED,
-        "failed_logins": [as_json(each) for each in failures[:FAILURES_DOWNLOADED]],
-        "failed_logins_truncated": len(failures) > FAILURES_DOWNLOADED,
+        "events": [event_to_json(each) for each in events[:MAX_EVENTS_DOWNLOADED]],
+        "events_truncated": len(events) > MAX_EVENTS_DOWNLOADED,
+        "failed_logins": [event_to_json(each) for each in failures[:MAX_FAILED_LOGINS_DOWNLOADED]],
+        "failed_logins_truncated": len(failures) > MAX_FAILED_LOGINS_DOWNLOADED,
     }
-    body = personal_data.written(database, user.id, account, site.personal_data)
+    body = personal_data.stream_personal_data(database, user.id, account, site.personal_data)
     response = Response(
         b"" if request.method == "HEAD" else body,
         content_type="application/json",
         headers={"Content-Disposition": 'attachment; filename="my-data.json"'},
     )
-    response.timeout = DOWNLOAD_SECONDS
+    response.timeout = DOWNLOAD_TIMEOUT_SECONDS
     return response
 
 
 @blueprint.post("/delete/")
 @no_store
 @login_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.DELETED)
 async def delete() -> ResponseReturnValue:
     form = DeleteForm(await request.form)
-    if not form.validate() or not await is_password_right(form):
-        return await page(delete=form)
+    if not form.validate() or not await check_current_password(form):
+        return await render_page(delete=form)
     async with database.write() as session:
-        await accounts.remove(session, member())
+        await accounts.delete_user(session, logged_in_user())
     log_out()
     await flash("Your account was deleted.", "info")
     return redirect(url_for("public.home"), 303)
 
 
-async def page(**sent: Form) -> str:
+async def render_page(**submitted_forms: Form) -> str:
     """Render the page with empty forms, but for one that was sent and refused."""
-    user = member()
+    user = logged_in_user()
     forms: Mapping[str, Any] = {
         "name": NameForm(username=user.username),
         "email": EmailForm(),
         "password": PasswordForm(personal=()),
         "delete": DeleteForm(),
-        **sent,
+        **submitted_forms,
     }
     async with database.read() as session:
-        events = await audit.latest(
-            session, user_id=user.id, except_kinds=FAILURES, limit=EVENTS_SHOWN
+        events = await audit.list_events(
+            session, user_id=user.id, except_kinds=FAILED_LOGIN_EVENTS, limit=MAX_EVENTS_SHOWN
         )
-        failures = await audit.latest(
-            session, user_id=user.id, kinds=FAILURES, limit=FAILURES_SHOWN
+        failures = await audit.list_events(
+            session, user_id=user.id, kinds=FAILED_LOGIN_EVENTS, limit=MAX_FAILED_LOGINS_SHOWN
         )
     return await render_template(
-        "user/account.html", forms=forms, events=events, failures=failures, refused=bool(sent)
+        "user/account.html",
+        forms=forms,
+        events=events,
+        failures=failures,
+        has_errors=bool(submitted_forms),
     )
 
 
-def as_json(event: AuditEvent) -> dict[str, Any]:
+def event_to_json(event: AuditEvent) -> dict[str, Any]:
     """Return an event as its user may see it: where an administrator sits is none of it."""
     client = None if event.actor_id else event.client
     return {"at": event.at.isoformat(), "what": event.kind, "client": client}
@@ -224,15 +238,15 @@ async def session_ended(error: accounts.SessionEndedError) -> ResponseTypes:
     return redirect(url_for("user.login"), 303)
 
 
-async def done(message: str) -> ResponseTypes:
+async def redirect_with_message(message: str) -> ResponseTypes:
     await flash(message, "success")
     return redirect(url_for("account.show"), 303)
 
 
-async def is_password_right(form: Form) -> bool:
+async def check_current_password(form: Form) -> bool:
     """Tell whether the user has typed the current password, and say it at the field if not."""
     field = form["current_password"]
-    if await passwords.verify_password(member().password_hash, str(field.data)):
+    if await passwords.verify_password(logged_in_user().password_hash, str(field.data)):
         return True
     field.errors = ["This is not your password."]
     return False

@@ -25,18 +25,18 @@ from quart_upsun.security import audit
 
 # Built once: these run with nearly every request of a member, and building them took longer than
 # the database takes to answer.
-BY_SESSION = select(User).where(
+SELECT_BY_SESSION = select(User).where(
     User.id == bindparam("user_id"),
     User.session_version == bindparam("version"),
     User.deactivated_at.is_(None),
 )
 # What ends every session of a user, and with them an address that one of them has asked for.
-ENDED: dict[str, Any] = {
+END_SESSIONS_VALUES: dict[str, Any] = {
     "session_version": User.session_version + 1,
     "pending_email": case((User.email.is_(None), User.pending_email)),
 }
-CLAIMS = 10  # of one address that are looked at
-NEWEST = (
+MAX_CLAIMS = 10  # of one address that are looked at
+SELECT_NEWEST = (
     select(User.username, User.created_at)
     .where(User.email.is_not(None), User.deactivated_at.is_(None))
     .order_by(User.id.desc())
@@ -60,8 +60,13 @@ class SessionEndedError(Exception):
     """The session that asks was ended while it did: nothing was changed."""
 
 
-async def create(
-    session: AsyncSession, *, username: str, email: str, password_hash: str, ask: bool = True
+async def create_user(
+    session: AsyncSession,
+    *,
+    username: str,
+    email: str,
+    password_hash: str,
+    should_confirm: bool = True,
 ) -> User:
     """Add a user whose address is still to be confirmed.
 
@@ -84,23 +89,23 @@ async def create(
     try:
         await session.flush()
     except IntegrityError as error:
-        raise _taken(error) from None
+        raise _translate_integrity_error(error) from None
     await audit.record(session, Event.REGISTERED, user.id)
-    if ask:
-        await outbox.post(session, "confirm", user_id=user.id)
+    if should_confirm:
+        await outbox.send_later(session, "confirm", user_id=user.id)
     return user
 
 
-async def by_id(session: AsyncSession, user_id: int) -> User | None:
+async def get_user(session: AsyncSession, user_id: int) -> User | None:
     return await session.scalar(select(User).where(User.id == user_id))
 
 
-async def by_username(session: AsyncSession, username: str) -> User | None:
+async def get_user_by_username(session: AsyncSession, username: str) -> User | None:
     """Find a user by name, whatever the case."""
     return await session.scalar(select(User).where(func.lower(User.username) == username.lower()))
 
 
-async def by_email(session: AsyncSession, email: str) -> Sequence[User]:
+async def find_users_by_email(session: AsyncSession, email: str) -> Sequence[User]:
     """Find who can be reached at an address, whatever the case.
 
     The one user who has confirmed it; without one, those who claim it, the newest first.
@@ -117,17 +122,17 @@ async def by_email(session: AsyncSession, email: str) -> Sequence[User]:
             User.deactivated_at.is_(None),
         )
         .order_by(User.id.desc())
-        .limit(CLAIMS)
+        .limit(MAX_CLAIMS)
     )
     return (await session.scalars(claims)).all()
 
 
-async def by_session(session: AsyncSession, user_id: int, version: int) -> User | None:
+async def get_user_by_session(session: AsyncSession, user_id: int, version: int) -> User | None:
     """Find the user of a login cookie; None once the cookie's session was ended."""
-    return await session.scalar(BY_SESSION, {"user_id": user_id, "version": version})
+    return await session.scalar(SELECT_BY_SESSION, {"user_id": user_id, "version": version})
 
 
-async def confirm(session: AsyncSession, user_id: int, email: str) -> bool:
+async def confirm_email(session: AsyncSession, user_id: int, email: str) -> bool:
     """Make a pending address the user's own; False if it is not pending any more.
 
     Raises:
@@ -142,13 +147,13 @@ async def confirm(session: AsyncSession, user_id: int, email: str) -> bool:
     try:
         done = await session.scalar(change)
     except IntegrityError as error:
-        raise _taken(error) from None
+        raise _translate_integrity_error(error) from None
     if done:
         await audit.record(session, Event.CONFIRMED, user_id)
     return done is not None
 
 
-async def change_name(session: AsyncSession, user: User, username: str) -> None:
+async def change_username(session: AsyncSession, user: User, username: str) -> None:
     """Give a user another name.
 
     Raises:
@@ -156,22 +161,22 @@ async def change_name(session: AsyncSession, user: User, username: str) -> None:
         SessionEnded: as everywhere below, where it is the user who asks.
     """
     try:
-        await _change(session, user, username=username)
+        await _update_user(session, user, username=username)
     except IntegrityError as error:
-        raise _taken(error) from None
+        raise _translate_integrity_error(error) from None
     await audit.record(session, Event.NAME_CHANGED, user.id)
 
 
-async def ask_for_email(session: AsyncSession, user: User, email: str) -> None:
+async def request_email_change(session: AsyncSession, user: User, email: str) -> None:
     """Remember the address a user wants; ask there whether it is theirs, and tell the old one."""
-    await _change(session, user, pending_email=email)
+    await _update_user(session, user, pending_email=email)
     await audit.record(session, Event.EMAIL_CHANGE_REQUESTED, user.id)
-    await outbox.post(session, "confirm", user_id=user.id)
+    await outbox.send_later(session, "confirm", user_id=user.id)
     if user.email:
-        await outbox.post(session, "address-change", to=user.email, username=user.username)
+        await outbox.send_later(session, "address-change", to=user.email, username=user.username)
 
 
-async def ask_for_reset(session: AsyncSession, email: str) -> None:
+async def request_password_reset(session: AsyncSession, email: str) -> None:
     """Post the mail with which a forgotten password is replaced, if there is an account.
 
     The same statements run whether there is one: that is found out when the mail is sent. The event
@@ -180,21 +185,21 @@ async def ask_for_reset(session: AsyncSession, email: str) -> None:
     """
     owner = select(User.id).where(func.lower(User.email) == email.lower()).scalar_subquery()
     await audit.record(session, Event.RESET_REQUESTED, owner)
-    await outbox.post(session, "reset", email=email)
+    await outbox.send_later(session, "reset", email=email)
 
 
 async def set_password(
     session: AsyncSession, user: User, *, password_hash: str, event: Event
 ) -> User:
     """Replace the password and end all sessions; return the user as it is now."""
-    changed = await _change(session, user, password_hash=password_hash, **ENDED)
+    changed = await _update_user(session, user, password_hash=password_hash, **END_SESSIONS_VALUES)
     await audit.record(session, event, user.id)
     if user.email:
-        await outbox.post(session, "password-changed", to=user.email, username=user.username)
+        await outbox.send_later(session, "password-changed", to=user.email, username=user.username)
     return changed
 
 
-async def change_hash(session: AsyncSession, user_id: int, *, old: str, new: str) -> None:
+async def replace_password_hash(session: AsyncSession, user_id: int, *, old: str, new: str) -> None:
     """Replace a password hash by a stronger one of the same password."""
     await session.execute(
         update(User)
@@ -204,25 +209,25 @@ async def change_hash(session: AsyncSession, user_id: int, *, old: str, new: str
     )
 
 
-async def sign_out(session: AsyncSession, user: User) -> None:
+async def sign_out_everywhere(session: AsyncSession, user: User) -> None:
     """End all sessions of the user who asks."""
-    await _change(session, user, **ENDED)
+    await _update_user(session, user, **END_SESSIONS_VALUES)
     await audit.record(session, Event.SESSIONS_ENDED, user.id)
 
 
-async def remove(session: AsyncSession, user: User) -> None:
+async def delete_user(session: AsyncSession, user: User) -> None:
     """Delete an account. The audit trail keeps what happened to its number, and no name."""
-    gone = delete(User).where(*_still(user)).returning(User.id)
+    gone = delete(User).where(*_valid_session_conditions(user)).returning(User.id)
     if await session.scalar(gone) is None:
         raise SessionEndedError
     await audit.record(session, Event.DELETED, user.id)
     if user.email:
-        await outbox.post(session, "deleted", to=user.email, username=user.username)
+        await outbox.send_later(session, "deleted", to=user.email, username=user.username)
 
 
 async def end_sessions(session: AsyncSession, user_id: int, *, actor_id: int) -> None:
     """Sign somebody else out everywhere."""
-    await session.execute(update(User).where(User.id == user_id).values(**ENDED))
+    await session.execute(update(User).where(User.id == user_id).values(**END_SESSIONS_VALUES))
     await audit.record(session, Event.SESSIONS_ENDED, user_id, actor_id=actor_id)
 
 
@@ -233,33 +238,46 @@ async def set_role(session: AsyncSession, user_id: int, role: Role) -> None:
     await audit.record(session, event, user_id)
 
 
-async def set_active(
-    session: AsyncSession, user_id: int, *, active: bool, actor_id: int | None = None
+async def deactivate_user(
+    session: AsyncSession, user_id: int, *, actor_id: int | None = None
 ) -> None:
-    """Keep a user out and end their sessions, or let them in again."""
-    values: dict[str, Any] = (
-        {"deactivated_at": None} if active else {"deactivated_at": func.now(), **ENDED}
-    )
+    """Deactivate a user and end their sessions.
+
+    Args:
+        session: of `write()`.
+        user_id: whose account.
+        actor_id: who does it, if it is another user.
+    """
+    values = {"deactivated_at": func.now(), **END_SESSIONS_VALUES}
     await session.execute(update(User).where(User.id == user_id).values(**values))
-    event = Event.REACTIVATED if active else Event.DEACTIVATED
-    await audit.record(session, event, user_id, actor_id=actor_id)
+    await audit.record(session, Event.DEACTIVATED, user_id, actor_id=actor_id)
 
 
-async def newest(session: AsyncSession, *, limit: int = 20) -> Sequence[Row[str, datetime]]:
+async def reactivate_user(
+    session: AsyncSession, user_id: int, *, actor_id: int | None = None
+) -> None:
+    """Reactivate a user; ended sessions and revoked tokens stay ended."""
+    await session.execute(update(User).where(User.id == user_id).values(deactivated_at=None))
+    await audit.record(session, Event.REACTIVATED, user_id, actor_id=actor_id)
+
+
+async def list_newest_users(
+    session: AsyncSession, *, limit: int = 20
+) -> Sequence[Row[str, datetime]]:
     """Return `username` and `created_at` of the members who joined last, newest first.
 
     Only those whose address is confirmed, and who are not deactivated.
     """
-    return (await session.execute(NEWEST, {"count": limit})).all()
+    return (await session.execute(SELECT_NEWEST, {"count": limit})).all()
 
 
-async def search(
-    session: AsyncSession, *, beginning: str = "", before: int | None = None, limit: int
+async def search_users(
+    session: AsyncSession, *, prefix: str = "", before: int | None = None, limit: int
 ) -> Sequence[User]:
     """Return users, newest first: whose name or address begins so, whose id is below `before`."""
     query = select(User).order_by(User.id.desc()).limit(limit)
-    if beginning:
-        start = beginning.lower()
+    if prefix:
+        start = prefix.lower()
         columns = map(func.lower, (User.username, User.email, User.pending_email))
         query = query.where(or_(*(each.startswith(start, autoescape=True) for each in columns)))
     if before is not None:
@@ -267,7 +285,7 @@ async def search(
     return (await session.scalars(query)).all()
 
 
-def _still(user: User) -> tuple[ColumnElement[bool], ...]:
+def _valid_session_conditions(user: User) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions under which `user`, as it was loaded, may still ask for anything.
 
     A request can take long to arrive; its session may have been ended meanwhile.
@@ -279,20 +297,20 @@ def _still(user: User) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-async def _change(session: AsyncSession, user: User, **values: Any) -> User:
+async def _update_user(session: AsyncSession, user: User, **values: Any) -> User:
     """Change the row of the user who asks, and return it.
 
     Raises:
         SessionEnded: the session that asks was ended.
     """
-    change = update(User).where(*_still(user)).values(**values).returning(User)
+    change = update(User).where(*_valid_session_conditions(user)).values(**values).returning(User)
     changed = await session.scalar(change)
     if changed is None:
         raise SessionEndedError
     return changed
 
 
-def _taken(error: IntegrityError) -> Exception:
+def _translate_integrity_error(error: IntegrityError) -> Exception:
     """Return what a violated unique index means, or the error itself if it is none of ours."""
     index = getattr(error.driver_exception, "constraint_name", None)
     fields = {UNIQUE_USERNAME.name: "username", UNIQUE_EMAIL.name: "email"}

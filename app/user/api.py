@@ -9,7 +9,7 @@ from quart_schema import tag_blueprint
 
 from app.extensions import database
 from app.user import accounts
-from quart_upsun.api.auth import caller, scope_required, unauthorized
+from quart_upsun.api.auth import current_caller, scope_required, unauthorized
 from quart_upsun.api.problems import DETAILS
 from quart_upsun.api.scopes import Scope
 from quart_upsun.api.validation import document_response, json_response
@@ -39,7 +39,7 @@ class Me(BaseModel):
 async def me() -> Response:
     """Tell who is asking."""
     async with database.read() as session:
-        user = await accounts.by_id(session, caller().id)
+        user = await accounts.get_user(session, current_caller().id)
     if user is None:  # deleted between the two queries
         raise unauthorized(DETAILS[401])
     return json_response(
@@ -48,6 +48,6 @@ async def me() -> Response:
             username=user.username,
             email=user.email,
             created_at=user.created_at,
-            via=caller().via,
+            via=current_caller().via,
         )
     )

@@ -21,7 +21,7 @@ class Event(StrEnum):
     DELETED = "account deleted"
     PROMOTED = "promoted to administrator"
     DEMOTED = "demoted to member"
-    RESET_LINK_MADE = "reset link made"
+    RESET_LINK_CREATED = "reset link made"
     DEACTIVATED = "deactivated"
     REACTIVATED = "reactivated"
     TOKEN_CREATED = "access token created"

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.extensions import site
 from app.user import accounts, emails, passwords
 from app.user.audit_trail import Event
-from app.user.forms import USERNAME, RegisterForm
+from app.user.forms import USERNAME_PATTERN, RegisterForm
 from app.user.models import Role, User
 from quart_upsun.database import DatabaseUnavailableError
 from quart_upsun.jobs.queue import JobError
@@ -49,27 +49,27 @@ def create(username: str, email: str, administrator: bool) -> None:
         wrong = (f"{field.label.text}: {field.errors[0]}" for field in form if field.errors)
         raise click.ClickException(" ".join(wrong))
     address = str(form.email.data)
-    password_hash = passwords.hash_now(password)
+    password_hash = passwords.hash_password_blocking(password)
 
     async def work(session: AsyncSession) -> User:
-        user = await accounts.create(
+        user = await accounts.create_user(
             session,
             username=str(form.username.data),
             email=address,
             password_hash=password_hash,
-            ask=False,
+            should_confirm=False,
         )
-        await accounts.confirm(session, user.id, address)
+        await accounts.confirm_email(session, user.id, address)
         if administrator:
             await accounts.set_role(session, user.id, Role.ADMINISTRATOR)
         return user
 
     try:
-        user = run(work)
+        user = run_in_transaction(work)
     except accounts.AccountTakenError as error:
         what = "user name" if error.field == "username" else "address"
         raise click.ClickException(f"Another account has this {what}.") from None
-    say(f"User {user.id}, {user.username}, is created.")
+    print_result(f"User {user.id}, {user.username}, is created.")
 
 
 @group.command()
@@ -78,12 +78,12 @@ def promote(username: str) -> None:
     """Make a user an administrator."""
 
     async def work(session: AsyncSession) -> None:
-        user = await find(session, username)
+        user = await find_user(session, username)
         if not user.is_administrator:
             await accounts.set_role(session, user.id, Role.ADMINISTRATOR)
 
-    run(work)
-    say(f"{username} is an administrator.")
+    run_in_transaction(work)
+    print_result(f"{username} is an administrator.")
 
 
 @group.command()
@@ -92,12 +92,12 @@ def demote(username: str) -> None:
     """Make an administrator a member like all others."""
 
     async def work(session: AsyncSession) -> None:
-        user = await find(session, username)
+        user = await find_user(session, username)
         if user.is_administrator:
             await accounts.set_role(session, user.id, Role.MEMBER)
 
-    run(work)
-    say(f"{username} is a member.")
+    run_in_transaction(work)
+    print_result(f"{username} is a member.")
 
 
 @group.command()
@@ -106,13 +106,13 @@ def deactivate(username: str) -> None:
     """Deactivate a user, end all sessions and revoke all access tokens."""
 
     async def work(session: AsyncSession) -> None:
-        user = await find(session, username)
+        user = await find_user(session, username)
         if user.deactivated_at is None:
-            await accounts.set_active(session, user.id, active=False)
+            await accounts.deactivate_user(session, user.id)
             await site.revoke_access(session, user.id)
 
-    run(work)
-    say(f"{username} is deactivated.")
+    run_in_transaction(work)
+    print_result(f"{username} is deactivated.")
 
 
 @group.command()
@@ -121,12 +121,12 @@ def reactivate(username: str) -> None:
     """Reactivate a user. Ended sessions and revoked tokens stay ended."""
 
     async def work(session: AsyncSession) -> None:
-        user = await find(session, username)
+        user = await find_user(session, username)
         if user.deactivated_at is not None:
-            await accounts.set_active(session, user.id, active=True)
+            await accounts.reactivate_user(session, user.id)
 
-    run(work)
-    say(f"{username} is active.")
+    run_in_transaction(work)
+    print_result(f"{username} is active.")
 
 
 @group.command("reset-link")
@@ -135,16 +135,16 @@ def reset_link(username: str) -> None:
     """Print a link that sets a new password: once, and for an hour."""
 
     async def work(session: AsyncSession) -> str:
-        user = await find(session, username)
+        user = await find_user(session, username)
         if user.deactivated_at is not None:
             raise click.ClickException(f"{username} is deactivated.")
-        await audit.record(session, Event.RESET_LINK_MADE, user.id)
+        await audit.record(session, Event.RESET_LINK_CREATED, user.id)
         try:
-            return external_url("recovery.reset", token=emails.reset_token(user))
+            return external_url("recovery.reset", token=emails.create_reset_token(user))
         except JobError as error:
             raise click.ClickException(str(error)) from None
 
-    say(run(work))
+    print_result(run_in_transaction(work))
 
 
 def read_password() -> str:
@@ -168,7 +168,7 @@ def read_password() -> str:
         raise click.ClickException(f"Cannot read the password: {error.strerror}.") from None
 
 
-def say(text: str) -> None:
+def print_result(text: str) -> None:
     """Print the result of a command.
 
     Raises:
@@ -184,16 +184,20 @@ def say(text: str) -> None:
         ) from None
 
 
-async def find(session: AsyncSession, username: str) -> User:
+async def find_user(session: AsyncSession, username: str) -> User:
     # No other name exists, and NUL is not accepted by the database.
-    user = await accounts.by_username(session, username) if re.match(USERNAME, username) else None
+    user = (
+        await accounts.get_user_by_username(session, username)
+        if re.match(USERNAME_PATTERN, username)
+        else None
+    )
     if user is None:
         shown = username if username.isprintable() else ascii(username)
         raise click.ClickException(f"There is no user {shown}.")
     return user
 
 
-def run(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+def run_in_transaction(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
     """Run `work` in a transaction of the application's database.
 
     Raises:

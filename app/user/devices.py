@@ -12,29 +12,29 @@ from quart.typing import ResponseTypes
 from app.user.models import User
 from quart_upsun.security import signing
 
-LIFETIME = 365 * signing.DAY
+LIFETIME_SECONDS = 365 * signing.DAY_SECONDS
 
 
-def known(user: User) -> str | None:
+def known_device(user: User) -> str | None:
     """Return what stands for the browser that asks, if `user` has logged in with it before.
 
     Since the last change of the password, that is: who knew the one before is a stranger.
     """
     cookie = request.cookies.get(current_app.config["DEVICE_COOKIE_NAME"], "")
-    content = signing.read("device", cookie, max_age=LIFETIME)
+    content = signing.verify("device", cookie, max_age=LIFETIME_SECONDS)
     if not content or content[:2] != [user.id, user.session_version]:
         return None
     return f"device {content[2]}"
 
 
-def remember(response: ResponseTypes, user: User) -> None:
+def remember_device(response: ResponseTypes, user: User) -> None:
     """Mark the browser that gets this response as one of `user`'s."""
-    if known(user):
+    if known_device(user):
         return
     response.set_cookie(
         current_app.config["DEVICE_COOKIE_NAME"],
         signing.sign("device", [user.id, user.session_version, secrets.token_hex(8)]),
-        max_age=LIFETIME,
+        max_age=LIFETIME_SECONDS,
         secure=current_app.config["SESSION_COOKIE_SECURE"],
         httponly=True,
         samesite="Lax",

@@ -12,52 +12,52 @@ from quart_upsun.mail.letters import Composers, Letter
 from quart_upsun.security import signing
 from quart_upsun.security.limits import Limit
 
-CONFIRM_LIFETIME = 3 * signing.DAY
-RESET_LIFETIME = signing.HOUR
+CONFIRM_LIFETIME_SECONDS = 3 * signing.DAY_SECONDS
+RESET_LIFETIME_SECONDS = signing.HOUR_SECONDS
 # Questions whether an address is somebody's, to one address, whoever asks.
-CONFIRMATIONS = Limit("confirmations", 5, 3600)
+CONFIRMATION_LIMIT = Limit("confirmations", 5, 3600)
 
 
-def confirm_token(user: User) -> str:
+def create_confirm_token(user: User) -> str:
     """Return the token that confirms the pending address; worth nothing once there is another."""
     return signing.sign("confirm", [user.id, user.pending_email])
 
 
 def read_confirm_token(token: str) -> tuple[int, str] | None:
     """Return the user's id and the address that whoever has the token can read mail at."""
-    content = signing.read("confirm", token, max_age=CONFIRM_LIFETIME)
+    content = signing.verify("confirm", token, max_age=CONFIRM_LIFETIME_SECONDS)
     return (content[0], content[1]) if content else None
 
 
-def reset_token(user: User) -> str:
+def create_reset_token(user: User) -> str:
     """Return the token that replaces the password.
 
     It dies with the next change of the password, which is also its use, and with the address.
     """
-    return signing.sign("reset", [user.id, user.session_version, address_mark(user)])
+    return signing.sign("reset", [user.id, user.session_version, email_fingerprint(user)])
 
 
 async def read_reset_token(session: AsyncSession, token: str) -> User | None:
     """Return the user whose password the token may replace, if it still may."""
-    content = signing.read("reset", token, max_age=RESET_LIFETIME)
+    content = signing.verify("reset", token, max_age=RESET_LIFETIME_SECONDS)
     if not content:
         return None
     user_id, version, mark = content
-    user = await accounts.by_session(session, user_id, version)
-    return user if user and address_mark(user) == mark else None
+    user = await accounts.get_user_by_session(session, user_id, version)
+    return user if user and email_fingerprint(user) == mark else None
 
 
-def address_mark(user: User) -> str:
+def email_fingerprint(user: User) -> str:
     """Return what changes with the address a link was sent to, and does not tell it."""
     address = (user.email or user.pending_email or "").lower()
     return hashlib.sha256(address.encode()).hexdigest()[:16]
 
 
-async def confirm(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
-    user = await accounts.by_id(session, data["user_id"])
+async def compose_confirmation(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+    user = await accounts.get_user(session, data["user_id"])
     if user is None or user.pending_email is None or user.deactivated_at:
         return None
-    owner = next(iter(await accounts.by_email(session, user.pending_email)), None)
+    owner = next(iter(await accounts.find_users_by_email(session, user.pending_email)), None)
     if owner is not None and owner.email and owner.id != user.id:
         # Only the owner of the address learns that it has an account.
         return Letter(
@@ -69,23 +69,24 @@ async def confirm(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
                 "forgot": external_url("recovery.forgot"),
             },
         )
-    link = external_url("recovery.confirm", token=confirm_token(user))
+    link = external_url("recovery.confirm", token=create_confirm_token(user))
     context = {"username": user.username, "link": link, "is_new": user.email is None}
     return Letter(user.pending_email, "confirm", context)
 
 
-async def reset(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+async def compose_password_reset(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
     """One link for the account that has the address, or for each that claims it."""
-    users = await accounts.by_email(session, data["email"])
+    users = await accounts.find_users_by_email(session, data["email"])
     if not users:
         return None
     links = [
-        (user.username, external_url("recovery.reset", token=reset_token(user))) for user in users
+        (user.username, external_url("recovery.reset", token=create_reset_token(user)))
+        for user in users
     ]
     return Letter(users[0].email or users[0].pending_email or "", "reset", {"links": links})
 
 
-async def address_change(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+async def compose_address_change(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
     return Letter(
         data["to"],
         "address-change",
@@ -93,7 +94,7 @@ async def address_change(session: AsyncSession, data: dict[str, Any]) -> Letter 
     )
 
 
-async def password_changed(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+async def compose_password_changed(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
     return Letter(
         data["to"],
         "password-changed",
@@ -101,12 +102,12 @@ async def password_changed(session: AsyncSession, data: dict[str, Any]) -> Lette
     )
 
 
-async def deleted(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+async def compose_account_deleted(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
     return Letter(data["to"], "deleted", {"username": data["username"]})
 
 
-async def invitation(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
-    user = await accounts.by_id(session, data["user_id"])
+async def compose_invitation(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
+    user = await accounts.get_user(session, data["user_id"])
     if user is None or user.email is None or user.deactivated_at:
         return None
     link = external_url("user.register")
@@ -114,10 +115,10 @@ async def invitation(session: AsyncSession, data: dict[str, Any]) -> Letter | No
 
 
 COMPOSERS: Composers = {
-    "confirm": confirm,
-    "reset": reset,
-    "address-change": address_change,
-    "password-changed": password_changed,
-    "deleted": deleted,
-    "invitation": invitation,
+    "confirm": compose_confirmation,
+    "reset": compose_password_reset,
+    "address-change": compose_address_change,
+    "password-changed": compose_password_changed,
+    "deleted": compose_account_deleted,
+    "invitation": compose_invitation,
 }

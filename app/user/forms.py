@@ -8,18 +8,18 @@ from wtforms.validators import DataRequired, EqualTo, Length, Regexp
 
 from app.user import passwords
 from app.user.models import EMAIL_LENGTH, USERNAME_LENGTH
-from quart_upsun.web.forms import stripped
+from quart_upsun.web.forms import strip
 
 # ASCII only: no two names look alike, and lower() means the same in Python and PostgreSQL.
-USERNAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z"
+USERNAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z"
 
 
-def normalized(value: str | None) -> str | None:
+def normalize_password_filter(value: str | None) -> str | None:
     """Normalize a password before its length is checked and its repetition compared."""
-    return passwords.normalized(value) if value else value
+    return passwords.normalize_password(value) if value else value
 
 
-def valid_address(text: str) -> str:
+def normalize_email(text: str) -> str:
     """Return an address in its normal form.
 
     Raises:
@@ -41,10 +41,10 @@ def valid_address(text: str) -> str:
     return address
 
 
-def address_valid(form: Form, field: StringField) -> None:
+def validate_email_field(form: Form, field: StringField) -> None:
     """Validate an address, and put its normal form in its place."""
     try:
-        field.data = valid_address(field.data or "")
+        field.data = normalize_email(field.data or "")
     except ValueError as error:
         raise ValidationError(str(error)) from None
 
@@ -52,12 +52,12 @@ def address_valid(form: Form, field: StringField) -> None:
 def username_field() -> StringField:
     return StringField(
         "User name",
-        filters=[stripped],
+        filters=[strip],
         validators=[
             DataRequired("Choose a user name."),
             Length(3, USERNAME_LENGTH, f"Between 3 and {USERNAME_LENGTH} characters."),
             Regexp(
-                USERNAME,
+                USERNAME_PATTERN,
                 message="Letters, digits, dots, hyphens and underscores;"
                 " a letter or digit first and last.",
             ),
@@ -71,8 +71,8 @@ def email_field(
 ) -> StringField:
     return StringField(
         label,
-        filters=[stripped],
-        validators=[DataRequired(missing), address_valid],
+        filters=[strip],
+        validators=[DataRequired(missing), validate_email_field],
         render_kw={"type": "email", "autocomplete": autocomplete},
     )
 
@@ -80,7 +80,7 @@ def email_field(
 def new_password_field() -> PasswordField:
     return PasswordField(
         "Password",
-        filters=[normalized],
+        filters=[normalize_password_filter],
         description=f"At least {passwords.MIN_LENGTH} characters.",
         validators=[DataRequired("Choose a password.")],
         render_kw={"autocomplete": "new-password"},
@@ -90,7 +90,7 @@ def new_password_field() -> PasswordField:
 def repeated_password_field() -> PasswordField:
     return PasswordField(
         "Repeat the password",
-        filters=[normalized],
+        filters=[normalize_password_filter],
         validators=[
             DataRequired("Repeat the password."),
             EqualTo("password", "The passwords do not match."),
@@ -103,7 +103,7 @@ def current_password_field(identifier: str) -> PasswordField:
     """The page of the account has several, so each says what it is called there."""
     return PasswordField(
         "Current password",
-        filters=[normalized],
+        filters=[normalize_password_filter],
         id=identifier,
         validators=[DataRequired("Enter your password."), Length(max=passwords.MAX_LENGTH)],
         render_kw={"autocomplete": "current-password"},
@@ -119,7 +119,7 @@ class RegisterForm(Form):
     confirm = repeated_password_field()
 
     def validate_password(self, field: PasswordField) -> None:
-        refuse_bad(field, self.username.data, self.email.data)
+        reject_weak_password(field, self.username.data, self.email.data)
 
 
 class LoginForm(Form):
@@ -127,13 +127,13 @@ class LoginForm(Form):
 
     username = StringField(
         "User name",
-        filters=[stripped],
+        filters=[strip],
         validators=[DataRequired("Enter your user name."), Length(max=USERNAME_LENGTH)],
         render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
     )
     password = PasswordField(
         "Password",
-        filters=[normalized],
+        filters=[normalize_password_filter],
         validators=[DataRequired("Enter your password."), Length(max=passwords.MAX_LENGTH)],
         render_kw={"autocomplete": "current-password"},
     )
@@ -161,7 +161,7 @@ class NewPasswordForm(Form):
         self.personal = personal
 
     def validate_password(self, field: PasswordField) -> None:
-        refuse_bad(field, *self.personal)
+        reject_weak_password(field, *self.personal)
 
 
 class PasswordForm(NewPasswordForm):
@@ -195,7 +195,7 @@ class InviteForm(Form):
     email = email_field("Their address", "off", "Enter an email address.")
 
 
-def refuse_bad(field: PasswordField, *personal: str | None) -> None:
+def reject_weak_password(field: PasswordField, *personal: str | None) -> None:
     """Refuse a password that is too short or among the first to be tried."""
-    if problem := passwords.problem(field.data or "", *personal):
+    if problem := passwords.find_problem(field.data or "", *personal):
         raise ValidationError(problem)

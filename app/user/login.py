@@ -21,10 +21,10 @@ T = TypeVar("T")
 View = Callable[P, Awaitable[T]]
 
 # The last part of the cookie: whether the login outlives the browser.
-KEPT, NOT_KEPT = "kept", "session"
+PERSISTENT, BROWSER_SESSION = "kept", "session"
 
 
-class Serializer(QuartAuth.serializer_class):  # type: ignore[misc, valid-type]
+class LoginSerializer(QuartAuth.serializer_class):  # type: ignore[misc, valid-type]
     """Reads the login cookie, which is signed with the time of the login.
 
     `<user>.<session version>.kept`, or with `session` for a login that is not kept.
@@ -33,7 +33,7 @@ class Serializer(QuartAuth.serializer_class):  # type: ignore[misc, valid-type]
     def loads(self, token: str, **options: Any) -> Any:
         auth_id, issued = super().loads(token, return_timestamp=True, **options)
         lifetime = current_app.config["SESSION_SECONDS"]
-        if not auth_id.endswith(f".{KEPT}") and time.time() > issued.timestamp() + lifetime:
+        if not auth_id.endswith(f".{PERSISTENT}") and time.time() > issued.timestamp() + lifetime:
             raise SignatureExpired("the session is over")
         return auth_id
 
@@ -41,12 +41,12 @@ class Serializer(QuartAuth.serializer_class):  # type: ignore[misc, valid-type]
 def init_app(app: Quart) -> None:
     # Not as quart-auth's singleton: that adds a synchronous context processor, and with it a
     # thread to every page.
-    QuartAuth(app, singleton=False, serializer_class=Serializer)
+    QuartAuth(app, singleton=False, serializer_class=LoginSerializer)
     app.before_request(load_user)
-    app.context_processor(page_context)
+    app.context_processor(template_context)
 
 
-async def page_context() -> dict[str, Any]:
+async def template_context() -> dict[str, Any]:
     """Return who is logged in, and whether the navigation bar has the login form.
 
     It has for visitors, except on the login page, where the form is the page's own.
@@ -57,20 +57,22 @@ async def page_context() -> dict[str, Any]:
 
 def login_required(view: View[P, T]) -> View[P, T]:
     """Send whoever is not logged in to the login page, and back here afterwards."""
-    return _guard(view, "login", lambda user: None)
+    return _require(view, "login", lambda user: None)
 
 
 def confirmed_required(view: View[P, T]) -> View[P, T]:
     """Let members in whose address is confirmed: for what sends mail to others."""
-    return _guard(view, "confirmed", lambda user: None if user.email else "unconfirmed")
+    return _require(view, "confirmed", lambda user: None if user.email else "unconfirmed")
 
 
 def admin_required(view: View[P, T]) -> View[P, T]:
     """Let administrators in; to other members the page is not there."""
-    return _guard(view, "admin", lambda user: None if user.is_administrator else "absent")
+    return _require(view, "admin", lambda user: None if user.is_administrator else "absent")
 
 
-def _guard(view: View[P, T], rule: str, lacks: Callable[[User], str | None]) -> View[P, T]:
+def _require(
+    view: View[P, T], rule: str, missing_requirement: Callable[[User], str | None]
+) -> View[P, T]:
     @wraps(view)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         user = current_user()
@@ -78,7 +80,7 @@ def _guard(view: View[P, T], rule: str, lacks: Callable[[User], str | None]) -> 
             if request.method not in {"GET", "HEAD"}:
                 abort(401)
             return cast(T, redirect(url_for("user.login", next=request.full_path.rstrip("?")), 303))
-        match lacks(user):
+        match missing_requirement(user):
             case "absent":
                 abort(404)
             case "unconfirmed":
@@ -93,34 +95,36 @@ def current_user() -> User | None:
     return cast(User | None, session_user())
 
 
-def member() -> User:
+def logged_in_user() -> User:
     """Return the user who is logged in, in a view that nobody else reaches."""
     return cast(User, session_user())
 
 
-def log_in(user: User, *, keep: bool) -> None:
+def log_in(user: User, *, remember: bool) -> None:
     """Set the login cookie with the answer to this request.
 
     Args:
         user: who it is.
         keep: whether the login outlives the browser.
     """
-    _forget_session()
-    kind, action = (KEPT, Action.WRITE_PERMANENT) if keep else (NOT_KEPT, Action.WRITE)
+    _clear_session()
+    kind, action = (
+        (PERSISTENT, Action.WRITE_PERMANENT) if remember else (BROWSER_SESSION, Action.WRITE)
+    )
     auth_id = f"{user.id}.{user.session_version}.{kind}"
     _auth().login_user(AuthUser(auth_id, action=action))
     set_session_user(user)
-    g.login_kept = keep
+    g.is_login_persistent = remember
 
 
-def renew(user: User) -> None:
+def renew_login(user: User) -> None:
     """Go on with the login of this request after the user's other sessions were ended."""
-    log_in(user, keep=g.login_kept)
+    log_in(user, remember=g.is_login_persistent)
 
 
 def log_out() -> None:
     """Delete the login cookie with the answer to this request."""
-    _forget_session()
+    _clear_session()
     _auth().logout_user()
     set_session_user(None)
 
@@ -131,18 +135,20 @@ async def load_user() -> None:
         return
     if request.endpoint == "static" or request.blueprint == "health":
         return
-    if credentials.carries_token(request):
+    if credentials.has_token(request):
         return  # which alone says who asks: the cookie is not even looked at
     match (_auth().load_user().auth_id or "").split("."):
         case [user_id, version, kind] if user_id.isdecimal() and version.isdecimal():
             async with database.read() as session:
-                set_session_user(await accounts.by_session(session, int(user_id), int(version)))
-            g.login_kept = kind == KEPT
+                set_session_user(
+                    await accounts.get_user_by_session(session, int(user_id), int(version))
+                )
+            g.is_login_persistent = kind == PERSISTENT
     if current_user() is None:
         log_out()  # forged, expired or ended elsewhere: without it pages can be cached again
 
 
-def _forget_session() -> None:
+def _clear_session() -> None:
     """Leave nothing of whoever was here before."""
     if session:
         session.clear()

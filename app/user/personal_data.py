@@ -8,23 +8,26 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from app.site import Part
+from app.site import PersonalDataSection
 from quart_upsun.database import Database
 
 
-async def written(
-    database: Database, user_id: int, account: dict[str, Any], parts: Sequence[Part]
+async def stream_personal_data(
+    database: Database,
+    user_id: int,
+    account: dict[str, Any],
+    sections: Sequence[PersonalDataSection],
 ) -> AsyncIterator[bytes]:
     """Yield a JSON object: the members of the account, and a list for each part.
 
     Raises:
-        Unavailable: in the middle; the client must see that the file is not whole.
+        DatabaseUnavailableError: in the middle; the client must see that the file is not whole.
     """
     yield json.dumps(account, ensure_ascii=False)[:-1].encode()
-    for part in parts:
-        yield f', "{part.name}": ['.encode()
+    for section in sections:
+        yield f', "{section.name}": ['.encode()
         separator = ""
-        async for page in part.rows(database, user_id):
+        async for page in section.rows(database, user_id):
             lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in page)
             if lines:
                 yield f"{separator}{lines}".encode()

@@ -16,10 +16,10 @@ from quart_upsun.security.limits import Limit, rate_limit
 
 blueprint = Blueprint("recovery", __name__)
 
-LINKS = Limit("links", 30, 600)
-FORGOTTEN = Limit("forgot", 10, 3600)
+LINK_LIMIT = Limit("links", 30, 600)
+FORGOT_PASSWORD_LIMIT = Limit("forgot", 10, 3600)
 # To one address, whoever asks; beyond it the answer is the same, and no mail is sent.
-TO_ONE_ADDRESS = Limit("forgot-address", 3, 3600)
+RESET_EMAIL_LIMIT = Limit("forgot-address", 3, 3600)
 
 
 @blueprint.get("/confirm/<token>/")
@@ -30,35 +30,35 @@ async def confirm(token: str) -> ResponseReturnValue:
     """Ask whether to confirm the address that the link was sent to."""
     content = emails.read_confirm_token(token)
     if content is None:
-        return await dead_link()
+        return await render_expired_link()
     user_id, email = content
     async with database.read() as session:
-        user = await accounts.by_id(session, user_id)
+        user = await accounts.get_user(session, user_id)
     if user is None or email not in {user.email, user.pending_email}:
-        return await dead_link()
+        return await render_expired_link()
     return await render_template("user/confirm.html", token=token, email=email, user=user)
 
 
 @blueprint.post("/confirm/<token>/")
 @no_store
 @public
-@rate_limit(LINKS)
+@rate_limit(LINK_LIMIT)
 @audited(Event.CONFIRMED)
 async def confirm_address(token: str) -> ResponseReturnValue:
     """Confirm it. A second time does no harm."""
     content = emails.read_confirm_token(token)
     if content is None:
-        return await dead_link()
+        return await render_expired_link()
     user_id, email = content
     try:
         async with database.write() as session:
-            confirmed = await accounts.confirm(session, user_id, email)
-            user = None if confirmed else await accounts.by_id(session, user_id)
+            confirmed = await accounts.confirm_email(session, user_id, email)
+            user = None if confirmed else await accounts.get_user(session, user_id)
     except accounts.AccountTakenError:
         await flash("Another account has this address, and was confirmed before.", "warning")
     else:
         if not confirmed and (user is None or user.email != email):
-            return await dead_link()
+            return await render_expired_link()
         await flash("Your address is confirmed.", "success")
     return redirect(url_for("account.show" if current_user() else "public.home"), 303)
 
@@ -75,7 +75,7 @@ async def forgot() -> ResponseReturnValue:
 @blueprint.post("/forgot/")
 @no_store
 @public
-@rate_limit(FORGOTTEN)
+@rate_limit(FORGOT_PASSWORD_LIMIT)
 @audited(Event.RESET_REQUESTED)
 async def send_reset() -> ResponseReturnValue:
     """Send a link there, if there is such an account. The answer does not tell."""
@@ -83,9 +83,9 @@ async def send_reset() -> ResponseReturnValue:
     if not form.validate():
         return await render_template("user/forgot.html", form=form)
     email = str(form.email.data)
-    if not await TO_ONE_ADDRESS.take(email.lower()):
+    if not await RESET_EMAIL_LIMIT.count_request(email.lower()):
         async with database.write() as session:
-            await accounts.ask_for_reset(session, email)
+            await accounts.request_password_reset(session, email)
     await flash(
         "If there is an account with this address, a mail with a link is on its way. The link"
         " works for an hour.",
@@ -103,7 +103,7 @@ async def reset(token: str) -> ResponseReturnValue:
     async with database.read() as session:
         user = await emails.read_reset_token(session, token)
     if user is None:
-        return await dead_link()
+        return await render_expired_link()
     form = NewPasswordForm(personal=())
     return await render_template("user/reset.html", form=form, token=token, user=user)
 
@@ -111,7 +111,7 @@ async def reset(token: str) -> ResponseReturnValue:
 @blueprint.post("/reset/<token>/")
 @no_store
 @public
-@rate_limit(LINKS)
+@rate_limit(LINK_LIMIT)
 @audited(Event.PASSWORD_RESET, Event.TOKEN_DELETED)
 async def set_password(token: str) -> ResponseReturnValue:
     """Set it, and end every session and token there is.
@@ -122,7 +122,7 @@ async def set_password(token: str) -> ResponseReturnValue:
     async with database.read() as session:
         user = await emails.read_reset_token(session, token)
     if user is None:
-        return await dead_link()
+        return await render_expired_link()
     form = NewPasswordForm(
         await request.form, personal=(user.username, user.email, user.pending_email)
     )
@@ -136,15 +136,15 @@ async def set_password(token: str) -> ResponseReturnValue:
             )
             await site.revoke_access(session, changed.id)
     except accounts.SessionEndedError:  # the same link, a moment before
-        return await dead_link()
+        return await render_expired_link()
     log_out()
     await flash("Your password was changed. You can now log in with it.", "success")
     response = redirect(url_for("user.login"), 303)
     # Whoever reads the owner's mail does not wait behind those who guess.
-    devices.remember(response, changed)
+    devices.remember_device(response, changed)
     return response
 
 
-async def dead_link() -> ResponseReturnValue:
+async def render_expired_link() -> ResponseReturnValue:
     """Answer 410 to a link that was used, is too old, or was never one of ours."""
-    return await render_template("user/dead_link.html"), 410
+    return await render_template("user/expired_link.html"), 410

@@ -1,6 +1,6 @@
 // Moves the bars of imports while they are read; without it, reloading does.
 
-import { listen } from "./live.js";
+import { listen } from "./lib/live.js";
 
 const imports = document.getElementById("imports");
 const file = document.getElementById("file");

@@ -1,6 +1,6 @@
 // Keeps the links of an open page as they are in the database; without it, reloading does.
 
-import { listen } from "./live.js";
+import { listen } from "./lib/live.js";
 
 const AT_ONCE = 4; // questions to the server: an import changes thousands of links
 const MOST_ROWS = 100; // from then on, who wants to see more loads the page again

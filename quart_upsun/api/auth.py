@@ -9,7 +9,7 @@ from quart import g, request
 
 from quart_upsun.api.problems import Problem
 from quart_upsun.api.scopes import Scope
-from quart_upsun.current import current
+from quart_upsun.current import current_toolkit
 from quart_upsun.http import credentials
 from quart_upsun.identity import session_user
 from quart_upsun.policy import API, declare
@@ -48,7 +48,7 @@ def scope_required(
 ) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
     """Let in who has a token with this scope, or is logged in: the login rule of an API view.
 
-    It stands above `@rate_limit(…, by_caller)` and whatever else asks for the `caller()`.
+    It stands above `@rate_limit(…, by_caller)` and whatever else asks for the `current_caller()`.
     """
 
     def decorate(view: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
@@ -62,14 +62,14 @@ def scope_required(
     return decorate
 
 
-def caller() -> Caller:
+def current_caller() -> Caller:
     """Return who asks, in a view below `@scope_required`."""
     return cast(Caller, g.caller)
 
 
 def by_caller() -> str:
     """Return what stands for the caller in a limit: the account, whatever the token."""
-    return f"user {caller().id}"
+    return f"user {current_caller().id}"
 
 
 def unauthorized(detail: str, challenge: str = 'Bearer realm="api"') -> Problem:
@@ -88,7 +88,7 @@ async def _caller(scope: Scope) -> Caller:
     Raises:
         Problem: 401, nobody we know; 403, the token is for something else; 400, two tokens.
     """
-    found = credentials.presented(request.headers)
+    found = credentials.presented_tokens(request.headers)
     if not found:
         # The cross-site check has looked at a request that changes something, as for a page.
         user = session_user()
@@ -97,7 +97,7 @@ async def _caller(scope: Scope) -> Caller:
         return Caller(user.id, user.username, "session")
     if len(found) > 1:
         raise Problem(400, "There are two different tokens in this request.")
-    authenticate = current().token_authenticator
+    authenticate = current_toolkit().token_authenticator
     holder = await authenticate(found.pop()) if authenticate else None
     if holder is None:
         # Why not is none of the business of who does not have a token.

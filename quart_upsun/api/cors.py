@@ -2,10 +2,7 @@
 
 With tokens only: the login cookie stays where it is, because credentials are never allowed.
 
-Why not quart-cors 0.8: on a blueprint it knows nothing of the errors outside of its views (404 and
-405, 403 and 413 before a view), which a script then cannot read; on the application it speaks for
-the pages too, and refuses WebSockets by a second rule beside ours. It works out its options anew
-for each answer. What is needed of it is the function below.
+Why not quart-cors: docs/decisions/cors.md.
 """
 
 from collections.abc import Iterable
@@ -27,7 +24,7 @@ def init_app(app: Quart, origins: Iterable[str]) -> None:
 
         @app.after_request
         async def allow(response: Response) -> Response:
-            if credentials.of_api(request):
+            if credentials.is_api_request(request):
                 _allow(response, allowed)
             return response
 

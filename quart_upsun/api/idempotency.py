@@ -17,12 +17,12 @@ from sqlalchemy import bindparam, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from quart_upsun.api.auth import caller
+from quart_upsun.api.auth import current_caller
 from quart_upsun.api.models import KEY_LENGTH, IdempotentAnswer
 from quart_upsun.api.problems import Problem
 from quart_upsun.database import Base, LockTimeoutError, write
 from quart_upsun.jobs import cleanup
-from quart_upsun.jobs.queue import Running, Schedule, Task
+from quart_upsun.jobs.queue import JobContext, Schedule, Task
 from quart_upsun.policy import declare
 
 KEY = re.compile(rf"[\x21-\x7e]{{1,{KEY_LENGTH}}}\Z")
@@ -47,7 +47,7 @@ OLD = delete(_answers).where(
         select(_answers.c.user_id, _answers.c.key)
         .where(_answers.c.created_at < func.now() - REMEMBERED)
         .order_by(_answers.c.created_at)
-        .limit(cleanup.BATCH)
+        .limit(cleanup.BATCH_SIZE)
         .with_for_update(skip_locked=True)
     )
 )
@@ -59,7 +59,8 @@ def idempotent(view: Callable[..., Awaitable[Response]]) -> Callable[..., Awaita
     The answer, of which status, body, `Location` and `ETag` are kept, is part of the transaction.
     What the view raises rolls it back as a whole: the client may try again with the same key.
 
-    Stands below `@scoped` and `@takes`: the body has arrived before a connection is taken.
+    Stands below `@scope_required` and `@validate_json`: the body has arrived before a connection is
+    taken.
     """
 
     @wraps(view)
@@ -81,13 +82,13 @@ def idempotent(view: Callable[..., Awaitable[Response]]) -> Callable[..., Awaita
     return declare(once, is_idempotent=True)
 
 
-async def forget_old_answers(running: Running) -> None:
+async def forget_old_answers(running: JobContext) -> None:
     """Delete answers that are older than a day, a few at a time."""
-    await cleanup.forget(running.database, OLD)
+    await cleanup.delete_in_batches(running.database, OLD)
 
 
 FORGET = Schedule(
-    Task("forget old answers", forget_old_answers, timeout=cleanup.TIMEOUT), "47 * * * *"
+    Task("forget old answers", forget_old_answers, timeout=cleanup.TIMEOUT_SECONDS), "47 * * * *"
 )
 
 
@@ -104,7 +105,7 @@ async def _claim(session: AsyncSession, key: str, fingerprint: bytes) -> bool:
     Raises:
         Problem: 409, the first request with it takes so long that this one has given up waiting.
     """
-    values = {"user_id": caller().id, "key": key, "fingerprint": fingerprint}
+    values = {"user_id": current_caller().id, "key": key, "fingerprint": fingerprint}
     try:
         return await session.scalar(CLAIM, values) is not None
     except LockTimeoutError:
@@ -116,7 +117,7 @@ async def _claim(session: AsyncSession, key: str, fingerprint: bytes) -> bool:
 
 
 async def _replay(session: AsyncSession, key: str, fingerprint: bytes) -> Response:
-    found = (await session.execute(FIND, {"id": caller().id, "name": key})).one_or_none()
+    found = (await session.execute(FIND, {"id": current_caller().id, "name": key})).one_or_none()
     if found is None:  # it was a day old, and forgotten just now
         raise Problem(409, "The Idempotency-Key was forgotten just now: try again.")
     if found.fingerprint != fingerprint:
@@ -135,5 +136,5 @@ async def _keep(session: AsyncSession, key: str, response: Response) -> None:
             headers=[each for pair in kept for each in pair],
             body=await response.get_data(as_text=True),
         ),
-        {"id": caller().id, "name": key},
+        {"id": current_caller().id, "name": key},
     )

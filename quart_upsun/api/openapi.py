@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pydantic import TypeAdapter
-from quart import Blueprint, Quart, Response, current_app, render_template
+from quart import Blueprint, Quart, Response, current_app, render_template, url_for
 from quart_schema import (
     APIKeySecurityScheme,
     HttpSecurityScheme,
@@ -14,14 +14,20 @@ from quart_schema import (
     QuartSchema,
     Server,
 )
-from quart_schema.conversion import PYDANTIC_REF_TEMPLATE
-from quart_schema.validation import QUART_SCHEMA_QUERYSTRING_ATTRIBUTE
 from werkzeug.routing import Rule
 from werkzeug.routing.converters import BaseConverter, IntegerConverter
 
 from quart_upsun.api.models import KEY_LENGTH
 from quart_upsun.api.problems import CONTENT_TYPE, DETAILS, ProblemAnswer
+from quart_upsun.compat.quart_schema import (
+    REF_TEMPLATE,
+    openapi_provider,
+    takes_query,
+    views_of,
+)
+from quart_upsun.current import current_toolkit
 from quart_upsun.http import credentials
+from quart_upsun.identity import session_user
 from quart_upsun.policy import cache_public, no_rate_limit, policy_of, public
 from quart_upsun.settings import Settings
 
@@ -72,7 +78,7 @@ class Provider(OpenAPIProvider):
 
     def build_paths(self, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
         paths, components = super().build_paths(rule)
-        view = self._app.view_functions[rule.endpoint]
+        view = views_of(self)[rule.endpoint]
         for operations in paths.values():
             for operation in operations.values():
                 _complete(operation, view, rule)
@@ -81,7 +87,7 @@ class Provider(OpenAPIProvider):
     def schema(self) -> dict[str, Any]:
         document = super().schema()
         problem = TypeAdapter(ProblemAnswer).json_schema(
-            ref_template=PYDANTIC_REF_TEMPLATE, mode="serialization"
+            ref_template=REF_TEMPLATE, mode="serialization"
         )
         schemas = document["components"]["schemas"]
         schemas.update(problem.pop("$defs"))
@@ -108,7 +114,7 @@ def init_app(app: Quart, settings: Settings) -> None:
 
 def is_api(rule: Rule) -> bool:
     """Tell whether a route is one of the API's."""
-    return rule.rule.startswith(credentials.PREFIX)
+    return rule.rule.startswith(credentials.API_PREFIX)
 
 
 @blueprint.get("/openapi.json")
@@ -117,10 +123,9 @@ def is_api(rule: Rule) -> bool:
 @no_rate_limit("made once, and the router keeps it")
 async def openapi() -> Response:
     """Return the document. It is made once: routes do not change while a process lives."""
-    extension: QuartSchema = current_app.extensions["QUART_SCHEMA"]
     text: str | None = current_app.extensions.get("API_DOCUMENT")
     if text is None:
-        text = json.dumps(extension.openapi_provider.schema())
+        text = json.dumps(openapi_provider(current_app).schema())
         current_app.extensions["API_DOCUMENT"] = text
     return Response(text, content_type="application/json")
 
@@ -131,7 +136,12 @@ async def openapi() -> Response:
 @no_rate_limit("no query, and the router keeps it")
 async def show() -> str:
     """Show the document as Swagger UI does, from our own assets."""
-    return await render_template("api/docs.html")
+    endpoint = current_toolkit().tokens_endpoint
+    return await render_template(
+        "api/docs.html",
+        user=session_user(),
+        tokens_url=url_for(endpoint) if endpoint is not None else None,
+    )
 
 
 def _complete(operation: dict[str, Any], view: Any, rule: Rule) -> None:
@@ -175,7 +185,7 @@ def _problems(operation: dict[str, Any], view: Any, rule: Rule) -> dict[int, str
     found = [400, 503]
     if policy.scope:
         found += [401, 403]
-    if "requestBody" in operation or hasattr(view, QUART_SCHEMA_QUERYSTRING_ATTRIBUTE):
+    if "requestBody" in operation or takes_query(view):
         found += [422]
     if policy.is_idempotent:
         found += [409, 422]

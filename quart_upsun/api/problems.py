@@ -16,7 +16,7 @@ from quart_schema.validation import QuerystringValidationError
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
-from quart_upsun.http.preconditions import FAILED
+from quart_upsun.http.preconditions import PRECONDITION_FAILED
 
 CONTENT_TYPE = "application/problem+json"
 DETAILS = {
@@ -26,7 +26,7 @@ DETAILS = {
     404: "There is nothing at this address.",
     405: "This address does not take this method.",
     408: "The request took too long to arrive.",
-    412: FAILED,
+    412: PRECONDITION_FAILED,
     413: "What was sent is too large.",
     415: "The body must be application/json.",
     422: "What was sent does not fit the API's document.",
@@ -87,7 +87,7 @@ class Problem(HTTPException):
         return [*super().get_headers(*args, **options), *self.headers.items()]
 
 
-def answer(error: HTTPException) -> Response:
+def problem_response(error: HTTPException) -> Response:
     """Return the answer to an error, but for the headers that belong to it."""
     status = error.code or 500
     members: Mapping[str, Any] = {}

@@ -8,10 +8,10 @@ from contextlib import AbstractAsyncContextManager
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from quart_upsun.current import current
-from quart_upsun.database.base import LARGEST_ID, Base, load_models
+from quart_upsun.current import current_toolkit
+from quart_upsun.database.base import MAX_ID, Base, load_models
 from quart_upsun.database.connection import (
-    STATEMENT_TIMEOUT,
+    STATEMENT_TIMEOUT_SECONDS,
     Connection,
     connect,
     unpooled_engine,
@@ -19,7 +19,7 @@ from quart_upsun.database.connection import (
 from quart_upsun.database.errors import (
     LOCK_NOT_AVAILABLE,
     READ_ONLY,
-    UNDEFINED,
+    UNDEFINED_OBJECT,
     DatabaseUnavailableError,
     LockTimeoutError,
     NoConnectionError,
@@ -28,14 +28,15 @@ from quart_upsun.database.errors import (
     SchemaBehindError,
 )
 from quart_upsun.database.gate import SchemaGate
-from quart_upsun.database.session import Database, patience
+from quart_upsun.database.schema import create_schema
+from quart_upsun.database.session import Database, pool_timeout
 
 __all__ = [
-    "LARGEST_ID",
     "LOCK_NOT_AVAILABLE",
+    "MAX_ID",
     "READ_ONLY",
-    "STATEMENT_TIMEOUT",
-    "UNDEFINED",
+    "STATEMENT_TIMEOUT_SECONDS",
+    "UNDEFINED_OBJECT",
     "Base",
     "Connection",
     "Database",
@@ -47,9 +48,10 @@ __all__ = [
     "SchemaBehindError",
     "SchemaGate",
     "connect",
+    "create_schema",
     "direct",
     "load_models",
-    "patience",
+    "pool_timeout",
     "read",
     "unpooled_engine",
     "write",
@@ -58,14 +60,14 @@ __all__ = [
 
 def read() -> AbstractAsyncContextManager[AsyncSession]:
     """Give the current application's session for queries; see `Database.read`."""
-    return current().database.read()
+    return current_toolkit().database.read()
 
 
 def write() -> AbstractAsyncContextManager[AsyncSession]:
     """Give the current application's session in a transaction; see `Database.write`."""
-    return current().database.write()
+    return current_toolkit().database.write()
 
 
 def direct() -> AbstractAsyncContextManager[Connection]:
     """Give the current application's connection for statements; see `Database.direct`."""
-    return current().database.direct()
+    return current_toolkit().database.direct()

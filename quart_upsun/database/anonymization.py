@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Rule:
+class ColumnRule:
     """What happens to a column."""
 
     kind: str
@@ -16,20 +16,20 @@ class Rule:
     """The new value: SQL, in which the row's columns can be named."""
 
 
-KEPT = Rule("kept")
+KEPT = ColumnRule("kept")
 """Tells nothing about anybody."""
 
 EMPTIED = "emptied"
 """For a whole table: none of its rows stays."""
 
-Rules = dict[str, Rule] | str
+Rules = dict[str, ColumnRule] | str
 
 
-def replaced(expression: str) -> Rule:
+def replaced(expression: str) -> ColumnRule:
     """Put a made-up value in the place of one about a person."""
-    return Rule("replaced", expression)
+    return ColumnRule("replaced", expression)
 
 
-def ended(expression: str) -> Rule:
+def ended(expression: str) -> ColumnRule:
     """Make what opens a door worthless."""
-    return Rule("ended", expression)
+    return ColumnRule("ended", expression)

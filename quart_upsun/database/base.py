@@ -4,12 +4,12 @@ import importlib
 from pathlib import Path
 from typing import ClassVar
 
-from sqlalchemy import MetaData
+from sqlalchemy import DDL, MetaData, event
 from sqlalchemy.orm import DeclarativeBase
 
 from quart_upsun.database.anonymization import Rules
 
-LARGEST_ID = 2**63 - 1  # that a column can hold, and a query be asked for
+MAX_ID = 2**63 - 1  # that a column can hold, and a query be asked for
 
 
 class Base(DeclarativeBase):
@@ -27,6 +27,16 @@ class Base(DeclarativeBase):
 
     __sanitize__: ClassVar[Rules]
     """What happens to the data in a preview; each model says it."""
+
+
+def run_after_create(model: type[Base], *statements: str) -> None:
+    """Run SQL when `create_schema` creates a model's table: functions, triggers.
+
+    Migrations have their own copy of it, because they must not change with the code.
+    """
+    for statement in statements:
+        ddl = DDL(statement)  # type: ignore[no-untyped-call]
+        event.listen(model.__table__, "after_create", ddl)
 
 
 def load_models(*packages: str) -> None:

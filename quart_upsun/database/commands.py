@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from quart_upsun.database.connection import unpooled_engine
 from quart_upsun.database.errors import DatabaseUnavailableError
 from quart_upsun.database.ownership import ForeignDatabaseError, Identity, claim_copy, read_owner
-from quart_upsun.database.url import place
+from quart_upsun.database.url import host_and_port
 
 T = TypeVar("T")
 
@@ -44,8 +44,8 @@ def database_group(url: URL, identity: Identity) -> click.Group:
             raise click.ClickException("This environment has no name: set DATABASE_ENVIRONMENT.")
         if not yes:
             click.confirm(
-                f"Is {place(url)}/{url.database} a copy, and not the database that {owner} itself"
-                " uses?",
+                f"Is {host_and_port(url)}/{url.database} a copy, and not the database that {owner}"
+                " itself uses?",
                 abort=True,
             )
         try:

@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 import asyncpg
 from asyncpg import InterfaceError, InternalClientError, PostgresError
 from sqlalchemy import URL, event
-from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, PoolProxiedConnection
 
+from quart_upsun.compat.sqlalchemy import ADAPTER_ERROR, execute_again_if_stale
 from quart_upsun.database.errors import (
     READ_ONLY,
     DatabaseUnavailableError,
@@ -27,12 +27,12 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 # Longer than a request waits for a pooled connection: a process that is short of processor, such
 # as while another release starts beside it, needs many turns of its loop for a new connection.
-CONNECT_TIMEOUT = 5.0  # seconds
-STATEMENT_TIMEOUT = 8  # seconds
-LOCK_TIMEOUT = 4  # seconds
+CONNECT_TIMEOUT_SECONDS = 5.0  # seconds
+STATEMENT_TIMEOUT_SECONDS = 8  # seconds
+LOCK_TIMEOUT_SECONDS = 4  # seconds
 
 
-def _remembering(method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+def _record_error(method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
     @wraps(method)
     async def remember(self: "PooledConnection", *args: Any, **options: Any) -> Any:
         try:
@@ -58,11 +58,11 @@ class PooledConnection(asyncpg.Connection):  # type: ignore[misc]
         raised, self.raised = self.raised, None
         return raised
 
-    execute = _remembering(asyncpg.Connection.execute)
-    executemany = _remembering(asyncpg.Connection.executemany)
-    fetch = _remembering(asyncpg.Connection.fetch)
-    fetchrow = _remembering(asyncpg.Connection.fetchrow)
-    fetchval = _remembering(asyncpg.Connection.fetchval)
+    execute = _record_error(asyncpg.Connection.execute)
+    executemany = _record_error(asyncpg.Connection.executemany)
+    fetch = _record_error(asyncpg.Connection.fetch)
+    fetchrow = _record_error(asyncpg.Connection.fetchrow)
+    fetchval = _record_error(asyncpg.Connection.fetchval)
 
 
 async def connect(
@@ -79,7 +79,7 @@ async def connect(
         url: from `parse_database_url()`. Its `application_name` and `connect_timeout` win over
             `name` and `timeout`; its `options` do not win over `settings`.
         name: what the connection is called in `pg_stat_activity`.
-        timeout: seconds until it is connected; `CONNECT_TIMEOUT` by default.
+        timeout: seconds until it is connected; `CONNECT_TIMEOUT_SECONDS` by default.
         command_timeout: seconds for one statement; without a limit by default.
         settings: of the server, for this connection.
 
@@ -87,7 +87,7 @@ async def connect(
         NoConnectionError: for whatever reason.
     """
     arguments = connect_arguments(url)
-    arguments = {"timeout": CONNECT_TIMEOUT if timeout is None else timeout, **arguments}
+    arguments = {"timeout": CONNECT_TIMEOUT_SECONDS if timeout is None else timeout, **arguments}
     server_settings = {
         "timezone": "UTC",
         **(settings or {}),
@@ -139,7 +139,7 @@ def _discard(connecting: asyncio.Future[PooledConnection]) -> None:
 
 def connect_timeout(url: URL) -> float:
     """Return the seconds that a connection to the database may take to be made."""
-    return float(connect_arguments(url).get("timeout", CONNECT_TIMEOUT))
+    return float(connect_arguments(url).get("timeout", CONNECT_TIMEOUT_SECONDS))
 
 
 def _reason(error: Exception, seconds: float) -> str:
@@ -149,9 +149,6 @@ def _reason(error: Exception, seconds: float) -> str:
         # asyncio's own text lists all addresses of a name; the numbers of a lookup are negative.
         return os.strerror(error.errno) if error.errno > 0 else error.strerror or str(error)
     return str(error) or type(error).__name__
-
-
-ADAPTER_ERROR = AsyncAdapt_asyncpg_dbapi.Error
 
 
 class _Pool(AsyncAdaptedQueuePool):
@@ -178,11 +175,11 @@ def pooled_engine(
             url,
             name="quart-upsun",
             # For a server that stopped answering altogether; its own timeout comes first.
-            command_timeout=STATEMENT_TIMEOUT + 2,
+            command_timeout=STATEMENT_TIMEOUT_SECONDS + 2,
             settings={
-                "statement_timeout": f"{STATEMENT_TIMEOUT}s",
-                "lock_timeout": f"{LOCK_TIMEOUT}s",
-                "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT}s",
+                "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
+                "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
+                "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
                 "jit": "off",  # costs more than it saves on queries of a web page
             },
         ),
@@ -215,21 +212,8 @@ def pooled_engine(
 
     @event.listens_for(engine.sync_engine, "do_execute")
     def replace_stale_plan(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
-        """Prepare a statement again whose plan a migration has made stale.
-
-        A release being replaced lives on while the next one migrates. Outside a transaction
-        nothing is lost by asking twice.
-        """
-        stale = context.dialect.loaded_dbapi.InvalidCachedStatementError
-        try:
-            cursor.execute(statement, parameters)
-        except stale as error:
-            driver_connection = context.root_connection.connection.dbapi_connection
-            if not context.dialect.detect_autocommit_setting(driver_connection):
-                raise
-            context.handle_dbapi_exception(error)  # marks all cached plans of the engine as stale
-            context.pre_exec()
-            cursor.execute(statement, parameters)
+        """Survive the next release's migrations: a release that is being replaced lives on."""
+        execute_again_if_stale(cursor, statement, parameters, context)
         return True
 
     return engine

@@ -4,10 +4,10 @@ from sqlalchemy.exc import DBAPIError
 
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 UNDEFINED_TABLE = "42P01"
-UNDEFINED = {UNDEFINED_TABLE, "42703", "3F000"}  # table, column, schema
+UNDEFINED_OBJECT = {UNDEFINED_TABLE, "42703", "3F000"}  # table, column, schema
 # Connections, resources, operator intervention (timeouts and shutdown among it), serialization
 # failures and deadlocks, and transactions that the server has ended because they took too long.
-TRANSIENT = ("08", "53", "57", "58", "40", "25P03", "25P04")
+TRANSIENT_ERRORS = ("08", "53", "57", "58", "40", "25P03", "25P04")
 LOCK_NOT_AVAILABLE = "55P03"
 # After a failover to a standby, or while `default_transaction_read_only` is on.
 READ_ONLY = "25006"
@@ -21,7 +21,7 @@ class NoConnectionError(ConnectionError):
     """PostgreSQL could not be connected to. The text says why."""
 
 
-class UndefinedError(Exception):
+class UndefinedObjectError(Exception):
     """A statement named a table or column that does not exist."""
 
     def __init__(self, original: Exception) -> None:
@@ -37,7 +37,7 @@ class ReadOnlyDatabaseError(DatabaseUnavailableError):
 
 
 class LockTimeoutError(DatabaseUnavailableError):
-    """Another transaction has held a lock for longer than `LOCK_TIMEOUT`."""
+    """Another transaction has held a lock for longer than `LOCK_TIMEOUT_SECONDS`."""
 
 
 class SchemaBehindError(DatabaseUnavailableError):

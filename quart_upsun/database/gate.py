@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 # How often the gate asks at most while it is closed, in seconds.
-GATE_INTERVAL = 0.25
+CHECK_INTERVAL_SECONDS = 0.25
 # How long its answer is good for in a preview while it is open: a data sync or a restore can bring
 # people back under our feet.
-PREVIEW_INTERVAL = 2.0
-ANSWER_TIMEOUT = 2.0  # seconds, over a connection that is open already
+PREVIEW_CHECK_INTERVAL_SECONDS = 2.0
+CHECK_TIMEOUT_SECONDS = 2.0  # seconds, over a connection that is open already
 
 
 class SchemaGate:
@@ -66,7 +66,8 @@ class SchemaGate:
     def is_open(self) -> bool:
         """Whether a session may begin without asking."""
         return self._opened and (
-            self._preview is None or time.monotonic() - self._checked < PREVIEW_INTERVAL
+            self._preview is None
+            or time.monotonic() - self._checked < PREVIEW_CHECK_INTERVAL_SECONDS
         )
 
     def close(self) -> None:
@@ -75,16 +76,16 @@ class SchemaGate:
         self._checked = float("-inf")
 
     async def check(self) -> None:
-        """Ask the database for its revision, at most once in `GATE_INTERVAL` for all who wait.
+        """Ask the database for its revision, at most once per interval for all who wait.
 
         Raises:
-            Unavailable: the database does not answer.
-            SchemaBehind: it does, and must be migrated first.
-            Unsanitized: it does, and tells about people.
+            DatabaseUnavailableError: the database does not answer.
+            SchemaBehindError: it does, and must be migrated first.
+            NotSanitizedError: it does, and tells about people.
         """
         came = time.monotonic()
         async with self._lock:
-            rest = self._checked + GATE_INTERVAL - time.monotonic()
+            rest = self._checked + CHECK_INTERVAL_SECONDS - time.monotonic()
             if (
                 isinstance(self._verdict, SchemaBehindError | NotSanitizedError)
                 and self._asked < came
@@ -108,7 +109,7 @@ class SchemaGate:
             with suppress(DatabaseUnavailableError):
                 await self.check()
                 break
-            await asyncio.sleep(GATE_INTERVAL)
+            await asyncio.sleep(CHECK_INTERVAL_SECONDS)
 
     async def _ask(self) -> None:
         self._asked = time.monotonic()
@@ -116,22 +117,24 @@ class SchemaGate:
             found, sanitized = await self._answer()
         except DatabaseUnavailableError as error:
             self._verdict = error
-            self._say("database unavailable", reason=str(error), cause=repr(error.__cause__))
+            self._log_state("database unavailable", reason=str(error), cause=repr(error.__cause__))
         else:
             if self.needed is not None and (
                 found is None or (found in self._known and found != self.needed)
             ):
                 self._verdict = SchemaBehindError(found, self.needed)
-                self._say("schema behind", database=found, needed=self.needed)
+                self._log_state("schema behind", database=found, needed=self.needed)
             elif self._preview is not None and not sanitized:
                 self._verdict = NotSanitizedError(self._preview)
-                self._say("data not sanitized", environment=self._preview, fix="quart sanitize")
+                self._log_state(
+                    "data not sanitized", environment=self._preview, fix="quart sanitize"
+                )
             else:
                 self._verdict = None
                 if not self._opened:
                     # Plans prepared before the migration may no longer fit.
                     await self._database.engine.dispose()
-                    self._say("schema ready", database=found, needed=self.needed)
+                    self._log_state("schema ready", database=found, needed=self.needed)
         self._opened = self._verdict is None
         self._checked = time.monotonic()
 
@@ -141,7 +144,7 @@ class SchemaGate:
         A host that takes the question and never says a word would keep all waiting who knock.
 
         Raises:
-            Unavailable: it does not tell, or not in time.
+            DatabaseUnavailableError: it does not tell, or not in time.
         """
         question = asyncio.create_task(self._question())
         self._questions.add(question)
@@ -151,7 +154,7 @@ class SchemaGate:
             # side is silent takes two seconds more.
             pool = cast(QueuePool, self._database.engine.pool)
             url = self._database.engine.url
-            limit = ANSWER_TIMEOUT if pool.checkedin() else connect_timeout(url)
+            limit = CHECK_TIMEOUT_SECONDS if pool.checkedin() else connect_timeout(url)
             await asyncio.wait({question}, timeout=limit)
             if question.done():
                 return question.result()
@@ -178,7 +181,7 @@ class SchemaGate:
                 return None, False
             raise DatabaseUnavailableError("the database does not tell its revision") from error
 
-    def _say(self, message: str, **details: Any) -> None:
+    def _log_state(self, message: str, **details: Any) -> None:
         """Log a state when it begins, not at every request that meets it."""
         state = f"{message} {details}"
         if state != self._logged:

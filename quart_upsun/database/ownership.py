@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quart_upsun.database.errors import DatabaseUnavailableError
 
-IS_TRACKED = "SELECT to_regclass('database_owner') IS NOT NULL"
-READ = "SELECT environment, type FROM database_owner"
-CLAIM = text(
+HAS_OWNER_TABLE = "SELECT to_regclass('database_owner') IS NOT NULL"
+SELECT_OWNER = "SELECT environment, type FROM database_owner"
+UPSERT_OWNER = text(
     """
     INSERT INTO database_owner (environment, type) VALUES (:environment, :type)
     ON CONFLICT (id) DO UPDATE
@@ -102,16 +102,16 @@ def require_owner(owner: Owner | None, identity: Identity) -> None:
         raise ForeignDatabaseError(owner, identity)
 
 
-def owner_of(row: Any) -> Owner | None:
-    """Return the owner from a row of `READ`, None if there is no row."""
+def parse_owner(row: Any) -> Owner | None:
+    """Return the owner from a row of `SELECT_OWNER`, None if there is no row."""
     return Owner(row[0], row[1]) if row is not None else None
 
 
 def read_owner(connection: Connection) -> Owner | None:
     """Return the owner of a database; None if none is recorded."""
-    if not connection.scalar(text(IS_TRACKED)):
+    if not connection.scalar(text(HAS_OWNER_TABLE)):
         return None
-    return owner_of(connection.execute(text(READ)).one_or_none())
+    return parse_owner(connection.execute(text(SELECT_OWNER)).one_or_none())
 
 
 async def claim_copy(connection: AsyncConnection, identity: Identity, owner: str) -> int:
@@ -129,9 +129,9 @@ async def claim_copy(connection: AsyncConnection, identity: Identity, owner: str
         ForeignDatabaseError: it belongs to another one.
     """
     await connection.execute(text("LOCK TABLE database_owner IN ACCESS EXCLUSIVE MODE"))
-    found = owner_of((await connection.execute(text(READ))).one_or_none())
+    found = parse_owner((await connection.execute(text(SELECT_OWNER))).one_or_none())
     if found is None or found.name != owner:
         raise ForeignDatabaseError(found, identity)
     jobs = await connection.execute(text("DELETE FROM pgqueuer WHERE status <> 'failed'"))
-    await connection.execute(CLAIM, {"environment": identity.name, "type": identity.type})
+    await connection.execute(UPSERT_OWNER, {"environment": identity.name, "type": identity.type})
     return jobs.rowcount

@@ -11,8 +11,8 @@ from typing import cast
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.util import greenlet_spawn
 
+from quart_upsun.compat.sqlalchemy import greenlet_spawn
 from quart_upsun.database.connection import (
     Connection,
     PooledConnection,
@@ -22,27 +22,27 @@ from quart_upsun.database.connection import (
 from quart_upsun.database.errors import (
     LOCK_NOT_AVAILABLE,
     READ_ONLY,
-    TRANSIENT,
-    UNDEFINED,
+    TRANSIENT_ERRORS,
+    UNDEFINED_OBJECT,
     DatabaseUnavailableError,
     LockTimeoutError,
     NoConnectionError,
     ReadOnlyDatabaseError,
-    UndefinedError,
+    UndefinedObjectError,
     sqlstate,
 )
 from quart_upsun.database.gate import SchemaGate
-from quart_upsun.time_limits import paused
+from quart_upsun.time_limits import pause_time_limit
 
 # Seconds. A request that cannot have its connection or its answer in this time is better refused:
 # behind a router that spreads requests over instances, waiting only moves the queue in here.
-POOL_TIMEOUT = 2.0
+POOL_TIMEOUT_SECONDS = 2.0
 # What takes its place where no request is waiting, but many jobs at once are.
-patience: ContextVar[float | None] = ContextVar("patience", default=None)
+pool_timeout: ContextVar[float | None] = ContextVar("patience", default=None)
 # How long a read-only database is not asked again. Each time costs new connections.
-READ_ONLY_INTERVAL = 1.0
+READ_ONLY_INTERVAL_SECONDS = 1.0
 # How long a rollback may take; then its connection is closed, which has the same effect.
-ROLLBACK_TIMEOUT = 2.0
+ROLLBACK_TIMEOUT_SECONDS = 2.0
 
 
 class Database:
@@ -82,8 +82,9 @@ class Database:
         Errors of the caller's own pass through, whatever their type.
 
         Raises:
-            Unavailable: no connection was free in time, the connection was lost, or the schema is
-                not there yet. Raised where it happens, so the block itself can catch it.
+            DatabaseUnavailableError: no connection was free in time, the connection was lost, or
+                the schema is not there yet. Raised where it happens, so the block itself can catch
+                it.
             ReadOnlyDatabaseError: for a statement that changes something.
         """
         return self._session(self.engine)
@@ -95,8 +96,8 @@ class Database:
         Errors of the caller's own pass through after the rollback, whatever their type.
 
         Raises:
-            Unavailable: as `read()`, or the connection was lost before the end. Only if that
-                happened in the middle of the commit itself may the change have been made.
+            DatabaseUnavailableError: as `read()`, or the connection was lost before the end. Only
+                if that happened in the middle of the commit itself may the change have been made.
             ReadOnlyDatabaseError: the database accepts no changes.
         """
         if self.is_read_only:
@@ -106,7 +107,7 @@ class Database:
                 yield session
                 await session.commit()
             except BaseException:
-                await _to_the_end(_roll_back(session))
+                await _shield(_roll_back(session))
                 raise
 
     @property
@@ -116,14 +117,14 @@ class Database:
 
     @property
     def is_read_only(self) -> bool:
-        """Whether the database was found to be read-only within the last `READ_ONLY_INTERVAL`."""
+        """Whether the database was found to be read-only a moment ago."""
         return time.monotonic() < self._read_only_until
 
     async def accepts_changes(self) -> bool:
-        """Ask PostgreSQL whether it accepts changes; a no is repeated for `READ_ONLY_INTERVAL`.
+        """Ask PostgreSQL whether it accepts changes; a no is cached for a second.
 
         Raises:
-            Unavailable: as `read()`.
+            DatabaseUnavailableError: as `read()`.
         """
         if self.is_read_only:
             return False
@@ -134,7 +135,7 @@ class Database:
                 await session.invalidate()
             # This stays so for sessions that began before the database was writable again.
             await self.engine.dispose()
-        self._read_only_until = time.monotonic() + READ_ONLY_INTERVAL
+        self._read_only_until = time.monotonic() + READ_ONLY_INTERVAL_SECONDS
         return False
 
     async def close(self) -> None:
@@ -148,8 +149,8 @@ class Database:
         as inside of `read()`.
 
         Raises:
-            Unavailable: as `read()`, but at the end of the block. All other errors are asyncpg's,
-                and not SQLAlchemy's.
+            DatabaseUnavailableError: as `read()`, but at the end of the block. All other errors are
+                asyncpg's, and not SQLAlchemy's.
         """
         async with self._admitted():
             pooled = await self.engine.raw_connection()
@@ -166,7 +167,7 @@ class Database:
                 try:
                     if isinstance(raised, asyncio.CancelledError):
                         # It may be busy with what nobody waits for. This also tells the server.
-                        await _to_the_end(greenlet_spawn(pooled.invalidate))
+                        await _shield(greenlet_spawn(pooled.invalidate))
                     elif raised is not None and is_unusable(raised):
                         pooled.invalidate()  # without a word: the server has none either
                 finally:
@@ -176,8 +177,8 @@ class Database:
         outage = self._outage(error, is_lost=is_lost)
         if outage is not None:
             raise outage from error
-        if sqlstate(error) in UNDEFINED:
-            raise UndefinedError(error)
+        if sqlstate(error) in UNDEFINED_OBJECT:
+            raise UndefinedObjectError(error)
 
     def _outage(self, error: BaseException, *, is_lost: bool) -> DatabaseUnavailableError | None:
         """Return what an error of the driver means if the database is the cause; else None.
@@ -188,16 +189,16 @@ class Database:
         """
         state = sqlstate(error) or ""
         if state == READ_ONLY:
-            self._read_only_until = time.monotonic() + READ_ONLY_INTERVAL
+            self._read_only_until = time.monotonic() + READ_ONLY_INTERVAL_SECONDS
             return ReadOnlyDatabaseError()
         if state == LOCK_NOT_AVAILABLE:
             return LockTimeoutError("a lock in the database was not released in time")
         if is_lost or isinstance(error, OSError):  # TimeoutError among them
             # From here on the gate asks, once for all who wait, until the database is back.
             self.gate.close()
-        if isinstance(error, OSError) or (is_lost and not state.startswith(TRANSIENT)):
+        if isinstance(error, OSError) or (is_lost and not state.startswith(TRANSIENT_ERRORS)):
             return DatabaseUnavailableError("the connection to the database was lost")
-        if state.startswith(TRANSIENT):
+        if state.startswith(TRANSIENT_ERRORS):
             return DatabaseUnavailableError("the database gave up on a statement")
         return None
 
@@ -210,9 +211,9 @@ class Database:
             try:
                 yield session
             except BaseException as error:
-                await _to_the_end(session.close())
-                if gated and isinstance(error, DBAPIError) and sqlstate(error) in UNDEFINED:
-                    raise UndefinedError(error) from None
+                await _shield(session.close())
+                if gated and isinstance(error, DBAPIError) and sqlstate(error) in UNDEFINED_OBJECT:
+                    raise UndefinedObjectError(error) from None
                 raise
             # Not by `async with`, which makes a task of it, so that it cannot be cut off.
             # Here it waits for nothing: no transaction is open any more.
@@ -233,7 +234,7 @@ class Database:
         except NoConnectionError as error:
             self.gate.close()
             raise DatabaseUnavailableError("no connection to the database") from error.__cause__
-        except UndefinedError as error:
+        except UndefinedObjectError as error:
             undefined = error.original
         # A restore or a data sync may have replaced the schema under our feet.
         self.gate.close()
@@ -255,8 +256,8 @@ class Database:
     async def _wait(self) -> None:
         self._waiting += 1
         try:
-            with paused():
-                async with asyncio.timeout(patience.get() or POOL_TIMEOUT):
+            with pause_time_limit():
+                async with asyncio.timeout(pool_timeout.get() or POOL_TIMEOUT_SECONDS):
                     await self._turns.acquire()
         except TimeoutError as error:
             raise DatabaseUnavailableError("all connections are busy") from error
@@ -267,13 +268,13 @@ class Database:
 async def _roll_back(session: AsyncSession) -> None:
     """Roll back; close the connection if that fails, so that the first error is not hidden."""
     try:
-        async with asyncio.timeout(ROLLBACK_TIMEOUT):
+        async with asyncio.timeout(ROLLBACK_TIMEOUT_SECONDS):
             await session.rollback()
     except (DatabaseUnavailableError, DBAPIError, TimeoutError):
         await session.invalidate()
 
 
-async def _to_the_end(work: Awaitable[None]) -> None:
+async def _shield(work: Awaitable[None]) -> None:
     """Wait for the end of `work` however often this task is cancelled meanwhile.
 
     Left earlier, its connection would be back in the pool while it is still used.

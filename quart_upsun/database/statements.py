@@ -1,8 +1,6 @@
 """Statements that most requests need: compiled once, and sent by asyncpg itself.
 
-A session looks up the SQL of a statement at each time, and goes through two greenlets for it. For
-one that takes PostgreSQL 0.1 ms, that is most of what it costs. So the few that an application
-lives on are asked in this way; for all others a session is plainer, and does more.
+A session is simpler and does more; docs/decisions/fast-path.md says when this pays.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +10,7 @@ from sqlalchemy import Dialect, Select
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from quart_upsun.compat.sqlalchemy import positional_parameters
 from quart_upsun.database import Connection
 
 Row = TypeVar("Row")
@@ -33,12 +32,7 @@ class Statement(Generic[Row]):
         self._row = row
         compiled = select.compile(dialect=DIALECT)
         self._text = str(compiled)
-        self._order = compiled.positiontup or []
-        self._constants = {
-            name: compiled.params[name]
-            for parameter, name in compiled.bind_names.items()
-            if not parameter.required
-        }
+        self._order, self._constants = positional_parameters(compiled)
 
     async def rows(self, source: Source, **values: Any) -> list[Row]:
         """Ask for the rows.

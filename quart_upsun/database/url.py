@@ -18,18 +18,18 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 SCHEMES = {"postgresql", "postgres", "pgsql", "postgresql+asyncpg"}
-FORM = "is not of the form postgresql://user:password@host:port/database"
+EXPECTED_FORM = "is not of the form postgresql://user:password@host:port/database"
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-VERIFYING = ("verify-ca", "verify-full")
+VERIFYING_SSL_MODES = ("verify-ca", "verify-full")
 SSL_VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 SSL_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 SYSTEM = "system"  # sslrootcert: the certificate authorities that the system trusts
 SESSION_ATTRIBUTES = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
-LONGEST_CONNECT_TIMEOUT = 3600
+MAX_CONNECT_TIMEOUT_SECONDS = 3600
 
 # What these values ask for is so anyway.
-ALREADY_SO: Mapping[str, tuple[str, ...]] = {
+DEFAULT_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "channel_binding": ("disable", "prefer"),
     "client_encoding": ("utf8", "utf-8", "unicode"),
     "gssencmode": ("disable", "prefer"),
@@ -44,17 +44,17 @@ SUPPORTED = {
     *("sslmode", "sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version"),
     *SSL_FILES,
     *SERVER_SETTINGS,
-    *ALREADY_SO,
+    *DEFAULT_PARAMETERS,
 }
-POOLER = (
+POOLER_HINT = (
     "prepared statements cannot be switched off, so connect to PostgreSQL itself or to a pooler in"
     " session mode"
 )
 HINTS = {
-    "prepared_statement_cache_size": POOLER,
-    "prepared_statement_name_func": POOLER,
-    "statement_cache_size": POOLER,
-    "pgbouncer": POOLER,
+    "prepared_statement_cache_size": POOLER_HINT,
+    "prepared_statement_name_func": POOLER_HINT,
+    "statement_cache_size": POOLER_HINT,
+    "pgbouncer": POOLER_HINT,
     "channel_binding": (
         "to authenticate the server use sslmode=verify-full&sslrootcert=system instead"
     ),
@@ -81,16 +81,16 @@ def parse_database_url(value: Any) -> URL:
         ValueError: it is malformed, or has a parameter that is not supported. The message follows
             the variable's name, and quotes nothing that may be a secret.
     """
-    url = value if isinstance(value, URL) else _parsed(str(value).strip())
+    url = value if isinstance(value, URL) else _parse(str(value).strip())
     if url.drivername not in SCHEMES:
         raise ValueError(f"must begin with postgresql://, not {url.drivername}://")
-    query = {name: _single(name, each) for name, each in url.query.items()}
+    query = {name: _single_value(name, each) for name, each in url.query.items()}
     if "ssl" in query:  # SQLAlchemy's and JDBC's name
-        _refuse_twice("sslmode", query.get("sslmode"))
+        _reject_duplicate("sslmode", query.get("sslmode"))
         mode = query.pop("ssl")
         query["sslmode"] = "require" if mode.lower() == "true" else mode
     url = url.set(drivername="postgresql+asyncpg", query=query)
-    url = _moved(url)
+    url = _move_to_attributes(url)
     if not url.database:
         raise ValueError("names no database after the host")
     _check(url.query)
@@ -118,7 +118,7 @@ def connect_arguments(url: URL) -> dict[str, Any]:
         "database": url.database,
         "host": url.host,
         "port": url.port,
-        "ssl": _tls(query),
+        "ssl": _ssl_argument(query),
         "server_settings": {name: query[name] for name in SERVER_SETTINGS if name in query},
     }
     if "host" in query:
@@ -135,14 +135,14 @@ def connect_arguments(url: URL) -> dict[str, Any]:
     return arguments
 
 
-def place(url: URL) -> str:
+def host_and_port(url: URL) -> str:
     """Return the host and port that an address names, for people to read."""
     hosts = str(url.query.get("host") or url.host or "localhost").split(",")
     ports = str(url.query.get("port") or url.port or 5432).split(",")
     return ", ".join(f"{host}:{port}" for host, port in zip(hosts, ports, strict=True))
 
 
-def _parsed(text: str) -> URL:
+def _parse(text: str) -> URL:
     if any(ord(character) < 32 or character == "\x7f" for character in unquote(text)):
         raise ValueError("holds a control character")
     try:
@@ -152,7 +152,7 @@ def _parsed(text: str) -> URL:
     # Where the host is: as SQLAlchemy finds it.
     match = re.fullmatch(r"(\w[\w+]*://(?:[^:/]*(?::[^@]*)?@)?)([^/?]*)(.*)", text)
     if match is None:
-        raise ValueError(FORM)
+        raise ValueError(EXPECTED_FORM)
     before, host, after = match.groups()
     _, _, query = after.partition("?")
     try:
@@ -161,38 +161,38 @@ def _parsed(text: str) -> URL:
         raise ValueError("has a parameter without a value") from None
     for name, value in given:
         if not value:
-            raise ValueError(f"has {_quoted(name)} without a value")
+            raise ValueError(f"has {_parameter_name(name)} without a value")
     several = "," in host
     try:
         url = make_url(before + after if several else text)
     except (ArgumentError, ValueError):
-        raise ValueError(FORM) from None
+        raise ValueError(EXPECTED_FORM) from None
     if several:
-        _refuse_twice("host", url.query.get("host"))
+        _reject_duplicate("host", url.query.get("host"))
         return url.update_query_dict({"host": host})
     return url.set(host=unquote(url.host)) if url.host else url
 
 
-def _single(name: str, value: str | tuple[str, ...]) -> str:
+def _single_value(name: str, value: str | tuple[str, ...]) -> str:
     if isinstance(value, str):
         return value
     if name not in {"host", "port"}:
-        raise ValueError(f"has {_quoted(name)} more than once")
+        raise ValueError(f"has {_parameter_name(name)} more than once")
     return ",".join(value)
 
 
-def _quoted(name: str) -> str:
+def _parameter_name(name: str) -> str:
     """Name a parameter; what does not look like one may be the rest of a password."""
     known = re.fullmatch(r"[A-Za-z_]{1,40}", name) is not None
     return f"the parameter {name}" if known else "a parameter"
 
 
-def _refuse_twice(name: str, before: object) -> None:
+def _reject_duplicate(name: str, before: object) -> None:
     if before is not None:
         raise ValueError(f"has the parameter {name} more than once")
 
 
-def _moved(url: URL) -> URL:
+def _move_to_attributes(url: URL) -> URL:
     """Put what `URL` has attributes for there, so that a password is hidden where it is printed."""
     query = {name: str(each) for name, each in url.query.items()}
     for name, attribute in (
@@ -201,13 +201,13 @@ def _moved(url: URL) -> URL:
         ("dbname", "database"),
     ):
         if name in query:
-            _refuse_twice(name, getattr(url, attribute) or None)
+            _reject_duplicate(name, getattr(url, attribute) or None)
             changed: dict[str, Any] = {attribute: query.pop(name)}
             url = url._replace(**changed)
     if "host" in query:
-        _refuse_twice("host", url.host)
+        _reject_duplicate("host", url.host)
     port = "" if url.port is None else str(url.port)
-    found = _hosts(query.pop("host", url.host or ""), query.pop("port", port))
+    found = _parse_hosts(query.pop("host", url.host or ""), query.pop("port", port))
     names, numbers = [host for host, _ in found], [port for _, port in found]
     if len(found) == 1 and not names[0].startswith("/"):
         return url._replace(host=names[0] or None, port=numbers[0]).set(query=query)
@@ -217,7 +217,7 @@ def _moved(url: URL) -> URL:
     return url._replace(host=None, port=None).set(query=query)
 
 
-def _hosts(hosts: str, ports: str) -> list[tuple[str, int | None]]:
+def _parse_hosts(hosts: str, ports: str) -> list[tuple[str, int | None]]:
     """Split a list of hosts, each with its port or with that at the same place of another list."""
     names, given = hosts.split(","), ports.split(",")
     if len(given) not in {1, len(names)}:
@@ -232,11 +232,11 @@ def _hosts(hosts: str, ports: str) -> list[tuple[str, int | None]]:
         host = (match[1] or match[3]) if match else name
         port = own or given[position if len(given) > 1 else 0]
         _check_host(host, is_one_of_several=len(names) > 1)
-        found.append((host, _port(port) if port else None))
+        found.append((host, _parse_port(port) if port else None))
     return found
 
 
-def _port(text: str) -> int:
+def _parse_port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) < 65536:
         raise ValueError("names a port that is not a number from 1 to 65535")
     return int(text)
@@ -261,8 +261,8 @@ def _check(query: Mapping[str, Any]) -> None:
     for name, value in query.items():
         hint = f": {HINTS[name]}" if name in HINTS else ""
         if name not in SUPPORTED:
-            raise ValueError(f"has {_quoted(name)}, which is not supported{hint}")
-        already = ALREADY_SO.get(name)
+            raise ValueError(f"has {_parameter_name(name)}, which is not supported{hint}")
+        already = DEFAULT_PARAMETERS.get(name)
         if already is not None and value.lower() not in already:
             raise ValueError(
                 f"has a {name} other than {' or '.join(already)}, which is not supported{hint}"
@@ -277,17 +277,20 @@ def _check(query: Mapping[str, Any]) -> None:
         if name in query and query[name] not in known:
             raise ValueError(f"has a {name} that is not one of {', '.join(known)}")
     seconds = str(query.get("connect_timeout", "1"))
-    if not re.fullmatch(r"[0-9]{1,4}", seconds) or not 0 < int(seconds) <= LONGEST_CONNECT_TIMEOUT:
+    if (
+        not re.fullmatch(r"[0-9]{1,4}", seconds)
+        or not 0 < int(seconds) <= MAX_CONNECT_TIMEOUT_SECONDS
+    ):
         raise ValueError(
             "has a connect_timeout that is not a number of seconds from 1 to"
-            f" {LONGEST_CONNECT_TIMEOUT}"
+            f" {MAX_CONNECT_TIMEOUT_SECONDS}"
         )
     if "passfile" in query and not Path(query["passfile"]).is_file():
         raise ValueError("has a passfile that does not exist")
 
 
 @lru_cache(maxsize=8)
-def _context(
+def _ssl_context(
     mode: str,
     sslrootcert: str | None,
     sslcert: str | None,
@@ -306,18 +309,18 @@ def _context(
     elif sslrootcert == SYSTEM:
         context.load_default_certs()
     else:
-        _load("sslrootcert", lambda: context.load_verify_locations(sslrootcert))
+        _load_file("sslrootcert", lambda: context.load_verify_locations(sslrootcert))
     if sslcrl is not None:
-        _load("sslcrl", lambda: context.load_verify_locations(sslcrl))
+        _load_file("sslcrl", lambda: context.load_verify_locations(sslcrl))
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     if sslcert is not None:
         # Without the empty password OpenSSL would ask for one on the terminal.
         name = "sslcert or sslkey" if sslkey else "sslcert"
-        _load(name, lambda: context.load_cert_chain(sslcert, sslkey, password=""))
+        _load_file(name, lambda: context.load_cert_chain(sslcert, sslkey, password=""))
     return context
 
 
-def _load(name: str, load: Callable[[], None]) -> None:
+def _load_file(name: str, load: Callable[[], None]) -> None:
     try:
         load()
     except ssl.SSLError:
@@ -326,15 +329,15 @@ def _load(name: str, load: Callable[[], None]) -> None:
         raise ValueError(f"has an {name} whose file cannot be read: {error.strerror}") from None
 
 
-def _tls(query: Mapping[str, str]) -> ssl.SSLContext | str | None:
+def _ssl_argument(query: Mapping[str, str]) -> ssl.SSLContext | str | None:
     """Return asyncpg's `ssl`: None leaves the choice to it, which is `prefer`."""
     mode, root = query.get("sslmode"), query.get("sslrootcert")
     if root == SYSTEM:
         mode = mode or "verify-full"
         if mode != "verify-full":
             raise ValueError("has sslrootcert=system, which needs sslmode=verify-full")
-    if mode in VERIFYING and root is None:
-        root = _default_root()
+    if mode in VERIFYING_SSL_MODES and root is None:
+        root = _default_root_certificate()
         if root is None:
             raise ValueError(
                 f"has sslmode={mode}, which needs sslrootcert: a file, or `system` for the"
@@ -342,13 +345,13 @@ def _tls(query: Mapping[str, str]) -> ssl.SSLContext | str | None:
             )
     versions = ("ssl_min_protocol_version", "ssl_max_protocol_version")
     given = [name for name in (*SSL_FILES, *versions, "sslnegotiation") if name in query]
-    if given and mode not in {"require", *VERIFYING}:
+    if given and mode not in {"require", *VERIFYING_SSL_MODES}:
         raise ValueError(f"has {given[0]}, which needs sslmode=require or stronger")
     if "sslkey" in query and "sslcert" not in query:
         raise ValueError("has sslkey, which needs sslcert")
-    if mode not in VERIFYING and not given:
+    if mode not in VERIFYING_SSL_MODES and not given:
         return mode
-    return _context(
+    return _ssl_context(
         str(mode),
         root,
         query.get("sslcert"),
@@ -359,7 +362,7 @@ def _tls(query: Mapping[str, str]) -> ssl.SSLContext | str | None:
     )
 
 
-def _default_root() -> str | None:
+def _default_root_certificate() -> str | None:
     """Return the file where libpq looks for certificate authorities, if it exists."""
     try:
         path = Path.home() / ".postgresql" / "root.crt"

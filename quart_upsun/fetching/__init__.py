@@ -17,10 +17,10 @@ from quart_upsun.fetching.fetcher import Fetched, Fetcher
 from quart_upsun.fetching.job_turns import init_app, turn
 from quart_upsun.fetching.page_metadata import PageMetadata, fetch_page, image_type, read_metadata
 from quart_upsun.fetching.public_network import Address, FetchError, Resolver, is_public
-from quart_upsun.fetching.turns import PER_HOST, HostBusyError, Turns, Visit
+from quart_upsun.fetching.turns import MAX_FETCHES_PER_HOST, HostBusyError, Turns, Visit
 
 __all__ = [
-    "PER_HOST",
+    "MAX_FETCHES_PER_HOST",
     "Address",
     "FetchError",
     "Fetched",

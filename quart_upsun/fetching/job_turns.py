@@ -9,8 +9,8 @@ from quart import Quart
 
 from quart_upsun.database import Database, DatabaseUnavailableError
 from quart_upsun.fetching.fetcher import Fetcher
-from quart_upsun.fetching.turns import CALL_SECONDS, HostBusyError, Visit
-from quart_upsun.jobs.queue import JobPostponedError, Running, make_due
+from quart_upsun.fetching.turns import CALL_TIMEOUT_SECONDS, HostBusyError, Visit
+from quart_upsun.jobs.queue import JobContext, JobPostponedError, make_due
 from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
@@ -31,7 +31,7 @@ def init_app(app: Quart) -> None:
 
 
 @asynccontextmanager
-async def turn(running: Running, fetcher: Fetcher, *, owner: int = 0) -> AsyncIterator[Visit]:
+async def turn(running: JobContext, fetcher: Fetcher, *, owner: int = 0) -> AsyncIterator[Visit]:
     """Give a job a visit to hosts; at its end the next waiting jobs of these hosts may run.
 
     Args:
@@ -49,14 +49,14 @@ async def turn(running: Running, fetcher: Fetcher, *, owner: int = 0) -> AsyncIt
     except HostBusyError as busy:
         wait = fetcher.turns.longest_wait(busy.host)
         raise JobPostponedError(
-            wait, partial(_line_up, running, fetcher, busy.host, owner)
+            wait, partial(_join_queue, running, fetcher, busy.host, owner)
         ) from None
     finally:
         for host in visit.hosts:
             await _call_next(running.database, fetcher, host)
 
 
-async def _line_up(running: Running, fetcher: Fetcher, host: str, owner: int) -> None:
+async def _join_queue(running: JobContext, fetcher: Fetcher, host: str, owner: int) -> None:
     """Let a fetch that leaves the host call this job, which is back in the queue."""
     fetcher.turns.line_up(host, running.id, priority=running.priority, owner=owner)
     if fetcher.turns.has_room(host):  # since a moment ago: nobody else is going to call
@@ -74,7 +74,7 @@ async def _call_next(database: Database, fetcher: Fetcher, host: str) -> None:
 async def _keep_calling(app: Quart) -> None:
     """Keep the lines moving whose called job did not come, or went to another process."""
     while True:
-        await asyncio.sleep(CALL_SECONDS)
+        await asyncio.sleep(CALL_TIMEOUT_SECONDS)
         # Looked up each time: tests put their own one there.
         fetcher: Fetcher = app.extensions["fetcher"]
         for host in fetcher.turns.idle():

@@ -1,10 +1,7 @@
 """Read title, description and icons of a page. Neither its markup, nor its character set, nor the
 type of an image is trusted.
 
-lxml parses pages. It follows HTML5's rules for broken markup, takes a document
-piece by piece, and needs 0.3 seconds for a MiB of the worst (nothing but `<`, `<b>`, or quotes
-without an end). selectolax keeps the whole document as a tree, html5lib is slow, and html.parser
-treats broken markup differently in each patch release of Python.
+lxml parses pages: docs/decisions/html-parser.md says why.
 """
 
 import asyncio
@@ -22,7 +19,7 @@ from quart_upsun.fetching.fetcher import ICON_BYTES, Fetched, Fetcher
 from quart_upsun.fetching.public_network import FetchError
 from quart_upsun.fetching.turns import HostBusyError, Visit
 from quart_upsun.text import clean
-from quart_upsun.time_limits import paused
+from quart_upsun.time_limits import pause_time_limit
 
 MAX_BYTES = 512 * 1024  # of a page that are looked at
 MAX_TITLE, MAX_DESCRIPTION = 300, 1000  # characters
@@ -64,7 +61,7 @@ async def fetch_page(
         HostBusyError: the host has no free turn.
     """
     fetched = await fetcher.get(url, truncate=True, visit=visit, patience=0)
-    with paused():  # until one of the few threads is free
+    with pause_time_limit():  # until one of the few threads is free
         page = await asyncio.to_thread(read_metadata, fetched.content, fetched.charset, fetched.url)
     for icon_url in page.icons[:ICONS_TRIED]:
         try:
@@ -92,7 +89,7 @@ def read_metadata(content: bytes, charset: str | None, url: str) -> PageMetadata
         url: where the page was found, after redirects.
     """
     content = content[:MAX_BYTES]
-    text = charsets.decoder(content, charset).decode(content).replace("\0", "")
+    text = charsets.create_decoder(content, charset).decode(content).replace("\0", "")
     # lxml caches names of tags and attributes for as long as the thread lives, and a page can have
     # 60,000 new ones. A new thread frees them.
     with ThreadPoolExecutor(1, "page") as thread:

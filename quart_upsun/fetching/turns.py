@@ -16,15 +16,15 @@ from datetime import timedelta
 from typing import Self
 from weakref import WeakValueDictionary
 
-from quart_upsun.time_limits import paused
+from quart_upsun.time_limits import pause_time_limit
 
-PER_HOST = 2  # fetches at a time, in each process
+MAX_FETCHES_PER_HOST = 2  # fetches at a time, in each process
 # Jobs that wait for a turn in the worker, so that none is lost while the next job comes: a host has
 # few of them, whatever its line.
 WAITING = 2
 # Seconds after which a job looks for a free turn although nobody has called it.
 MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 5.0, 3600.0
-CALL_SECONDS = 1.0  # that a job may take to come when it is called
+CALL_TIMEOUT_SECONDS = 1.0  # that a job may take to come when it is called
 
 
 class HostBusyError(Exception):
@@ -105,13 +105,13 @@ class Turns:
         Raises:
             TimeoutError: there was none in time.
         """
-        turn = self._hosts.setdefault(host, asyncio.Semaphore(PER_HOST))
+        turn = self._hosts.setdefault(host, asyncio.Semaphore(MAX_FETCHES_PER_HOST))
         if not turn.locked():
             await turn.acquire()  # at once
             return turn
         self._waiting[host] += 1
         try:
-            with paused():
+            with pause_time_limit():
                 async with asyncio.timeout(seconds):
                     await turn.acquire()
         finally:
@@ -124,7 +124,7 @@ class Turns:
         """Return after how long a job that lines up now looks for a turn without being called."""
         line = self._lines.get(host, WaitingLine())
         # Twice as long as it should take, so that the line is normally faster than the clock.
-        wait = 2 * (len(line) + PER_HOST) * line.seconds / PER_HOST
+        wait = 2 * (len(line) + MAX_FETCHES_PER_HOST) * line.seconds / MAX_FETCHES_PER_HOST
         bounded = min(max(wait, MIN_WAIT_SECONDS), MAX_WAIT_SECONDS)
         return timedelta(seconds=bounded * random.uniform(1.0, 1.25))  # noqa: S311
 
@@ -145,7 +145,7 @@ class Turns:
 
     def idle(self) -> list[str]:
         """Return the hosts with room and a line whose last call was not answered."""
-        late = asyncio.get_running_loop().time() - CALL_SECONDS
+        late = asyncio.get_running_loop().time() - CALL_TIMEOUT_SECONDS
         return [
             host
             for host, line in self._lines.items()

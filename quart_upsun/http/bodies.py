@@ -13,7 +13,6 @@ from quart.asgi import ASGIHTTPConnection
 from quart.formparser import FormDataParser as QuartFormDataParser
 from quart.wrappers.base import BaseRequestWebsocket
 from quart.wrappers.request import Body as QuartBody
-from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import (
     BadRequest,
     RequestEntityTooLarge,
@@ -22,14 +21,16 @@ from werkzeug.exceptions import (
 )
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
+from quart_upsun.compat import quart as compat
+
 # Bytes of a large body that wait for the view; while there are more, nothing is received.
-HELD = 512 * 1024
-PIECE = 64 * 1024  # bytes
+MAX_BUFFERED_BYTES = 512 * 1024
+CHUNK_BYTES = 64 * 1024  # bytes
 
-NOT_ENCODED = "The request body must not have a Content-Encoding."
+CONTENT_ENCODING_REFUSED = "The request body must not have a Content-Encoding."
 
 
-class UnsupportedContentCoding(UnsupportedMediaType):
+class UnsupportedContentCodingError(UnsupportedMediaType):
     """415 that names the one content coding for request bodies (RFC 9110, section 15.5.16)."""
 
     def get_headers(self, *args: Any, **options: Any) -> list[tuple[str, str]]:
@@ -37,7 +38,7 @@ class UnsupportedContentCoding(UnsupportedMediaType):
         return [*super().get_headers(*args, **options), ("Accept-Encoding", "identity")]
 
 
-class Larger(NamedTuple):
+class BodyLimit(NamedTuple):
     """How much more than others the body of one path may be, which its view takes in pieces.
 
     A feature puts it into `app.config["BODY_LIMITS"]`, under the exact path.
@@ -73,17 +74,15 @@ class Body(QuartBody):
     def append(self, data: bytes) -> None:
         """Take a piece in; drop it, and what is there already, once there is too much."""
         self._arrived += len(data)
-        limit = self._max_content_length
-        if limit is not None and self._arrived > limit and self._must_raise is None:
-            self._must_raise = RequestEntityTooLarge()
-            self.clear()
-            self.set_complete()
+        limit = compat.size_limit(self)
+        if limit is not None and self._arrived > limit and compat.failure(self) is None:
+            compat.fail(self, RequestEntityTooLarge())
         if not self._unwanted:
             super().append(data)  # which keeps nothing when there is something to raise
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait until the view has taken enough for more to be received."""
-        while self._held is not None and len(self._data) >= self._held:
+        while self._held is not None and compat.buffered(self) >= self._held:
             self._taken.clear()
             await self._taken.wait()
 
@@ -99,8 +98,9 @@ class Body(QuartBody):
         try:
             data = await super().__anext__()
         except StopAsyncIteration:
-            if self._must_raise is not None:  # it became too large while this waited for more
-                raise self._must_raise from None
+            error = compat.failure(self)
+            if error is not None:  # it became too large while this waited for more
+                raise error from None
             raise
         self._taken.set()
         return data
@@ -150,10 +150,10 @@ class Connection(ASGIHTTPConnection):
 
     def _create_request_from_scope(self, send: ASGISendCallable) -> QuartRequest:
         incoming = super()._create_request_from_scope(send)
-        larger: Larger | None = self.app.config["BODY_LIMITS"].get(incoming.path)
+        larger: BodyLimit | None = self.app.config["BODY_LIMITS"].get(incoming.path)
         if larger is not None:
             incoming.max_content_length = larger.size
-            incoming.body = Body(incoming.content_length, larger.size, held=HELD)
+            incoming.body = Body(incoming.content_length, larger.size, held=MAX_BUFFERED_BYTES)
         return incoming
 
     async def handle_messages(self, request: QuartRequest, receive: ASGIReceiveCallable) -> None:
@@ -161,7 +161,7 @@ class Connection(ASGIHTTPConnection):
 
         async def receive_when_there_is_room() -> Any:
             if isinstance(body, Body):
-                await body.room()
+                await body.wait_for_room()
             return await receive()
 
         await super().handle_messages(request, receive_when_there_is_room)
@@ -177,7 +177,7 @@ class Connection(ASGIHTTPConnection):
         await super().handle_request(request, answer)
 
 
-async def pieces(incoming: QuartRequest) -> AsyncIterator[bytes]:
+async def iterate_body(incoming: QuartRequest) -> AsyncIterator[bytes]:
     """Yield a body as it arrives, in pieces of 64 KiB or less.
 
     Raises:
@@ -186,7 +186,7 @@ async def pieces(incoming: QuartRequest) -> AsyncIterator[bytes]:
     """
     config, loop = current_app.config, asyncio.get_running_loop()
     gap: float = config["BODY_TIMEOUT"]
-    larger: Larger | None = config["BODY_LIMITS"].get(incoming.path)
+    larger: BodyLimit | None = config["BODY_LIMITS"].get(incoming.path)
     end = loop.time() + (larger.seconds if larger else gap)
     arriving = aiter(incoming.body)
     while True:
@@ -197,11 +197,11 @@ async def pieces(incoming: QuartRequest) -> AsyncIterator[bytes]:
             return
         except TimeoutError:
             raise RequestTimeout from None
-        for start in range(0, len(data), PIECE):
-            yield data[start : start + PIECE]
+        for start in range(0, len(data), CHUNK_BYTES):
+            yield data[start : start + CHUNK_BYTES]
 
 
-async def uploaded(incoming: QuartRequest, name: str) -> AsyncIterator[bytes]:
+async def iterate_uploaded_file(incoming: QuartRequest, name: str) -> AsyncIterator[bytes]:
     """Yield the content of a form's file as it arrives; nothing if the form has none.
 
     Everything else in the form is passed over. For files that are too large for `request.files`,
@@ -222,10 +222,12 @@ async def uploaded(incoming: QuartRequest, name: str) -> AsyncIterator[bytes]:
     try:
         # Never more than a piece and what was left of the one before: heads of parts are small.
         decoder = MultipartDecoder(
-            boundary.encode("ascii"), 4 * PIECE, max_parts=current_app.config["MAX_FORM_PARTS"]
+            boundary.encode("ascii"),
+            4 * CHUNK_BYTES,
+            max_parts=current_app.config["MAX_FORM_PARTS"],
         )
         wanted = False
-        async for piece in pieces(incoming):
+        async for piece in iterate_body(incoming):
             decoder.receive_data(piece)
             while not isinstance(event := decoder.next_event(), NeedData):
                 if isinstance(event, File | Field):
@@ -239,21 +241,21 @@ async def uploaded(incoming: QuartRequest, name: str) -> AsyncIterator[bytes]:
         raise BadRequest from None
 
 
-def sent_values(incoming: BaseRequestWebsocket) -> list[str]:
+def submitted_values(incoming: BaseRequestWebsocket) -> list[str]:
     """Return what the client sent as parameters: of the path, the query, the form or the JSON.
 
     The last two only as far as a view has read them: this waits for nothing.
     """
-    form: MultiDict[str, str] | None = getattr(incoming, "_form", None)
+    form = compat.parsed_form(incoming)
     fields = [incoming.args] if form is None else [incoming.args, form]
     return [
         *map(str, (incoming.view_args or {}).values()),
         *(value for each in fields for _, value in each.items(multi=True)),
-        *_strings(getattr(incoming, "json_body", b"")),
+        *_json_values(getattr(incoming, "json_body", b"")),
     ]
 
 
-def _strings(body: bytes) -> list[str]:
+def _json_values(body: bytes) -> list[str]:
     """Return the values in JSON that was read without an error before, as texts."""
     found: list[str] = []
     waiting = [json.loads(body)] if body else []
@@ -272,9 +274,9 @@ def refuse_encoded_body(incoming: BaseRequestWebsocket) -> None:
     """Refuse a compressed body, which would be read as it is, and taken for a form without fields.
 
     Raises:
-        UnsupportedContentCoding: `Content-Encoding` names anything but `identity`.
+        UnsupportedContentCodingError: `Content-Encoding` names anything but `identity`.
     """
     lines = incoming.headers.getlist("Content-Encoding")
     codings = {each.strip().lower() for line in lines for each in line.split(",")}
     if codings - {"", "identity"}:
-        raise UnsupportedContentCoding(NOT_ENCODED)
+        raise UnsupportedContentCodingError(CONTENT_ENCODING_REFUSED)

@@ -7,7 +7,7 @@ from quart import Response, current_app, request, session
 from quart_upsun.policy import IMMUTABLE, NO_STORE, policy_of
 
 
-def own_cookies() -> Iterable[str]:
+def personal_cookie_names() -> Iterable[str]:
     """Return the names of the cookies that make an answer personal."""
     return (
         current_app.config["SESSION_COOKIE_NAME"],
@@ -26,7 +26,7 @@ def cache_control(response: Response) -> str:
     # Who has one of our cookies sees another page than who has none, also in caches that,
     # unlike the platform's, would not step aside for a cookie.
     response.vary.add("Cookie")
-    personal = any(name in request.cookies for name in own_cookies())
+    personal = any(name in request.cookies for name in personal_cookie_names())
     if personal or session.accessed or session.modified or "Set-Cookie" in response.headers:
         return NO_STORE
     return rule

@@ -6,24 +6,24 @@ The rules of `quart_upsun.http` and the login ask this before any view.
 from quart.wrappers.base import BaseRequestWebsocket
 from werkzeug.datastructures import Headers
 
-PREFIX = "/api/"
+API_PREFIX = "/api/"
 
 
-def of_api(incoming: BaseRequestWebsocket) -> bool:
+def is_api_request(incoming: BaseRequestWebsocket) -> bool:
     """Tell whether a request is for the API."""
-    return incoming.path.startswith(PREFIX)
+    return incoming.path.startswith(API_PREFIX)
 
 
-def carries_token(incoming: BaseRequestWebsocket) -> bool:
+def has_token(incoming: BaseRequestWebsocket) -> bool:
     """Tell whether a request is to be judged by the token it carries, and by nothing else.
 
     Neither of the two headers can be sent by the page of another site unless CORS lets it. `Basic`
     credentials, which a browser adds by itself, are no token.
     """
-    return of_api(incoming) and bool(presented(incoming.headers))
+    return is_api_request(incoming) and bool(presented_tokens(incoming.headers))
 
 
-def presented(headers: Headers) -> set[str]:
+def presented_tokens(headers: Headers) -> set[str]:
     """Return the tokens in `Authorization: Bearer` and `X-API-Key`; empty ones too.
 
     Two headers, because the platform takes `Authorization` away in front of a preview that is

@@ -17,4 +17,4 @@ SECURITY_HEADERS = {
 }
 # A year, for this host alone: what else lives under somebody's domain may still speak http, and is
 # not ours to switch over.
-STRICT_TRANSPORT = "max-age=31536000"
+STRICT_TRANSPORT_SECURITY = "max-age=31536000"

@@ -39,7 +39,7 @@ def is_cross_site(
     return origin is not None and origin not in {own, public}
 
 
-def refuse_other_hosts(
+def require_known_host(
     incoming: BaseRequestWebsocket, hosts: frozenset[str], below: tuple[str, ...]
 ) -> None:
     if not hosts or incoming.path in HEALTH_PATHS:
@@ -49,7 +49,7 @@ def refuse_other_hosts(
         raise BadRequest("This host is none of the site's.")
 
 
-def refuse_other_sites(incoming: BaseRequestWebsocket, public: str | None) -> None:
+def require_same_site(incoming: BaseRequestWebsocket, public: str | None) -> None:
     # The host has been looked at, and no page can choose the one that its browser sends. So this
     # also holds on a site with several hosts.
     scheme = {"ws": "http", "wss": "https"}.get(incoming.scheme, incoming.scheme)

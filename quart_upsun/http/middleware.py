@@ -9,8 +9,8 @@ from quart_upsun.http import bodies, credentials
 from quart_upsun.http.bodies import refuse_encoded_body
 from quart_upsun.http.caching import cache_control
 from quart_upsun.http.converters import IdConverter
-from quart_upsun.http.headers import SECURITY_HEADERS, STRICT_TRANSPORT
-from quart_upsun.http.hosts import canonical_host, refuse_other_hosts, refuse_other_sites
+from quart_upsun.http.headers import SECURITY_HEADERS, STRICT_TRANSPORT_SECURITY
+from quart_upsun.http.hosts import canonical_host, require_known_host, require_same_site
 from quart_upsun.http.proxy import ProxyMiddleware
 from quart_upsun.policy import NO_STORE
 from quart_upsun.settings import Settings
@@ -35,13 +35,13 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     public = settings.public_origin or None if settings.platform is None else None
     headers = {**SECURITY_HEADERS}
     if settings.secure:
-        headers["Strict-Transport-Security"] = STRICT_TRANSPORT
+        headers["Strict-Transport-Security"] = STRICT_TRANSPORT_SECURITY
     if settings.is_preview:
         headers["X-Robots-Tag"] = "noindex, nofollow"
 
     @app.before_request
     async def refuse() -> None:
-        refuse_other_hosts(request, hosts, below)
+        require_known_host(request, hosts, below)
         limit = request.max_content_length
         if limit is not None and (request.content_length or 0) > limit:
             # Before the view does anything, also one that would not read the body.
@@ -50,16 +50,16 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
             return
         # Only a script of a site that is named can send a token from elsewhere. Where one is sent
         # nothing looks at the cookie, which is what other sites could abuse.
-        has_token = credentials.carries_token(request)
+        has_token = credentials.has_token(request)
         if not (has_token and request.headers.get("Origin") in other_origins):
-            refuse_other_sites(request, public)
+            require_same_site(request, public)
         refuse_encoded_body(request)
 
     @app.before_websocket
     async def refuse_handshake() -> None:
         # It is a GET, and other pages may cause it: nothing else keeps them from reading along.
-        refuse_other_hosts(websocket, hosts, below)
-        refuse_other_sites(websocket, public)
+        require_known_host(websocket, hosts, below)
+        require_same_site(websocket, public)
 
     def add_missing(response: Response) -> None:
         # One look for all of them: `setdefault()` walks through what is there for each.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from quart import Response, request
 from werkzeug.exceptions import BadRequest, PreconditionFailed
 
-FAILED = "The current version does not meet the preconditions of the request."
+PRECONDITION_FAILED = "The current version does not meet the preconditions of the request."
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 # As section 5.6.1 has it, a list may have empty elements.
@@ -34,12 +34,12 @@ class EntityTags(NamedTuple):
         return self.any or etag in self.strong
 
 
-def present() -> bool:
-    """Tell whether the request has preconditions that `require` evaluates."""
+def has_preconditions() -> bool:
+    """Tell whether the request has preconditions that `require_preconditions` evaluates."""
     return "If-Match" in request.headers or "If-None-Match" in request.headers
 
 
-def require(etag: str) -> None:
+def require_preconditions(etag: str) -> None:
     """Evaluate the preconditions of a request that changes a resource which exists.
 
     Args:
@@ -52,10 +52,10 @@ def require(etag: str) -> None:
     _require_match(etag)
     found = _entity_tags("If-None-Match")
     if found is not None and found.match_weakly(etag):
-        raise PreconditionFailed(FAILED)
+        raise PreconditionFailed(PRECONDITION_FAILED)
 
 
-def conditional(response: Response) -> Response:
+def make_conditional(response: Response) -> Response:
     """Return the answer to a GET or HEAD, or 304 without a body if the client has this version.
 
     Args:
@@ -69,8 +69,8 @@ def conditional(response: Response) -> Response:
     _require_match(etag or "")
     modified, since = response.last_modified, request.if_unmodified_since
     if "If-Match" not in request.headers and modified and since and modified > since:
-        raise PreconditionFailed(FAILED)
-    if _is_known(etag or "", response):
+        raise PreconditionFailed(PRECONDITION_FAILED)
+    if _is_not_modified(etag or "", response):
         response.status_code = 304
         response.set_data(b"")
         for name in ("Content-Length", "Content-Type"):  # of a body that is not sent
@@ -78,7 +78,7 @@ def conditional(response: Response) -> Response:
     return response
 
 
-def _is_known(etag: str, response: Response) -> bool:
+def _is_not_modified(etag: str, response: Response) -> bool:
     """Tell whether the client has the current version already."""
     try:
         found = _entity_tags("If-None-Match")
@@ -93,7 +93,7 @@ def _is_known(etag: str, response: Response) -> bool:
 def _require_match(etag: str) -> None:
     found = _entity_tags("If-Match")
     if found is not None and not found.match_strongly(etag):
-        raise PreconditionFailed(FAILED)
+        raise PreconditionFailed(PRECONDITION_FAILED)
 
 
 def _entity_tags(name: str) -> EntityTags | None:

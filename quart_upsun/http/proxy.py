@@ -10,9 +10,9 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 
 # Two ways to say where a body ends. A request with both may be meant to smuggle another one past a
 # proxy: https://www.rfc-editor.org/rfc/rfc9112#section-6.1
-FRAMING = {b"content-length", b"transfer-encoding"}
+BODY_LENGTH_HEADERS = {b"content-length", b"transfer-encoding"}
 
-LINGER = 2.0  # seconds that a body may go on arriving after its answer
+LINGER_SECONDS = 2.0  # seconds that a body may go on arriving after its answer
 
 
 class ProxyMiddleware:
@@ -50,7 +50,7 @@ class ProxyMiddleware:
             _trust_router(scope)
         elif self.behind_tls:
             _set_scheme(scope, is_secure=True)
-        has_two_lengths = {name for name, _ in scope["headers"]} >= FRAMING
+        has_two_lengths = {name for name, _ in scope["headers"]} >= BODY_LENGTH_HEADERS
         request_id = secrets.token_hex(8)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -83,7 +83,7 @@ class ProxyMiddleware:
                 # A connection that is closed while something arrives is reset, and a client that
                 # is still sending would not see the answer. All but its end is out by now.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(arrived.wait(), LINGER)
+                    await asyncio.wait_for(arrived.wait(), LINGER_SECONDS)
             await send(message)
 
         await self.app(scope, receive_to_the_end, send_with_headers)

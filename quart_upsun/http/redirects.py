@@ -3,7 +3,7 @@
 from urllib.parse import urlsplit
 
 
-def local_target(target: str | None) -> str | None:
+def safe_redirect_target(target: str | None) -> str | None:
     """Return `target` if it is a path on this site; None for anything that could lead elsewhere."""
     if not target:
         return None

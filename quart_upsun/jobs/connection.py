@@ -6,13 +6,10 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import asyncpg
-from pgqueuer.core.tm import TaskManager
-from pgqueuer.domain import models
-from pgqueuer.domain.types import Channel
-from pgqueuer.ports.driver import Driver, NotifyCallback
 
+from quart_upsun.compat.pgqueuer import Driver, NotifyCallback, TaskManager, change_notice
 from quart_upsun.database import (
-    STATEMENT_TIMEOUT,
+    STATEMENT_TIMEOUT_SECONDS,
     Connection,
     Database,
     DatabaseUnavailableError,
@@ -26,9 +23,9 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
-RECONNECT = 1.0  # seconds before the database is asked again
+RECONNECT_SECONDS = 1.0  # seconds before the database is asked again
 # Also while it starts, ends or has no room for us.
-LOST = (
+CONNECTION_ERRORS = (
     *(OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError),
     *(asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError),
     # After a failover the primary is another server, so the connection must be made again.
@@ -83,7 +80,7 @@ class ReconnectingDriver(Driver):
 
     async def add_listener(self, channel: str, callback: NotifyCallback) -> None:
         async def listen(connection: Connection) -> None:
-            await connection.add_listener(channel, _relay(callback))
+            await connection.add_listener(channel, _payload_callback(callback))
 
         await self._lasting(listen)
         self._listeners.append((channel, callback))
@@ -109,7 +106,7 @@ class ReconnectingDriver(Driver):
             except DatabaseUnavailableError:  # the gate has said why
                 if self._stopping.is_set():
                     raise
-            except LOST as error:
+            except CONNECTION_ERRORS as error:
                 reason = type(error).__name__
                 if reason not in self._reasons:  # when it begins, not at every attempt
                     self._reasons.add(reason)
@@ -118,7 +115,7 @@ class ReconnectingDriver(Driver):
                 if self._stopping.is_set():
                     raise
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), RECONNECT)
+                await asyncio.wait_for(self._stopping.wait(), RECONNECT_SECONDS)
 
     async def _require_owner(self, connection: Connection) -> None:
         """Check that this environment may do the jobs in the database.
@@ -126,8 +123,8 @@ class ReconnectingDriver(Driver):
         Raises:
             ForeignDatabaseError: the database belongs to another environment.
         """
-        row = await connection.fetchrow(ownership.READ)
-        ownership.require_owner(ownership.owner_of(row), self._identity)
+        row = await connection.fetchrow(ownership.SELECT_OWNER)
+        ownership.require_owner(ownership.parse_owner(row), self._identity)
         self._refusal = ""
 
     def _report(self, error: ForeignDatabaseError) -> None:
@@ -147,13 +144,13 @@ class ReconnectingDriver(Driver):
             connection = await connect(
                 self._database.engine.url,
                 name="quart-upsun jobs",
-                command_timeout=STATEMENT_TIMEOUT + 2,
+                command_timeout=STATEMENT_TIMEOUT_SECONDS + 2,
             )
             connection.add_termination_listener(self._lost)
             try:
                 for channel, callback in self._listeners:
-                    await connection.add_listener(channel, _relay(callback))
-                    callback(something_changed(channel))  # perhaps, while nobody listened
+                    await connection.add_listener(channel, _payload_callback(callback))
+                    callback(change_notice())  # perhaps, while nobody listened
             except BaseException:  # a standby, for instance, does not take LISTEN
                 connection.terminate()
                 raise
@@ -166,13 +163,13 @@ class ReconnectingDriver(Driver):
             self._returning = asyncio.create_task(self._return())
 
     async def _return(self) -> None:
-        with suppress(DatabaseUnavailableError, *LOST):
+        with suppress(DatabaseUnavailableError, *CONNECTION_ERRORS):
             await self.execute("SELECT")
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(*LOST, asyncpg.PostgresError):
+            with suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
                 await connection.close(timeout=1)
 
     @property
@@ -190,20 +187,9 @@ class ReconnectingDriver(Driver):
         """Nothing: whoever has made it closes it."""
 
 
-def _relay(callback: NotifyCallback) -> Callable[..., None]:
+def _payload_callback(callback: NotifyCallback) -> Callable[..., None]:
     def pass_on(connection: object, pid: object, channel: object, payload: object) -> None:
         if isinstance(payload, str):
             callback(payload)
 
     return pass_on
-
-
-def something_changed(channel: str) -> str:
-    """Return the notice that makes workers look into the queue."""
-    return models.TableChangedEvent(
-        channel=Channel(channel),
-        sent_at=models.utc_now(),
-        type="table_changed_event",
-        operation="insert",
-        table="pgqueuer",
-    ).model_dump_json()

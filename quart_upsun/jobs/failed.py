@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pgqueuer.domain.settings import db_settings
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from quart_upsun.jobs.connection import something_changed
+from quart_upsun.compat.pgqueuer import change_notice, channel
 from quart_upsun.jobs.models import Job, JobLog
 
 STATES = {"queued": "waiting", "picked": "running", "failed": "given up"}
@@ -27,14 +26,14 @@ class FailedJob:
 
     id: int
     task: str
-    asked_at: datetime
+    enqueued_at: datetime
     attempts: int
     reason: str | None
     """Why the last attempt failed; may hold what people typed."""
     data: dict[str, Any]
 
 
-async def counts(session: AsyncSession) -> list[tuple[str, dict[str, int]]]:
+async def count_jobs(session: AsyncSession) -> list[tuple[str, dict[str, int]]]:
     """Return for each task how many of its jobs are in which state, in the words of `STATES`."""
     query = select(Job.entrypoint, Job.status, func.count()).group_by(Job.entrypoint, Job.status)
     found: dict[str, dict[str, int]] = {}
@@ -43,7 +42,7 @@ async def counts(session: AsyncSession) -> list[tuple[str, dict[str, int]]]:
     return sorted(found.items())
 
 
-async def latest(
+async def list_failed_jobs(
     session: AsyncSession, *, before: int | None = None, limit: int
 ) -> Sequence[FailedJob]:
     """Return jobs that were given up, the newest first.
@@ -75,7 +74,7 @@ async def latest(
     ]
 
 
-async def try_again(session: AsyncSession, job_id: int) -> str | None:
+async def retry_job(session: AsyncSession, job_id: int) -> str | None:
     """Let a job that was given up begin anew; return its task, None if there is no such job.
 
     Args:
@@ -83,7 +82,7 @@ async def try_again(session: AsyncSession, job_id: int) -> str | None:
         job_id: which.
 
     Raises:
-        AskedForAgain: it is as good as done by another one.
+        DuplicateJobError: it is as good as done by another one.
     """
     again = (
         update(Job)
@@ -96,12 +95,11 @@ async def try_again(session: AsyncSession, job_id: int) -> str | None:
     except IntegrityError as error:  # the index of keys is the only one that this can break
         raise DuplicateJobError from error
     # The trigger of the table says nothing of an UPDATE.
-    channel = db_settings().channel
-    await session.execute(select(func.pg_notify(channel, something_changed(channel))))
+    await session.execute(select(func.pg_notify(channel(), change_notice())))
     return task
 
 
-async def remove(session: AsyncSession, job_id: int) -> str | None:
+async def delete_failed_job(session: AsyncSession, job_id: int) -> str | None:
     """Forget a job that was given up; return its task, None if there is no such job."""
     gone = delete(Job).where(Job.id == job_id, Job.status == "failed").returning(Job.entrypoint)
     task = await session.scalar(gone)

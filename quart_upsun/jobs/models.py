@@ -24,6 +24,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from quart_upsun.database import Base
 from quart_upsun.database.anonymization import EMPTIED
+from quart_upsun.database.base import run_after_create
 
 Status = ENUM(
     *("queued", "picked", "successful", "exception", "canceled", "deleted", "failed"),
@@ -107,6 +108,36 @@ class Job(Base):
             postgresql_where=text("status = 'picked'"),
         ),
     )
+
+
+# Tells the workers that there is something to look at. They change rows themselves all the time, so
+# it says nothing of an UPDATE.
+run_after_create(
+    Job,
+    """
+    CREATE OR REPLACE FUNCTION fn_pgqueuer_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP <> 'UPDATE' THEN
+            PERFORM pg_notify(
+                'ch_pgqueuer',
+                json_build_object(
+                    'channel', 'ch_pgqueuer',
+                    'operation', lower(TG_OP),
+                    'sent_at', now(),
+                    'table', TG_TABLE_NAME,
+                    'type', 'table_changed_event'
+                )::text
+            );
+        END IF;
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE TRIGGER tg_pgqueuer_changed
+    AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON pgqueuer
+    EXECUTE FUNCTION fn_pgqueuer_changed()
+    """,
+)
 
 
 class JobLog(Base):

@@ -7,22 +7,19 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
 
-from pgqueuer.adapters.persistence.queries import Queries
-from pgqueuer.domain.settings import db_settings
-from pgqueuer.ports.driver import Driver
 from sqlalchemy import Executable, bindparam, delete, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from quart_upsun.compat.pgqueuer import Driver, Queries, change_notice, channel
 from quart_upsun.database import Database
-from quart_upsun.jobs.connection import something_changed
 from quart_upsun.jobs.models import Job
 
 # Seconds from one attempt to the next, about a day in all.
-BACK_OFF = (30, 120, 600, 3600, 4 * 3600, 6 * 3600, 12 * 3600)
+BACKOFF_SECONDS = (30, 120, 600, 3600, 4 * 3600, 6 * 3600, 12 * 3600)
 
 # Made once, and of the table: by way of the model it takes a job's time at the processor twice.
 _JOBS = Job.metadata.tables[Job.__tablename__]
-TAKE_OUT = (
+DELETE_OWN_JOB = (
     delete(_JOBS)
     .where(_JOBS.c.id == bindparam("job"), _JOBS.c.queue_manager_id == bindparam("owner"))
     .returning(_JOBS.c.id)
@@ -40,13 +37,15 @@ BRING_FORWARD = text(
     """
 )
 # The trigger says nothing of an UPDATE, so the workers are told here.
-MAKE_DUE = """
+MAKE_JOBS_DUE = text(
+    """
     WITH due AS (
         UPDATE pgqueuer SET execute_after = now()
-        WHERE id = ANY ($1::bigint[]) AND status = 'queued' RETURNING id
+        WHERE id = ANY (CAST(:ids AS bigint[])) AND status = 'queued' RETURNING id
     )
-    SELECT id, pg_notify($2, $3) FROM due
-"""
+    SELECT id, pg_notify(:channel, :notice) FROM due
+    """
+)
 
 
 class JobError(Exception):
@@ -92,20 +91,20 @@ class Task:
     """
 
     name: str
-    run: Callable[["Running"], Awaitable[None]]
+    run: Callable[["JobContext"], Awaitable[None]]
     timeout: float = 60.0
     """Seconds for one attempt."""
-    back_off: tuple[float, ...] = BACK_OFF
+    backoff_seconds: tuple[float, ...] = BACKOFF_SECONDS
     """Seconds from one attempt to the next; after as many again it is given up."""
     priority: int = 0
     """Higher ones are begun first."""
-    at_once: int = 0
+    max_concurrent: int = 0
     """How many are under way at the same time, in all processes together; 0 for any number."""
-    shown: tuple[str, ...] = ()
+    logged_fields: tuple[str, ...] = ()
     """What of its data the log and administrators are told: nothing that is about people."""
-    is_kept: bool = True
+    is_kept_after_failure: bool = True
     """Whether administrators see it after its last attempt; otherwise only the log tells of it."""
-    given_up: Callable[["Running", str], Awaitable[None]] | None = None
+    on_failure: Callable[["JobContext", str], Awaitable[None]] | None = None
     """Told why, after the last attempt."""
 
 
@@ -119,7 +118,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Running:
+class JobContext:
     """One attempt at a job."""
 
     id: int
@@ -144,12 +143,12 @@ class Running:
             values: of its parameters.
 
         Raises:
-            TakenOver: somebody else has it by now; nothing was changed.
+            JobTakenOverError: somebody else has it by now; nothing was changed.
         """
         async with self.database.write() as session:
             if first is not None:
                 await session.execute(first, values)
-            if await session.scalar(TAKE_OUT, {"job": self.id, "owner": self.owner}) is None:
+            if await session.scalar(DELETE_OWN_JOB, {"job": self.id, "owner": self.owner}) is None:
                 raise JobTakenOverError
             yield session
 
@@ -200,10 +199,9 @@ async def enqueue_many(
 
 async def make_due(database: Database, ids: list[int]) -> set[int]:
     """Let postponed jobs run now; return those that were still waiting."""
-    channel = db_settings().channel
-    async with database.direct() as connection:
-        rows = await connection.fetch(MAKE_DUE, ids, channel, something_changed(channel))
-    return {row["id"] for row in rows}
+    values = {"ids": ids, "channel": channel(), "notice": change_notice()}
+    async with database.read() as session:  # one statement, which is a transaction of its own
+        return set(await session.scalars(MAKE_JOBS_DUE, values))
 
 
 class _SessionDriver:

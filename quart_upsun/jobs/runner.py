@@ -10,25 +10,28 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from pgqueuer import models
-from pgqueuer.adapters.persistence.queries import Queries
-from pgqueuer.core.executors import EntrypointExecutor, EntrypointExecutorParameters
-from pgqueuer.core.qm import QueueManager
-from pgqueuer.core.sm import SchedulerManager
-from pgqueuer.errors import RetryRequested
-from pgqueuer.types import QueueExecutionMode
 from quart import Quart
 
-from quart_upsun.database import Database, DatabaseUnavailableError, patience
+from quart_upsun.compat import pgqueuer
+from quart_upsun.compat.pgqueuer import (
+    EntrypointExecutor,
+    EntrypointExecutorParameters,
+    Queries,
+    QueueExecutionMode,
+    QueueManager,
+    RetryRequested,
+    SchedulerManager,
+)
+from quart_upsun.database import Database, DatabaseUnavailableError, pool_timeout
 from quart_upsun.database.ownership import Identity
 from quart_upsun.jobs.connection import ReconnectingDriver
-from quart_upsun.jobs.queries import RequeueError, Statements
+from quart_upsun.jobs.pgqueuer_queries import JobQueries, RequeueError
 from quart_upsun.jobs.queue import (
+    JobContext,
     JobError,
     JobPostponedError,
     JobTakenOverError,
     PermanentJobError,
-    Running,
     Schedule,
     Task,
     enqueue,
@@ -39,18 +42,18 @@ from quart_upsun.time_limits import time_limit
 log = get_logger(__name__)
 
 # Jobs begun in one statement, and under way in one process: they wait for the network, mostly.
-BATCH = 100
-AT_ONCE = 1200
+BATCH_SIZE = 100
+MAX_CONCURRENT_JOBS = 1200
 # The queue says itself when there is something to begin; but not when a worker has died.
-POLL = timedelta(seconds=5)
-DRAIN_POLL = timedelta(seconds=0.02)
+POLL_INTERVAL = timedelta(seconds=5)
+DRAIN_POLL_INTERVAL = timedelta(seconds=0.02)
 # A worker that has not been heard of for so long is dead, and its jobs are begun again.
 HEARTBEAT_TIMEOUT = timedelta(seconds=20)
-RESTART = 1.0  # seconds
+RESTART_SECONDS = 1.0  # seconds
 # What is under way when the process stops may take so long; then it is put back. A worker of Upsun
 # has 15 seconds, a web container less than 10.
-FINISH = 5.0
-WORDS = 500  # characters of a reason
+SHUTDOWN_SECONDS = 5.0
+MAX_REASON_LENGTH = 500  # characters of a reason
 
 
 class JobGivenUpError(Exception):
@@ -98,15 +101,15 @@ class Runner:
         return self._stopping.is_set()
 
     @property
-    def under_way(self) -> int:
+    def running_count(self) -> int:
         """How many jobs are being done."""
         return len(self._attempts)
 
     def stop(self) -> None:
-        """Begin nothing more; put back what is not done in `FINISH` seconds."""
+        """Begin nothing more; put back what is not done in `SHUTDOWN_SECONDS` seconds."""
         if not self._stopping.is_set():
             self._stopping.set()
-            asyncio.get_running_loop().call_later(FINISH, self._put_back)
+            asyncio.get_running_loop().call_later(SHUTDOWN_SECONDS, self._put_back)
 
     async def run(self) -> None:
         """Work until stopped, whatever happens to the database meanwhile.
@@ -118,9 +121,9 @@ class Runner:
                 await self._work()
             except Exception as error:
                 if not self._stopping.is_set():
-                    log.warning("the queue stopped; beginning again", reason=_names(error))
+                    log.warning("the queue stopped; beginning again", reason=_error_names(error))
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), RESTART)
+                await asyncio.wait_for(self._stopping.wait(), RESTART_SECONDS)
 
     async def run_due(self) -> None:
         """Do what is due now, and return when nothing is: for tests."""
@@ -128,7 +131,7 @@ class Runner:
 
     async def _work(self, mode: QueueExecutionMode = QueueExecutionMode.continuous) -> None:
         driver = ReconnectingDriver(self._database, self._stopping, self._identity)
-        queries = Statements(driver, self._database, self._postponed)
+        queries = JobQueries(driver, self._database, self._postponed)
         queue, schedules = self._queue(queries), self._scheduler(queries)
         stop = asyncio.create_task(self._stop_when_told(queue, schedules))
         try:
@@ -137,10 +140,12 @@ class Runner:
                     group.create_task(schedules.run())
                 await queue.run(
                     # The end of a queue is not announced.
-                    dequeue_timeout=POLL if mode is QueueExecutionMode.continuous else DRAIN_POLL,
-                    batch_size=BATCH,
+                    dequeue_timeout=POLL_INTERVAL
+                    if mode is QueueExecutionMode.continuous
+                    else DRAIN_POLL_INTERVAL,
+                    batch_size=BATCH_SIZE,
                     mode=mode,
-                    max_concurrent_tasks=AT_ONCE,
+                    max_concurrent_tasks=MAX_CONCURRENT_JOBS,
                     shutdown_on_listener_failure=True,
                     heartbeat_timeout=HEARTBEAT_TIMEOUT,
                     log_aggregation_interval=timedelta(0),
@@ -162,9 +167,9 @@ class Runner:
                 task.name,
                 EntrypointExecutor(
                     EntrypointExecutorParameters(
-                        concurrency_limit=task.at_once,
+                        concurrency_limit=task.max_concurrent,
                         func=self._entrypoint(task),
-                        on_failure="hold" if task.is_kept else "delete",
+                        on_failure="hold" if task.is_kept_after_failure else "delete",
                     )
                 ),
             )
@@ -178,8 +183,8 @@ class Runner:
             )
         return scheduler
 
-    def _enqueuer(self, task: Task) -> Callable[[models.Schedule], Awaitable[None]]:
-        async def put_into_queue(schedule: models.Schedule) -> None:
+    def _enqueuer(self, task: Task) -> Callable[[pgqueuer.Schedule], Awaitable[None]]:
+        async def put_into_queue(schedule: pgqueuer.Schedule) -> None:
             # As a job it has what jobs have: attempts, a time limit, a place to end in.
             async with self._database.write() as session:
                 # An earlier tick's job that failed and backs off takes this tick: it is due now.
@@ -187,14 +192,14 @@ class Runner:
 
         return put_into_queue
 
-    def _entrypoint(self, task: Task) -> Callable[[models.Job], Awaitable[None]]:
-        async def attempt(job: models.Job) -> None:
+    def _entrypoint(self, task: Task) -> Callable[[pgqueuer.Job], Awaitable[None]]:
+        async def attempt(job: pgqueuer.Job) -> None:
             if self._stopping.is_set():  # it was claimed just when the process was told to end
                 raise RequeueError
             # It shares the connections with very many, and nobody waits for its answer: it waits
             # for one as long as it takes. Each attempt has a context of its own.
-            patience.set(math.inf)
-            running = Running(
+            pool_timeout.set(math.inf)
+            running = JobContext(
                 id=job.id,
                 data=json.loads(job.payload or b"{}"),
                 attempt=job.attempts + 1,
@@ -224,36 +229,36 @@ class Runner:
 
         return attempt
 
-    async def _run(self, task: Task, running: Running) -> None:
+    async def _run(self, task: Task, running: JobContext) -> None:
         async with self._app.app_context():
             await task.run(running)
 
-    async def _failed(self, task: Task, running: Running, error: Exception) -> None:
+    async def _failed(self, task: Task, running: JobContext, error: Exception) -> None:
         """Ask for another attempt, or give up.
 
         Raises:
             RetryRequested: for another one.
-            GivenUp: that was the last.
+            JobGivenUpError: that was the last.
         """
         # Words may hold what people typed: they go into the job's own log, and not into ours.
-        words = _words(error)
+        words = _error_reason(error)
         about: dict[str, Any] = {
             "task": task.name,
             "job": running.id,
-            **{name: running.data.get(name) for name in task.shown},
+            **{name: running.data.get(name) for name in task.logged_fields},
             "attempt": running.attempt,
             "reason": error.code if isinstance(error, JobError) else type(error).__name__,
         }
         known = isinstance(error, JobError | TimeoutError | DatabaseUnavailableError)
         if not known and (frames := traceback.extract_tb(error.__traceback__)):
             about["where"] = f"{frames[-1].filename}:{frames[-1].lineno}"
-        if isinstance(error, PermanentJobError) or running.attempt > len(task.back_off):
+        if isinstance(error, PermanentJobError) or running.attempt > len(task.backoff_seconds):
             log.error("job given up", **about)
-            if task.given_up is not None:
+            if task.on_failure is not None:
                 async with self._app.app_context():
-                    await task.given_up(running, words)
+                    await task.on_failure(running, words)
             raise JobGivenUpError(words) from None
-        wait = task.back_off[running.attempt - 1]
+        wait = task.backoff_seconds[running.attempt - 1]
         log.warning("job failed", **about, next_attempt=f"in {wait:g} s")
         raise RetryRequested(timedelta(seconds=wait), words) from None
 
@@ -278,7 +283,7 @@ def init_app(
     """
     runner = Runner(app, database, identity)
     # It would tell what went wrong a second time, and with the words.
-    logging.getLogger("pgqueuer").addFilter(_is_news)
+    logging.getLogger("pgqueuer").addFilter(_should_log)
     if serves:
         # Unlike an `after_serving` function this ends before the database is closed, whatever the
         # order in which they are registered.
@@ -295,20 +300,20 @@ def init_app(
     return runner
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _should_log(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING and not record.msg.startswith("Exception while proc")
 
 
-def _names(error: BaseException) -> str:
+def _error_names(error: BaseException) -> str:
     """Return the name of what was raised, or of what a group holds."""
     if isinstance(error, BaseExceptionGroup):
-        return ", ".join(sorted({_names(each) for each in error.exceptions}))
+        return ", ".join(sorted({_error_names(each) for each in error.exceptions}))
     return type(error).__name__
 
 
-def _words(error: Exception) -> str:
+def _error_reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "It took too long."
     words = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
     # What a stranger's server answers may be in any encoding; PostgreSQL takes UTF-8, and no NUL.
-    return words.replace("\0", "").encode("utf-8", "replace").decode()[:WORDS]
+    return words.replace("\0", "").encode("utf-8", "replace").decode()[:MAX_REASON_LENGTH]

@@ -7,10 +7,12 @@ from typing import Any
 
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 
-KEY = "live.send"
+from quart_upsun.compat.hypercorn import transport_of
+
+SEND_KEY = "live.send"
 
 
-class Connections:
+class ConnectionMiddleware:
     """The layer next to the server: keeps the way to the connection while a request is answered.
 
     ASGI knows no way to give a connection up. An answer that is cut short is ended by Hypercorn
@@ -28,14 +30,16 @@ class Connections:
             await self.app(scope, receive, send)
             return
         kept: Any = scope
-        kept[KEY] = send
+        kept[SEND_KEY] = send
         try:
             await self.app(scope, receive, send)
         finally:
-            del kept[KEY]  # they refer to each other, and should not wait for the garbage collector
+            del kept[
+                SEND_KEY
+            ]  # they refer to each other, and should not wait for the garbage collector
 
 
-class Line:
+class ClientConnection:
     """What a request came in on."""
 
     __slots__ = ("_transport",)
@@ -52,13 +56,7 @@ class Line:
         self._transport.abort()
 
 
-def line_of(scope: Any) -> Line | None:
-    """Return what a request came in on; None under another server than ours, as in tests.
-
-    Through what Hypercorn 0.18 calls its parts: stream, protocol, connection.
-    """
-    try:
-        transport = scope[KEY].__self__.send.__self__.send.__self__.writer.transport
-    except (AttributeError, KeyError):
-        return None
-    return Line(transport) if isinstance(transport, asyncio.WriteTransport) else None
+def client_connection(scope: Any) -> ClientConnection | None:
+    """Return what a request came in on; None under another server than ours, as in tests."""
+    transport = transport_of(scope.get(SEND_KEY))
+    return ClientConnection(transport) if transport is not None else None

@@ -9,28 +9,28 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from quart_upsun.jobs import cleanup
-from quart_upsun.jobs.queue import Running, Schedule, Task
+from quart_upsun.jobs.queue import JobContext, Schedule, Task
 from quart_upsun.live.models import LiveEvent
 from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
 
 CHANNEL = "live"
-KEPT_DAYS = 1
+RETENTION_DAYS = 1
 
 # Bytes of JSON. An event says what has changed, and a page that wants more of it asks for it: what
 # is published is held for each stream until its client has read it.
-LARGEST = 16 * 1024
+MAX_EVENT_BYTES = 16 * 1024
 
-KIND = re.compile(r"[a-z][a-z0-9_.:-]{0,39}")
+KIND_PATTERN = re.compile(r"[a-z][a-z0-9_.:-]{0,39}")
 HELLO, RESET = "hello", "reset"
 # What the stream itself says, and what browsers give to the same listeners.
-RESERVED = frozenset({HELLO, RESET, "open", "error", "message"})
+RESERVED_KINDS = frozenset({HELLO, RESET, "open", "error", "message"})
 
 # The first number of this module's advisory locks: "live" in ASCII.
 LOCK_CLASS = 0x6C697665
 
-FORGOTTEN_AT_ONCE = 1000  # rows of one statement
+CLEANUP_BATCH_SIZE = 1000  # rows of one statement
 
 # Who resumes after an id has missed nothing only if every smaller id of the same user was committed
 # before. So publishers of one user take turns, from before the id is drawn until the commit. The
@@ -50,7 +50,7 @@ _PUBLISH = text(
 
 # The newest event of each user stays: by its id a stream that was away knows that it has missed
 # nothing, however long nothing has happened.
-_FORGET = text(
+_DELETE_OLD = text(
     """
     WITH forgotten AS (
         DELETE FROM live_events WHERE id = ANY (ARRAY(
@@ -91,11 +91,11 @@ async def publish(session: AsyncSession, user_id: int, kind: str, **data: Any) -
     Raises:
         ValueError: the kind is none or taken, or the data are too large or not JSON.
     """
-    if not KIND.fullmatch(kind) or kind in RESERVED:
+    if not KIND_PATTERN.fullmatch(kind) or kind in RESERVED_KINDS:
         raise ValueError(f"{kind!r} cannot be the kind of an event")
     written = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    if len(written.encode()) > LARGEST:
-        raise ValueError(f"an event of the kind {kind!r} is larger than {LARGEST} bytes")
+    if len(written.encode()) > MAX_EVENT_BYTES:
+        raise ValueError(f"an event of the kind {kind!r} is larger than {MAX_EVENT_BYTES} bytes")
     await session.execute(
         _PUBLISH,
         {
@@ -108,18 +108,20 @@ async def publish(session: AsyncSession, user_id: int, kind: str, **data: Any) -
     )
 
 
-async def forget_old(running: Running) -> None:
+async def delete_old_events(running: JobContext) -> None:
     """Delete events that nobody comes back for, a batch in each transaction."""
     count = 0
     since: datetime | None = datetime(1970, 1, 1, tzinfo=UTC)
     while since is not None:
         # From where the last batch ended: what stays is looked at once, not with every batch.
-        batch = {"days": KEPT_DAYS, "since": since, "limit": FORGOTTEN_AT_ONCE}
+        batch = {"days": RETENTION_DAYS, "since": since, "limit": CLEANUP_BATCH_SIZE}
         async with running.database.write() as session:
-            deleted, since = (await session.execute(_FORGET, batch)).one()
+            deleted, since = (await session.execute(_DELETE_OLD, batch)).one()
         count += deleted
     if count:
         log.info("old rows deleted", table="live_events", count=count)
 
 
-FORGET = Schedule(Task("forget old events", forget_old, timeout=cleanup.TIMEOUT), "27 * * * *")
+CLEANUP = Schedule(
+    Task("forget old events", delete_old_events, timeout=cleanup.TIMEOUT_SECONDS), "27 * * * *"
+)

@@ -7,10 +7,10 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from quart_upsun.live.events import KEPT_DAYS
-
-BATCH = 64  # events of one user in one answer
-REPLAYED = 500  # events that a stream that comes back is told; after more its page reloads
+BATCH_SIZE = 64  # events of one user in one answer
+MAX_REPLAYED_EVENTS = (
+    500  # events that a stream that comes back is told; after more its page reloads
+)
 
 
 class Event(NamedTuple):
@@ -21,14 +21,16 @@ class Event(NamedTuple):
     data: str
 
 
-class Place(NamedTuple):
+class StreamPosition(NamedTuple):
     """Where a stream stands: it has been told everything up to `after`; None begins now."""
 
     user_id: int
     after: int | None
+    is_new: bool = False
+    """Whether the user is so new that nothing of theirs was deleted yet."""
 
 
-class Opening(NamedTuple):
+class StreamStart(NamedTuple):
     """What a stream begins with."""
 
     newest: int
@@ -45,8 +47,8 @@ _LATER = """
     ORDER BY place.number, event.id
 """
 _PLACES = """
-    unnest(CAST(:users AS bigint[]), CAST(:positions AS bigint[]))
-    WITH ORDINALITY AS place (user_id, after, number)
+    unnest(CAST(:users AS bigint[]), CAST(:positions AS bigint[]), CAST(:new AS boolean[]))
+    WITH ORDINALITY AS place (user_id, after, is_new, number)
 """
 
 # `complete`: nothing that came after the place has been forgotten. An event is forgotten after all
@@ -59,10 +61,7 @@ _OPENINGS = text(
         OR EXISTS (
             SELECT FROM live_events WHERE user_id = place.user_id AND id = place.after
         )
-        OR (place.after = 0 AND EXISTS (
-            SELECT FROM users WHERE id = place.user_id
-            AND created_at > now() - make_interval(days => :days)
-        )) AS complete,
+        OR (place.after = 0 AND place.is_new) AS complete,
         event.id, event.kind, event.data
     FROM {_PLACES}
     CROSS JOIN LATERAL (
@@ -76,29 +75,31 @@ _EVENTS = text(
 )
 
 
-async def openings(session: AsyncSession, places: Sequence[Place]) -> list[Opening]:
+async def fetch_starts(
+    session: AsyncSession, places: Sequence[StreamPosition]
+) -> list[StreamStart]:
     """Return for each place what a stream that comes back there begins with."""
-    rows = await session.execute(
-        _OPENINGS, {**_columns(places), "limit": REPLAYED + 1, "days": KEPT_DAYS}
-    )
+    rows = await session.execute(_OPENINGS, {**_columns(places), "limit": MAX_REPLAYED_EVENTS + 1})
     answers = []
     for _, group in groupby(rows, key=lambda row: row.number):
         first, *more = group
         events = [Event(*row[3:]) for row in (first, *more) if row.id is not None]
-        missed = events if first.complete and len(events) <= REPLAYED else None
-        answers.append(Opening(first.newest, missed))
+        missed = events if first.complete and len(events) <= MAX_REPLAYED_EVENTS else None
+        answers.append(StreamStart(first.newest, missed))
     return answers
 
 
-async def events_after(session: AsyncSession, places: Sequence[Place]) -> list[list[Event]]:
-    """Return for each place the oldest events after it, at most `BATCH`."""
-    rows = await session.execute(_EVENTS, {**_columns(places), "limit": BATCH})
+async def fetch_events(
+    session: AsyncSession, places: Sequence[StreamPosition]
+) -> list[list[Event]]:
+    """Return for each place the oldest events after it, at most `BATCH_SIZE`."""
+    rows = await session.execute(_EVENTS, {**_columns(places), "limit": BATCH_SIZE})
     return [
         [Event(*row[1:]) for row in group if row.id is not None]
         for _, group in groupby(rows, key=lambda row: row.number)
     ]
 
 
-def _columns(places: Iterable[Place]) -> dict[str, list[int | None]]:
-    users, positions = zip(*places, strict=True)
-    return {"users": list(users), "positions": list(positions)}
+def _columns(places: Iterable[StreamPosition]) -> dict[str, list[int | None]]:
+    users, positions, new = zip(*places, strict=True)
+    return {"users": list(users), "positions": list(positions), "new": list(new)}

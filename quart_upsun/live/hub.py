@@ -15,21 +15,23 @@ from quart import Quart
 
 from quart_upsun.database import Database, DatabaseUnavailableError
 from quart_upsun.live import history
-from quart_upsun.live.connection import Connections
+from quart_upsun.live.connection import ConnectionMiddleware
 from quart_upsun.live.events import HELLO, RESET
-from quart_upsun.live.history import BATCH, Event, Opening, Place
+from quart_upsun.live.history import BATCH_SIZE, Event, StreamPosition, StreamStart
 from quart_upsun.live.listener import Listener
-from quart_upsun.live.stream import HEARTBEAT, Connection, Stream, encoded
+from quart_upsun.live.stream import HEARTBEAT, Connection, Stream, encode_event
 from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
 
-OPENINGS = 100  # places that one statement is asked for; each may have as many events as replayed
-FETCHES = 500
-TURN = 50  # streams that are woken before others of the process get their turn
+START_BATCH_SIZE = (
+    100  # places that one statement is asked for; each may have as many events as replayed
+)
+FETCH_BATCH_SIZE = 500
+STREAMS_PER_TURN = 50  # streams that are woken before others of the process get their turn
 
-RETRY = 1.0  # seconds before the database is asked again
-FAREWELL = 1.0  # seconds that clients have to take the last bytes when the process ends
+RETRY_SECONDS = 1.0  # seconds before the database is asked again
+SHUTDOWN_SECONDS = 1.0  # seconds that clients have to take the last bytes when the process ends
 
 
 class TooManyStreamsError(Exception):
@@ -48,7 +50,7 @@ class Hub:
     Attributes:
         heartbeat: seconds after which an idle stream is sent a comment. Proxies end connections on
             which nothing happens, and a client that has vanished is only noticed by sending.
-        patience: seconds that a client may take to read what was sent; then it is dropped.
+        read_timeout_seconds: how long a client may take to read; then its stream is dropped.
         tick: seconds between two looks at all streams for the above.
         per_user: streams that one user may have in this process.
         per_process: streams that there may be in all.
@@ -56,7 +58,7 @@ class Hub:
 
     def __init__(self, database: Database, draining: asyncio.Event) -> None:
         self.heartbeat = 15.0
-        self.patience = 10.0
+        self.read_timeout_seconds = 10.0
         self.tick = 1.0
         self.per_user = 20
         self.per_process = 10_000
@@ -73,23 +75,31 @@ class Hub:
         """Return how many streams are open."""
         return self._count
 
-    def open(self, user_id: int, after: int | None, connection: Connection | None) -> Stream:
+    def open(
+        self,
+        user_id: int,
+        after: int | None,
+        connection: Connection | None,
+        *,
+        is_new: bool = False,
+    ) -> Stream:
         """Open a stream.
 
         Args:
             user_id: whose.
             after: the last event the client knows of; None begins with the next one.
             connection: what it is sent on.
+            is_new: whether the user is so new that none of their events was deleted yet.
 
         Raises:
-            FullForUser: the user has too many.
-            Full: the process has too many.
+            TooManyUserStreamsError: the user has too many.
+            TooManyStreamsError: the process has too many.
         """
         if self._count >= self.per_process:
             raise TooManyStreamsError
         if len(self._streams.get(user_id, ())) >= self.per_user:
             raise TooManyUserStreamsError
-        stream = Stream(user_id, after, owner=self, connection=connection)
+        stream = Stream(StreamPosition(user_id, after, is_new), owner=self, connection=connection)
         self._streams.setdefault(user_id, set()).add(stream)
         self._count += 1
         self._opening[stream] = None
@@ -132,10 +142,10 @@ class Hub:
     def _begin(self) -> None:
         listener = Listener(self._database.engine.url, heard=self.fetch, connected=self._fetch_all)
         self._tasks = [
-            _task(listener.run()),
-            _task(self._serve()),
-            _task(self._keep()),
-            _task(self._end_with_process()),
+            _create_task(listener.run()),
+            _create_task(self._serve()),
+            _create_task(self._keep()),
+            _create_task(self._end_with_process()),
         ]
 
     def _fetch_all(self) -> None:
@@ -155,20 +165,20 @@ class Hub:
             except Exception:
                 log.exception("live events could not be fetched")
             self._work.set()
-            await asyncio.sleep(RETRY)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _round(self) -> None:
         """Ask the database once for all that are due, and tell them."""
         # What is new from here on is for the next round. What this one takes is given back only if
         # the database does not answer.
-        opening = [*islice(self._opening, OPENINGS)]
-        due = [*islice(self._due, FETCHES)]
+        opening = [*islice(self._opening, START_BATCH_SIZE)]
+        due = [*islice(self._due, FETCH_BATCH_SIZE)]
         for stream in opening:
             del self._opening[stream]
         for user_id in due:
             del self._due[user_id]
-        beginnings = _by_place(opening)
-        places = _by_place(
+        beginnings = _group_by_position(opening)
+        places = _group_by_position(
             stream
             for user_id in due
             for stream in self._streams.get(user_id, ())
@@ -176,8 +186,8 @@ class Hub:
         )
         try:
             async with self._database.read() as session:
-                openings = await history.openings(session, [*beginnings]) if beginnings else []
-                events = await history.events_after(session, [*places]) if places else []
+                openings = await history.fetch_starts(session, [*beginnings]) if beginnings else []
+                events = await history.fetch_events(session, [*places]) if places else []
         except BaseException:
             self._opening.update(
                 dict.fromkeys(stream for stream in opening if self._is_here(stream))
@@ -199,33 +209,39 @@ class Hub:
     def _is_here(self, stream: Stream) -> bool:
         return stream in self._streams.get(stream.place.user_id, ())
 
-    async def _admit(self, place: Place, streams: list[Stream], opening: Opening) -> None:
+    async def _admit(
+        self, place: StreamPosition, streams: list[Stream], opening: StreamStart
+    ) -> None:
         """Tell streams where they stand; from then on they are told what comes after."""
         begin, newest = [], opening.newest
         if opening.missed is None:
             kind = HELLO if place.after is None else RESET
-            begin = [encoded(Event(newest, kind, "{}"))]
+            begin = [encode_event(Event(newest, kind, "{}"))]
         elif opening.missed:
-            begin, newest = [*map(encoded, opening.missed)], opening.missed[-1].id
+            begin, newest = [*map(encode_event, opening.missed)], opening.missed[-1].id
         # What was committed since the answer has made the user due again, for the next round: to
         # that these streams are open. If nobody listened, everybody is due once somebody does.
         for stream in streams:
             stream.is_open = True
-        await self._move(Place(place.user_id, newest), streams, begin)
+        await self._move(StreamPosition(place.user_id, newest), streams, begin)
 
-    async def _tell(self, place: Place, streams: list[Stream], news: list[Event]) -> None:
+    async def _tell(self, place: StreamPosition, streams: list[Stream], news: list[Event]) -> None:
         if not news:
             return
-        if len(news) == BATCH:
+        if len(news) == BATCH_SIZE:
             self.fetch(place.user_id)  # perhaps there is more
-        await self._move(Place(place.user_id, news[-1].id), streams, [*map(encoded, news)])
+        await self._move(
+            StreamPosition(place.user_id, news[-1].id), streams, [*map(encode_event, news)]
+        )
 
-    async def _move(self, place: Place, streams: list[Stream], pieces: list[bytes]) -> None:
+    async def _move(
+        self, place: StreamPosition, streams: list[Stream], pieces: list[bytes]
+    ) -> None:
         """Send to streams that stand at the same place what brings them to another."""
         for number, stream in enumerate(streams, 1):
             stream.place = place
             stream.offer(pieces)
-            if number % TURN == 0:
+            if number % STREAMS_PER_TURN == 0:
                 await asyncio.sleep(0)
 
     async def _keep(self) -> None:
@@ -241,13 +257,13 @@ class Hub:
                 if now >= stream.ends_at:
                     stream.end()
                 if not stream.is_waiting:
-                    if now - stream.since > self.patience:
+                    if now - stream.since > self.read_timeout_seconds:
                         stream.drop()
                         dropped += 1
                 elif now - stream.since >= self.heartbeat:
                     stream.offer([HEARTBEAT])
                     touched += 1
-                    if touched % TURN == 0:
+                    if touched % STREAMS_PER_TURN == 0:
                         await asyncio.sleep(0)
             if dropped:
                 log.info("streams dropped: their clients do not read", count=dropped)
@@ -257,9 +273,9 @@ class Hub:
         await self._draining.wait()
         for number, stream in enumerate(self._all(), 1):
             stream.end()
-            if number % TURN == 0:
+            if number % STREAMS_PER_TURN == 0:
                 await asyncio.sleep(0)
-        await asyncio.sleep(FAREWELL)
+        await asyncio.sleep(SHUTDOWN_SECONDS)
         for stream in self._all():
             stream.drop()
 
@@ -267,7 +283,7 @@ class Hub:
 def init_app(app: Quart, database: Database, draining: asyncio.Event) -> Hub:
     """Make the hub of an application; after `http.init_app`, outside of whose layer a part lies."""
     hub = Hub(database, draining)
-    app.asgi_app = Connections(app.asgi_app)  # type: ignore[method-assign]
+    app.asgi_app = ConnectionMiddleware(app.asgi_app)  # type: ignore[method-assign]
 
     @app.while_serving
     async def serve() -> AsyncGenerator[None, None]:
@@ -277,21 +293,21 @@ def init_app(app: Quart, database: Database, draining: asyncio.Event) -> Hub:
     return hub
 
 
-def _by_place(streams: Iterable[Stream]) -> dict[Place, list[Stream]]:
+def _group_by_position(streams: Iterable[Stream]) -> dict[StreamPosition, list[Stream]]:
     """Put streams together that are to be told the same."""
-    places: dict[Place, list[Stream]] = {}
+    places: dict[StreamPosition, list[Stream]] = {}
     for stream in streams:
         places.setdefault(stream.place, []).append(stream)
     return places
 
 
-def _task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def _create_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     # In a context of its own: the request that happened to be the first would live on in it.
     task = asyncio.create_task(work, context=Context())
-    task.add_done_callback(_report)
+    task.add_done_callback(_log_task_error)
     return task
 
 
-def _report(task: asyncio.Task[None]) -> None:
+def _log_task_error(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
         log.error("live events: a part has ended", exc_info=error)

@@ -19,9 +19,12 @@ APPLICATION_NAME = "quart-upsun live"
 
 # Seconds. A network that drops packets is silent, as is a database where nothing happens; the
 # question tells them apart.
-ASK_EVERY = 15.0
-ASK_TIMEOUT = 5.0
-BACK_OFF = (0.1, 5.0)  # seconds until the first attempt to connect again, and the longest pause
+PING_INTERVAL_SECONDS = 15.0
+PING_TIMEOUT_SECONDS = 5.0
+BACKOFF_SECONDS = (
+    0.1,
+    5.0,
+)  # seconds until the first attempt to connect again, and the longest pause
 
 
 class Listener:
@@ -42,12 +45,12 @@ class Listener:
 
     async def run(self) -> None:
         """Listen until cancelled."""
-        shortest, longest = BACK_OFF
+        shortest, longest = BACKOFF_SECONDS
         pause, was_lost = shortest, False
         while True:
             try:
                 connection = await connect(
-                    self._url, name=APPLICATION_NAME, command_timeout=ASK_TIMEOUT
+                    self._url, name=APPLICATION_NAME, command_timeout=PING_TIMEOUT_SECONDS
                 )
                 try:
                     ended = await self._listen(connection)
@@ -84,7 +87,7 @@ class Listener:
     async def _watch(self, connection: Any, ended: asyncio.Event) -> None:
         while not ended.is_set():
             try:
-                await asyncio.wait_for(ended.wait(), ASK_EVERY)
+                await asyncio.wait_for(ended.wait(), PING_INTERVAL_SECONDS)
             except TimeoutError:
                 await connection.execute("SELECT 1")
 

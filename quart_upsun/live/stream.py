@@ -5,18 +5,18 @@ import random
 from collections.abc import Sequence
 from typing import Protocol
 
-from quart_upsun.live.history import BATCH, Event, Place
+from quart_upsun.live.history import BATCH_SIZE, Event, StreamPosition
 
-CHUNK = 64 * 1024  # bytes that are handed to the connection at once, or one event
+CHUNK_BYTES = 64 * 1024  # bytes that are handed to the connection at once, or one event
 HEARTBEAT = b":\n\n"
 
 # Milliseconds after which a browser comes back. Not all in the same moment: a deploy ends the
 # streams of everybody at once.
-RETRY = (1000, 3000)
+RETRY_MILLISECONDS = (1000, 3000)
 
 # Seconds. A stream ends by itself, so that the browser comes back through the check of its login:
 # a session that was ended meanwhile is not told things for ever.
-LIFETIME = (15 * 60, 30 * 60)
+LIFETIME_SECONDS = (15 * 60, 30 * 60)
 
 
 class Connection(Protocol):
@@ -25,7 +25,7 @@ class Connection(Protocol):
     def abort(self) -> None: ...
 
 
-class Owner(Protocol):
+class StreamOwner(Protocol):
     """Who has opened a stream, and hears from it."""
 
     def leave(self, stream: "Stream") -> None:
@@ -35,7 +35,7 @@ class Owner(Protocol):
         """It has room again for events that were left in the database."""
 
 
-def encoded(event: Event) -> bytes:
+def encode_event(event: Event) -> bytes:
     """Return an event as it is sent. JSON as PostgreSQL writes it has no line breaks."""
     return f"id: {event.id}\nevent: {event.kind}\ndata: {event.data}\n\n".encode()
 
@@ -70,17 +70,16 @@ class Stream:
 
     def __init__(
         self,
-        user_id: int,
-        after: int | None,
+        place: StreamPosition,
         *,
-        owner: Owner,
+        owner: StreamOwner,
         connection: Connection | None,
     ) -> None:
-        self.place = Place(user_id, after)
+        self.place = place
         self.is_open = False
         self.is_behind = False
         self.since = asyncio.get_running_loop().time()
-        self.ends_at = self.since + random.uniform(*LIFETIME)  # noqa: S311
+        self.ends_at = self.since + random.uniform(*LIFETIME_SECONDS)  # noqa: S311
         self._owner = owner
         self._connection = connection
         self._task: asyncio.Task[object] | None = None
@@ -95,7 +94,7 @@ class Stream:
 
     @property
     def has_room(self) -> bool:
-        return len(self._pending) < BATCH
+        return len(self._pending) < BATCH_SIZE
 
     def offer(self, pieces: Sequence[bytes]) -> None:
         """Send this next."""
@@ -129,7 +128,7 @@ class Stream:
         if self._task is None and not self._ended:
             self._task = asyncio.current_task()
             self.since = loop.time()
-            return f"retry: {random.randint(*RETRY)}\n\n".encode()  # noqa: S311
+            return f"retry: {random.randint(*RETRY_MILLISECONDS)}\n\n".encode()  # noqa: S311
         self.since = loop.time()
         while not self._pending:
             if self._ended:
@@ -149,7 +148,7 @@ class Stream:
 
     def _take(self) -> bytes:
         count, size = 1, len(self._pending[0])
-        while count < len(self._pending) and size + len(self._pending[count]) <= CHUNK:
+        while count < len(self._pending) and size + len(self._pending[count]) <= CHUNK_BYTES:
             size += len(self._pending[count])
             count += 1
         piece = self._pending[0] if count == 1 else b"".join(self._pending[:count])

@@ -1,4 +1,4 @@
-"""Puts a mail together and hands it to a transport: a job, which `outbox.post` asks for.
+"""Puts a mail together and hands it to a transport: a job, which `outbox.send_later` asks for.
 
 At least once: a process that ends after the mail server has taken a mail, and before that is
 written down, leaves it to be sent again. Both attempts have the same Message-ID.
@@ -11,30 +11,39 @@ from typing import Any
 from quart import Quart, current_app
 from sqlalchemy import insert
 
-from quart_upsun.current import current
+from quart_upsun.current import current_toolkit
 from quart_upsun.database import DatabaseUnavailableError
-from quart_upsun.jobs.queue import JobError, Running, Task
+from quart_upsun.jobs.queue import JobContext, JobError, Task
 from quart_upsun.logging import get_logger
 from quart_upsun.mail import development, rendering
 from quart_upsun.mail.letters import Composer
 from quart_upsun.mail.models import Mail
-from quart_upsun.mail.transports import WHOLE, Console, Outgoing, Transport, choose
+from quart_upsun.mail.transports import (
+    SEND_TIMEOUT_SECONDS,
+    ConsoleTransport,
+    OutgoingMail,
+    Transport,
+    choose_transport,
+)
 from quart_upsun.settings import Settings
 
 log = get_logger(__name__)
 
-AT_ONCE = 8  # mail servers count connections
+MAX_CONNECTIONS = 8  # mail servers count connections
 
 
 def init_app(app: Quart, settings: Settings) -> "Delivery":
     """Say how mail is sent; on a laptop, add pages that show it."""
     delivery = Delivery(
-        transport=choose(settings),
+        transport=choose_transport(settings),
         composers={},
         origin=settings.origin or "",
         sender=settings.mail_from,
     )
-    if isinstance(delivery.transport, Console) and delivery.transport.directory is not None:
+    if (
+        isinstance(delivery.transport, ConsoleTransport)
+        and delivery.transport.directory is not None
+    ):
         app.register_blueprint(development.blueprint)
     return delivery
 
@@ -46,10 +55,10 @@ def external_url(endpoint: str, **values: Any) -> str:
     leads.
 
     Raises:
-        Failed: nobody has told the public origin.
+        JobError: nobody has told the public origin.
     """
     path = current_app.url_map.bind("").build(endpoint, values)
-    return current().mail.known_origin() + path
+    return current_toolkit().mail.known_origin() + path
 
 
 @dataclass
@@ -68,7 +77,7 @@ class Delivery:
         """Return the public origin.
 
         Raises:
-            Failed: nobody has told it.
+            JobError: nobody has told it.
         """
         if not self.origin:
             raise JobError(
@@ -78,7 +87,7 @@ class Delivery:
             )
         return self.origin
 
-    async def message(self, running: Running) -> EmailMessage | None:
+    async def message(self, running: JobContext) -> EmailMessage | None:
         """Put together what the mail says now; None if there is nothing to say any more."""
         origin, kind = self.known_origin(), running.data["kind"]
         composer = self.composers.get(kind)
@@ -97,14 +106,14 @@ class Delivery:
         )
 
 
-async def deliver(running: Running) -> None:
+async def send_mail(running: JobContext) -> None:
     """Send one mail, or keep it where none is sent."""
-    delivery = current().mail
+    delivery = current_toolkit().mail
     about = {"id": running.id, "kind": running.data["kind"]}
     message = await delivery.message(running)
     if message is None:
         log.info("mail not needed any more", **about)
-    elif await delivery.transport.send(Outgoing(running.id, about["kind"], message)):
+    elif await delivery.transport.send(OutgoingMail(running.id, about["kind"], message)):
         log.info("mail sent", **about, attempt=running.attempt)
         try:
             async with running.complete():
@@ -119,11 +128,11 @@ async def deliver(running: Running) -> None:
             await session.execute(insert(Mail).values(kept))
 
 
-MAIL = Task(
+SEND_MAIL = Task(
     "mail",
-    deliver,
-    timeout=WHOLE + 30,
+    send_mail,
+    timeout=SEND_TIMEOUT_SECONDS + 30,
     priority=10,  # somebody is waiting for it
-    at_once=AT_ONCE,
-    shown=("kind",),
+    max_concurrent=MAX_CONNECTIONS,
+    logged_fields=("kind",),
 )

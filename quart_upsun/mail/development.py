@@ -8,21 +8,21 @@ from pathlib import Path
 
 from quart import Blueprint, abort, render_template
 
-from quart_upsun.current import current
+from quart_upsun.current import current_toolkit
 from quart_upsun.mail import rendering
-from quart_upsun.mail.transports import FILE_NAME, FILE_TIME, Console, files
+from quart_upsun.mail.transports import FILE_NAME, FILE_TIME, ConsoleTransport, saved_mails
 from quart_upsun.policy import no_rate_limit, no_store, public
 
 blueprint = Blueprint("dev_mail", __name__, url_prefix="/dev/mail")
 
 
 @dataclass(frozen=True)
-class Entry:
+class SavedMail:
     """A mail that was kept as a file."""
 
     name: str
     at: datetime
-    written: rendering.Written
+    written: rendering.ReadableMail
 
 
 @blueprint.get("/")
@@ -47,28 +47,28 @@ async def mail(name: str) -> str:
     if entry is None:
         abort(404)
     paragraphs = [
-        [rendering.pieces(line) for line in paragraph.splitlines()]
+        [rendering.split_links(line) for line in paragraph.splitlines()]
         for paragraph in re.split(r"\n\s*\n", entry.written.text)
     ]
     return await render_template("dev/mail.html", entry=entry, paragraphs=paragraphs)
 
 
 def _directory() -> Path:
-    transport = current().mail.transport
-    if not isinstance(transport, Console) or transport.directory is None:
+    transport = current_toolkit().mail.transport
+    if not isinstance(transport, ConsoleTransport) or transport.directory is None:
         abort(404)
     return transport.directory
 
 
-def _read_all(directory: Path) -> list[Entry]:
-    return [entry for path in files(directory) if (entry := _read(path)) is not None]
+def _read_all(directory: Path) -> list[SavedMail]:
+    return [entry for path in saved_mails(directory) if (entry := _read(path)) is not None]
 
 
-def _read(path: Path) -> Entry | None:
+def _read(path: Path) -> SavedMail | None:
     """Read a mail; None if it is not there, or not any more."""
     try:
         content = path.read_bytes()
         at = datetime.strptime(path.name.partition("-")[0], FILE_TIME).replace(tzinfo=UTC)
     except (OSError, ValueError):
         return None
-    return Entry(path.name, at, rendering.read(content))
+    return SavedMail(path.name, at, rendering.parse_message(content))

@@ -9,14 +9,14 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from quart_upsun.jobs import cleanup
-from quart_upsun.jobs.queue import Running, Schedule, Task, enqueue
-from quart_upsun.mail.delivery import MAIL
+from quart_upsun.jobs.queue import JobContext, Schedule, Task, enqueue
+from quart_upsun.mail.delivery import SEND_MAIL
 from quart_upsun.mail.models import Mail
 
-KEEP = timedelta(days=30)
+RETENTION = timedelta(days=30)
 
 
-async def post(session: AsyncSession, kind: str, **data: Any) -> None:
+async def send_later(session: AsyncSession, kind: str, **data: Any) -> None:
     """Let a mail be sent once the transaction is committed, or never.
 
     Args:
@@ -24,10 +24,12 @@ async def post(session: AsyncSession, kind: str, **data: Any) -> None:
         kind: the name of its composer.
         data: what the composer is given; no secrets, it may lie here for a while.
     """
-    await enqueue(session, MAIL, kind=kind, data=data, identity=secrets.token_hex(16))
+    await enqueue(session, SEND_MAIL, kind=kind, data=data, identity=secrets.token_hex(16))
 
 
-async def kept(session: AsyncSession, before: int | None = None, limit: int = 50) -> Sequence[Mail]:
+async def list_kept_mails(
+    session: AsyncSession, before: int | None = None, limit: int = 50
+) -> Sequence[Mail]:
     """Return the mails that were kept instead of sent, the newest first.
 
     Args:
@@ -41,10 +43,12 @@ async def kept(session: AsyncSession, before: int | None = None, limit: int = 50
     return (await session.scalars(query.order_by(Mail.id.desc()).limit(limit))).all()
 
 
-async def forget_mails(running: Running) -> None:
+async def delete_old_mails(running: JobContext) -> None:
     """Delete old mails that are kept."""
-    old = Mail.created_at < func.now() - KEEP
-    await cleanup.forget(running.database, cleanup.oldest(Mail.id, old))
+    old = Mail.created_at < func.now() - RETENTION
+    await cleanup.delete_in_batches(running.database, cleanup.delete_oldest_statement(Mail.id, old))
 
 
-FORGET = Schedule(Task("forget old mails", forget_mails, timeout=cleanup.TIMEOUT), "27 3 * * *")
+CLEANUP = Schedule(
+    Task("forget old mails", delete_old_mails, timeout=cleanup.TIMEOUT_SECONDS), "27 3 * * *"
+)

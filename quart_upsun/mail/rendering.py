@@ -14,12 +14,12 @@ from quart import Quart
 
 from quart_upsun.mail.letters import Letter
 
-SUBJECT = "Subject: "
-SHOWN = ("From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-LINK = re.compile(r"https?://[^\s<>\"']+")
+SUBJECT_PREFIX = "Subject: "
+SHOWN_HEADERS = ("From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+LINK_PATTERN = re.compile(r"https?://[^\s<>\"']+")
 # What ends a sentence, and no address.
-AFTER_LINK = ".,;:!?)"
+TRAILING_PUNCTUATION = ".,;:!?)"
 
 
 class MailTemplateError(Exception):
@@ -27,7 +27,7 @@ class MailTemplateError(Exception):
 
 
 @dataclass(frozen=True)
-class Written:
+class ReadableMail:
     """A message as its reader sees it."""
 
     headers: dict[str, str]
@@ -59,7 +59,7 @@ async def render(
         identity: what tells this mail from all others, the same at each attempt.
 
     Raises:
-        Unrenderable: the template has not that form.
+        MailTemplateError: the template has not that form.
         ValueError: an address is none.
     """
     host = urlsplit(origin).hostname or ""
@@ -84,28 +84,28 @@ async def render(
     return message
 
 
-def read(message: EmailMessage | bytes | str) -> Written:
+def parse_message(message: EmailMessage | bytes | str) -> ReadableMail:
     """Return what a person reads of a message: of one just made, or as it was kept."""
     if isinstance(message, str):
         message = message.encode()
     if isinstance(message, bytes):
         message = message_from_bytes(message, policy=policy.default)
     body = message.get_body(preferencelist=("plain",))
-    return Written(
-        headers={name: str(message[name]) for name in SHOWN if message[name]},
+    return ReadableMail(
+        headers={name: str(message[name]) for name in SHOWN_HEADERS if message[name]},
         text=body.get_content().strip() if body is not None else "",
     )
 
 
-def pieces(text: str) -> list[tuple[str, bool]]:
+def split_links(text: str) -> list[tuple[str, bool]]:
     """Split text where links begin and end: each piece, and whether it is one.
 
     Only http and https are links; nothing else that a browser would run or open is.
     """
     found: list[tuple[str, bool]] = []
     position = 0
-    for match in LINK.finditer(text):
-        address = match.group().rstrip(AFTER_LINK)
+    for match in LINK_PATTERN.finditer(text):
+        address = match.group().rstrip(TRAILING_PUNCTUATION)
         found.append((text[position : match.start()], False))
         found.append((address, True))
         position = match.start() + len(address)
@@ -120,18 +120,18 @@ async def _rendered(app: Quart, name: str, context: dict[str, Any]) -> str:
 
 def _split(text: str, template: str) -> tuple[str, str]:
     """Return the subject and the body of a rendered template."""
-    text = CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = CONTROL_CHARACTERS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     head, _, rest = text.lstrip("\n").partition("\n")
     blank, _, body = rest.partition("\n")
     # A name that holds a line of its own must not become a header, nor push one into the body.
-    if not head.startswith(SUBJECT) or blank.strip():
+    if not head.startswith(SUBJECT_PREFIX) or blank.strip():
         raise MailTemplateError(
             f"mail/{template}.txt must be a subject, an empty line, and the text"
         )
-    return " ".join(head.removeprefix(SUBJECT).split()), body.strip()
+    return " ".join(head.removeprefix(SUBJECT_PREFIX).split()), body.strip()
 
 
 def _paragraph(text: str, origin: str) -> dict[str, Any]:
     text = text.strip()
-    is_link = text.startswith(f"{origin}/") and LINK.fullmatch(text) is not None
+    is_link = text.startswith(f"{origin}/") and LINK_PATTERN.fullmatch(text) is not None
     return {"text": re.sub(r"\n(?!- )\s*", " ", text), "link": is_link}

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
-from quart_upsun.files import write_whole
+from quart_upsun.files import write_atomically
 from quart_upsun.jobs.queue import JobError, PermanentJobError
 from quart_upsun.logging import get_logger
 from quart_upsun.mail import rendering
@@ -23,20 +23,20 @@ from quart_upsun.settings import Settings
 
 log = get_logger(__name__)
 
-OPERATION = 10.0  # seconds that a mail server has for each step
-WHOLE = 60.0  # and for all of them
+STEP_TIMEOUT_SECONDS = 10.0  # seconds that a mail server has for each step
+SEND_TIMEOUT_SECONDS = 60.0  # and for all of them
 
-MAILS = Path(".data", "mail")  # below the root: where a laptop keeps the mails it shows
-CONSOLE_KEEPS = 200  # files
+MAIL_DIRECTORY = Path(".data", "mail")  # below the root: where a laptop keeps the mails it shows
+MAX_SAVED_MAILS = 200  # files
 FILE_NAME = re.compile(r"\d{8}T\d{12}Z-\d+\.eml")
 FILE_TIME = "%Y%m%dT%H%M%S%fZ"
 
 # "Authentication required" comes in answer to a sender, but has nothing to do with this mail.
-LOGIN_MISSING = 530
+AUTHENTICATION_REQUIRED = 530
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class OutgoingMail:
     """A rendered mail with its kind and the number of its job."""
 
     id: int
@@ -47,25 +47,25 @@ class Outgoing:
 class Transport(Protocol):
     """A way for mail to leave."""
 
-    async def send(self, mail: Outgoing) -> bool:
+    async def send(self, mail: OutgoingMail) -> bool:
         """Send a mail; False if it did not leave, and is to be kept.
 
         Raises:
-            Failed: it may be tried again.
+            JobError: it may be tried again.
             Refused: it need not be.
         """
         ...
 
 
-def choose(settings: Settings) -> Transport:
+def choose_transport(settings: Settings) -> Transport:
     """Return the way that mail takes in this environment."""
     platform = settings.platform
     if platform is not None and platform.type != "production":
         # Its data are a copy of production's: mail would reach people who have no account here.
-        return Kept()
+        return KeepTransport()
     url = urlsplit(settings.mail_url.get_secret_value())
     if url.scheme in {"smtp", "smtps"}:
-        return Smtp(
+        return SmtpTransport(
             url.hostname or "",
             url.port,
             username=unquote(url.username) if url.username else None,
@@ -75,49 +75,51 @@ def choose(settings: Settings) -> Transport:
         )
     if platform is None or url.scheme == "console":
         # The files can be read by everybody who reaches the site.
-        return Console(settings.root / MAILS if settings.traceback_pages else None)
+        return ConsoleTransport(
+            settings.root / MAIL_DIRECTORY if settings.traceback_pages else None
+        )
     if platform.smtp_host:
         # Inside the platform's network, and by no name that a certificate could hold.
-        return Smtp(platform.smtp_host, 25, tls=False, name=_host(settings))
-    return Off()
+        return SmtpTransport(platform.smtp_host, 25, tls=False, name=_host(settings))
+    return DisabledTransport()
 
 
-class Kept:
+class KeepTransport:
     """Sends nothing: the mail is kept, and the log tells it to who tries a preview."""
 
-    async def send(self, mail: Outgoing) -> bool:
-        written = rendering.read(mail.message)
+    async def send(self, mail: OutgoingMail) -> bool:
+        written = rendering.parse_message(mail.message)
         log.info(
             "mail kept", id=mail.id, kind=mail.kind, subject=written.subject, text=written.text
         )
         return False
 
 
-class Off:
+class DisabledTransport:
     """Sends nothing, and keeps nothing of what the mail says: its links open real accounts."""
 
-    async def send(self, mail: Outgoing) -> bool:
+    async def send(self, mail: OutgoingMail) -> bool:
         raise PermanentJobError(
             "Mail is off in this environment, and MAIL_URL is not set.", "mail is off"
         )
 
 
-class Console:
+class ConsoleTransport:
     """Shows the mail to the developer, and keeps the newest ones as files."""
 
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory
 
-    async def send(self, mail: Outgoing) -> bool:
+    async def send(self, mail: OutgoingMail) -> bool:
         name = None
         if self.directory is not None:
             try:
-                name = await asyncio.to_thread(_keep, self.directory, mail)
+                name = await asyncio.to_thread(_save_mail, self.directory, mail)
             except OSError as error:
                 raise JobError(f"{self.directory}: {error.strerror}", "file") from error
-        written = rendering.read(mail.message)
+        written = rendering.parse_message(mail.message)
         if sys.stdout.isatty():
-            sys.stdout.write(_readable(written))
+            sys.stdout.write(_format_mail(written))
             sys.stdout.flush()
         else:  # the lines around it are JSON
             log.info(
@@ -132,7 +134,7 @@ class Console:
         return True
 
 
-class Smtp:
+class SmtpTransport:
     """Hands the mail to a mail server.
 
     Args:
@@ -166,7 +168,7 @@ class Smtp:
         self._name = name or "localhost"
         self._tls_context: ssl.SSLContext | None = None
 
-    async def send(self, mail: Outgoing) -> bool:
+    async def send(self, mail: OutgoingMail) -> bool:
         if self._tls_context is None:
             # Reads all certificates of the system: 20 ms and more.
             self._tls_context = await asyncio.to_thread(ssl.create_default_context)
@@ -176,26 +178,26 @@ class Smtp:
             username=self._username,
             password=self._password if self._username is not None else None,
             local_hostname=self._name,
-            timeout=OPERATION,
+            timeout=STEP_TIMEOUT_SECONDS,
             use_tls=self.from_the_start,
             start_tls=self.start_tls,
             tls_context=self._tls_context,
         )
         try:
-            async with asyncio.timeout(WHOLE):
+            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                 await server.connect()
                 await server.send_message(mail.message)
             # It is sent: what the server says to this, if anything, is no matter.
             with suppress(aiosmtplib.SMTPException, OSError):
                 await server.quit(timeout=1.0)
         except (aiosmtplib.SMTPException, OSError, TimeoutError, ValueError) as error:
-            raise _failure(error) from error
+            raise _job_error(error) from error
         finally:
             server.close()
         return True
 
 
-def files(directory: Path) -> list[Path]:
+def saved_mails(directory: Path) -> list[Path]:
     """Return the mails that the console keeps, the newest first."""
     if not directory.is_dir():
         return []
@@ -204,27 +206,27 @@ def files(directory: Path) -> list[Path]:
     )
 
 
-def _keep(directory: Path, mail: Outgoing) -> str:
+def _save_mail(directory: Path, mail: OutgoingMail) -> str:
     """Write a mail as a file, and remove the oldest ones; return its name."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{datetime.now(UTC).strftime(FILE_TIME)}-{mail.id}.eml"
-    write_whole(path, mail.message.as_bytes())
-    for old in files(directory)[CONSOLE_KEEPS:]:
+    write_atomically(path, mail.message.as_bytes())
+    for old in saved_mails(directory)[MAX_SAVED_MAILS:]:
         old.unlink(missing_ok=True)
     return path.name
 
 
-def _readable(written: rendering.Written) -> str:
+def _format_mail(written: rendering.ReadableMail) -> str:
     line = "─" * 72
     head = "\n".join(f"{name}: {written.headers[name]}" for name in ("To", "Subject"))
     return f"{line}\n{head}\n\n{written.text}\n{line}\n"
 
 
-def _failure(error: Exception) -> JobError:
+def _job_error(error: Exception) -> JobError:
     """Say what a mail server's answer means for this mail."""
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
         # To one recipient, so there is one answer.
-        return _failure(error.recipients[0])
+        return _job_error(error.recipients[0])
     words = str(error) or type(error).__name__
     if isinstance(error, aiosmtplib.SMTPResponseException):
         words = f"{error.code} {error.message}"
@@ -234,7 +236,11 @@ def _failure(error: Exception) -> JobError:
             aiosmtplib.SMTPRecipientRefused,
             aiosmtplib.SMTPDataError,
         )
-        if isinstance(error, about_mail) and error.code >= 500 and error.code != LOGIN_MISSING:
+        if (
+            isinstance(error, about_mail)
+            and error.code >= 500
+            and error.code != AUTHENTICATION_REQUIRED
+        ):
             return PermanentJobError(words, code)
         return JobError(words, code)
     if isinstance(error, aiosmtplib.SMTPNotSupported):

@@ -1,0 +1,18 @@
+"""`quart sanitize`: anonymizes the copy of production's data in a preview.
+
+What happens to each column is said in `__sanitize__` of its model, with the rules of
+`quart_upsun.database.anonymization`.
+"""
+
+from typing import TYPE_CHECKING
+
+from quart_upsun.lazy import exporter
+
+if TYPE_CHECKING:
+    from quart_upsun.sanitize.commands import sanitize_command
+    from quart_upsun.sanitize.sanitizer import SanitizeError
+
+__all__ = ["SanitizeError", "sanitize_command"]
+
+if not TYPE_CHECKING:
+    __getattr__ = exporter(__name__, __all__, ("commands", "sanitizer"))

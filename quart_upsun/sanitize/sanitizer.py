@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import DeclarativeBase
 
-from quart_upsun.database import UNDEFINED, Base, advisory_locks, unpooled_engine
+from quart_upsun.database import UNDEFINED_OBJECT, Base, advisory_locks, unpooled_engine
 from quart_upsun.database.anonymization import EMPTIED, KEPT, Rules
 from quart_upsun.database.ownership import ForeignDatabaseError, Identity, read_owner, require_owner
 
@@ -32,7 +32,7 @@ LOCK_TIMEOUT = "30s"
 # Guards against a hang; what runs long here is a look at a whole table.
 STATEMENT_TIMEOUT = "10min"
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 _quote = postgresql().identifier_preparer.quote  # type: ignore[no-untyped-call]
 
@@ -68,7 +68,7 @@ class Update:
     """The columns and expressions of each unique index of which a column is replaced."""
 
 
-def rules(base: type[DeclarativeBase]) -> dict[str, Rules | None]:
+def sanitize_rules(base: type[DeclarativeBase]) -> dict[str, Rules | None]:
     """Return what each table's model says in `__sanitize__`, None where nobody does."""
     found: dict[str, Rules | None] = dict.fromkeys(base.metadata.tables)
     for mapper in base.registry.mappers:
@@ -77,10 +77,10 @@ def rules(base: type[DeclarativeBase]) -> dict[str, Rules | None]:
     return found
 
 
-def mistakes(base: type[DeclarativeBase]) -> list[str]:
+def find_rule_errors(base: type[DeclarativeBase]) -> list[str]:
     """Say which tables and columns are not classified as they should be."""
     found = []
-    known = rules(base)
+    known = sanitize_rules(base)
     for name, rule in known.items():
         table = base.metadata.tables[name]
         if rule is None:
@@ -112,7 +112,7 @@ def mistakes(base: type[DeclarativeBase]) -> list[str]:
     return found
 
 
-async def sanitize(url: URL, identity: Identity, say: Say) -> None:
+async def sanitize(url: URL, identity: Identity, say: Report) -> None:
     """Sanitize the database at `url` for an environment, if that was not done before.
 
     Args:
@@ -135,14 +135,14 @@ async def sanitize(url: URL, identity: Identity, say: Say) -> None:
         },
     )
     try:
-        async with _connected(engine, say) as connection:
+        async with _connect_with_retries(engine, say) as connection:
             owner = await connection.run_sync(read_owner)
             await connection.rollback()
             require_owner(owner, identity)
             if not await _is_finished(connection, environment, say):
-                await _take_turn(connection, say)
+                await _acquire_lock(connection, say)
                 if not await _is_finished(connection, environment, say):
-                    await Run(connection, environment, say).work()
+                    await SanitizeRun(connection, environment, say).work()
     except ForeignDatabaseError as error:
         raise SanitizeError(f"Nothing was sanitized. {error}") from None
     except DBAPIError as error:
@@ -155,10 +155,10 @@ async def sanitize(url: URL, identity: Identity, say: Say) -> None:
         await engine.dispose()
 
 
-class Run:
+class SanitizeRun:
     """The work on a database, begun or gone on with."""
 
-    def __init__(self, connection: AsyncConnection, environment: str, say: Say) -> None:
+    def __init__(self, connection: AsyncConnection, environment: str, say: Report) -> None:
         self.connection = connection
         self.environment = environment
         self.say = say
@@ -183,7 +183,8 @@ class Run:
         await self.connection.commit()
         self.say(
             f"Sanitized {self.environment} in {time.monotonic() - self.begun:.1f} s:"
-            f" {self.rows:,} rows of {_listed(names)} changed, {_listed(plan.emptied)} emptied."
+            f" {self.rows:,} rows of {_join_names(names)} changed,"
+            f" {_join_names(plan.emptied)} emptied."
         )
 
     async def begin(self) -> tuple[str | None, int]:
@@ -327,7 +328,7 @@ async def make_plan(connection: AsyncConnection) -> Plan:
         SanitizeError: the schema is behind, the models are not classified, or something is there
             that cannot be sanitized.
     """
-    if wrong := mistakes(Base):
+    if wrong := find_rule_errors(Base):
         raise SanitizeError(f"The models do not say what to do: {'; '.join(wrong)}.")
     there = await _columns(connection)
     missing = [
@@ -337,13 +338,13 @@ async def make_plan(connection: AsyncConnection) -> Plan:
         if column.name not in there.get(table.name, ())
     ]
     if missing:
-        raise SanitizeError(_behind(missing[0]))
-    if beyond := await _out_of_reach(connection):
+        raise SanitizeError(_stale_message(missing[0]))
+    if beyond := await _unreachable_tables(connection):
         raise SanitizeError(
             f"What these hold cannot be sanitized: {', '.join(beyond)};"
             " drop them in this preview, or keep it in tables beside the application's own."
         )
-    known = rules(Base)
+    known = sanitize_rules(Base)
     kept = {name for name, rule in known.items() if isinstance(rule, dict)} | {"alembic_version"}
     emptied = there.keys() - kept
     references = await _references(connection)
@@ -420,7 +421,7 @@ async def _references(connection: AsyncConnection) -> list[Reference]:
     return [Reference(row[0], row[1], row[2], {*row[3]}) for row in rows]
 
 
-async def _out_of_reach(connection: AsyncConnection) -> list[str]:
+async def _unreachable_tables(connection: AsyncConnection) -> list[str]:
     """Name what holds data, is not of an extension, and is no table that `_columns` sees."""
     rows = await connection.scalars(
         text(
@@ -470,7 +471,7 @@ def _integer_key(table: Table) -> str | None:
 
 
 @asynccontextmanager
-async def _connected(engine: AsyncEngine, say: Say) -> AsyncIterator[AsyncConnection]:
+async def _connect_with_retries(engine: AsyncEngine, say: Report) -> AsyncIterator[AsyncConnection]:
     deadline = time.monotonic() + CONNECT_SECONDS
     waiting = False
     while True:
@@ -492,7 +493,7 @@ async def _connected(engine: AsyncEngine, say: Say) -> AsyncIterator[AsyncConnec
         await connection.close()  # ends the database session, and with it the lock
 
 
-async def _take_turn(connection: AsyncConnection, say: Say) -> None:
+async def _acquire_lock(connection: AsyncConnection, say: Report) -> None:
     """Take the lock that lets one run work at a time."""
     try:
         await advisory_locks.acquire(
@@ -505,7 +506,7 @@ async def _take_turn(connection: AsyncConnection, say: Say) -> None:
         raise SanitizeError("Another run is still at work; gave up waiting for its end.") from None
 
 
-async def _is_finished(connection: AsyncConnection, environment: str, say: Say) -> bool:
+async def _is_finished(connection: AsyncConnection, environment: str, say: Report) -> bool:
     finished = await connection.scalar(
         text("SELECT finished_at FROM sanitizations WHERE environment = :environment"),
         {"environment": environment},
@@ -520,8 +521,8 @@ def _sentence(error: DBAPIError) -> str:
     """Say what went wrong; PostgreSQL's own words may quote a row."""
     original: Any = getattr(error.orig, "__cause__", None) or error.orig
     state = getattr(original, "sqlstate", None)
-    if state in UNDEFINED:
-        return _behind("something of this release")
+    if state in UNDEFINED_OBJECT:
+        return _stale_message("something of this release")
     if error.connection_invalidated:
         return "The connection to the database was lost; the next run goes on where this one was."
     place = [
@@ -535,9 +536,9 @@ def _sentence(error: DBAPIError) -> str:
     )
 
 
-def _behind(what: str) -> str:
+def _stale_message(what: str) -> str:
     return f"The schema lacks {what}: it must be migrated first (`alembic upgrade head`)."
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return ", ".join(names) or "no table"

@@ -27,7 +27,7 @@ async def record(
     )
 
 
-async def latest(
+async def list_events(
     session: AsyncSession,
     *,
     user_id: int | None = None,

@@ -3,10 +3,7 @@
 The generic cell rate algorithm: a row holds the time until which a client's share is used up, so
 one statement asks and counts. https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm
 
-Why not quart-rate-limiter with a store for PostgreSQL: it has the same algorithm, but asks its
-store and tells it in two steps, between which other processes count as well; its keys are texts of
-any number; and it knows no limit that a view applies in its middle, once it knows the account. What
-would be left of it is the decorator.
+Why not quart-rate-limiter: docs/decisions/rate-limits.md.
 """
 
 import hashlib
@@ -24,7 +21,7 @@ from quart import current_app, request
 from sqlalchemy import text
 from werkzeug.exceptions import TooManyRequests
 
-from quart_upsun.current import current
+from quart_upsun.current import current_toolkit
 from quart_upsun.database import ReadOnlyDatabaseError, read
 from quart_upsun.identity import session_user
 from quart_upsun.policy import declare
@@ -36,7 +33,7 @@ T = TypeVar("T")
 BUCKETS = 2**18
 IPV6_NETWORK = 64  # bits of an address; whoever has one address has the whole network
 
-TAKE = text(
+COUNT_REQUEST = text(
     """
     INSERT INTO rate_limits AS share (name, bucket, used_until)
     VALUES (:name, :bucket, now() + :interval)
@@ -46,14 +43,14 @@ TAKE = text(
     RETURNING true
     """
 )
-WAIT = text(
+SELECT_WAIT = text(
     """
     SELECT extract(epoch FROM used_until + :interval - (now() + :window))
     FROM rate_limits WHERE name = :name AND bucket = :bucket
     """
 )
-FORGET = text("DELETE FROM rate_limits WHERE name = :name AND bucket = :bucket")
-CLEAN_UP = text(
+RESET_LIMIT = text("DELETE FROM rate_limits WHERE name = :name AND bucket = :bucket")
+DELETE_EXPIRED = text(
     """
     DELETE FROM rate_limits WHERE (name, bucket) IN (
         SELECT name, bucket FROM rate_limits WHERE used_until < now()
@@ -61,7 +58,7 @@ CLEAN_UP = text(
     )
     """
 )
-CLEAN_UP_SHARE = 0.01  # of all requests that count
+CLEANUP_PROBABILITY = 0.01  # of all requests that count
 
 
 @dataclass(frozen=True)
@@ -72,24 +69,24 @@ class Limit:
     count: int
     seconds: int
 
-    async def take(self, subject: str) -> int:
+    async def count_request(self, subject: str) -> int:
         """Count a request of `subject`; return 0, or the seconds to wait if it is too early.
 
         A refused request costs the client nothing: who waits as told is served.
 
         Raises:
-            Unavailable: the database does not answer, or is read-only.
+            DatabaseUnavailableError: the database does not answer, or is read-only.
         """
-        if current().database.is_read_only:
+        if current_toolkit().database.is_read_only:
             raise ReadOnlyDatabaseError
         share = self._share(subject)
         # One statement is a transaction of its own, in one round trip instead of three.
         async with read() as session:
-            if random.random() < CLEAN_UP_SHARE:  # noqa: S311
-                await session.execute(CLEAN_UP)
-            if await session.scalar(TAKE, share):
+            if random.random() < CLEANUP_PROBABILITY:  # noqa: S311
+                await session.execute(DELETE_EXPIRED)
+            if await session.scalar(COUNT_REQUEST, share):
                 return 0
-            wait = await session.scalar(WAIT, share)
+            wait = await session.scalar(SELECT_WAIT, share)
         return max(1, math.ceil(wait or 0))
 
     async def require(self, subject: str) -> None:
@@ -98,13 +95,13 @@ class Limit:
         Raises:
             TooManyRequests: it is too early.
         """
-        if wait := await self.take(subject):
+        if wait := await self.count_request(subject):
             raise TooManyRequests(retry_after=wait)
 
-    async def forget(self, subject: str) -> None:
+    async def reset(self, subject: str) -> None:
         """Give `subject` its whole share back."""
         async with read() as session:
-            await session.execute(FORGET, self._share(subject))
+            await session.execute(RESET_LIMIT, self._share(subject))
 
     def _share(self, subject: str) -> dict[str, object]:
         """Return the parameters of the statements. No address or name is kept, only a hash."""
@@ -137,7 +134,7 @@ def by_account() -> str:
     return f"user {user.id}" if user else by_client()
 
 
-def searching() -> bool:
+def is_search() -> bool:
     """Tell whether a request searches: whether its `q` has words."""
     return bool(request.args.get("q", "").strip())
 

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from quart_upsun.database import Base
 from quart_upsun.database.anonymization import EMPTIED
+from quart_upsun.database.base import run_after_create
 
 
 class AuditEvent(Base):
@@ -26,6 +27,26 @@ class AuditEvent(Base):
     """The address it came from; None for the command line."""
 
     __table_args__ = (Index("ix_audit_events_user_id", "user_id", "id"),)
+
+
+# Append-only, also for a mistake in the application: what must remove rows, says so first.
+run_after_create(
+    AuditEvent,
+    """
+    CREATE OR REPLACE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF coalesce(current_setting('app.audit_maintenance', true), '') <> 'on' THEN
+            RAISE EXCEPTION 'audit_events is append-only'
+                USING ERRCODE = 'insufficient_privilege';
+        END IF;
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_events
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_audit_change()
+    """,
+)
 
 
 class RateLimit(Base):

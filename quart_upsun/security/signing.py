@@ -9,8 +9,8 @@ from typing import Any
 from itsdangerous import BadData, URLSafeTimedSerializer
 from quart import current_app
 
-HOUR = 3600
-DAY = 24 * HOUR
+HOUR_SECONDS = 3600
+DAY_SECONDS = 24 * HOUR_SECONDS
 
 
 def sign(purpose: str, content: Any) -> str:
@@ -18,7 +18,7 @@ def sign(purpose: str, content: Any) -> str:
     return _serializer(purpose).dumps(content)
 
 
-def read(purpose: str, token: str, *, max_age: int) -> Any:
+def verify(purpose: str, token: str, *, max_age: int) -> Any:
     """Return what was signed here in the last `max_age` seconds; None for anything else."""
     try:
         return _serializer(purpose).loads(token, max_age=max_age)

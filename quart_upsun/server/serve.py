@@ -26,7 +26,7 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 from quart import Quart
 
 from quart_upsun import platform as upsun
-from quart_upsun.extension import State
+from quart_upsun.extension import ToolkitState
 from quart_upsun.logging import configure_logging, get_logger
 from quart_upsun.server import signals
 from quart_upsun.server.supervisor import Supervisor
@@ -38,15 +38,15 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 
 # Seconds since SIGTERM. The platform allows a worker 15 and does not tell what it allows a web
 # container, so all of it stays below 10.
-NOTICE = 0.2  # still accepting: every answer closes its connection, readiness is down
-SETTLE = 0.2  # no longer accepting: who was accepted last sends a request
-CANCEL = 7.5  # what is not answered by now is cut off
-EXIT = 8.5  # whatever still hangs, such as a client that does not read, the process ends
-KILL = 9.5  # a process that did not even hear is killed by its supervisor
+NOTICE_SECONDS = 0.2  # still accepting: every answer closes its connection, readiness is down
+SETTLE_SECONDS = 0.2  # no longer accepting: who was accepted last sends a request
+CANCEL_SECONDS = 7.5  # what is not answered by now is cut off
+EXIT_SECONDS = 8.5  # whatever still hangs, such as a client that does not read, the process ends
+KILL_SECONDS = 9.5  # a process that did not even hear is killed by its supervisor
 
-LAST_WORDS = "gave up waiting for requests and connections to end"
+SHUTDOWN_TIMEOUT_MESSAGE = "gave up waiting for requests and connections to end"
 
-MEMORY_PER_PROCESS = 128  # megabytes, with room for requests
+MEMORY_PER_PROCESS_MB = 128  # megabytes, with room for requests
 
 
 def main(factory: Callable[[AnySettings], Quart], load: Callable[[], AnySettings]) -> int:
@@ -56,7 +56,7 @@ def main(factory: Callable[[AnySettings], Quart], load: Callable[[], AnySettings
         factory: makes the application.
         load: reads its settings.
     """
-    signals.end_at_once()
+    signals.exit_immediately()
     settings = load()
     configure_logging(settings.log_level)
     app = factory(settings)  # opens nothing, so that processes can be forked with it
@@ -71,7 +71,7 @@ def main(factory: Callable[[AnySettings], Quart], load: Callable[[], AnySettings
         else:
             sys.stderr.write(f"Cannot listen on {settings.host}:{settings.port}: {reason}.\n")
         return 1
-    processes = settings.web_concurrency or processes_for(upsun.limits())
+    processes = settings.web_concurrency or processes_for(upsun.container_limits())
     host, port = listener.getsockname()[:2]
     log.info("starting", host=host, port=port, processes=processes)
     with listener:
@@ -86,17 +86,17 @@ def main(factory: Callable[[AnySettings], Quart], load: Callable[[], AnySettings
             lambda report_ready, parent: work(
                 app, listener, report_ready=report_ready, parent=parent
             ),
-            stop_seconds=KILL,
+            stop_seconds=KILL_SECONDS,
         ).run()
 
 
-def processes_for(limits: upsun.Limits | None) -> int:
+def processes_for(limits: upsun.ContainerLimits | None) -> int:
     """Return how many processes a container has room for; one where no limit is known."""
     if limits is None:
         return 1
     # Two even on half a core: one serves while the other is being replaced.
     by_cpu = max(2, round(2 * limits.cpu))
-    return max(1, min(limits.memory // MEMORY_PER_PROCESS, by_cpu))
+    return max(1, min(limits.memory // MEMORY_PER_PROCESS_MB, by_cpu))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -134,7 +134,7 @@ def work(
         log.exception("the server failed")
         return 1
     finally:
-        signals.ignore()
+        signals.ignore_signals()
     return 0
 
 
@@ -143,9 +143,9 @@ async def serve_until_stopped(
 ) -> None:
     """Serve; at SIGTERM or SIGINT let readiness fall, answer what is in flight, and end."""
     loop = asyncio.get_running_loop()
-    state: State = app.extensions["quart_upsun"]
+    state: ToolkitState = app.extensions["quart_upsun"]
     draining, database = state.draining, state.database
-    in_flight = InFlight(app)
+    in_flight = InFlightMiddleware(app)
     # Given away: Hypercorn closes what it is given.
     descriptor = listener.detach()
 
@@ -154,7 +154,7 @@ async def serve_until_stopped(
             return
         log.info("stopping", in_flight=len(in_flight.tasks))
         draining.set()
-        loop.call_later(CANCEL, in_flight.cancel)
+        loop.call_later(CANCEL_SECONDS, in_flight.cancel)
 
     def supervisor_died(pipe: int) -> None:
         loop.remove_reader(pipe)
@@ -163,7 +163,7 @@ async def serve_until_stopped(
     async def shutdown_trigger() -> None:
         # Hypercorn calls this when it has started to accept. Before, a signal ends the process
         # at once, even if the application hangs while it starts.
-        signals.listen(stop, seconds=EXIT, last_words=LAST_WORDS)
+        signals.listen_for_stop(stop, seconds=EXIT_SECONDS, last_words=SHUTDOWN_TIMEOUT_MESSAGE)
         if parent is not None:
             loop.add_reader(parent, supervisor_died, parent)
         freeze_heap()
@@ -172,16 +172,16 @@ async def serve_until_stopped(
         knocking = asyncio.create_task(database.gate.wait())
         await draining.wait()
         knocking.cancel()
-        await asyncio.sleep(NOTICE)
+        await asyncio.sleep(NOTICE_SECONDS)
         await refuse(descriptor)
-        await asyncio.sleep(SETTLE)
+        await asyncio.sleep(SETTLE_SECONDS)
 
     try:
         await serve(
             in_flight, hypercorn_config(descriptor), shutdown_trigger=shutdown_trigger, mode="asgi"
         )
     finally:
-        signals.block()
+        signals.block_signals()
     log.info("stopped")
 
 
@@ -213,7 +213,7 @@ def hypercorn_config(listener: int) -> Config:
     # cross each other, and the request ends as a 502.
     config.keep_alive_timeout = 90
     config.keep_alive_max_requests = 1_000_000
-    config.graceful_timeout = EXIT + 1  # this module keeps the time
+    config.graceful_timeout = EXIT_SECONDS + 1  # this module keeps the time
     config.accesslog = None  # the platform's web server keeps one
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
@@ -222,7 +222,7 @@ def hypercorn_config(listener: int) -> Config:
     return config
 
 
-class InFlight:
+class InFlightMiddleware:
     """Knows the requests being answered, to cut them off when the time is up."""
 
     def __init__(self, app: ASGIFramework) -> None:

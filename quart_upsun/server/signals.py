@@ -1,7 +1,8 @@
 """SIGTERM and SIGINT: the first ends the process in good order and in time, more change nothing.
 
-A process goes through four states, and none of them may be skipped: `end_at_once` while there is
-nothing to finish, `listen` while it works, `block` before its loop ends, `ignore` after that.
+A process goes through four states, and none of them may be skipped: `exit_immediately` while
+there is nothing to finish, `listen_for_stop` while it works, `block_signals` before its loop ends,
+`ignore_signals` after that.
 """
 
 import asyncio
@@ -17,13 +18,13 @@ log = get_logger(__name__)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def end_at_once() -> None:
+def exit_immediately() -> None:
     """Let the process end with exit code 0 wherever it stands."""
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: os._exit(0))
 
 
-def listen(stop: Callable[[], None], *, seconds: float, last_words: str) -> None:
+def listen_for_stop(stop: Callable[[], None], *, seconds: float, last_words: str) -> None:
     """Call `stop` in the running loop at each signal.
 
     Args:
@@ -51,7 +52,7 @@ def listen(stop: Callable[[], None], *, seconds: float, last_words: str) -> None
         signal.signal(number, start_clock)
 
 
-def block() -> None:
+def block_signals() -> None:
     """Keep signals away while the loop ends.
 
     The loop closes its pipe before it gives the signals up: one more would complain. And between
@@ -61,7 +62,7 @@ def block() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
-def ignore() -> None:
+def ignore_signals() -> None:
     """Ignore signals, those that were blocked among them: asyncio has put the default back."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -14,8 +14,8 @@ from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
 
-BACKOFF = 10.0  # seconds between two starts of a process that keeps dying, at most
-STEADY = 30.0  # seconds after which a process counts as healthy again
+BACKOFF_SECONDS = 10.0  # seconds between two starts of a process that keeps dying, at most
+HEALTHY_AFTER_SECONDS = 30.0  # seconds after which a process counts as healthy again
 
 # What a child runs: called with a function that reports readiness, and a pipe that ends with the
 # supervisor; returns the exit code.
@@ -23,7 +23,7 @@ Work = Callable[[Callable[[], None], int], int]
 
 
 @dataclass
-class Slot:
+class ServerProcess:
     """The place of one process."""
 
     pid: int | None = None
@@ -46,7 +46,7 @@ class Supervisor:
     def __init__(
         self, processes: int, listener: socket.socket, work: Work, *, stop_seconds: float
     ) -> None:
-        self._slots = [Slot() for _ in range(processes)]
+        self._slots = [ServerProcess() for _ in range(processes)]
         self._listener = listener
         self._work = work
         self._stop_seconds = stop_seconds
@@ -161,9 +161,9 @@ class Supervisor:
                     self._exit_code = 1
                 continue
             now = time.monotonic()
-            slot.deaths = slot.deaths + 1 if now - slot.started < STEADY else 1
+            slot.deaths = slot.deaths + 1 if now - slot.started < HEALTHY_AFTER_SECONDS else 1
             # The first replacement comes at once.
-            delay = 0.0 if slot.deaths == 1 else min(0.25 * 2**slot.deaths, BACKOFF)
+            delay = 0.0 if slot.deaths == 1 else min(0.25 * 2**slot.deaths, BACKOFF_SECONDS)
             slot.not_before = now + delay
             if self._has_served:
                 log.error("a server process died", pid=pid, exit_code=code, restart_in=delay)

@@ -2,7 +2,7 @@
 
 from quart import Quart
 
-from quart_upsun.extension import State
+from quart_upsun.extension import ToolkitState
 from quart_upsun.jobs.queue import Schedule, Task
 from quart_upsun.jobs.runner import Runner
 
@@ -11,7 +11,7 @@ __all__ = ["runner_of"]
 
 def runner_of(app: Quart, *additions: Task | Schedule) -> Runner:
     """Return a runner of these tasks and schedules alone, on the application's database."""
-    state: State = app.extensions["quart_upsun"]
+    state: ToolkitState = app.extensions["quart_upsun"]
     runner = Runner(app, state.database, state.identity)
     runner.register(*additions)
     return runner

@@ -1,0 +1,14 @@
+"""What HTML pages share: errors, health checks, assets, templates, forms."""
+
+from typing import TYPE_CHECKING
+
+from quart_upsun.lazy import exporter
+
+if TYPE_CHECKING:
+    from quart_upsun.web.assets import AssetsMissingError
+    from quart_upsun.web.forms import add_form_error, clean_line, strip
+
+__all__ = ["AssetsMissingError", "add_form_error", "clean_line", "strip"]
+
+if not TYPE_CHECKING:
+    __getattr__ = exporter(__name__, __all__, ("assets", "forms"))

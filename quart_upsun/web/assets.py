@@ -10,11 +10,11 @@ from quart.wrappers.response import FileBody
 from werkzeug.datastructures import ContentRange
 from werkzeug.exceptions import NotFound, RequestedRangeNotSatisfiable
 
-from quart_upsun.http.preconditions import conditional
+from quart_upsun.http.preconditions import make_conditional
 from quart_upsun.policy import cache_public, no_rate_limit, public
 
-DIGESTED = re.compile(r"-[A-Z0-9]{8}\.[^/]+\Z")  # as esbuild names files
-YEAR = 365 * 24 * 3600
+DIGESTED_NAME = re.compile(r"-[A-Z0-9]{8}\.[^/]+\Z")  # as esbuild names files
+YEAR_SECONDS = 365 * 24 * 3600
 
 
 class AssetsMissingError(SystemExit):
@@ -23,6 +23,8 @@ class AssetsMissingError(SystemExit):
 
 def init_app(app: Quart, *, plain_max_age: int) -> None:
     """Give templates `static_url_for`, and serve `/static` where no web server does.
+
+    Templates also know the names of all built files, as `static_files`.
 
     Args:
         app: the application, with `manifest.json` and the files in `static/` below its root path.
@@ -35,6 +37,7 @@ def init_app(app: Quart, *, plain_max_age: int) -> None:
         return f"/{endpoint}/{manifest[filename]}"
 
     app.jinja_env.globals["static_url_for"] = static_url_for
+    app.jinja_env.globals["static_files"] = frozenset(manifest)
 
     @app.get("/static/<path:filename>", endpoint="static")
     @cache_public(0)
@@ -42,7 +45,7 @@ def init_app(app: Quart, *, plain_max_age: int) -> None:
     @no_rate_limit("a file, which on Upsun the platform's web server sends")
     async def static(filename: str) -> Response:
         """Serve a built file on a laptop; on Upsun the platform's web server does."""
-        digested = DIGESTED.search(filename) is not None
+        digested = DIGESTED_NAME.search(filename) is not None
         if filename.endswith("/"):
             raise NotFound  # joining paths would drop it and find the file
         try:
@@ -52,12 +55,12 @@ def init_app(app: Quart, *, plain_max_age: int) -> None:
         except (OSError, ValueError):  # no file can have such a name
             raise NotFound from None
         response.headers["Accept-Ranges"] = "bytes"
-        response = conditional(response)
+        response = make_conditional(response)
         if response.status_code == 200:
             await _send_range(response)
         response.cache_control.public = True
         response.cache_control.no_cache = None
-        response.cache_control.max_age = YEAR if digested else plain_max_age
+        response.cache_control.max_age = YEAR_SECONDS if digested else plain_max_age
         response.cache_control.immutable = digested
         return response
 
@@ -98,7 +101,7 @@ def read_manifest(path: Path) -> dict[str, str]:
     """Return the map of plain names to digested ones.
 
     Raises:
-        AssetsMissing: the file is missing or broken.
+        AssetsMissingError: the file is missing or broken.
     """
     try:
         manifest = json.loads(path.read_text())

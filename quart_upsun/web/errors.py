@@ -20,8 +20,8 @@ from werkzeug.exceptions import HTTPException, ServiceUnavailable
 from quart_upsun.api import problems
 from quart_upsun.database import DatabaseUnavailableError, NotSanitizedError, SchemaBehindError
 from quart_upsun.http import bodies, credentials
-from quart_upsun.http.bodies import NOT_ENCODED
-from quart_upsun.http.preconditions import FAILED
+from quart_upsun.http.bodies import CONTENT_ENCODING_REFUSED
+from quart_upsun.http.preconditions import PRECONDITION_FAILED
 from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
@@ -33,15 +33,17 @@ MESSAGES = {
     404: "There is no page at this address.",
     405: "This address does not take this kind of request.",
     408: "The request took too long to arrive.",
-    412: FAILED,
+    412: PRECONDITION_FAILED,
     413: "What was sent is too large.",
-    415: NOT_ENCODED,
+    415: CONTENT_ENCODING_REFUSED,
     429: "Too many requests. Please wait a moment and try again.",
     500: "Something went wrong on our side. The error has been logged.",
     503: "The site is not available at the moment. Please try again in a few seconds.",
 }
-SHORTEST = 4  # characters of a value that is taken out of the log: fewer are in every word
-RETRY_AFTER = 5  # seconds: longer than an ordinary deploy holds the schema back
+MIN_REDACTED_LENGTH = (
+    4  # characters of a value that is taken out of the log: fewer are in every word
+)
+RETRY_AFTER_SECONDS = 5  # seconds: longer than an ordinary deploy holds the schema back
 
 
 def init_app(app: Quart) -> None:
@@ -52,8 +54,8 @@ def init_app(app: Quart) -> None:
 
 async def http_error(error: HTTPException) -> Response:
     """Answer with a page of the same status, or a problem, keeping headers such as `Allow`."""
-    if has_request_context() and credentials.of_api(request):
-        return with_headers(problems.answer(error), error)
+    if has_request_context() and credentials.is_api_request(request):
+        return with_headers(problems.problem_response(error), error)
     code = error.code or 500
     title = HTTPStatus(code).phrase
     message = MESSAGES.get(code, f"{title}.")
@@ -77,7 +79,7 @@ async def unavailable(error: DatabaseUnavailableError) -> Response:
     """Answer 503. The gate has logged its reason already, once for all requests."""
     if not isinstance(error, SchemaBehindError | NotSanitizedError):
         log.warning("request refused", reason=str(error), cause=repr(error.__cause__))
-    return await http_error(ServiceUnavailable(retry_after=RETRY_AFTER))
+    return await http_error(ServiceUnavailable(retry_after=RETRY_AFTER_SECONDS))
 
 
 def log_exception(app: Quart, exception_info: Any) -> None:
@@ -94,13 +96,13 @@ def log_exception(app: Quart, exception_info: Any) -> None:
         what, incoming = "Exception on websocket", websocket
     if incoming is not None and incoming.url_rule is not None:
         what = f"{what} {incoming.url_rule.rule}"
-    sent = bodies.sent_values(incoming) if incoming is not None else []
-    log.error(what, exception=_without(sent, exception_info))
+    sent = bodies.submitted_values(incoming) if incoming is not None else []
+    log.error(what, exception=_redacted_traceback(sent, exception_info))
 
 
-def _without(values: list[str], exception_info: Any) -> str:
+def _redacted_traceback(values: list[str], exception_info: Any) -> str:
     """Return the traceback without the values in its messages; its lines of code hold none."""
-    hidden = sorted((value for value in set(values) if len(value) >= SHORTEST), key=len)
+    hidden = sorted((value for value in set(values) if len(value) >= MIN_REDACTED_LENGTH), key=len)
     parts = []
     for part in traceback.TracebackException(*exception_info).format():
         if not part.startswith("  File "):

@@ -7,12 +7,12 @@ from wtforms import Form
 from quart_upsun.text import clean
 
 
-def stripped(value: str | None) -> str | None:
+def strip(value: str | None) -> str | None:
     """Drop what nobody types: space around the value, and NUL, which no page may repeat."""
     return value.replace("\x00", "").strip() if value else value
 
 
-def one_line(value: str | None) -> str | None:
+def clean_line(value: str | None) -> str | None:
     """Clean a text that becomes one line."""
     return clean(value) if value else value
 

@@ -3,7 +3,7 @@
 from quart import Blueprint, Response, jsonify
 
 from quart_upsun import database
-from quart_upsun.current import current
+from quart_upsun.current import current_toolkit
 from quart_upsun.policy import no_rate_limit, no_store, public
 
 blueprint = Blueprint("health", __name__)
@@ -28,7 +28,7 @@ async def readyz() -> tuple[Response, int]:
     Also while the database is read-only, which the body then tells: pages that only read are
     served, and every other instance has the same database.
     """
-    state = current()
+    state = current_toolkit()
     if state.draining.is_set():
         return jsonify(status="unready", reason="draining"), 503
     try:

@@ -21,10 +21,10 @@ from typing import NamedTuple
 LEDGER = ".releases"
 # The web server sends these in place of the file they are named after.
 SIBLINGS = (".gz", ".br")
-DIGESTED = re.compile(r"-[A-Z0-9]{8}\.")
-RELEASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
-DAY = 24 * 60 * 60
+DIGESTED_NAME = re.compile(r"-[A-Z0-9]{8}\.")
+RELEASE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+TEMPORARY_PATTERN = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+DAY_SECONDS = 24 * 60 * 60
 LOCK_SECONDS = 10
 
 
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
     last_live: float
 
 
-def days(text: str) -> int:
+def parse_days(text: str) -> int:
     """Parse a number of days, one or more."""
     number = int(text)
     if number < 1:
@@ -58,7 +58,7 @@ def publish(source: Path, target: Path, manifest: Path, release: str | None, kee
     text = read_manifest(manifest)
     files = list_files(source, manifest, text)
     release = release or hashlib.sha256(text).hexdigest()[:16]
-    if not RELEASE.fullmatch(release):
+    if not RELEASE_PATTERN.fullmatch(release):
         raise PublishError(f"{release!r} is not a release name of letters, digits, '.', '_', '-'")
 
     ledger = target / LEDGER
@@ -218,13 +218,13 @@ def remove_old(target: Path, current: Path, keep_days: int) -> tuple[str, int]:
     if broken:
         return f"nothing removed: cannot read {', '.join(map(str, broken))}", 0
 
-    oldest = now - keep_days * DAY
+    oldest = now - keep_days * DAY_SECONDS
     stale = [entry for entry in entries if entry.path != current and entry.last_live < oldest]
     kept = {name for entry in entries if entry not in stale for name in entry.files}
     named = {name for entry in stale for name in entry.files}
     removed = 0
     for name in sorted(named - kept):
-        if DIGESTED.search(name):
+        if DIGESTED_NAME.search(name):
             removed += unlink(target / name)
     for entry in stale:
         unlink(entry.path)
@@ -237,7 +237,7 @@ def remove_temporary_files(directories: Iterable[Path], now: float) -> None:
         if not directory.is_dir():
             continue
         for path in directory.iterdir():
-            if TEMPORARY.fullmatch(path.name) and path.stat().st_mtime < now - DAY:
+            if TEMPORARY_PATTERN.fullmatch(path.name) and path.stat().st_mtime < now - DAY_SECONDS:
                 unlink(path)
 
 

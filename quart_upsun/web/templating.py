@@ -11,19 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flask.templating import _default_template_ctx_processor
-from jinja2 import FileSystemBytecodeCache, StrictUndefined
+from jinja2 import ChoiceLoader, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 from jinja2.bccache import Bucket
 from pydantic import SecretStr
 from quart import Quart, get_flashed_messages, session
 
+from quart_upsun.compat.quart import FLASK_CONTEXT_PROCESSOR
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.settings import Settings
 
-COMPILED = Path("build", "templates")  # below the application's root
+COMPILED_DIRECTORY = Path("build", "templates")  # below the application's root
+TOOLKIT_TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
-class Compiled(FileSystemBytecodeCache):
+class PrecompiledCache(FileSystemBytecodeCache):
     """Templates that were compiled before; those that have changed since are compiled as ever."""
 
     def dump_bytecode(self, bucket: Bucket) -> None:
@@ -31,26 +32,34 @@ class Compiled(FileSystemBytecodeCache):
 
 
 def init_app(app: Quart, settings: Settings) -> None:
-    """Set up templates, with `site_name` and `preview` for each of them."""
+    """Set up templates, with `site_name`, `preview` and `static_files` for each of them.
+
+    A template that the application does not have is looked for in the toolkit's own: `error.html`,
+    the pages for developers and of the API document, and a plain `layout.html` for them.
+    """
+    app.jinja_env.loader = ChoiceLoader(
+        [
+            each
+            for each in (app.jinja_env.loader, FileSystemLoader(TOOLKIT_TEMPLATES))
+            if each is not None
+        ]
+    )
     app.jinja_env.undefined = StrictUndefined
-    compiled = settings.root / COMPILED
+    compiled = settings.root / COMPILED_DIRECTORY
     if compiled.is_dir() and not settings.traceback_pages:
-        app.jinja_env.bytecode_cache = Compiled(str(compiled))
+        app.jinja_env.bytecode_cache = PrecompiledCache(str(compiled))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.globals["get_flashed_messages"] = flashed_messages
     # The same for every page of a process: no work for the context of each.
     app.jinja_env.globals["site_name"] = settings.site_name
+    app.jinja_env.globals.setdefault("static_files", frozenset())  # see `web.assets`
     app.jinja_env.globals["preview"] = settings.platform if settings.is_preview else None
 
     @app.before_serving
     async def prepare() -> None:
         """Load templates before the first request, which would otherwise wait for it."""
         for processors in app.template_context_processors.values():
-            # Every blueprint brings Flask's along, beside Quart's own of the same content; being
-            # synchronous it costs each page a thread.
-            processors[:] = [
-                each for each in processors if each is not _default_template_ctx_processor
-            ]
+            processors[:] = [each for each in processors if each is not FLASK_CONTEXT_PROCESSOR]
         load_all(app)
 
 
@@ -74,7 +83,7 @@ def compile_all(package: str) -> Path:
         database_url=parse_database_url("postgresql://nowhere/none"),
         secret_key=SecretStr("of no worth: nothing is signed"),
     )
-    directory = settings.root / COMPILED
+    directory = settings.root / COMPILED_DIRECTORY
     # What is there may come from other options, or another version of Jinja.
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from development.programs import require
+from quart_upsun.testing.programs import require
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE_MODULES = ROOT / "node_modules"

@@ -15,9 +15,9 @@ from playwright.async_api import (
 )
 
 from quart_upsun.database import Database
+from quart_upsun.testing.servers import Server
+from quart_upsun.testing.smtp import MailServer
 from tests.features.factories import Person
-from tests.process.servers import Server
-from tests.smtp import MailServer
 
 NewPage = Callable[..., Awaitable[Page]]
 """Opens a page in a context of its own; takes the options of Playwright's `new_context`."""

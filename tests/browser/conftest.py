@@ -8,14 +8,14 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 from sqlalchemy import delete
 
-from development.programs import require
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.security.models import RateLimit
+from quart_upsun.testing.databases import create_database, drop_database
+from quart_upsun.testing.programs import require
+from quart_upsun.testing.servers import serving
+from quart_upsun.testing.smtp import mail_server
 from tests.browser.browsing import ORIGIN, NewPage, Site, Watch
-from tests.conftest import create_database, drop_database
-from tests.process.servers import serving
-from tests.smtp import mail_server
 
 ARGUMENTS = [
     "--disable-gpu",

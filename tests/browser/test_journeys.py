@@ -4,9 +4,9 @@ import pytest
 from playwright.async_api import Page, expect
 
 from app.user import accounts
+from quart_upsun.testing.servers import serving
 from tests.browser.browsing import NewPage, Site, Watch, log_in, register
 from tests.features.factories import Person
-from tests.process.servers import serving
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -86,7 +86,7 @@ async def test_an_invitation(page: Page, site: Site, watch: Watch) -> None:
     await page.goto("/invite/")
     await expect(page.get_by_role("heading", level=1)).to_have_text("Confirm your address first")
     async with site.database.write() as session:
-        await accounts.confirm(session, ada.id, ada.email)
+        await accounts.confirm_email(session, ada.id, ada.email)
     await page.goto("/users/")
     await page.get_by_role("link", name="Invite somebody").click()
     await page.get_by_label("Their address").fill(bob.email)

@@ -13,6 +13,7 @@ from playwright.async_api import Page, ViewportSize, expect
 from sqlalchemy import insert
 
 from quart_upsun.jobs.models import Job, JobLog
+from quart_upsun.testing.servers import serving
 from tests.browser.browsing import (
     NARROW,
     WIDE,
@@ -26,7 +27,6 @@ from tests.browser.browsing import (
     tab_to,
 )
 from tests.features.factories import Person
-from tests.process.servers import serving
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -145,9 +145,13 @@ PAGES: dict[str, Visit] = {
     "new password": reset,
     "list of users": administration("/admin/"),
     "jobs": given_up_job,
+    # Those of each feature, from its module `pages_<feature>.py`.
+    **{
+        name: visit
+        for module in sorted(Path(__file__).parent.glob("pages_*.py"))
+        for name, visit in import_module(f"tests.browser.{module.stem}").PAGES.items()
+    },
 }
-for _folder in sorted(Path(__file__).parent.glob("*/pages.py")):  # those of features
-    PAGES |= import_module(f"tests.browser.{_folder.parent.name}.pages").PAGES
 
 
 @pytest.mark.parametrize("visit", PAGES.values(), ids=PAGES.keys())

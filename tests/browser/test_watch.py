@@ -3,8 +3,8 @@
 import pytest
 from playwright.async_api import Page
 
+from quart_upsun.testing.servers import eventually
 from tests.browser.browsing import Watch
-from tests.process.servers import eventually
 
 pytestmark = pytest.mark.xdist_group("browser")
 

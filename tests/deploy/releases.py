@@ -58,20 +58,20 @@ import asyncio
 
 from quart import Quart
 
-from quart_upsun.jobs.queue import Running, Task
+from quart_upsun.jobs.queue import JobContext, Task
 from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
 SECONDS = 600
 
 
-async def slow(running: Running) -> None:
+async def slow(running: JobContext) -> None:
     log.info("slow job begun")
     await asyncio.sleep(SECONDS)
     log.info("slow job done", attempt=running.attempt)
 
 
-async def new(running: Running) -> None:
+async def new(running: JobContext) -> None:
     log.info("new job done", attempt=running.attempt)
 
 
@@ -147,7 +147,9 @@ def with_tasks(repository: Path) -> dict[str, str]:
     )
     assert count == 1
     wiring = wiring.replace("from app import ", "from app import rehearsed, ", 1)
-    runner, count = re.subn(r"^FINISH = .*", "FINISH = 1.0", runner, flags=re.MULTILINE)
+    runner, count = re.subn(
+        r"^SHUTDOWN_SECONDS = .*", "SHUTDOWN_SECONDS = 1.0", runner, flags=re.MULTILINE
+    )
     assert count == 1
     return {
         REHEARSED: TASKS,

@@ -25,16 +25,14 @@ REST = os.environ.get(
 ).split()
 # By the heading of the commands: modules and folders that nothing may name afterwards, and tests of
 # features that build on what is left.
-BENCHMARKS = r"benchmarks[./](api|load|side_by_side)\b"
-EXAMPLE = r"(app|templates|features|browser)[./](links|fetching|bookmarks)\b"
 REMOVALS = {
-    "the example": rf"{EXAMPLE}|{BENCHMARKS}|benchmarks[./](growth|fetches|imports|filling)\b"
-    r"|(links|bookmarks)\.(js|scss)|adding-a-feature|test_side_by_side",
-    "fetching": r"(app|templates|features|browser)[./]fetching\b|benchmarks[./]fetches\b",
-    "import and export": r"(app|templates|features|browser)[./]bookmarks\b"
-    r"|benchmarks[./]imports\b|bookmarks\.js|test_(exports|bookmark_file)\.py",
-    "access tokens": r"user[./]tokens\b|(templates|features|browser)[./]tokens\b"
-    rf"|\btokens\.index|\btokens/|test_side_by_side|{BENCHMARKS}",
+    "the example": r"(app|templates|features)[./](links|fetching|bookmarks)\b|pages_links"
+    r"|browser[./](worker|test_links)|_links\.scss|adding-a-feature|test_side_by_side",
+    "fetching": r"(app|templates|features)[./]fetching\b|browser[./](worker|test_fetching)",
+    "import and export": r"(app|templates|features)[./]bookmarks\b|bookmarks\.js|test_uploads"
+    r"|test_(exports|bookmark_file)\.py",
+    "access tokens": r"user[./]tokens\b|(templates|features)[./]tokens\b|\btokens\.index"
+    r"|account/tokens|access_tokens\.py|test_side_by_side",
 }
 NEIGHBORS = {
     "the example": [],

@@ -18,8 +18,8 @@ import pytest
 from sqlalchemy import make_url
 
 from app.settings import ROOT
-from development.programs import require
 from embedded_postgres import postgres
+from quart_upsun.testing.programs import require
 from tests.development.clone import (
     assert_nothing_left,
     environment,
@@ -84,7 +84,7 @@ def test_help_lists_every_verb() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert phony
     verbs = {name for name in phony[1].split() if not name.endswith("-packages")}
-    listed = re.findall(r"^  make (\w+) +\w", make(ROOT, "help").stdout, re.MULTILINE)
+    listed = re.findall(r"^  make ([\w-]+) +\w", make(ROOT, "help").stdout, re.MULTILINE)
     assert sorted(listed) == sorted(verbs)
     assert make(ROOT).stdout == make(ROOT, "help").stdout
 

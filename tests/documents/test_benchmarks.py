@@ -1,13 +1,14 @@
-"""The results of `make bench` have their place."""
+"""What `make bench` writes has its place."""
 
+from app.settings import ROOT
 from benchmarks import report
 
 
-def test_results_replace_the_previous_ones() -> None:
-    document = report.DOCUMENT.read_text()
-    written = report.replaced(document, "something")
+def test_the_page_has_a_place_for_the_measurements() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
+    written = report.replaced(page, "something")
     assert f"{report.BEGIN}\n\nsomething\n\n{report.END}" in written
-    # A second time changes nothing, and nothing around the results is lost.
+    # Once more changes nothing, and around it nothing is lost.
     assert report.replaced(written, "something") == written
-    assert written.partition(report.BEGIN)[0] == document.partition(report.BEGIN)[0]
-    assert written.partition(report.END)[2] == document.partition(report.END)[2]
+    assert written.partition(report.BEGIN)[0] == page.partition(report.BEGIN)[0]
+    assert written.partition(report.END)[2] == page.partition(report.END)[2]

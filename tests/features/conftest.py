@@ -19,7 +19,7 @@ NOBODYS = QUICK.hash(b"")
 def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hash passwords with little work; tests/unit/test_passwords.py does it as in production."""
     monkeypatch.setattr(passwords, "HASHER", QUICK)
-    monkeypatch.setattr(passwords, "NOBODYS_HASH", NOBODYS)
+    monkeypatch.setattr(passwords, "DUMMY_HASH", NOBODYS)
 
 
 @pytest.fixture

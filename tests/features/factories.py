@@ -50,7 +50,7 @@ class Person:
         return {"username": self.username, "password": self.password}
 
     async def register(self, app: Quart, **options: bool) -> "Person":
-        """Create the account without a form; see `create`."""
+        """Create the account without a form; see `create_user`."""
         return await self.create(app.extensions["quart_upsun"].database, **options)
 
     async def create(
@@ -59,11 +59,11 @@ class Person:
         """Create the account without a form, and without a mail."""
         password_hash = await passwords.hash_password(self.password)
         async with database.write() as session:
-            user = await accounts.create(
+            user = await accounts.create_user(
                 session, username=self.username, email=self.email, password_hash=password_hash
             )
             if confirmed:
-                await accounts.confirm(session, user.id, self.email)
+                await accounts.confirm_email(session, user.id, self.email)
             if administrator:
                 await accounts.set_role(session, user.id, Role.ADMINISTRATOR)
             await session.execute(delete(Job).where(Job.entrypoint == "mail"))

@@ -55,7 +55,7 @@ async def test_to_members_the_pages_are_not_there(app: Quart, client: Client) ->
 async def test_users_are_listed_page_by_page(
     app: Quart, client: Client, root: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "PAGE", 3)
+    monkeypatch.setattr(views, "PAGE_SIZE", 3)
     async with app.extensions["quart_upsun"].database.write() as session:
         await session.execute(
             insert(User),

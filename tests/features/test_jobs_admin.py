@@ -17,10 +17,10 @@ from app.admin import views
 from app.settings import Settings
 from quart_upsun.jobs import runner
 from quart_upsun.jobs.models import Job, JobLog
-from quart_upsun.jobs.queue import PermanentJobError, Running, Task, enqueue
+from quart_upsun.jobs.queue import JobContext, PermanentJobError, Task, enqueue
 from quart_upsun.mail import delivery
+from quart_upsun.testing.smtp import MailServer, mail_server
 from tests.features.factories import Person
-from tests.smtp import MailServer, mail_server
 
 
 @pytest.fixture
@@ -45,11 +45,11 @@ async def root(app: Quart, client: Client) -> Person:
     return person
 
 
-async def refuse(running: Running) -> None:
+async def refuse(running: JobContext) -> None:
     raise PermanentJobError(f"No <b>{running.data['secret']}</b>", "no")
 
 
-FAILING = Task("failing", refuse, shown=("number",))
+FAILING = Task("failing", refuse, logged_fields=("number",))
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ async def test_a_mail_through_all_its_states(
     response = await client.post("/forgot/", form={"email": ada.email})
     assert response.status_code == 303
     database = app.extensions["quart_upsun"].database
-    attempts = len(delivery.MAIL.back_off) + 1
+    attempts = len(delivery.SEND_MAIL.backoff_seconds) + 1
     for attempt in range(attempts):
         async with database.read() as session:
             assert (await session.execute(select(Job.status, Job.attempts))).one() == (
@@ -140,7 +140,7 @@ async def test_a_worker_looks_at_once(
     mailbox: MailServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runner, "POLL", timedelta(minutes=1))
+    monkeypatch.setattr(runner, "POLL_INTERVAL", timedelta(minutes=1))
     mailbox.answers["RCPT"] = "550 No"
     ada = await Person().register(app)
     await client.post("/forgot/", form={"email": ada.email})
@@ -201,7 +201,7 @@ async def test_a_removed_job_leaves_no_words(
 async def test_pages(
     app: Quart, client: Client, root: Person, failing: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "PAGE", 2)
+    monkeypatch.setattr(views, "PAGE_SIZE", 2)
     for number in range(5):
         async with app.extensions["quart_upsun"].database.write() as session:
             await enqueue(session, failing, secret="x", number=number)

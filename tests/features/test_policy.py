@@ -1,6 +1,9 @@
 """Rules that hold for every route: a new one cannot be added without deciding about them."""
 
 import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
 from quart import Quart
@@ -11,6 +14,11 @@ from app.user.audit_trail import Event
 from quart_upsun.http.headers import SECURITY_HEADERS
 from quart_upsun.policy import API, IMMUTABLE, NO_STORE, PUBLIC, policy_of
 
+# What a feature says about its routes, in `tests/features/<feature>/routes.py`.
+FEATURES: list[Any] = [
+    import_module(f"tests.features.{path.parent.name}.routes")
+    for path in sorted(Path(__file__).parent.glob("*/routes.py"))
+]
 GUARDED = {"login", "confirmed", "admin"}
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 
@@ -107,14 +115,18 @@ async def test_anonymous_pages_set_no_cookie(app: Quart, client: Client) -> None
 
 
 async def test_shared_pages_are_shared_for_strangers_only(app: Quart, client: Client) -> None:
+    for feature in FEATURES:
+        await feature.prepare(app)
     shared = [
         path_of(rule)
         for rule, method in routes(app)
         if method == "GET"
-        and not rule.arguments  # what these show need not exist
+        and rule.endpoint != "static"
         and cache_rule(app, rule) not in {NO_STORE, IMMUTABLE}
     ]
     assert {"/", "/about/", "/login/", "/register/"} <= set(shared)
+    for feature in FEATURES:
+        assert set(shared) >= feature.SHARED
     for path in shared:
         stranger = await client.get(path)
         assert stranger.headers["Cache-Control"].startswith("public, max-age=0, s-maxage="), path

@@ -17,8 +17,8 @@ from app.user.models import User
 from quart_upsun.jobs.models import Job
 from quart_upsun.security import signing as tokens
 from quart_upsun.security.models import AuditEvent
+from quart_upsun.testing.smtp import MailServer, mail_server
 from tests.features.factories import Person, new_client
-from tests.smtp import MailServer, mail_server
 
 NEW_PASSWORD = "staple battery horse"
 
@@ -57,7 +57,7 @@ async def link(app: Quart, mailbox: MailServer, number: int = 1) -> str:
 
 async def user_of(app: Quart, person: Person) -> User:
     async with app.extensions["quart_upsun"].database.read() as session:
-        user = await accounts.by_username(session, person.username)
+        user = await accounts.get_user_by_username(session, person.username)
     assert user is not None
     return user
 
@@ -127,7 +127,7 @@ async def test_who_is_unconfirmed_sends_no_mail_to_others(
     assert (await client.get("/invite/")).status_code == 403
     assert (await client.post("/invite/", form={"email": "bob@example.com"})).status_code == 403
     async with app.extensions["quart_upsun"].database.write() as session:
-        await accounts.confirm(session, ada.id, ada.email)
+        await accounts.confirm_email(session, ada.id, ada.email)
     assert (await client.post("/invite/", form={"email": "bob@example.com"})).status_code == 303
     assert await link(app, mailbox) == "/register/"
     assert mailbox.messages[0]["To"] == "bob@example.com"
@@ -252,11 +252,11 @@ async def test_everybody_who_claims_an_address_gets_a_link(
 async def test_registrations_send_few_mails_to_one_address(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
-    for _ in range(emails.CONFIRMATIONS.count + 3):
+    for _ in range(emails.CONFIRMATION_LIMIT.count + 3):
         await register(client, Person(email="victim@example.com"))
     async with app.extensions["quart_upsun"].database.read() as session:
         count = await session.scalar(select(func.count(Job.id)))
-    assert count == emails.CONFIRMATIONS.count
+    assert count == emails.CONFIRMATION_LIMIT.count
 
 
 @pytest.mark.parametrize("what", ["password", "address", "session"])
@@ -283,15 +283,15 @@ async def test_links_end_with_their_time_and_their_key(
     client = new_client(app)
     user = await user_of(app, ada)
     async with app.app_context():
-        good = emails.reset_token(user)
+        good = emails.create_reset_token(user)
         other_purpose = tokens.sign("confirm", [user.id, user.email])
         app.config["TOKEN_KEYS"] = ["another key"]
-        other_key = emails.reset_token(user)
+        other_key = emails.create_reset_token(user)
         app.config["TOKEN_KEYS"] = ["a new key", *settings_keys(app)]
     assert (await client.get(f"/reset/{good}/")).status_code == 200, "the old key is a fallback"
     for bad in (other_purpose, other_key, good[:-1], "x", "%00"):
         assert (await client.get(f"/reset/{bad}/")).status_code == 410, bad
-    monkeypatch.setattr(emails, "RESET_LIFETIME", -1)
+    monkeypatch.setattr(emails, "RESET_LIFETIME_SECONDS", -1)
     assert (await client.get(f"/reset/{good}/")).status_code == 410
 
 
@@ -338,7 +338,7 @@ async def test_nobody_gets_more_than_a_few_mails_an_hour(
     assert len(pages) == 1
     async with app.extensions["quart_upsun"].database.read() as session:
         count = await session.scalar(select(func.count(Job.id)))
-    assert count == recovery.TO_ONE_ADDRESS.count
+    assert count == recovery.RESET_EMAIL_LIMIT.count
 
 
 async def test_a_deactivated_account_gets_no_link(
@@ -346,7 +346,7 @@ async def test_a_deactivated_account_gets_no_link(
 ) -> None:
     ada = await Person().register(app)
     async with app.extensions["quart_upsun"].database.write() as session:
-        await accounts.set_active(session, ada.id, active=False)
+        await accounts.deactivate_user(session, ada.id)
     await ask_for_reset(client, ada.email)
     await app.extensions["quart_upsun"].jobs.run_due()
     assert mailbox.messages == []

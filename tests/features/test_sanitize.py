@@ -23,8 +23,8 @@ from quart_upsun.database.ownership import Identity
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.sanitize import sanitizer as module
 from quart_upsun.sanitize.commands import sanitize_command
-from quart_upsun.sanitize.sanitizer import SanitizeError, mistakes, sanitize
-from tests.features.statements import connected
+from quart_upsun.sanitize.sanitizer import SanitizeError, find_rule_errors, sanitize
+from quart_upsun.testing.statements import connected
 
 PREVIEW = "feature-4tw7dqi"
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$Zm9ydHktdHdvIGJ5dGVzIG9mIG5vdGhpbmc"
@@ -122,7 +122,7 @@ EVERYBODY = [made_up(number) for number in range(1, len(NAMES) + 2)]
 def test_every_column_is_classified() -> None:
     load_models()
     assert len(Base.metadata.tables) > 1
-    assert mistakes(Base) == []
+    assert find_rule_errors(Base) == []
 
 
 def test_what_is_not_classified_is_named() -> None:
@@ -162,7 +162,7 @@ def test_what_is_not_classified_is_named() -> None:
         one: Mapped[int | None] = mapped_column(ForeignKey("emptied.id"))
         other: Mapped[int | None] = mapped_column(ForeignKey("emptied.id"))
 
-    assert mistakes(Wrong) == [
+    assert find_rule_errors(Wrong) == [
         "silent: its model has no __sanitize__",
         "incomplete.nickname is not classified",
         "incomplete has no column gone",
@@ -420,7 +420,7 @@ async def test_a_preview_waits_for_it(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("quart_upsun.database.gate.PREVIEW_INTERVAL", 0.5)
+    monkeypatch.setattr("quart_upsun.database.gate.PREVIEW_CHECK_INTERVAL_SECONDS", 0.5)
     async with serving(settings, "development") as app:
         client = app.test_client()
         form = {"username": "ada.lovelace", "password": "some password"}

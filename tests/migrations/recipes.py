@@ -154,7 +154,7 @@ class Code:
             return await connection.run_sync(compare)
 
 
-class MigrationFailed(Exception):
+class MigrationFailedError(Exception):
     """`alembic` would have ended with this message, and the deploy hook with it."""
 
 
@@ -252,7 +252,7 @@ class Tree:
             try:
                 await asyncio.to_thread(verb, config, revision)
             except Exception as error:
-                raise MigrationFailed(str(error)) from error
+                raise MigrationFailedError(str(error)) from error
 
     def lint(self) -> "subprocess.CompletedProcess[str]":
         """Do what `make lint` does with migrations."""

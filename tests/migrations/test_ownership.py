@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
 
 from app.settings import ROOT
-from tests.features.statements import connected
+from quart_upsun.testing.statements import connected
 from tests.migrations.recipes import head
 
 PRODUCTION = "main-bvxea6i"

@@ -19,7 +19,7 @@ from tests.migrations.recipes import (
     HEADER,
     MODELS,
     Code,
-    MigrationFailed,
+    MigrationFailedError,
     Tree,
     blocks,
     head,
@@ -117,7 +117,7 @@ async def test_its_last_migrations_in_one_deploy(tree: Tree, sql: asyncpg.Connec
     """One transaction, but for the block: the constraint is committed before it is validated."""
     await tree.release("nullable", 1)
     await tree.code().works()  # a row that nobody has filled
-    with pytest.raises(MigrationFailed, match="null values"):
+    with pytest.raises(MigrationFailedError, match="null values"):
         await tree.release("required", 2)
     state = "SELECT convalidated FROM pg_constraint WHERE conname = 'users_nickname_not_null'"
     assert await sql.fetchval(state) is False
@@ -141,7 +141,7 @@ async def test_fill_a_column(tree: Tree, sql: asyncpg.Connection) -> None:
     transaction = holder.transaction()
     await transaction.start()
     await holder.execute("SELECT 1 FROM users WHERE username = 'many2200' FOR UPDATE")
-    with pytest.raises(MigrationFailed, match="stayed locked"):
+    with pytest.raises(MigrationFailedError, match="stayed locked"):
         await tree.release("fill", 1)
     assert await sql.fetchval(filled) == 1999
     await old.works()
@@ -342,7 +342,7 @@ async def test_a_build_that_failed_is_healed(tree: Tree, sql: asyncpg.Connection
         " AND datname = current_database() AND wait_event_type = 'Lock'",
     )
     await sql.execute("SELECT pg_terminate_backend($1)", building["pid"])  # a deploy is killed
-    with pytest.raises(MigrationFailed):
+    with pytest.raises(MigrationFailedError):
         await asyncio.wait_for(releasing, SECONDS)
     assert await sql.fetchval(INDEX) is False
     assert await sql.fetchval("SELECT version_num FROM alembic_version") == head()
@@ -383,7 +383,7 @@ async def test_add_a_check(tree: Tree, sql: asyncpg.Connection) -> None:
     old = tree.code()
     await old.works(nickname="")
     # Both migrations in one deploy. The old row fails the second; the first is committed.
-    with pytest.raises(MigrationFailed, match="ck_users_nickname_filled"):
+    with pytest.raises(MigrationFailedError, match="ck_users_nickname_filled"):
         await tree.release("check", 2)
     check = "SELECT convalidated FROM pg_constraint WHERE conname = 'ck_users_nickname_filled'"
     assert await sql.fetchval(check) is False

@@ -10,10 +10,10 @@ import jsonschema
 import pytest
 
 from app.settings import ROOT
-from development.programs import require
 from embedded_postgres import MAJOR
-from quart_upsun.http.headers import SECURITY_HEADERS, STRICT_TRANSPORT
-from quart_upsun.web.assets import DIGESTED, YEAR, read_manifest
+from quart_upsun.http.headers import SECURITY_HEADERS, STRICT_TRANSPORT_SECURITY
+from quart_upsun.testing.programs import require
+from quart_upsun.web.assets import DIGESTED_NAME, YEAR_SECONDS, read_manifest
 from rehearsal.validation import validate
 from tests.platform.upsun import APPLICATION, COMMANDS, CONFIG, CONFIGURATION, HOOKS, WORKERS
 from tests.repository import tracked_files
@@ -158,7 +158,7 @@ def test_files_carry_the_security_headers_under_every_rule() -> None:
         headers = block["headers"]
         for name in ("X-Content-Type-Options", "Cross-Origin-Resource-Policy"):
             assert headers[name] == SECURITY_HEADERS[name]
-        assert headers["Strict-Transport-Security"] == STRICT_TRANSPORT
+        assert headers["Strict-Transport-Security"] == STRICT_TRANSPORT_SECURITY
         policy = headers["Content-Security-Policy"].split("; ")
         assert policy == STATIC["headers"]["Content-Security-Policy"].split("; ")
         assert "default-src 'none'" in policy
@@ -178,8 +178,8 @@ def test_names_with_a_digest_are_kept_for_a_year() -> None:
         (pattern,) = matching(f"/static/{name}")
         rule = RULES[pattern]
         assert rule["expires"] == "1y"
-        assert rule["headers"]["Cache-Control"] == f"public, max-age={YEAR}, immutable"
-        assert DIGESTED.search(name)
+        assert rule["headers"]["Cache-Control"] == f"public, max-age={YEAR_SECONDS}, immutable"
+        assert DIGESTED_NAME.search(name)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_names_with_a_digest_are_kept_for_a_year() -> None:
 )
 def test_other_names_are_not(path: str) -> None:
     assert matching(path) == []
-    assert DIGESTED.search(path) is None
+    assert DIGESTED_NAME.search(path) is None
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 import pytest
 from sqlalchemy.engine import make_url
 
-from development.programs import require
+from quart_upsun.testing.programs import require
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".environment"

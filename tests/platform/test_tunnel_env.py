@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from development.programs import require
+from quart_upsun.testing.programs import require
 from tests.platform.test_environment import (
     EVERYWHERE,
     PASSWORD,

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import URL
 
 from app.settings import ROOT
-from development.programs import require
+from quart_upsun.testing.programs import require
 from rehearsal import sandbox, variables
 from rehearsal.configuration import read
 from rehearsal.image import find_python, link_interpreter

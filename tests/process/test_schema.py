@@ -15,10 +15,10 @@ from sqlalchemy import make_url, text
 
 from app.settings import ROOT
 from quart_upsun.database import Database, DatabaseUnavailableError
-from quart_upsun.database.session import POOL_TIMEOUT
+from quart_upsun.database.session import POOL_TIMEOUT_SECONDS
 from quart_upsun.database.url import parse_database_url
+from quart_upsun.testing.servers import Server, migrate, serving
 from tests.features.factories import Person
-from tests.process.servers import Server, migrate, serving
 
 _numbers = count(1)
 
@@ -32,7 +32,7 @@ async def log_in(client: httpx.AsyncClient) -> httpx.Response:
 @pytest.mark.parametrize("processes", [1, 2])
 async def test_an_empty_database(processes: int, empty_database: str) -> None:
     async with (
-        serving(processes, DATABASE_URL=empty_database) as server,
+        serving(processes, "app.server", DATABASE_URL=empty_database) as server,
         httpx.AsyncClient(base_url=server.url) as client,
     ):
         pids = server.pids()
@@ -58,7 +58,7 @@ async def test_an_empty_database(processes: int, empty_database: str) -> None:
 
 async def test_it_knows_before_anybody_asks(empty_database: str) -> None:
     """What a deploy has held comes all at once, and must not wait for the first connection."""
-    async with serving(2, DATABASE_URL=empty_database) as server:
+    async with serving(2, "app.server", DATABASE_URL=empty_database) as server:
         await server.says("schema behind", times=2)
         await migrate(empty_database)
         await server.says("schema ready", times=2)
@@ -137,7 +137,7 @@ async def test_the_gate_waits_only_so_long(database_url: str) -> None:
         database.gate.close()
         started = time.monotonic()
         refused = await asyncio.gather(*(ask() for _ in range(5)), return_exceptions=True)
-        assert time.monotonic() - started < POOL_TIMEOUT + 0.5
+        assert time.monotonic() - started < POOL_TIMEOUT_SECONDS + 0.5
         assert all(isinstance(error, DatabaseUnavailableError) for error in refused), refused
 
         flows.set()
@@ -150,7 +150,7 @@ async def test_a_first_connection_takes_its_time(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For a process that is short of processor, as one of a release that is just being started."""
-    monkeypatch.setattr("quart_upsun.database.session.POOL_TIMEOUT", 0.05)
+    monkeypatch.setattr("quart_upsun.database.session.POOL_TIMEOUT_SECONDS", 0.05)
     flows = asyncio.Event()
     async with relay(database_url, flows) as url:
         database = Database(parse_database_url(url), pool_size=1, migrations=ROOT / "alembic")

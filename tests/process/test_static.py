@@ -1,15 +1,15 @@
 """Files that the application serves itself, asked for with every byte as a test sends it."""
 
 from app.settings import ROOT
+from quart_upsun.testing.servers import Connection, serving
 from quart_upsun.web.assets import read_manifest
-from tests.process.servers import Connection, serving
 
 FILE = read_manifest(ROOT / "app" / "manifest.json")["main.css"]
 CONTENT = (ROOT / "app" / "static" / FILE).read_bytes()
 
 
 async def test_files_and_their_ranges() -> None:
-    async with serving(1) as server:
+    async with serving(1, "app.server") as server:
         connection = await Connection.to(server)
         for headers, status, body in (
             (["Range: bytes=0-4"], 206, CONTENT[:5]),
@@ -33,7 +33,7 @@ async def test_files_and_their_ranges() -> None:
 
 
 async def test_names_that_no_file_has() -> None:
-    async with serving(1) as server:
+    async with serving(1, "app.server") as server:
         connection = await Connection.to(server)
         for name in ("x" * 256, "x" * 8000, "%00", "%ff", "img", "img/", f"{FILE}/", "%2e%2e/x"):
             await connection.get(f"/static/{name}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings, load, load_database
+from app.settings import Settings, load_database_settings, load_settings
 from quart_upsun import platform as upsun
 from quart_upsun.database.ownership import Identity
 
@@ -25,12 +25,12 @@ def test_a_checkout_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Settings, "root", tmp_path / "one")
     monkeypatch.setenv("DATABASE_URL", "postgresql://me@localhost/mine")
     monkeypatch.delenv("DATABASE_ENVIRONMENT", raising=False)
-    identity = load().identity
+    identity = load_settings().identity
     assert re.fullmatch(r"local-[0-9a-f]{8}", identity.name)
     assert (identity.type, identity.is_named) == ("local", False)
-    assert load().identity == load_database().identity == identity
+    assert load_settings().identity == load_database_settings().identity == identity
     monkeypatch.setattr(Settings, "root", tmp_path / "two")
-    assert load().identity != identity
+    assert load_settings().identity != identity
 
 
 def test_a_checkout_that_cannot_keep_its_name_has_none(
@@ -40,9 +40,9 @@ def test_a_checkout_that_cannot_keep_its_name_has_none(
     monkeypatch.setattr(Settings, "root", tmp_path)
     monkeypatch.setenv("DATABASE_URL", "postgresql://me@localhost/mine")
     monkeypatch.delenv("DATABASE_ENVIRONMENT", raising=False)
-    assert load_database().identity.name == ""
+    assert load_database_settings().identity.name == ""
     monkeypatch.setenv("DATABASE_ENVIRONMENT", "production")
-    assert load_database().identity == Identity("production", "local", is_named=True)
+    assert load_database_settings().identity == Identity("production", "local", is_named=True)
 
 
 def test_an_empty_name_of_a_checkout_is_replaced(
@@ -54,7 +54,7 @@ def test_an_empty_name_of_a_checkout_is_replaced(
     monkeypatch.setenv("DATABASE_URL", "postgresql://me@localhost/mine")
     monkeypatch.delenv("DATABASE_ENVIRONMENT", raising=False)
     assert (
-        load_database().identity.name
+        load_database_settings().identity.name
         == (tmp_path / ".data" / "environment").read_text().strip()
         != ""
     )
@@ -102,8 +102,8 @@ def test_on_upsun_the_database_of_a_relationship_is_its_own(
     # Also where a variable of the whole project names another environment.
     for named in ("", "production"):
         monkeypatch.setenv("DATABASE_ENVIRONMENT", named)
-        assert load_database().identity == own
+        assert load_database_settings().identity == own
     monkeypatch.setenv("DATABASE_URL", "postgresql://main@db.elsewhere.example/main")
-    assert load_database().identity == Identity("production", "staging", is_named=True)
+    assert load_database_settings().identity == Identity("production", "staging", is_named=True)
     monkeypatch.setenv("DATABASE_ENVIRONMENT", "")
-    assert load_database().identity == Identity("main-abc", "staging")
+    assert load_database_settings().identity == Identity("main-abc", "staging")

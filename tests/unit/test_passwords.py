@@ -10,7 +10,7 @@ async def test_nobodys_hash_opens_for_nothing() -> None:
     assert not await passwords.verify_password(None, "")
     assert not await passwords.verify_password(None, "anything")
     assert not await passwords.verify_password("not a hash", "anything")
-    assert not passwords.needs_rehash(passwords.NOBODYS_HASH)  # made as everybody's
+    assert not passwords.needs_rehash(passwords.DUMMY_HASH)  # made as everybody's
 
 
 async def test_hashing_leaves_the_event_loop_free() -> None:
@@ -37,14 +37,16 @@ async def test_a_password_is_the_same_however_its_letters_are_composed() -> None
         password_hash = await passwords.hash_password(typed)
         assert await passwords.verify_password(password_hash, again)
     # Lengths are of the same form, and so are the names that a password must not be.
-    assert passwords.problem("e\u0301" * 6) is not None
-    assert passwords.problem("re\u0301sume\u0301-name", "R\u00e9sum\u00e9-Name") is not None
+    assert passwords.find_problem("e\u0301" * 6) is not None
+    assert passwords.find_problem("re\u0301sume\u0301-name", "R\u00e9sum\u00e9-Name") is not None
 
 
 def test_the_first_passwords_that_are_tried_are_refused_in_any_form() -> None:
-    assert passwords.problem("password123") is not None
-    assert passwords.problem("ｐａｓｓｗｏｒｄ１２３") is not None  # noqa: RUF001
-    assert passwords.problem("correct horse \udcff") == "The password must be valid Unicode text."
+    assert passwords.find_problem("password123") is not None
+    assert passwords.find_problem("ｐａｓｓｗｏｒｄ１２３") is not None  # noqa: RUF001
+    assert (
+        passwords.find_problem("correct horse \udcff") == "The password must be valid Unicode text."
+    )
 
 
 async def test_spaces_of_any_kind_are_the_same() -> None:

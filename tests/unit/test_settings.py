@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app import settings as settings_module
-from app.settings import Settings, load
+from app.settings import Settings, load_settings
 from quart_upsun import platform as upsun
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.settings import SettingsError
@@ -30,7 +30,7 @@ def on_upsun(monkeypatch: pytest.MonkeyPatch, environment: str = "main-abc") -> 
 
 
 def test_defaults() -> None:
-    settings = load()
+    settings = load_settings()
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert settings.web_concurrency is None
     assert settings.log_level == "info"
@@ -102,7 +102,7 @@ def test_a_wrong_value_is_one_sentence_that_names_the_variable(
     else:
         monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as raised:
-        load()
+        load_settings()
     message = str(raised.value)
     assert message.startswith(sentence)
     assert "\n" not in message
@@ -112,18 +112,18 @@ def test_a_wrong_value_is_one_sentence_that_names_the_variable(
 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", "")
-    assert load().web_concurrency is None
+    assert load_settings().web_concurrency is None
 
 
 def test_no_secret_shows_in_the_settings_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", STRONG)
-    text = repr(load()) + str(load())
+    text = repr(load_settings()) + str(load_settings())
     assert "secret-word" not in text
     assert STRONG not in text
 
 
 def test_a_laptop_makes_a_key_and_keeps_it(tmp_path: Path) -> None:
-    first, second = load(), load()
+    first, second = load_settings(), load_settings()
     assert first.secret_key == second.secret_key
     assert len(first.secret_key.get_secret_value()) >= 32
     assert stat.S_IMODE((tmp_path / ".data" / "secret_key").stat().st_mode) == 0o600
@@ -135,7 +135,7 @@ async def test_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> 
     code = (
         "import sys; from pathlib import Path; from app import settings;"
         f"settings.Settings.root = Path({str(tmp_path)!r}); sys.stdin.read();"
-        "print(settings.load().secret_key.get_secret_value())"
+        "print(settings.load_settings().secret_key.get_secret_value())"
     )
     pipe = asyncio.subprocess.PIPE
     starting = [
@@ -150,7 +150,7 @@ async def test_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> 
     ]
     said = await asyncio.gather(*(process.communicate(b"") for process in starting))
     keys = {output.decode().strip() for output, _ in said}
-    assert keys == {load().secret_key.get_secret_value()}
+    assert keys == {load_settings().secret_key.get_secret_value()}
     assert {path.name for path in (tmp_path / ".data").iterdir()} == {
         *("environment", "environment.lock", "secret_key", "secret_key.lock")
     }
@@ -163,7 +163,7 @@ def test_a_file_without_a_strong_key_is_refused(tmp_path: Path, content: bytes) 
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(SettingsError, match=r"^SECRET_KEY is not set, and .*: delete the file"):
-        load()
+        load_settings()
     assert path.read_bytes() == content
 
 
@@ -172,7 +172,7 @@ def test_an_empty_key_file_is_replaced(tmp_path: Path, content: str) -> None:
     path = tmp_path / ".data" / "secret_key"
     path.parent.mkdir()
     path.write_text(content)
-    assert len(load().secret_key.get_secret_value()) >= 32
+    assert len(load_settings().secret_key.get_secret_value()) >= 32
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_an_empty_key_file_is_replaced(tmp_path: Path, content: str) -> None:
 )
 def test_the_sender_of_mail(monkeypatch: pytest.MonkeyPatch, value: str, sender: str) -> None:
     monkeypatch.setenv("MAIL_FROM", value)
-    assert load().mail_from == sender
+    assert load_settings().mail_from == sender
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_sender_that_is_not_one_address_is_refused(
 ) -> None:
     monkeypatch.setenv("MAIL_FROM", value)
     with pytest.raises(SettingsError, match=r"^MAIL_FROM is not one address"):
-        load()
+        load_settings()
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_the_public_origin_is_as_browsers_send_it(
     monkeypatch: pytest.MonkeyPatch, value: str, origin: str
 ) -> None:
     monkeypatch.setenv("PUBLIC_ORIGIN", value)
-    assert load().origin == origin
+    assert load_settings().origin == origin
 
 
 @pytest.mark.parametrize(
@@ -259,15 +259,15 @@ def test_what_is_more_or_less_than_an_origin_is_refused(
 ) -> None:
     monkeypatch.setenv("PUBLIC_ORIGIN", value)
     with pytest.raises(SettingsError, match=r"^PUBLIC_ORIGIN must be of the form"):
-        load()
+        load_settings()
 
 
 def test_a_public_origin_with_tls_makes_cookies_secure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUBLIC_ORIGIN", "http://www.example.com")
-    assert not load().secure
+    assert not load_settings().secure
     monkeypatch.setenv("PUBLIC_ORIGIN", "https://www.example.com")
-    assert load().secure
-    assert load().quart()["SESSION_COOKIE_NAME"] == "__Host-session"
+    assert load_settings().secure
+    assert load_settings().quart()["SESSION_COOKIE_NAME"] == "__Host-session"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_the_host_in_every_form(
     monkeypatch: pytest.MonkeyPatch, value: str, host: str, origin: str
 ) -> None:
     monkeypatch.setenv("HOST", value)
-    assert (load().host, load().origin) == (host, origin)
+    assert (load_settings().host, load_settings().origin) == (host, origin)
 
 
 @pytest.mark.parametrize("key", [None, "", "short", "changeme" * 8, "a" * 64])
@@ -294,15 +294,15 @@ def test_upsun_refuses_a_missing_or_weak_key(
     if key is not None:
         monkeypatch.setenv("SECRET_KEY", key)
     with pytest.raises(SettingsError, match=r"^SECRET_KEY is missing or weak"):
-        load()
+        load_settings()
 
 
 def test_keys_differ_by_purpose_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", STRONG)
     on_upsun(monkeypatch, "main-abc")
-    production = load()
+    production = load_settings()
     on_upsun(monkeypatch, "preview-def")
-    preview = load()
+    preview = load_settings()
     assert production.keys("cookies") == production.keys("cookies")
     keys = {settings.keys(purpose)[0] for settings in (production, preview) for purpose in "ab"}
     assert len(keys) == 4
@@ -311,16 +311,16 @@ def test_keys_differ_by_purpose_and_environment(monkeypatch: pytest.MonkeyPatch)
 
 def test_tracebacks_are_for_laptops_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASK_DEBUG", "1")
-    assert load().traceback_pages
+    assert load_settings().traceback_pages
     monkeypatch.setenv("SECRET_KEY", STRONG)
     on_upsun(monkeypatch)
-    assert not load().traceback_pages
+    assert not load_settings().traceback_pages
 
 
 def test_other_origins_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load().allowed_origins == frozenset()
+    assert load_settings().allowed_origins == frozenset()
     monkeypatch.setenv("CORS_ORIGINS", "https://app.example.com, http://[::1]:3000,")
-    assert load().allowed_origins == {"https://app.example.com", "http://[::1]:3000"}
+    assert load_settings().allowed_origins == {"https://app.example.com", "http://[::1]:3000"}
 
 
 @pytest.mark.parametrize(
@@ -346,12 +346,12 @@ def test_an_origin_that_no_browser_would_send_is_refused(
 ) -> None:
     monkeypatch.setenv("CORS_ORIGINS", f"https://good.example.com,{origin}")
     with pytest.raises(SettingsError, match="CORS_ORIGINS"):
-        load()
+        load_settings()
 
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        setattr(load(), "port", 1)  # noqa: B010
+        setattr(load_settings(), "port", 1)  # noqa: B010
 
 
 def test_every_setting_says_what_it_is_for() -> None:

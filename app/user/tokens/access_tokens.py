@@ -41,13 +41,13 @@ from quart_upsun.database.statements import Statement
 from quart_upsun.security import audit
 
 PREFIX = "qu_"
-TOKEN = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{43}})([A-Za-z0-9_-]{{6}})\Z")
-LIFETIMES = (7, 30, 90, 365)  # days
-MOST = 20  # tokens of one user, those included that are over
-USE_NOTED = timedelta(minutes=1)  # how exactly the last use is known
+TOKEN_PATTERN = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{43}})([A-Za-z0-9_-]{{6}})\Z")
+LIFETIMES_DAYS = (7, 30, 90, 365)  # days
+MAX_TOKENS = 20  # tokens of one user, those included that are over
+LAST_USED_RESOLUTION = timedelta(minutes=1)  # how exactly the last use is known
 
 
-class Holder(NamedTuple):
+class TokenOwner(NamedTuple):
     """Whose a token is, and what it is good for."""
 
     id: int
@@ -55,22 +55,24 @@ class Holder(NamedTuple):
     scopes: list[str]
     token_id: int
     is_use_due: bool
-    """Whether the last use that is known is too long ago: `note_use` is for that."""
+    """Whether the last use that is known is too long ago: `record_use` is for that."""
 
 
 # Tables instead of entities, and built once: this runs with every request of the API.
 _tokens = Base.metadata.tables[AccessToken.__tablename__]
 _users = Base.metadata.tables[User.__tablename__]
-_due = or_(_tokens.c.last_used_at.is_(None), _tokens.c.last_used_at < func.now() - USE_NOTED)
-BY_DIGEST = Statement(
-    select(_users.c.id, _users.c.username, _tokens.c.scopes, _tokens.c.id, _due)
+_is_use_due = or_(
+    _tokens.c.last_used_at.is_(None), _tokens.c.last_used_at < func.now() - LAST_USED_RESOLUTION
+)
+SELECT_BY_DIGEST = Statement(
+    select(_users.c.id, _users.c.username, _tokens.c.scopes, _tokens.c.id, _is_use_due)
     .join_from(_tokens, _users, _users.c.id == _tokens.c.user_id)
     .where(
         _tokens.c.digest == bindparam("digest"),
         _tokens.c.expires_at > func.now(),
         _users.c.deactivated_at.is_(None),
     ),
-    Holder._make,
+    TokenOwner._make,
 )
 
 
@@ -78,61 +80,61 @@ class TooManyTokensError(Exception):
     """The user has as many tokens as one may have."""
 
 
-def new() -> str:
+def generate_token() -> str:
     """Return a token that nobody has."""
     secret = secrets.token_urlsafe(32)
     return f"{PREFIX}{secret}{_checksum(secret)}"
 
 
-def digest(token: str) -> bytes:
+def hash_token(token: str) -> bytes:
     """Return what is kept of a token: its SHA-256."""
     return hashlib.sha256(token.encode()).digest()
 
 
-def well_formed(token: str) -> bool:
+def is_well_formed(token: str) -> bool:
     """Tell whether something looks like a token of ours, its checksum included.
 
     Of what does not, there is no need to ask the database.
     """
-    found = TOKEN.match(token)
+    found = TOKEN_PATTERN.match(token)
     return found is not None and _checksum(found[1]) == found[2]
 
 
-async def holder(connection: Connection, token: str) -> Holder | None:
+async def find_owner(connection: Connection, token: str) -> TokenOwner | None:
     """Find whose token it is, in one query.
 
     None for one that is unknown or over, and for a user who is kept out.
     """
-    found = await BY_DIGEST.rows(connection, digest=digest(token))
+    found = await SELECT_BY_DIGEST.rows(connection, digest=hash_token(token))
     return found[0] if found else None
 
 
-async def note_use(session: AsyncSession, token_id: int) -> None:
-    """Note that a token is used now: once in `USE_NOTED`, as the owner need not know better.
+async def record_use(session: AsyncSession, token_id: int) -> None:
+    """Record that a token is used now, at most once in `LAST_USED_RESOLUTION`.
 
     Of many requests at the same moment one writes; the others wait for it, look again, and do not.
     """
     await session.execute(
-        update(_tokens).where(_tokens.c.id == token_id, _due).values(last_used_at=func.now())
+        update(_tokens).where(_tokens.c.id == token_id, _is_use_due).values(last_used_at=func.now())
     )
 
 
 async def authenticate(token: str) -> TokenUser | None:
     """Return whose token it is, and record its use; None if it is unknown, revoked or expired."""
-    if not well_formed(token):
+    if not is_well_formed(token):
         return None
     async with database.direct() as connection:
-        found = await holder(connection, token)
+        found = await find_owner(connection, token)
     if found is None:
         return None
     if found.is_use_due:
         with suppress(ReadOnlyDatabaseError):  # what only reads goes on
             async with database.write() as session:
-                await note_use(session, found.token_id)
+                await record_use(session, found.token_id)
     return TokenUser(found.id, found.username, frozenset(found.scopes))
 
 
-async def make(
+async def create_token(
     session: AsyncSession, user: User, *, name: str, scopes: Sequence[str], days: int
 ) -> str:
     """Make a token, and return it: afterwards nobody can.
@@ -146,7 +148,7 @@ async def make(
 
     Raises:
         SessionEnded: the session that asks was ended meanwhile. A token would outlive it.
-        TooMany: there are `MOST` already.
+        TooMany: there are `MAX_TOKENS` already.
     """
     # The lock also puts those of the same user who ask at once into a row, so that they count.
     still = (
@@ -161,14 +163,14 @@ async def make(
     if await session.scalar(still) is None:
         raise SessionEndedError
     count = select(func.count()).where(AccessToken.user_id == user.id)
-    if (await session.scalar(count) or 0) >= MOST:
+    if (await session.scalar(count) or 0) >= MAX_TOKENS:
         raise TooManyTokensError
-    token = new()
+    token = generate_token()
     await session.execute(
         insert(AccessToken).values(
             user_id=user.id,
             name=name,
-            digest=digest(token),
+            digest=hash_token(token),
             scopes=sorted(scopes),
             expires_at=func.now() + timedelta(days=days),
         )
@@ -177,10 +179,10 @@ async def make(
     return token
 
 
-async def of_user(
+async def list_tokens(
     session: AsyncSession, user_id: int
 ) -> Sequence[Row[int, str, list[str], datetime, datetime, datetime | None, bool]]:
-    """Return a user's tokens, newest first, and whether each is `over`."""
+    """Return a user's tokens, newest first, and whether each `is_expired`."""
     rows = await session.execute(
         select(
             AccessToken.id,
@@ -189,7 +191,7 @@ async def of_user(
             AccessToken.created_at,
             AccessToken.expires_at,
             AccessToken.last_used_at,
-            (AccessToken.expires_at <= func.now()).label("over"),
+            (AccessToken.expires_at <= func.now()).label("is_expired"),
         )
         .where(AccessToken.user_id == user_id)
         .order_by(AccessToken.id.desc())
@@ -197,7 +199,7 @@ async def of_user(
     return rows.all()
 
 
-async def end(session: AsyncSession, user_id: int, token_id: int) -> bool:
+async def revoke_token(session: AsyncSession, user_id: int, token_id: int) -> bool:
     """Delete one of a user's tokens; False if it is none of them."""
     gone = (
         delete(AccessToken)
@@ -210,7 +212,9 @@ async def end(session: AsyncSession, user_id: int, token_id: int) -> bool:
     return True
 
 
-async def end_all(session: AsyncSession, user_id: int, *, actor_id: int | None = None) -> None:
+async def revoke_all_tokens(
+    session: AsyncSession, user_id: int, *, actor_id: int | None = None
+) -> None:
     """Revoke all of a user's tokens.
 
     Args:
@@ -223,12 +227,12 @@ async def end_all(session: AsyncSession, user_id: int, *, actor_id: int | None =
         await audit.record(session, Event.TOKEN_DELETED, user_id, actor_id=actor_id)
 
 
-async def personal_data(
+async def export_tokens(
     database: Database, user_id: int
 ) -> AsyncIterator[Sequence[dict[str, Any]]]:
     """Yield a user's tokens for the download of personal data."""
     async with database.read() as session:
-        found = await of_user(session, user_id)
+        found = await list_tokens(session, user_id)
     yield [
         {
             "name": each.name,
@@ -241,7 +245,7 @@ async def personal_data(
     ]
 
 
-def is_in_use() -> ColumnElement[bool]:
+def has_valid_token() -> ColumnElement[bool]:
     """Return the condition that a user has a token that has not expired."""
     return exists().where(AccessToken.user_id == User.id, AccessToken.expires_at > func.now())
 

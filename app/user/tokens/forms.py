@@ -12,10 +12,10 @@ from wtforms import (  # type: ignore[attr-defined] # the stubs do not know the 
 )
 from wtforms.validators import DataRequired, Length
 
-from app.user.tokens.access_tokens import LIFETIMES
+from app.user.tokens.access_tokens import LIFETIMES_DAYS
 from app.user.tokens.models import TOKEN_NAME_LENGTH
 from quart_upsun.api.scopes import Scope
-from quart_upsun.web.forms import one_line
+from quart_upsun.web.forms import clean_line
 
 
 class TokenForm(Form):
@@ -28,7 +28,7 @@ class TokenForm(Form):
     name = StringField(
         "Name",
         description="What it is for: a program, a machine.",
-        filters=[one_line],
+        filters=[clean_line],
         validators=[
             DataRequired("Give it a name."),
             Length(max=TOKEN_NAME_LENGTH, message=f"At most {TOKEN_NAME_LENGTH} characters."),
@@ -42,11 +42,14 @@ class TokenForm(Form):
         "It ends after",
         coerce=int,
         choices=[
-            SelectChoice(days, "a year" if days == 365 else f"{days} days") for days in LIFETIMES
+            SelectChoice(days, "a year" if days == 365 else f"{days} days")
+            for days in LIFETIMES_DAYS
         ],
         default=30,
     )
 
-    def __init__(self, formdata: Any = None, *, known: Sequence[Scope], **options: Any) -> None:
+    def __init__(
+        self, formdata: Any = None, *, available_scopes: Sequence[Scope], **options: Any
+    ) -> None:
         super().__init__(formdata, **options)
-        self.scopes.choices = [SelectChoice(each.name, each.sentence) for each in known]
+        self.scopes.choices = [SelectChoice(each.name, each.sentence) for each in available_scopes]

@@ -6,7 +6,7 @@ from quart.typing import ResponseReturnValue
 from app.extensions import database
 from app.user.accounts import SessionEndedError
 from app.user.audit_trail import Event
-from app.user.login import log_out, login_required, member
+from app.user.login import log_out, logged_in_user, login_required
 from app.user.tokens import access_tokens
 from app.user.tokens.forms import TokenForm
 from quart_upsun.api import scopes
@@ -15,7 +15,7 @@ from quart_upsun.security.limits import Limit, by_account, rate_limit
 
 blueprint = Blueprint("tokens", __name__, url_prefix="/account/tokens")
 
-CHANGES = Limit("tokens", 20, 600)
+CHANGE_LIMIT = Limit("tokens", 20, 600)
 
 
 @blueprint.get("/")
@@ -23,63 +23,63 @@ CHANGES = Limit("tokens", 20, 600)
 @login_required
 @no_rate_limit("twenty rows at most, by an index")
 async def index() -> ResponseReturnValue:
-    return await page(TokenForm(known=scopes.known(current_app)))
+    return await render_page(TokenForm(available_scopes=scopes.known(current_app)))
 
 
 @blueprint.post("/")
 @no_store
 @login_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.TOKEN_CREATED)
 async def make() -> ResponseReturnValue:
     """Make a token, and show it in the answer: nothing else ever does."""
-    form = TokenForm(await request.form, known=scopes.known(current_app))
+    form = TokenForm(await request.form, available_scopes=scopes.known(current_app))
     if not form.validate():
-        return await page(form)
+        return await render_page(form)
     try:
         async with database.write() as session:
-            token = await access_tokens.make(
+            token = await access_tokens.create_token(
                 session,
-                member(),
+                logged_in_user(),
                 name=str(form["name"].data),
                 scopes=form["scopes"].data,
                 days=form["days"].data,
             )
     except access_tokens.TooManyTokensError:
         form.form_errors.append(
-            f"You have {access_tokens.MOST} tokens. Delete one you do not need."
+            f"You have {access_tokens.MAX_TOKENS} tokens. Delete one you do not need."
         )
-        return await page(form)
+        return await render_page(form)
     except SessionEndedError:
         log_out()
         return redirect(url_for("user.login"), 303)
-    return await page(TokenForm(known=scopes.known(current_app)), token=token)
+    return await render_page(TokenForm(available_scopes=scopes.known(current_app)), token=token)
 
 
 @blueprint.post("/<id:token_id>/delete/")
 @no_store
 @login_required
-@rate_limit(CHANGES, by_account)
+@rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.TOKEN_DELETED)
 async def delete(token_id: int) -> ResponseReturnValue:
     """Delete a token. Who uses it is refused from now on."""
     async with database.write() as session:
-        if not await access_tokens.end(session, member().id, token_id):
+        if not await access_tokens.revoke_token(session, logged_in_user().id, token_id):
             abort(404)
     await flash("The token was deleted.", "success")
     return redirect(url_for("tokens.index"), 303)
 
 
-async def page(form: TokenForm, *, token: str | None = None) -> str:
+async def render_page(form: TokenForm, *, token: str | None = None) -> str:
     """Render the list and the form; with the token that was just made, if one was."""
     async with database.read() as session:
-        found = await access_tokens.of_user(session, member().id)
+        found = await access_tokens.list_tokens(session, logged_in_user().id)
     known = {scope.name: scope.sentence for scope in scopes.known(current_app)}
     return await render_template(
         "tokens/index.html",
         form=form,
         tokens=found,
         token=token,
-        known=known,
-        most=access_tokens.MOST,
+        scope_descriptions=known,
+        max_tokens=access_tokens.MAX_TOKENS,
     )

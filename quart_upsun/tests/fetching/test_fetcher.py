@@ -20,7 +20,7 @@ import pytest
 
 from quart_upsun.fetching import Address, Fetched, Fetcher, FetchError, Resolver, is_public
 from quart_upsun.logging import configure_logging
-from tests.certificates import server_context
+from quart_upsun.testing.certificates import server_context
 
 ANY_PORT = range(1, 65536)
 HTML = "Content-Type: text/html; charset=utf-8\r\n"

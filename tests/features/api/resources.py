@@ -1,113 +1,21 @@
-"""A small resource for tests of what all resources share, and tokens for it.
+"""The application with a small resource, and tokens for it.
 
 `python -m tests.features.api.resources` serves it.
 """
 
 import secrets
 import sys
-from typing import Annotated
 
-from pydantic import BaseModel, Field
-from quart import Blueprint, Quart, Response, abort
-from sqlalchemy import func, insert, select, text
-from sqlalchemy.ext.asyncio import AsyncSession
-from werkzeug.exceptions import TooManyRequests
+from quart import Quart
 
 from app import create_app
-from app.settings import Settings, load
-from quart_upsun.api.auth import TokenUser, by_caller, caller, scope_required
-from quart_upsun.api.idempotency import idempotent
-from quart_upsun.api.problems import Problem
+from app.settings import Settings, load_settings
+from quart_upsun.api.auth import TokenUser
 from quart_upsun.api.scopes import Scope
-from quart_upsun.api.validation import (
-    Text,
-    document_problem,
-    document_response,
-    json_response,
-    validate_json,
-    validate_query,
-)
-from quart_upsun.database import DatabaseUnavailableError
-from quart_upsun.policy import no_store, not_audited
-from quart_upsun.security.limits import Limit, rate_limit
-from quart_upsun.security.models import AuditEvent
+from quart_upsun.security.limits import Limit
 from quart_upsun.server import serve as server
+from quart_upsun.tests.api.things import CHANGES, READ, WRITE, things
 from tests.features.factories import Person
-
-READ = Scope("things:read", "See things")
-WRITE = Scope("things:write", "Make things")
-CHANGES = Limit("things", 30, 60)
-
-
-class Thing(BaseModel, extra="forbid"):
-    """Something."""
-
-    name: Annotated[Text, Field(min_length=1, max_length=20)]
-    sizes: list[int] = []
-
-
-class Which(BaseModel):
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
-    kind: Text | None = None
-
-
-def things(limit: Limit) -> Blueprint:
-    blueprint = Blueprint("things", __name__, url_prefix="/api/v1/things")
-
-    @blueprint.post("")
-    @no_store
-    @scope_required(WRITE)
-    @rate_limit(limit, by_caller)
-    @not_audited("nobody's")
-    @validate_json(Thing)
-    @document_response(201, Thing, headers={"Location": "Where it is"})
-    @document_problem(409, "There is one already.")
-    @idempotent
-    async def make(session: AsyncSession, data: Thing) -> Response:
-        """Make a thing."""
-        await session.execute(insert(AuditEvent).values(kind="thing made", user_id=caller().id))
-        match data.name:
-            case "slow":
-                await session.execute(text("SELECT pg_sleep(0.3)"))
-            case "taken":
-                raise Problem(409, "There is one already.", existing="/api/v1/things/1")
-            case "crash":
-                raise ValueError(f"cannot make {data.name}, {data.sizes}")
-        count = await session.scalar(select(func.count()).select_from(AuditEvent))
-        headers = {"Location": f"/api/v1/things/{count}", "ETag": f'"{count}"'}
-        return json_response(data, 201, headers=headers)
-
-    @blueprint.get("")
-    @no_store
-    @scope_required(READ)
-    @validate_query(Which)
-    @document_response(200, Thing)
-    async def listed(query: Which) -> Response:
-        """List things."""
-        return json_response(Thing(name="all", sizes=[query.limit]))
-
-    @blueprint.get("/<int:number>")
-    @no_store
-    @scope_required(READ)
-    @document_response(200, Thing)
-    async def one(number: int) -> Response:
-        """Show a thing."""
-        match number:
-            case 408 | 410:
-                abort(number)
-            case 429:
-                raise TooManyRequests(retry_after=7)
-            case 500:
-                raise ValueError("the inside")
-            case 502:
-                abort(502, "the inside")
-            case 503:
-                raise DatabaseUnavailableError("the inside")
-            case _ if number >= 2**63:
-                abort(404)
-        return json_response(Thing(name="one", sizes=[number]))
-
-    return blueprint
 
 
 def application(settings: Settings, limit: Limit = CHANGES) -> Quart:
@@ -115,13 +23,6 @@ def application(settings: Settings, limit: Limit = CHANGES) -> Quart:
     app = create_app(settings)
     app.register_blueprint(things(limit))
     return app
-
-
-async def made(app: Quart) -> int:
-    """How many things were made."""
-    async with app.extensions["quart_upsun"].database.read() as session:
-        count = select(func.count()).where(AuditEvent.kind == "thing made")
-        return int(await session.scalar(count) or 0)
 
 
 async def token_of(app: Quart, person: Person, *scopes: Scope) -> str:
@@ -140,10 +41,10 @@ async def token_of(app: Quart, person: Person, *scopes: Scope) -> str:
     return token
 
 
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
 if __name__ == "__main__":
     # To a program that tries everything no limit shall get into the way.
-    sys.exit(server.main(lambda settings: application(settings, Limit("things", 10**6, 1)), load))
+    sys.exit(
+        server.main(
+            lambda settings: application(settings, Limit("things", 10**6, 1)), load_settings
+        )
+    )

@@ -7,7 +7,8 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 
 from app.settings import Settings
-from tests.features.api.resources import application, bearer
+from quart_upsun.tests.api.things import bearer
+from tests.features.api.resources import application
 from tests.features.factories import Person
 
 THINGS = "/api/v1/things"

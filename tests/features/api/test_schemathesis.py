@@ -11,8 +11,8 @@ import pytest
 
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
+from quart_upsun.testing.servers import Server, serving
 from tests.features.factories import Person
-from tests.process.servers import Server, serving
 
 EXAMPLES = "20"  # requests of each kind and operation
 # What fits the document may still be refused, by rules that JSON Schema cannot say: an address that

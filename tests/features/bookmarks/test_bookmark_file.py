@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from app.bookmarks import bookmark_file
-from app.bookmarks.bookmark_file import Bookmark, Losses, Reader
+from app.bookmarks.bookmark_file import Bookmark, BookmarkParser, Losses
 from quart_upsun.text import clean, clean_lines
 
 FIREFOX = """<!DOCTYPE NETSCAPE-Bookmark-file-1>
@@ -131,7 +131,7 @@ def at(seconds: int) -> datetime:
 def read(content: bytes | str, *, piece: int = 1 << 18, skip: int = 0) -> list[Bookmark]:
     if isinstance(content, str):
         content = content.encode()
-    reader, found = Reader(skip=skip, most=10_000), []
+    reader, found = BookmarkParser(skip=skip, max_links=10_000), []
     for start in range(0, len(content), piece):
         found += reader.feed(content[start : start + piece])
     return found + reader.close()
@@ -150,7 +150,7 @@ def link(
 
 
 def losses(content: str | bytes) -> Losses:
-    reader = Reader(most=10_000)
+    reader = BookmarkParser(max_links=10_000)
     reader.feed(content.encode() if isinstance(content, str) else content)
     reader.close()
     return reader.losses
@@ -193,7 +193,7 @@ def test_safari() -> None:
 def test_pieces_end_anywhere(content: str, piece: int) -> None:
     # The first one holds the head, as it does in a file that is cut into pieces of 256 KiB.
     data = content.encode()
-    reader = Reader(most=100)
+    reader = BookmarkParser(max_links=100)
     found = reader.feed(data[:300])
     for start in range(300, len(data), piece):
         found += reader.feed(data[start : start + piece])
@@ -208,7 +208,7 @@ def test_skipped_links_are_counted() -> None:
 def test_there_is_an_end() -> None:
     link = b'<DT><A HREF="https://example.com/">x</A>'
     for count, full in ((3, False), (4, True), (1000, True)):
-        reader = Reader(most=3)
+        reader = BookmarkParser(max_links=3)
         found = reader.feed(link * count) + reader.close()
         assert (len(found), reader.count, reader.is_full) == (3, 3, full)
 
@@ -297,7 +297,7 @@ def test_tags_are_bounded() -> None:
     "start", [b'<A HREF="', b"<A HREF='https://e.example/", b"<A " + b'""', b"<!-- "]
 )
 def test_a_tag_without_an_end(start: bytes) -> None:
-    reader = Reader(most=10)
+    reader = BookmarkParser(max_links=10)
     content = b"<DT><A HREF=https://e.example/>x</A>" + start + b"x" * (2 * 2**20)
     found = [
         link
@@ -311,9 +311,9 @@ def test_a_tag_without_an_end(start: bytes) -> None:
 
 @pytest.mark.parametrize("part", [b"<a>", b"<dl>", b"<h3>", b"<!---->"])
 def test_nothing_but_markup(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bookmark_file, "MOST_TAGS", 1000)
+    monkeypatch.setattr(bookmark_file, "MAX_MARKUP_TAGS", 1000)
     for count, is_broken in ((300, False), (1100, True)):
-        reader = Reader(most=10)
+        reader = BookmarkParser(max_links=10)
         assert reader.feed(part * count) == []
         assert (reader.error is not None) == is_broken
 
@@ -321,7 +321,7 @@ def test_nothing_but_markup(part: bytes, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_notes_may_hold_any_number_of_entities_and_line_breaks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bookmark_file, "MOST_TAGS", 1000)
+    monkeypatch.setattr(bookmark_file, "MAX_MARKUP_TAGS", 1000)
     link = '<DT><A HREF="https://e.example/">x</A>\n<DD>{}\n'
     for note in ("&#39;" * 900, "a<BR>" * 20):
         assert len(read(link.format(note) * 200)) == 200
@@ -329,11 +329,14 @@ def test_notes_may_hold_any_number_of_entities_and_line_breaks(
 
 def test_a_long_address_in_place_of_a_title_is_not_a_shortened_title() -> None:
     url = "https://e.example/" + "x" * 400
-    line = bookmark_file.entry(url, "", created_at=at(1_700_000_000))
-    reader = Reader(most=10)
-    found = reader.feed((bookmark_file.HEAD + line + bookmark_file.FOOT).encode()) + reader.close()
+    line = bookmark_file.format_bookmark(url, "", created_at=at(1_700_000_000))
+    reader = BookmarkParser(max_links=10)
+    found = (
+        reader.feed((bookmark_file.FILE_HEADER + line + bookmark_file.FILE_FOOTER).encode())
+        + reader.close()
+    )
     assert [(each.url, each.title) for each in found] == [(url, "")]
-    assert reader.losses.sentence() is None
+    assert reader.losses.summary() is None
 
 
 def test_a_note_is_cleaned_as_the_api_cleans_a_description() -> None:
@@ -343,10 +346,10 @@ def test_a_note_is_cleaned_as_the_api_cleans_a_description() -> None:
 
 
 def test_too_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bookmark_file, "MOST_NAMES", 100)
+    monkeypatch.setattr(bookmark_file, "MAX_NAMES", 100)
     for name in ("<n{}>", "<a n{}>"):
         for count, is_broken in ((90, False), (110, True)):
-            reader = Reader(most=10)
+            reader = BookmarkParser(max_links=10)
             reader.feed("".join(map(name.format, range(count))).encode())
             assert (reader.error is not None) == is_broken
 
@@ -467,13 +470,13 @@ def test_what_does_not_fit_is_counted() -> None:
 
 
 def test_losses_are_told() -> None:
-    assert Losses().sentence() is None
-    assert Losses(titles=1, damaged=1234).sentence() == (
+    assert Losses().summary() is None
+    assert Losses(titles=1, damaged=1234).summary() == (
         "1 title shortened to 300 characters;"
         " 1,234 links with broken markup: check title, tags and note."
     )
     most = 10**6
-    longest = Losses(most, most, most, most, most, most, True).sentence()
+    longest = Losses(most, most, most, most, most, most, True).summary()
     assert longest is not None
     assert len(longest) < 800  # of the 1,000 that the table has room for
 
@@ -508,7 +511,7 @@ STORED = st.builds(
 @given(st.lists(STORED, max_size=5), st.integers(1, 500))
 def test_what_is_exported_is_imported(links: list[Bookmark], piece: int) -> None:
     lines = [
-        bookmark_file.entry(
+        bookmark_file.format_bookmark(
             link.url or "",
             link.title,
             description=link.description,
@@ -518,7 +521,7 @@ def test_what_is_exported_is_imported(links: list[Bookmark], piece: int) -> None
         )
         for link in links
     ]
-    content = bookmark_file.HEAD + "".join(lines) + bookmark_file.FOOT
+    content = bookmark_file.FILE_HEADER + "".join(lines) + bookmark_file.FILE_FOOTER
     assert read(content, piece=piece) == links
     assert losses(content) == Losses()
 

@@ -13,11 +13,11 @@ from quart.testing import QuartClient as Client
 from sqlalchemy import delete, select, text
 
 from app.bookmarks import exports, uploads
-from app.bookmarks.exports import FORMATS, exported
-from app.bookmarks.jobs import TASK
-from app.links import library
+from app.bookmarks.exports import FORMATS, stream_export
+from app.bookmarks.jobs import IMPORT_TASK
+from app.links import queries
 from app.links.models import Link
-from app.links.personal_data import Row
+from app.links.personal_data import ExportedLink
 from quart_upsun.database import Database, DatabaseUnavailableError
 from quart_upsun.policy import NO_STORE
 from tests.features.bookmarks.test_imports import Library, chunks
@@ -56,7 +56,7 @@ async def test_everything_is_in_it_while_links_come_and_go(
     await fill(database, bob, 1, 10)
     lines: list[str] = []
     added = 5000
-    async for piece in exported(database, ada.id, FORMATS["jsonl"]):
+    async for piece in stream_export(database, ada.id, FORMATS["jsonl"]):
         assert len(piece) < 500_000
         lines += piece.decode().splitlines()
         await fill(database, ada, added + 1, added + 10)
@@ -72,7 +72,7 @@ async def test_everything_is_in_it_while_links_come_and_go(
 @pytest.mark.parametrize("form", list(FORMATS))
 async def test_no_connection_is_held(database: Database, ada: Person, form: str) -> None:
     await fill(database, ada, 1, 1200)
-    streams = [exported(database, ada.id, FORMATS[form]) for _ in range(30)]
+    streams = [stream_export(database, ada.id, FORMATS[form]) for _ in range(30)]
     async with asyncio.timeout(20):
         for stream in streams:  # more than the pool has
             await anext(stream)
@@ -92,16 +92,16 @@ async def test_round_trip(app: Quart, client: Client, database: Database, ada: P
             ("https://xn--bcher-kva.example/%C3%A4#/route", "</A><H3>f</H3><DL>", []),
             ("http://example.com:8080/", "x" * 300, [f"t{number:02}" for number in range(20)]),
         ):
-            item, _ = await library.save(session, ada.id, url, title=title, tags=tags)
-            await library.change(session, ada.id, item.id, description=next(notes))
+            item, _ = await queries.save_link(session, ada.id, url, title=title, tags=tags)
+            await queries.update_link(session, ada.id, item.id, description=next(notes))
         await session.execute(
             text("UPDATE links SET created_at = date_trunc('second', now()) - id * interval '1 h'")
         )
         await session.execute(text("UPDATE links SET archived = true WHERE id % 2 = 0"))
     content = await download(client, "html")
     shelf = Library(app, (await Person().register(app)).id)
-    await uploads.receive(database, shelf.user_id, chunks(content.encode()))
-    await shelf.do(TASK)
+    await uploads.receive_upload(database, shelf.user_id, chunks(content.encode()))
+    await shelf.do(IMPORT_TASK)
     names = [
         *("url", "title", "tags", "created_at", "archived", "title_given"),
         *("description", "description_given"),
@@ -124,7 +124,7 @@ async def test_csv(client: Client, database: Database, ada: Person) -> None:
     titles = ["=1+1", "+1", "-1", "@x", "\t=1", "a,b", 'a "b"', "a\nb", "ä", "'", ""]
     async with database.write() as session:
         for number, title in enumerate(titles):
-            await library.save(session, ada.id, f"https://e.example/{number}", title=title)
+            await queries.save_link(session, ada.id, f"https://e.example/{number}", title=title)
         await session.execute(text("UPDATE links SET tags = '{-a,b}', description = '=2'"))
     content = await download(client, "csv")
     assert content.startswith(
@@ -137,18 +137,20 @@ async def test_csv(client: Client, database: Database, ada: Person) -> None:
     assert {(row["tags"], row["description"], row["archived"]) for row in rows} == {
         ("'-a b", "'=2", "false")
     }
-    assert not any(cell.startswith(exports.FORMULA) for row in rows for cell in row.values())
+    assert not any(
+        cell.startswith(exports.FORMULA_PREFIXES) for row in rows for cell in row.values()
+    )
     assert datetime.fromisoformat(rows[0]["created_at"]).tzinfo
 
 
 async def test_jsonl(client: Client, database: Database, ada: Person) -> None:
     async with database.write() as session:
-        item, _ = await library.save(
+        item, _ = await queries.save_link(
             session, ada.id, "https://e.example/", title="ä\n\u2028", tags=["a", "b"]
         )
     (line,) = (await download(client, "jsonl")).removesuffix("\n").split("\n")
     found: dict[str, Any] = json.loads(line)
-    assert list(found) == list(Row._fields)
+    assert list(found) == list(ExportedLink._fields)
     assert (found["id"], found["title"], found["tags"]) == (item.id, "ä\n\u2028", ["a", "b"])
     assert found["archived"] is False
     assert datetime.fromisoformat(found["created_at"]) == item.created_at
@@ -168,7 +170,7 @@ async def test_a_database_that_goes_away_is_not_the_end_of_the_file(
     database: Database, ada: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(database, ada, 1, 1200)
-    stream = exported(database, ada.id, FORMATS["html"])
+    stream = stream_export(database, ada.id, FORMATS["html"])
     pieces = [await anext(stream), await anext(stream)]
 
     def away() -> None:
@@ -177,4 +179,4 @@ async def test_a_database_that_goes_away_is_not_the_end_of_the_file(
     monkeypatch.setattr(database, "read", away)
     with pytest.raises(DatabaseUnavailableError):
         await anext(stream)
-    assert not pieces[-1].decode().endswith(FORMATS["html"].foot)
+    assert not pieces[-1].decode().endswith(FORMATS["html"].footer)

@@ -13,10 +13,10 @@ from sqlalchemy import delete, func, select, text, update
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.bookmarks import jobs, uploads
-from app.bookmarks.jobs import BATCH, TASK, Progress
+from app.bookmarks.jobs import BATCH_SIZE, IMPORT_TASK, ImportProgress
 from app.bookmarks.models import Import, ImportChunk
-from app.links import library
-from app.links.hooks import metadata_wanted
+from app.links import queries
+from app.links.hooks import metadata_requested
 from app.links.models import Link
 from app.user.models import User
 from quart_upsun.database import Database
@@ -25,8 +25,8 @@ from quart_upsun.jobs.models import Job
 from quart_upsun.jobs.queue import JobTakenOverError, Task, enqueue
 from quart_upsun.live.models import LiveEvent
 from quart_upsun.testing import runner_of
+from quart_upsun.testing.runners import working
 from tests.features.factories import Person
-from tests.features.runners import working
 
 
 def bookmarks(count: int, name: str = "n") -> bytes:
@@ -50,14 +50,14 @@ class Library:
         self.database: Database = app.extensions["quart_upsun"].database
 
     async def send(self, content: bytes) -> int:
-        return await uploads.receive(self.database, self.user_id, chunks(content))
+        return await uploads.receive_upload(self.database, self.user_id, chunks(content))
 
-    async def do(self, task: Task = TASK) -> None:
+    async def do(self, task: Task = IMPORT_TASK) -> None:
         await runner_of(self.app, task).run_due()
 
-    async def progress(self, import_id: int) -> Progress:
+    async def progress(self, import_id: int) -> ImportProgress:
         async with self.database.read() as session:
-            found = await jobs.get(session, self.user_id, import_id)
+            found = await jobs.get_import(session, self.user_id, import_id)
         assert found is not None
         return found
 
@@ -101,7 +101,7 @@ async def test_a_file_becomes_links(client: Client, shelf: Library) -> None:
     assert page.select("progress") == []
     assert "3 added, 1 there already, 1 refused" in " ".join(page.text.split())
     async with shelf.database.read() as session:
-        links = await library.page(session, shelf.user_id, limit=10)
+        links = await queries.list_links(session, shelf.user_id, limit=10)
         events = (await session.scalars(select(LiveEvent).order_by(LiveEvent.id))).all()
     assert [each.title for each in links] == ["Title 2", "Title 1", "Title 0"]
     assert {each.created_at.timestamp() for each in links} == {1_700_000_000}
@@ -115,14 +115,16 @@ async def test_a_file_becomes_links(client: Client, shelf: Library) -> None:
         "percent": 100,
     }
     assert await shelf.count(ImportChunk) == 0
-    assert await shelf.count(Job, Job.entrypoint == TASK.name) == 0
+    assert await shelf.count(Job, Job.entrypoint == IMPORT_TASK.name) == 0
 
 
 async def test_a_second_import_adds_nothing(app: Quart, shelf: Library) -> None:
     other = await Person().register(app)
     async with shelf.database.write() as session:
-        theirs, _ = await library.save(session, other.id, "https://example.com/n/0", title="Theirs")
-        mine, _ = await library.save(
+        theirs, _ = await queries.save_link(
+            session, other.id, "https://example.com/n/0", title="Theirs"
+        )
+        mine, _ = await queries.save_link(
             session, shelf.user_id, "https://example.com/n/1", title="Mine"
         )
     for added in (1199, 0):
@@ -132,8 +134,8 @@ async def test_a_second_import_adds_nothing(app: Quart, shelf: Library) -> None:
         assert (done.state, done.seen, done.added, done.refused) == ("done", 1200, added, 0)
         assert done.position == done.size == len(bookmarks(1200))
     async with shelf.database.read() as session:
-        assert await library.get(session, other.id, theirs.id) == theirs
-        assert await library.get(session, shelf.user_id, mine.id) == mine
+        assert await queries.get_link(session, other.id, theirs.id) == theirs
+        assert await queries.get_link(session, shelf.user_id, mine.id) == mine
     assert await shelf.count(Link, Link.user_id == other.id) == 1
     assert await shelf.count(Link) == 1201
 
@@ -162,15 +164,20 @@ async def test_a_file_that_is_none(
     assert failed.added == added
     assert error in (await soup(client)).text
     assert await shelf.count(ImportChunk) == 0
-    assert await shelf.count(Job, Job.entrypoint == TASK.name) == 0
+    assert await shelf.count(Job, Job.entrypoint == IMPORT_TASK.name) == 0
 
 
 async def test_only_so_many_links(shelf: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "MOST_LINKS", 700)
+    monkeypatch.setattr(jobs, "MAX_LINKS", 700)
     number = await shelf.send(bookmarks(701))
     await shelf.do()
     done = await shelf.progress(number)
-    assert (done.state, done.seen, done.added, done.warning) == ("done", 700, 700, jobs.NOT_ALL)
+    assert (done.state, done.seen, done.added, done.warning) == (
+        "done",
+        700,
+        700,
+        jobs.TOO_MANY_LINKS,
+    )
 
 
 async def test_the_owner_is_told_what_was_lost(client: Client, shelf: Library) -> None:
@@ -200,7 +207,7 @@ async def test_notes_are_kept_and_other_features_are_told(shelf: Library) -> Non
 
     note = b'<DT><A HREF="https://example.com/n">n</A><DD>Mine\n'
     await shelf.send(note + b'<DT><A HREF="https://example.com/m">m</A>')
-    with metadata_wanted.connected_to(receive):
+    with metadata_requested.connected_to(receive):
         await shelf.do()
     async with shelf.database.read() as session:
         rows = (
@@ -247,12 +254,12 @@ async def test_nothing_was_chosen(client: Client, shelf: Library) -> None:
 
 async def test_what_is_too_large(client: Client, shelf: Library) -> None:
     with pytest.raises(RequestEntityTooLarge):
-        await shelf.send(b"x" * (uploads.LARGEST_FILE + 1))
+        await shelf.send(b"x" * (uploads.MAX_FILE_BYTES + 1))
     assert await shelf.count(Import) == await shelf.count(ImportChunk) == 0
-    assert (await post(client, b"x" * (uploads.LARGEST_FILE + 1))).status_code == 413
+    assert (await post(client, b"x" * (uploads.MAX_FILE_BYTES + 1))).status_code == 413
     assert await shelf.count(Import) == await shelf.count(ImportChunk) == 0
-    assert (await post(client, b"x" * uploads.LARGEST_FILE)).status_code == 303
-    assert await shelf.count(ImportChunk) == uploads.LARGEST_FILE // uploads.CHUNK
+    assert (await post(client, b"x" * uploads.MAX_FILE_BYTES)).status_code == 303
+    assert await shelf.count(ImportChunk) == uploads.MAX_FILE_BYTES // uploads.CHUNK_BYTES
 
 
 async def test_an_upload_that_breaks_off(shelf: Library) -> None:
@@ -263,7 +270,7 @@ async def test_an_upload_that_breaks_off(shelf: Library) -> None:
         half_sent.set()
         await asyncio.sleep(60)
 
-    sending = asyncio.create_task(uploads.receive(shelf.database, shelf.user_id, hang()))
+    sending = asyncio.create_task(uploads.receive_upload(shelf.database, shelf.user_id, hang()))
     await half_sent.wait()
     assert await shelf.count(ImportChunk) > 1
     sending.cancel()
@@ -292,17 +299,17 @@ async def test_leftovers_go(shelf: Library) -> None:
     gone = [await state("receiving", "16 minutes"), await state("done", "91 days")]
     failed = await state("running", "25 hours")
     async with shelf.database.write() as session:
-        await enqueue(session, jobs.TIDY)
-    await shelf.do(jobs.TIDY)
+        await enqueue(session, jobs.CLEANUP_TASK)
+    await shelf.do(jobs.CLEANUP_TASK)
     async with shelf.database.read() as session:
         left = set(await session.scalars(select(Import.id)))
     assert left == {*kept, failed}
     assert not left & set(gone)
-    assert (await shelf.progress(failed)).error == jobs.GIVEN_UP
+    assert (await shelf.progress(failed)).error == jobs.IMPORT_FAILED
     assert await shelf.count(ImportChunk) == 2
 
 
-class Killed(BaseException):
+class KilledError(BaseException):
     """A process ends without warning."""
 
 
@@ -310,9 +317,9 @@ async def test_who_goes_on_begins_where_the_other_has_ended(
     shelf: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each attempt dies one batch further, once in the middle of its transaction."""
-    content = bookmarks(4 * BATCH + 7) + b'<A HREF="about:x">no</A>' * 3 + bookmarks(2)
+    content = bookmarks(4 * BATCH_SIZE + 7) + b'<A HREF="about:x">no</A>' * 3 + bookmarks(2)
     number = await shelf.send(content)
-    original = jobs._insert
+    original = jobs._insert_links
     written = 0
 
     async def failing(*args: Any) -> int:
@@ -323,31 +330,31 @@ async def test_who_goes_on_begins_where_the_other_has_ended(
             raise RuntimeError("the worker dies before the commit")
         return count
 
-    monkeypatch.setattr(jobs, "_insert", failing)
-    task = replace(TASK, back_off=(0.001,) * 20)
+    monkeypatch.setattr(jobs, "_insert_links", failing)
+    task = replace(IMPORT_TASK, backoff_seconds=(0.001,) * 20)
     for _ in range(20):
         await shelf.do(task)
         await shelf.make_due()
-        if (await shelf.progress(number)).is_over:
+        if (await shelf.progress(number)).is_finished:
             break
     done = await shelf.progress(number)
     assert written > 5
     assert (done.state, done.seen, done.added, done.refused, done.known) == (
         "done",
-        4 * BATCH + 12,
-        4 * BATCH + 7,
+        4 * BATCH_SIZE + 12,
+        4 * BATCH_SIZE + 7,
         3,
         2,
     )
-    assert await shelf.count(Link) == 4 * BATCH + 7
+    assert await shelf.count(Link) == 4 * BATCH_SIZE + 7
 
 
 async def test_the_process_ends_in_the_middle(
     shelf: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner_module, "FINISH", 0.0)
-    number = await shelf.send(bookmarks(6 * BATCH))
-    original, begun = jobs._insert, asyncio.Event()
+    monkeypatch.setattr(runner_module, "SHUTDOWN_SECONDS", 0.0)
+    number = await shelf.send(bookmarks(6 * BATCH_SIZE))
+    original, begun = jobs._insert_links, asyncio.Event()
     count = 0
 
     async def slow(*args: Any) -> int:
@@ -358,25 +365,25 @@ async def test_the_process_ends_in_the_middle(
             await asyncio.sleep(60)
         return await original(*args)
 
-    monkeypatch.setattr(jobs, "_insert", slow)
-    async with working(runner_of(shelf.app, TASK)):
+    monkeypatch.setattr(jobs, "_insert_links", slow)
+    async with working(runner_of(shelf.app, IMPORT_TASK)):
         await begun.wait()
     half = await shelf.progress(number)
-    assert (half.state, half.seen, half.added) == ("running", 2 * BATCH, 2 * BATCH)
+    assert (half.state, half.seen, half.added) == ("running", 2 * BATCH_SIZE, 2 * BATCH_SIZE)
     async with shelf.database.read() as session:
-        job = select(Job.status, Job.attempts).where(Job.entrypoint == TASK.name)
+        job = select(Job.status, Job.attempts).where(Job.entrypoint == IMPORT_TASK.name)
         assert (await session.execute(job)).all() == [("queued", 0)]
     await shelf.do()
     done = await shelf.progress(number)
-    assert (done.state, done.seen, done.added) == ("done", 6 * BATCH, 6 * BATCH)
+    assert (done.state, done.seen, done.added) == ("done", 6 * BATCH_SIZE, 6 * BATCH_SIZE)
 
 
 async def test_losses_are_counted_across_attempts(
     shelf: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = b'<DT><A HREF="https://example.com/%d">' + b"x" * 301 + b"</A>"
-    number = await shelf.send(long % 1 + bookmarks(BATCH) + long % 2)
-    original = jobs._insert
+    number = await shelf.send(long % 1 + bookmarks(BATCH_SIZE) + long % 2)
+    original = jobs._insert_links
     calls = 0
 
     async def failing(*args: Any) -> int:
@@ -386,21 +393,21 @@ async def test_losses_are_counted_across_attempts(
             raise RuntimeError("the worker dies after the first batch")
         return await original(*args)
 
-    monkeypatch.setattr(jobs, "_insert", failing)
-    task = replace(TASK, back_off=(0.001,))
+    monkeypatch.setattr(jobs, "_insert_links", failing)
+    task = replace(IMPORT_TASK, backoff_seconds=(0.001,))
     await shelf.do(task)
     await shelf.make_due()
     await shelf.do(task)
     assert calls == 3
     done = await shelf.progress(number)
-    assert (done.state, done.seen) == ("done", BATCH + 2)
+    assert (done.state, done.seen) == ("done", BATCH_SIZE + 2)
     assert done.warning == "2 titles shortened to 300 characters."
 
 
 async def test_who_was_thought_dead_stops(shelf: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another worker has taken the job over, and this one does not know yet."""
-    number = await shelf.send(bookmarks(4 * BATCH))
-    original = jobs._insert
+    number = await shelf.send(bookmarks(4 * BATCH_SIZE))
+    original = jobs._insert_links
     calls: list[int] = []
     raised: list[type[BaseException]] = []
 
@@ -416,13 +423,13 @@ async def test_who_was_thought_dead_stops(shelf: Library, monkeypatch: pytest.Mo
 
     async def run(running: Any) -> None:
         try:
-            await jobs.read_file(running)
+            await jobs.import_file(running)
         except BaseException as error:
             raised.append(type(error))
             raise
 
-    monkeypatch.setattr(jobs, "_insert", taken)
-    task = replace(TASK, run=run)
+    monkeypatch.setattr(jobs, "_insert_links", taken)
+    task = replace(IMPORT_TASK, run=run)
     doing = asyncio.create_task(shelf.do(task))
     async with asyncio.timeout(20):
         while not raised:  # noqa: ASYNC110
@@ -432,19 +439,19 @@ async def test_who_was_thought_dead_stops(shelf: Library, monkeypatch: pytest.Mo
     assert raised == [JobTakenOverError]
     # The second batch had looked before the job was taken: it counts, the third does not.
     half = await shelf.progress(number)
-    assert (half.state, half.seen, len(calls)) == ("running", 2 * BATCH, 2)
-    assert await shelf.count(Link) == 2 * BATCH
+    assert (half.state, half.seen, len(calls)) == ("running", 2 * BATCH_SIZE, 2)
+    assert await shelf.count(Link) == 2 * BATCH_SIZE
 
 
 async def test_given_up(shelf: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*args: Any) -> int:
         raise RuntimeError
 
-    monkeypatch.setattr(jobs, "_insert", broken)
+    monkeypatch.setattr(jobs, "_insert_links", broken)
     number = await shelf.send(bookmarks(3))
-    await shelf.do(replace(TASK, back_off=()))
+    await shelf.do(replace(IMPORT_TASK, backoff_seconds=()))
     failed = await shelf.progress(number)
-    assert (failed.state, failed.error) == ("failed", jobs.GIVEN_UP)
+    assert (failed.state, failed.error) == ("failed", jobs.IMPORT_FAILED)
     assert await shelf.count(ImportChunk) == 0
 
 
@@ -453,22 +460,22 @@ async def test_imports_of_others_are_not_shown(app: Quart, client: Client, shelf
     number = await other.send(bookmarks(1))
     assert (await soup(client)).select("#imports section") == []
     async with shelf.database.read() as session:
-        assert await jobs.get(session, shelf.user_id, number) is None
+        assert await jobs.get_import(session, shelf.user_id, number) is None
 
 
 async def test_an_account_that_goes_while_its_file_arrives(app: Quart) -> None:
     shelf = Library(app, (await Person().register(app)).id)
 
     async def arriving() -> AsyncIterator[bytes]:
-        yield b"x" * uploads.CHUNK
+        yield b"x" * uploads.CHUNK_BYTES
         async with shelf.database.write() as session:
             await session.execute(delete(User).where(User.id == shelf.user_id))
         yield b"x"
 
     with pytest.raises(uploads.AccountDeletedError):
-        await uploads.receive(shelf.database, shelf.user_id, arriving())
+        await uploads.receive_upload(shelf.database, shelf.user_id, arriving())
     with pytest.raises(uploads.AccountDeletedError):
-        await uploads.receive(shelf.database, shelf.user_id, chunks(b"x"))
+        await uploads.receive_upload(shelf.database, shelf.user_id, chunks(b"x"))
 
 
 @pytest.mark.parametrize("batch", [2, 500])
@@ -477,15 +484,15 @@ async def test_links_saved_before_take_no_room_in_an_import(
     shelf: Library, monkeypatch: pytest.MonkeyPatch, batch: int, most: int, added: int
 ) -> None:
     """The file begins with the three links that the user has, and has ten others."""
-    monkeypatch.setattr(library, "MOST_LINKS", most)
-    monkeypatch.setattr(jobs, "BATCH", batch)
+    monkeypatch.setattr(queries, "MAX_LINKS", most)
+    monkeypatch.setattr(jobs, "BATCH_SIZE", batch)
     async with shelf.database.write() as session:
         for number in range(3):
-            await library.save(session, shelf.user_id, f"https://example.com/n/{number}")
+            await queries.save_link(session, shelf.user_id, f"https://example.com/n/{number}")
     import_id = await shelf.send(bookmarks(13))
     await shelf.do()
     progress = await shelf.progress(import_id)
     assert (progress.state, progress.added, progress.known) == ("done", added, 3)
     assert progress.refused == 10 - added
-    assert (jobs.NO_ROOM in (progress.warning or "")) is (added < 10)
+    assert (jobs.ACCOUNT_FULL in (progress.warning or "")) is (added < 10)
     assert await shelf.count(Link) == 3 + added

@@ -8,7 +8,7 @@ from quart.testing import QuartClient as Client
 from sqlalchemy import select
 
 from app.bookmarks import uploads
-from app.bookmarks.jobs import TASK
+from app.bookmarks.jobs import IMPORT_TASK
 from app.links.api import READ, WRITE
 from quart_upsun.jobs.models import Job
 from quart_upsun.policy import policy_of
@@ -67,7 +67,7 @@ async def test_a_file_is_imported_by_a_job_that_tells_how_far_it_is(
     where = sent.headers["Location"]
     assert where == f"{LINKS}/imports/{sent.body['id']}"
     assert (await send(ada, bookmarks(1))).status == 409
-    await runner_of(app, TASK).run_due()
+    await runner_of(app, IMPORT_TASK).run_due()
     done = await ada("GET", where)
     assert done.status == 200
     assert (done.body["state"], done.body["percent"], done.body["added"]) == ("done", 100, 3)
@@ -82,9 +82,9 @@ async def test_files_that_are_not_taken(
     for content_type in ("application/json", "application/octet-stream", "multipart/form-data"):
         assert (await send(ada, bookmarks(1), content_type)).status == 415
     assert (await send(ada, b"")).status == 422
-    monkeypatch.setattr(uploads, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(uploads, "MAX_FILE_BYTES", 1000)
     assert (await send(ada, b"a" * 1001)).status == 413
-    assert TASK.name not in await jobs(app)
+    assert IMPORT_TASK.name not in await jobs(app)
 
 
 async def test_all_links_as_a_file(ada: Program) -> None:

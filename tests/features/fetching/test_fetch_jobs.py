@@ -13,20 +13,27 @@ from quart import Quart
 from sqlalchemy import func, insert, select, text, update
 
 from app.fetching import jobs
-from app.links import library
-from app.links.hooks import want_metadata
-from app.links.library import Item
+from app.links import queries
+from app.links.hooks import request_metadata
 from app.links.models import Icon, Link
+from app.links.queries import LinkItem
 from quart_upsun.database import Database
-from quart_upsun.fetching import PER_HOST, Fetcher, PageMetadata, Visit, job_turns, page_metadata
+from quart_upsun.fetching import (
+    MAX_FETCHES_PER_HOST,
+    Fetcher,
+    PageMetadata,
+    Visit,
+    job_turns,
+    page_metadata,
+)
 from quart_upsun.fetching.turns import WAITING
 from quart_upsun.jobs.models import Job
-from quart_upsun.jobs.queue import Running, enqueue
+from quart_upsun.jobs.queue import JobContext, enqueue
 from quart_upsun.jobs.runner import Runner
 from quart_upsun.live.models import LiveEvent
 from quart_upsun.testing import runner_of
+from quart_upsun.testing.runners import working
 from tests.features.factories import Person
-from tests.features.runners import working
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -50,14 +57,14 @@ class Links:
         self.user_id = user_id
         self.database: Database = app.extensions["quart_upsun"].database
 
-    async def save(self, url: str, **values: Any) -> Item:
+    async def save(self, url: str, **values: Any) -> LinkItem:
         async with self.database.write() as session:
-            item, _ = await library.save(session, self.user_id, url, **values)
+            item, _ = await queries.save_link(session, self.user_id, url, **values)
         return item
 
-    async def get(self, item: Item) -> Item:
+    async def get(self, item: LinkItem) -> LinkItem:
         async with self.database.read() as session:
-            found = await library.get(session, self.user_id, item.id)
+            found = await queries.get_link(session, self.user_id, item.id)
         assert found is not None
         return found
 
@@ -65,7 +72,7 @@ class Links:
         await self.app.extensions["quart_upsun"].jobs.run_due()
 
     def runner(self) -> Runner:
-        return runner_of(self.app, jobs.FETCH)
+        return runner_of(self.app, jobs.FETCH_TASK)
 
     async def count(self, *what: Any) -> int:
         async with self.database.read() as session:
@@ -139,7 +146,7 @@ async def test_a_text_of_the_owner_stays(links: Links, name: str, pages: str) ->
     async def change(text: str) -> None:
         async with links.database.write() as session:
             values: dict[str, Any] = {name: text}
-            await library.change(session, links.user_id, item.id, **values)
+            await queries.update_link(session, links.user_id, item.id, **values)
 
     async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
         item = await links.save(url("/"))
@@ -174,7 +181,7 @@ async def test_a_page_that_does_not_answer_now(links: Links) -> None:
     answers: Answers = {"/": ("503 Service Unavailable", "text/html", b"")}
     async with site(answers) as url:
         item = await links.save(url("/"))
-        for attempt in range(len(jobs.FETCH.back_off)):
+        for attempt in range(len(jobs.FETCH_TASK.backoff_seconds)):
             await links.do_jobs()
             now = await links.get(item)
             assert now.fetch_error == "It answered 503."
@@ -192,7 +199,7 @@ async def test_a_page_that_does_not_answer_now(links: Links) -> None:
 async def test_a_link_that_is_gone(links: Links) -> None:
     item = await links.save("http://127.0.0.1:1/")
     async with links.database.write() as session:
-        assert await library.remove(session, links.user_id, item.id)
+        assert await queries.delete_link(session, links.user_id, item.id)
     await links.do_jobs()
     assert await links.count(Job) == 0
 
@@ -220,7 +227,7 @@ async def test_pages_are_fetched_again(links: Links) -> None:
                 ),
             ):
                 await session.execute(update(Link).where(Link.id == item.id).values(values))
-            await enqueue(session, jobs.REFETCH)
+            await enqueue(session, jobs.REFETCH_TASK)
         await links.do_jobs()
     assert (await links.get(old)).description == "What it is about"
     assert (await links.get(never)).fetch_error == "It answered 404."
@@ -246,8 +253,8 @@ async def test_rounds_of_fetches_are_shared_and_come_to_everybody(
         """Ask once; return how many links of each owner were asked for."""
         async with links.database.write() as session:
             await session.execute(text("DELETE FROM pgqueuer"))  # none of them ends well
-            await enqueue(session, jobs.REFETCH)
-        await runner_of(links.app, jobs.REFETCH).run_due()
+            await enqueue(session, jobs.REFETCH_TASK)
+        await runner_of(links.app, jobs.REFETCH_TASK).run_due()
         count = text(
             "SELECT count(*) FROM pgqueuer JOIN links"
             " ON links.id = (convert_from(payload, 'UTF8')::json ->> 'link')::bigint"
@@ -271,7 +278,7 @@ async def test_a_fetch_that_breaks_every_time_is_not_pending_for_ever(
     monkeypatch.setattr(page_metadata, "read_metadata", broken)
     async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
         item = await links.save(url("/"))
-        for _ in range(len(jobs.FETCH.back_off) + 1):
+        for _ in range(len(jobs.FETCH_TASK.backoff_seconds) + 1):
             await links.do_jobs()
             async with links.database.write() as session:
                 await session.execute(update(Job).values(execute_after=func.now()))
@@ -298,15 +305,15 @@ async def test_imported_links_are_fetched_after_those_that_users_wait_for(links:
         urls = ("https://a.example/", "https://b.example/")
         values = [{"user_id": links.user_id, "url": url} for url in urls]
         one, many = await session.scalars(insert(Link).returning(Link.id), values)
-        await want_metadata(session, [one])
-        await want_metadata(session, [many], in_bulk=True)
+        await request_metadata(session, [one])
+        await request_metadata(session, [many], in_bulk=True)
         queued = (await session.execute(select(Job.dedupe_key, Job.priority))).all()
     assert sorted(queued) == [
-        (f"links.fetch {one}", jobs.FETCH.priority),
+        (f"links.fetch {one}", jobs.FETCH_TASK.priority),
         (f"links.fetch {many}", jobs.BULK_PRIORITY),
     ]
     # The schedules have 0.
-    assert jobs.BULK_PRIORITY < 0 < jobs.FETCH.priority
+    assert jobs.BULK_PRIORITY < 0 < jobs.FETCH_TASK.priority
 
 
 async def test_an_effect_once(links: Links) -> None:
@@ -317,9 +324,9 @@ async def test_an_effect_once(links: Links) -> None:
         async def slow(running: Any) -> None:
             async with links.database.write() as session:
                 await session.execute(update(Job).values(queue_manager_id=None))
-            await jobs.fetch(running)
+            await jobs.fetch_link(running)
 
-        task = replace(jobs.FETCH, run=slow)
+        task = replace(jobs.FETCH_TASK, run=slow)
         await runner_of(links.app, task).run_due()
     assert (await links.get(item)).version == item.version
 
@@ -384,8 +391,8 @@ async def test_many_links_of_one_host_wait_in_the_queue(links: Links) -> None:
                         )
                     )
                     return sorted(map(tuple, rows)) == [
-                        ("picked", 0, PER_HOST + WAITING),
-                        ("queued", 0, count - PER_HOST - WAITING),
+                        ("picked", 0, MAX_FETCHES_PER_HOST + WAITING),
+                        ("queued", 0, count - MAX_FETCHES_PER_HOST - WAITING),
                     ]
 
             await until(all_others_wait)
@@ -410,7 +417,7 @@ async def test_the_wait_for_a_turn_is_not_part_of_the_time_limit(links: Links) -
         with Visit(fetcher.turns) as one, Visit(fetcher.turns) as other:
             for visit in (one, other):
                 await visit.enter("127.0.0.1", None)
-            task = replace(jobs.FETCH, timeout=0.5)
+            task = replace(jobs.FETCH_TASK, timeout=0.5)
             doing = asyncio.create_task(runner_of(links.app, task).run_due())
 
             async def waits() -> bool:
@@ -427,7 +434,7 @@ async def test_a_line_that_nobody_calls_is_called(
     links: Links, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the job that was called last went to another process."""
-    monkeypatch.setattr(job_turns, "CALL_SECONDS", 0.01)
+    monkeypatch.setattr(job_turns, "CALL_TIMEOUT_SECONDS", 0.01)
     fetcher: Fetcher = links.app.extensions["fetcher"]
     async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
         item = await links.save(url("/"))
@@ -490,7 +497,7 @@ async def test_a_change_that_asks_for_a_fetch_and_the_fetch_do_not_deadlock(link
     async with links.database.write() as session:
         picked = update(Job).values(status="picked", queue_manager_id=worker).returning(Job.id)
         job = (await session.scalars(picked)).one()
-    running = Running(job, {"link": item.id}, 1, links.database, owner=str(worker))
+    running = JobContext(job, {"link": item.id}, 1, links.database, owner=str(worker))
     page = PageMetadata(title="Its own", description="What it is about", icons=[])
 
     async def waits() -> bool:
@@ -498,10 +505,10 @@ async def test_a_change_that_asks_for_a_fetch_and_the_fetch_do_not_deadlock(link
             return bool(await session.scalar(BLOCKED))
 
     async with links.database.write() as session:
-        await library.change(session, links.user_id, item.id, title="Mine")
+        await queries.update_link(session, links.user_id, item.id, title="Mine")
         keeping = asyncio.create_task(jobs._store_page(running, item.id, page, None))
         await until(waits)
-        await library.change(session, links.user_id, item.id, description="")
+        await queries.update_link(session, links.user_id, item.id, description="")
     await keeping
     now = await links.get(item)
     assert (now.title, now.description) == ("Mine", "What it is about")

@@ -3,8 +3,8 @@
 from quart import Quart
 from sqlalchemy import select, text, update
 
-from app.links import library
-from app.links.jobs import REMOVE_ICONS
+from app.links import queries
+from app.links.jobs import DELETE_UNUSED_ICONS
 from app.links.models import Icon, Link
 from quart_upsun.database import Database
 from quart_upsun.jobs.queue import enqueue
@@ -16,7 +16,7 @@ async def test_icons_that_nobody_has_are_removed(
     app: Quart, database: Database, ada: Person
 ) -> None:
     async with database.write() as session:
-        item, _ = await library.save(session, ada.id, "https://example.com/")
+        item, _ = await queries.save_link(session, ada.id, "https://example.com/")
         for digest in (b"used", b"idle", b"new"):
             session.add(Icon(digest=digest, content=b"x", content_type="image/png"))
         await session.flush()
@@ -26,8 +26,8 @@ async def test_icons_that_nobody_has_are_removed(
             .values(created_at=text("now() - '2d'::interval"))
         )
         await session.execute(update(Link).where(Link.id == item.id).values(icon_digest=b"used"))
-        await enqueue(session, REMOVE_ICONS)
-    await runner_of(app, REMOVE_ICONS).run_due()
+        await enqueue(session, DELETE_UNUSED_ICONS)
+    await runner_of(app, DELETE_UNUSED_ICONS).run_due()
     async with database.read() as session:
         left = (await session.scalars(select(Icon.digest).order_by(Icon.digest))).all()
     assert left == [b"new", b"used"]

@@ -9,11 +9,11 @@ from quart import Quart
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.links import library, search
-from app.links.hooks import metadata_wanted
-from app.links.library import Item, VersionConflictError
+from app.links import queries, search
+from app.links.hooks import metadata_requested
 from app.links.models import Link
-from app.links.search import MARK, UNMARK, Found, segments
+from app.links.queries import LinkItem, VersionConflictError
+from app.links.search import MARK_END, MARK_START, SearchResult, split_marks
 from quart_upsun.database import Database
 from quart_upsun.live.events import newest_event
 from quart_upsun.live.models import LiveEvent
@@ -40,14 +40,14 @@ def wanted() -> Iterator[list[int]]:
     async def receive(_: object, *, link_ids: list[int], **__: Any) -> None:
         found.extend(link_ids)
 
-    with metadata_wanted.connected_to(receive):
+    with metadata_requested.connected_to(receive):
         yield found
 
 
-async def saved(database: Database, user: int, name: str, **options: Any) -> Item:
+async def saved(database: Database, user: int, name: str, **options: Any) -> LinkItem:
     async with database.write() as session:
         url = f"https://example.com/{name}"
-        item, _ = await library.save(session, user, url, **({"title": name} | options))
+        item, _ = await queries.save_link(session, user, url, **({"title": name} | options))
     return item
 
 
@@ -57,7 +57,7 @@ async def events(database: Database, user: int) -> int:
         return await session.scalar(query) or 0
 
 
-async def found(database: Database, user: int, words: str, **options: Any) -> list[Found]:
+async def found(database: Database, user: int, words: str, **options: Any) -> list[SearchResult]:
     async with database.read() as session:
         return await search.search(session, user, words, **({"limit": 100} | options))
 
@@ -77,7 +77,7 @@ async def test_a_link_is_saved_once_for_each_user(
 async def test_of_many_who_save_at_once_one_is_new(database: Database, ada: int) -> None:
     async def save() -> bool:
         async with database.write() as session:
-            _, is_new = await library.save(session, ada, "https://example.com/")
+            _, is_new = await queries.save_link(session, ada, "https://example.com/")
         return is_new
 
     assert sorted(await asyncio.gather(*(save() for _ in range(8)))) == [False] * 7 + [True]
@@ -98,7 +98,7 @@ async def test_who_loses_a_row_to_a_deletion_saves_it_anew(
         if not deleted:
             deleted.append(True)
             async with database.write() as session:
-                await library.remove(session, ada, old.id)
+                await queries.delete_link(session, ada, old.id)
         return result
 
     monkeypatch.setattr(AsyncSession, "execute", delete_in_between)
@@ -107,12 +107,12 @@ async def test_who_loses_a_row_to_a_deletion_saves_it_anew(
 
 
 CHANGES: dict[str, Callable[[AsyncSession, int, int], Awaitable[Any]]] = {
-    "get": library.get,
-    "change": lambda session, user, link: library.change(session, user, link, title="Mine"),
-    "change of a version": lambda session, user, link: library.change(
+    "get": queries.get_link,
+    "change": lambda session, user, link: queries.update_link(session, user, link, title="Mine"),
+    "change of a version": lambda session, user, link: queries.update_link(
         session, user, link, version=99, title="Mine"
     ),
-    "remove": library.remove,
+    "remove": queries.delete_link,
 }
 
 
@@ -130,7 +130,7 @@ async def test_links_of_others_are_not_there(
         async with database.write() as session:
             assert not await change(session, bob, link)
     async with database.read() as session:
-        assert await library.get(session, ada, mine.id) == mine
+        assert await queries.get_link(session, ada, mine.id) == mine
     assert wanted == [mine.id]
     assert (await events(database, ada), await events(database, bob)) == (told, 0)
 
@@ -138,9 +138,9 @@ async def test_links_of_others_are_not_there(
 async def test_lists_are_of_one_user(database: Database, ada: int, bob: int) -> None:
     await saved(database, ada, f"u{bob} secret", tags=["sea", f"u{bob}"])
     async with database.read() as session:
-        assert await library.page(session, bob, limit=10) == []
-        assert await library.page(session, bob, tag="sea", limit=10) == []
-        assert await library.tags(session, bob) == []
+        assert await queries.list_links(session, bob, limit=10) == []
+        assert await queries.list_links(session, bob, tag="sea", limit=10) == []
+        assert await queries.list_tags(session, bob) == []
         assert await newest_event(session, bob) == 0
         assert await newest_event(session, ada) > 0
     for words in ("secret", f"u{bob}", f"u{ada}", f"u{bob} secret", "u", "sea", "example"):
@@ -150,9 +150,11 @@ async def test_lists_are_of_one_user(database: Database, ada: int, bob: int) -> 
 async def test_a_change_is_of_the_version_it_was_meant_for(database: Database, ada: int) -> None:
     link = await saved(database, ada, "one")
 
-    async def change(version: int) -> Item | None:
+    async def change(version: int) -> LinkItem | None:
         async with database.write() as session:
-            return await library.change(session, ada, link.id, version=version, title=f"{version}")
+            return await queries.update_link(
+                session, ada, link.id, version=version, title=f"{version}"
+            )
 
     changed = await change(1)
     assert changed is not None
@@ -162,7 +164,7 @@ async def test_a_change_is_of_the_version_it_was_meant_for(database: Database, a
     assert sum(isinstance(each, VersionConflictError) for each in results) == 2
     told = await events(database, ada)
     async with database.write() as session:
-        assert await library.remove(session, ada, link.id)
+        assert await queries.delete_link(session, ada, link.id)
     assert await events(database, ada) == told + 1
 
 
@@ -171,7 +173,7 @@ async def test_a_text_is_given_or_the_pages_own(database: Database, ada: int, na
     async def given(text: str) -> bool:
         async with database.write() as session:
             values: dict[str, Any] = {name: text}
-            await library.change(session, ada, link.id, **values)
+            await queries.update_link(session, ada, link.id, **values)
             return bool(await session.scalar(select(getattr(Link, f"{name}_given"))))
 
     link = await saved(database, ada, "one", title="")
@@ -195,7 +197,7 @@ async def test_pages_have_each_link_once(
         await saved(database, bob, f"{number}", tags=["sea"])
         async with database.write() as session:
             if number % 2:
-                await library.change(session, ada, item.id, archived=True)
+                await queries.update_link(session, ada, item.id, archived=True)
         belongs = (tag is None or number % 3 != 0) and archived in {None, number % 2 == 1}
         if belongs:
             expected.append(item.id)
@@ -204,7 +206,7 @@ async def test_pages_have_each_link_once(
     before = None
     while True:
         async with database.read() as session:
-            rows = await library.page(
+            rows = await queries.list_links(
                 session, ada, archived=archived, tag=tag, before=before, limit=LIMIT
             )
         if not rows:
@@ -213,24 +215,24 @@ async def test_pages_have_each_link_once(
         before = rows[-1].id
         await saved(database, ada, f"later {before}", tags=["sea"])
         async with database.write() as session:
-            await library.remove(session, ada, before)
+            await queries.delete_link(session, ada, before)
     assert seen == expected
 
 
 async def test_tags_follow_the_links(database: Database, ada: int) -> None:
     async def tags() -> list[str]:
         async with database.read() as session:
-            return await library.tags(session, ada)
+            return await queries.list_tags(session, ada)
 
     assert await tags() == []
     link = await saved(database, ada, "one", tags=["b", "a"])
     await saved(database, ada, "two", tags=["b", "größe"])
     assert await tags() == ["a", "b", "größe"]
     async with database.write() as session:
-        await library.change(session, ada, link.id, tags=["c"])
+        await queries.update_link(session, ada, link.id, tags=["c"])
     assert await tags() == ["b", "c", "größe"]
     async with database.write() as session:
-        await library.remove(session, ada, link.id)
+        await queries.delete_link(session, ada, link.id)
     assert await tags() == ["b", "größe"]
 
 
@@ -239,7 +241,7 @@ async def test_the_best_comes_first(database: Database, ada: int) -> None:
     await saved(database, ada, "2", title="Hill", tags=["sea"])
     lake = await saved(database, ada, "3", title="Lake")
     async with database.write() as session:
-        await library.change(session, ada, lake.id, description="not the sea")
+        await queries.update_link(session, ada, lake.id, description="not the sea")
     await saved(database, ada, "4", title="Nothing")
     assert [each.item.title for each in await found(database, ada, "sea")] == [
         *("Sea", "Hill", "Lake")
@@ -252,18 +254,20 @@ async def test_the_best_comes_first(database: Database, ada: int) -> None:
 async def test_words_that_were_looked_for_are_marked(database: Database, ada: int) -> None:
     await saved(database, ada, "1", title="The <b>sea</b> & seagulls, undersea")
     async with database.write() as session:
-        await session.execute(update(Link).values(description=f"A {MARK}sea{UNMARK}{UNMARK}"))
+        await session.execute(
+            update(Link).values(description=f"A {MARK_START}sea{MARK_END}{MARK_END}")
+        )
     (each,) = await found(database, ada, "sea")
-    assert segments(each.title) == [
+    assert split_marks(each.title) == [
         ("The <b>", False),
         ("sea", True),
         ("</b> & ", False),
         ("seagulls", True),
         (", undersea", False),
     ]
-    assert "".join(part for part, _ in segments(each.description)) == "A sea"
-    assert segments("") == []
-    assert segments("plain") == [("plain", False)]
+    assert "".join(part for part, _ in split_marks(each.description)) == "A sea"
+    assert split_marks("") == []
+    assert split_marks("plain") == [("plain", False)]
 
 
 async def test_a_search_is_gone_on_with(database: Database, ada: int) -> None:
@@ -357,11 +361,11 @@ async def test_what_is_no_cursor_is_refused(database: Database, ada: int, cursor
 async def test_an_account_has_room_for_so_many_links(
     app: Quart, database: Database, ada: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library, "MOST_LINKS", 2)
+    monkeypatch.setattr(queries, "MAX_LINKS", 2)
     await saved(database, ada, "1")
     await saved(database, ada, "2")
     assert (await saved(database, ada, "2")).title == "2"  # it is there already
-    with pytest.raises(library.TooManyLinksError):
+    with pytest.raises(queries.TooManyLinksError):
         await saved(database, ada, "3")
     async with database.read() as session:
-        assert len(await library.page(session, ada, limit=10)) == 2
+        assert len(await queries.list_links(session, ada, limit=10)) == 2

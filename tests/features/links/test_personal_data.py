@@ -8,8 +8,8 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import func, select, update
 
-from app.links import library, lists
-from app.user import unconfirmed
+from app.links import public_lists, queries
+from app.user import unconfirmed_accounts
 from app.user.models import User
 from quart_upsun.jobs.queue import enqueue
 from quart_upsun.testing import runner_of
@@ -26,12 +26,12 @@ async def ada(app: Quart, client: Client) -> Person:
 async def test_the_data_hold_what_features_keep(app: Quart, client: Client, ada: Person) -> None:
     database = app.extensions["quart_upsun"].database
     async with database.write() as session:
-        await library.save(
+        await queries.save_link(
             session, ada.id, "https://example.com/", title="\u0645\u06cc", tags=["sea"]
         )
-        await lists.publish(session, ada.id, "sea")
+        await public_lists.publish_tag(session, ada.id, "sea")
         other = await Person().register(app)
-        await library.save(session, other.id, "https://example.org/", title="Not mine")
+        await queries.save_link(session, other.id, "https://example.org/", title="Not mine")
     data = json.loads(await (await client.get("/account/data.json")).get_data())
     (link,) = data["links"]
     assert (link["url"], link["title"], link["tags"]) == (
@@ -52,8 +52,8 @@ async def test_an_unconfirmed_account_with_links_is_kept(
     async with database.write() as session:
         old = func.now() - timedelta(days=31)
         await session.execute(update(User).values(created_at=old))
-        await library.save(session, writer.id, "https://example.com/")
-        await enqueue(session, unconfirmed.REMOVE.task)
-    await runner_of(app, unconfirmed.REMOVE.task).run_due()
+        await queries.save_link(session, writer.id, "https://example.com/")
+        await enqueue(session, unconfirmed_accounts.DELETE_UNCONFIRMED_ACCOUNTS.task)
+    await runner_of(app, unconfirmed_accounts.DELETE_UNCONFIRMED_ACCOUNTS.task).run_due()
     async with database.read() as session:
         assert await session.scalar(select(User.id)) == writer.id

@@ -10,7 +10,7 @@ from quart.testing import QuartClient as Client
 from sqlalchemy import text, update
 
 from app.links.models import Link
-from app.links.public import PAGE
+from app.links.public_views import PAGE_SIZE
 from quart_upsun.database import Database
 from tests.features.factories import Person, new_client
 from tests.features.links.test_views import saved, soup_of, titles
@@ -45,10 +45,10 @@ async def test_a_list_shows_the_links_of_its_tag(
     bob = await Person().register(app)
     await saved(database, bob, "bob's", tags=["sea"])
     await saved(database, ada, "mountain", tags=["mountain"])
-    for number in range(PAGE + 1):
+    for number in range(PAGE_SIZE + 1):
         await saved(database, ada, f"sea {number}", tags=["sea", "secret"])
     found = await soup_of(stranger, page)
-    assert titles(found) == [f"sea {number}" for number in range(PAGE, 0, -1)]
+    assert titles(found) == [f"sea {number}" for number in range(PAGE_SIZE, 0, -1)]
     assert "secret" not in found.text
     older = found.select("a[rel=next]")[0]
     await saved(database, ada, "sea of the meantime", tags=["sea"])

@@ -3,11 +3,11 @@
 from quart import Quart
 from quart.testing import QuartClient as Client
 
-from app.links import library
+from app.links import queries
 from app.links.api import READ
+from quart_upsun.testing.statements import Statements
 from tests.features.api.resources import token_of
 from tests.features.factories import Person
-from tests.features.statements import Statements
 
 LIST = "/api/v1/links?limit=20"
 
@@ -15,7 +15,7 @@ LIST = "/api/v1/links?limit=20"
 async def links_of(app: Quart, person: Person) -> None:
     async with app.extensions["quart_upsun"].database.write() as session:
         for number in range(25):
-            await library.save(session, person.id, f"https://example.com/{number}")
+            await queries.save_link(session, person.id, f"https://example.com/{number}")
 
 
 async def test_the_list_is_one_statement(app: Quart, client: Client) -> None:

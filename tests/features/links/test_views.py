@@ -8,9 +8,9 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import insert, update
 
-from app.links import library
+from app.links import queries
 from app.links.models import Icon, Link
-from app.links.views import PAGE, SAVES
+from app.links.views import PAGE_SIZE, SAVE_LIMIT
 from quart_upsun.database import Database
 from tests.features.factories import Person, new_client
 
@@ -21,7 +21,7 @@ LARGEST_ID = 2**63 - 1
 async def saved(database: Database, person: Person, name: str, **options: Any) -> int:
     """Save a link without a form."""
     async with database.write() as session:
-        item, _ = await library.save(
+        item, _ = await queries.save_link(
             session, person.id, f"https://example.com/{name}", title=name, **options
         )
     return item.id
@@ -104,7 +104,7 @@ async def test_pages_show_each_link_once(
     client: Client, database: Database, ada: Person, app: Quart
 ) -> None:
     bob = await Person().register(app)
-    for number in range(2 * PAGE + 1):
+    for number in range(2 * PAGE_SIZE + 1):
         await saved(database, ada, f"n{number}")
         await saved(database, bob, f"b{number}")
     path: str | None = "/links/"
@@ -115,7 +115,7 @@ async def test_pages_show_each_link_once(
         await saved(database, ada, f"later{len(seen)}")  # somebody saves while somebody reads
         older = page.select_one("a[rel=next]")
         path = str(older["href"]) if older else None
-    assert seen == [f"n{number}" for number in reversed(range(2 * PAGE + 1))]
+    assert seen == [f"n{number}" for number in reversed(range(2 * PAGE_SIZE + 1))]
 
 
 async def test_lists_show_what_they_say(client: Client, database: Database, ada: Person) -> None:
@@ -155,7 +155,7 @@ async def test_lists_show_what_they_say(client: Client, database: Database, ada:
 async def test_a_menu_of_tags_that_is_cut_off_says_so(
     client: Client, database: Database, ada: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library, "TAGS_SHOWN", 2)
+    monkeypatch.setattr(queries, "MAX_TAGS_SHOWN", 2)
     await saved(database, ada, "one", tags=["a", "b"])
     page = await soup_of(client)
     assert [each.text for each in page.select("nav .tags a")] == ["a", "b"]
@@ -234,12 +234,12 @@ async def test_only_the_web_is_linked_to(client: Client, database: Database, ada
 async def test_searches_go_on_in_their_order(
     client: Client, database: Database, ada: Person
 ) -> None:
-    for number in range(PAGE + 5):
+    for number in range(PAGE_SIZE + 5):
         await saved(database, ada, f"sea {number}")
     first = await soup_of(client, "/links/?q=sea")
     await saved(database, ada, "sea of the meantime")
     second = await soup_of(client, href(first, "a[rel=next]"))
-    assert [*titles(first), *titles(second)] == [f"sea {n}" for n in reversed(range(PAGE + 5))]
+    assert [*titles(first), *titles(second)] == [f"sea {n}" for n in reversed(range(PAGE_SIZE + 5))]
     assert second.select("a[rel=next]") == []
 
 
@@ -389,7 +389,7 @@ async def test_icons_are_for_everybody_and_for_ever(
 
 async def test_saving_has_a_limit(client: Client, ada: Person, app: Quart) -> None:
     async with app.app_context():
-        while await SAVES.take(f"user {ada.id}") == 0:
+        while await SAVE_LIMIT.count_request(f"user {ada.id}") == 0:
             pass
     response = await client.post("/links/")
     assert response.status_code == 429

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from quart import Quart
 from sqlalchemy import text
 
-from app.links import addresses, index, library, search
-from quart_upsun import search_words
+from app.links import queries, search, search_index
+from quart_upsun import search_words, urls
 from quart_upsun.database import Database
 from quart_upsun.text import clean
 from tests.features.factories import Person
@@ -48,12 +48,12 @@ async def ada(app: Quart) -> int:
 @pytest.mark.parametrize(("title", "query"), PAIRS)
 async def test_a_title_is_found(database: Database, ada: int, title: str, query: str) -> None:
     async with database.write() as session:
-        await library.save(session, ada, "https://site.example/", title=title)
-        await library.save(session, ada, "https://site.example/other", title="Unrelated text")
+        await queries.save_link(session, ada, "https://site.example/", title=title)
+        await queries.save_link(session, ada, "https://site.example/other", title="Unrelated text")
     async with database.read() as session:
         found = await search.search(session, ada, query, limit=10)
     assert [each.item.title for each in found] == [title]
-    assert search.MARK in found[0].title
+    assert search.MARK_START in found[0].title
 
 
 ALPHABETS = st.sampled_from(
@@ -86,14 +86,16 @@ async def test_every_word_of_a_title_finds_it(
     query = parts[number % len(parts)][0]
     if not search_words.words(query):  # marks alone, which no letter goes with
         return
-    lexemes = " & ".join(f"'{word}':*" for word in search_words.query(query, search.WORDS))
+    lexemes = " & ".join(
+        f"'{word}':*" for word in search_words.query_words(query, search.MAX_WORDS)
+    )
     matches = text("SELECT CAST(:vector AS tsvector) @@ CAST(:query AS tsquery)")
     async with database.read() as session:
         assert await session.scalar(
             matches,
             {
-                "vector": index.whole(1, url="https://example.com/", title=title),
-                "query": f"'{index.owner(1)}' & {lexemes}",
+                "vector": search_index.search_vector(1, url="https://example.com/", title=title),
+                "query": f"'{search_index.owner_lexeme(1)}' & {lexemes}",
             },
         ), (title, query)
 
@@ -104,17 +106,17 @@ async def test_each_text_is_replaced_without_the_others(database: Database, ada:
             return bool(await search.search(session, ada, query, limit=1))
 
     async with database.write() as session:
-        item, _ = await library.save(
+        item, _ = await queries.save_link(
             session, ada, "https://where.example/", title="First", tags=["tagged"]
         )
-        await library.change(session, ada, item.id, description="a note")
+        await queries.update_link(session, ada, item.id, description="a note")
     assert all([await finds(word) for word in ("where", "first", "tagged", "note")])
     async with database.write() as session:
-        await library.change(session, ada, item.id, title="Second")
+        await queries.update_link(session, ada, item.id, title="Second")
     assert not await finds("first")
     assert all([await finds(word) for word in ("where", "second", "tagged", "note")])
     async with database.write() as session:
-        await library.change(session, ada, item.id, tags=["other"], description="")
+        await queries.update_link(session, ada, item.id, tags=["other"], description="")
     assert not await finds("tagged")
     assert not await finds("note")
     assert all([await finds(word) for word in ("where", "second", "other")])
@@ -123,8 +125,8 @@ async def test_each_text_is_replaced_without_the_others(database: Database, ada:
 async def test_the_owner_is_no_word(database: Database, ada: int) -> None:
     other = (await Person().create(database)).id
     async with database.write() as session:
-        await library.save(session, ada, "https://a.example/", title="Same")
-        await library.save(session, other, "https://a.example/", title="Same")
+        await queries.save_link(session, ada, "https://a.example/", title="Same")
+        await queries.save_link(session, other, "https://a.example/", title="Same")
     async with database.read() as session:
         assert len(await search.search(session, ada, "same", limit=10)) == 1
         for query in (f"@{ada}", f"{ada}", "@"):
@@ -133,7 +135,7 @@ async def test_the_owner_is_no_word(database: Database, ada: int) -> None:
 
 def test_only_what_was_looked_for_is_marked() -> None:
     def marked(title: str, query: str) -> str:
-        return search_words.marked(title, search_words.query(query, 8), "[", "]")
+        return search_words.highlight(title, search_words.query_words(query, 8), "[", "]")
 
     assert marked("東京都の天気予報と気温", "天気") == "東京都の[天気]予報と気温"
     assert marked("Node.js and nodes", "node") == "[Node].js and [nodes]"
@@ -142,9 +144,9 @@ def test_only_what_was_looked_for_is_marked() -> None:
 
 
 async def test_an_address_is_found_as_it_is_shown(database: Database, ada: int) -> None:
-    url = addresses.normalize("https://bücher.example/caf%C3%A9/a-page")
+    url = urls.normalize_url("https://bücher.example/caf%C3%A9/a-page")
     async with database.write() as session:
-        item, _ = await library.save(session, ada, url)
+        item, _ = await queries.save_link(session, ada, url)
     async with database.read() as session:
         for query in (
             *("bücher", "café", "https://bücher.example/café", "a-page", url),
@@ -162,7 +164,7 @@ async def test_a_title_is_found_as_it_was_before_it_was_cleaned(
     database: Database, ada: int, title: str
 ) -> None:
     async with database.write() as session:
-        item, _ = await library.save(session, ada, "https://b.example/", title=clean(title))
+        item, _ = await queries.save_link(session, ada, "https://b.example/", title=clean(title))
     async with database.read() as session:
         found = await search.search(session, ada, title, limit=2)
     assert [each.item.id for each in found] == [item.id]

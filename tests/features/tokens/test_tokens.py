@@ -16,8 +16,10 @@ from app.user import accounts, emails
 from app.user.audit_trail import Event
 from app.user.tokens import access_tokens as tokens
 from app.user.tokens.models import AccessToken
+from quart_upsun.api.scopes import Scope
 from quart_upsun.security.models import AuditEvent
-from tests.features.api.resources import bearer
+from quart_upsun.testing.databases import set_read_only, writable_again
+from quart_upsun.tests.api.things import bearer
 from tests.features.factories import Person, new_client
 from tests.features.tokens.factories import make_token
 
@@ -73,7 +75,7 @@ async def test_a_token_is_made_and_shown_once(app: Quart, client: Client, ada: P
     for text in ("My laptop", "me:read", "things:read", f"{datetime.now(UTC):%d %b %Y}"):
         assert text in row.get_text()
     (found,) = await kept(app)
-    assert found.digest == tokens.digest(token)
+    assert found.digest == tokens.hash_token(token)
     assert timedelta(days=29) < found.expires_at - datetime.now(UTC) <= timedelta(days=30)
     assert await events(app, Event.TOKEN_CREATED) == 1
 
@@ -120,23 +122,23 @@ async def test_nobody_has_more_than_twenty(app: Quart, client: Client, ada: Pers
     for browser in browsers:
         await ada.log_in(browser)
     await asyncio.gather(*(page(browser, **FORM) for browser in browsers))
-    assert len(await kept(app)) == tokens.MOST
+    assert len(await kept(app)) == tokens.MAX_TOKENS
     _, soup = await page(client, **FORM)
     assert "You have 20 tokens" in soup.get_text()
-    assert len(await kept(app)) == tokens.MOST
+    assert len(await kept(app)) == tokens.MAX_TOKENS
 
 
 async def test_a_session_that_was_ended_makes_none(app: Quart, ada: Person) -> None:
     """Or a thief would turn what is left of a session into a year."""
     database = app.extensions["quart_upsun"].database
     async with database.write() as session:
-        user = await accounts.by_id(session, ada.id)
+        user = await accounts.get_user(session, ada.id)
         assert user is not None
         session.expunge(user)
         await accounts.end_sessions(session, ada.id, actor_id=ada.id)
     with pytest.raises(accounts.SessionEndedError):
         async with database.write() as session:
-            await tokens.make(session, user, name="a", scopes=["me:read"], days=7)
+            await tokens.create_token(session, user, name="a", scopes=["me:read"], days=7)
     assert await kept(app) == []
 
 
@@ -218,10 +220,10 @@ async def test_a_new_password_leaves_tokens_and_a_reset_ends_them(
     assert (await client.post("/account/password/", form=form)).status_code == 303
     assert (await stranger.get("/api/v1/things", headers=bearer(token))).status_code == 200
     async with app.extensions["quart_upsun"].database.read() as session:
-        user = await accounts.by_id(session, ada.id)
+        user = await accounts.get_user(session, ada.id)
     assert user is not None
     async with app.app_context():
-        path = f"/reset/{emails.reset_token(user)}/"
+        path = f"/reset/{emails.create_reset_token(user)}/"
     form = {"password": "another one 123", "confirm": "another one 123"}
     assert (await stranger.post(path, form=form)).status_code == 303
     assert (await stranger.get("/api/v1/things", headers=bearer(token))).status_code == 401
@@ -233,8 +235,25 @@ async def test_the_account_leads_there(client: Client) -> None:
     assert f'href="{PAGE}"' in text
 
 
-async def test_downloaded_data_lists_tokens(app: Quart, client: Client, token: str) -> None:
+async def test_tokens_are_downloaded_without_their_secret(
+    app: Quart, client: Client, ada: Person
+) -> None:
+    token = await make_token(app, ada)
+    await ada.log_in(client)
     data = json.loads(await (await client.get("/account/data.json")).get_data())
-    (found,) = data["access_tokens"]
-    assert (found["name"], found["last_used_at"]) == ("a test", None)
+    assert "access token created" in [each["what"] for each in data["events"]]
+    (known,) = data["access_tokens"]
+    assert (known["name"], known["last_used_at"]) == ("a test", None)
     assert token not in str(data)
+
+
+async def test_a_token_works_while_the_database_is_read_only(
+    app: Quart, ada: Person, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first use cannot be recorded then."""
+    monkeypatch.setattr("quart_upsun.database.session.READ_ONLY_INTERVAL_SECONDS", 0.0)
+    key = {"X-API-Key": await make_token(app, ada, Scope("me:read", "See your account"))}
+    await set_read_only(database_url, "on")
+    response = await new_client(app).get("/api/v1/me", headers=key)
+    await writable_again(database_url)
+    assert response.status_code == 200

@@ -1,0 +1,285 @@
+"""Starts the real server in a process of its own, and watches what it says and leaves behind."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import httpx
+import psutil
+
+# What the server promises, from the signal to the end.
+EXIT_SECONDS = 10.0
+START_SECONDS = 30.0  # on a machine that does many things at once
+
+# A key that is strong enough for the platform; signs nothing of worth.
+SECRET_KEY = "QmVhdXRpZnVsIGlzIGJldHRlciB0aGFuIHVnbHkuIEV4cGxpY2l0"
+# A database that is not there: most of what a server does needs none.
+NO_DATABASE = "postgresql://nobody@127.0.0.1:9/none"
+UPSUN = {
+    "PLATFORM_APPLICATION_NAME": "app",
+    "PLATFORM_ENVIRONMENT": "main-bvxea6i",
+    "PLATFORM_ENVIRONMENT_TYPE": "production",
+    "PLATFORM_TREE_ID": "1f3a",
+}
+
+
+class Server:
+    """A server process, its output, and a client for it."""
+
+    def __init__(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
+        self.lines: list[str] = []
+        self.spawned = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env={
+                "PATH": os.environ["PATH"],
+                # What is opened and never closed, is said.
+                "PYTHONWARNINGS": "default",
+                "DATABASE_ENVIRONMENT": os.environ["DATABASE_ENVIRONMENT"],
+                **(environment or {}),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A group of its own, so that nothing of the terminal's reaches it.
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.port = 0
+        self.children: set[psutil.Process] = set()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the log lines with this message."""
+        return [event for event in self.log() if event.get("event") == name]
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return all log lines. Each must be JSON."""
+        return [json.loads(line) for line in list(self.lines)]
+
+    def problems(self) -> list[str]:
+        """Return the lines that do not belong into the log of a server that is well."""
+        return [
+            line
+            for line in list(self.lines)
+            if "Traceback" in line
+            or not line.startswith("{")
+            or json.loads(line)["level"] in {"error", "critical"}
+        ]
+
+    def pids(self) -> list[int]:
+        """Return the numbers of the processes that serve."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.children.update(children)
+        return [child.pid for child in children] or [self.process.pid]
+
+    def cpu_seconds(self) -> float:
+        """Return what the processes that serve have used so far."""
+        return sum(child.cpu_times().user for child in self.children)
+
+    async def says(self, name: str, *, times: int = 1) -> list[dict[str, Any]]:
+        """Wait until the log holds a message, so often; return these lines."""
+
+        def found() -> bool:
+            return len(self.events(name)) >= times or not self._reader.is_alive()
+
+        await eventually(found, f"{times} x {name!r} in the log", lambda: self.output)
+        events = self.events(name)
+        assert len(events) >= times, f"ended without {name!r}:\n{self.output}"
+        return events
+
+    async def is_serving(self, processes: int = 1) -> None:
+        """Wait until all processes serve."""
+        self.port = int((await self.says("starting"))[0]["port"])
+        await self.says("serving", times=processes)
+        self.pids()
+        async with httpx.AsyncClient(base_url=self.url) as client:
+            assert (await client.get("/livez")).status_code == 200
+
+    async def is_draining(self) -> None:
+        """Wait until the signal has arrived in all processes."""
+        await self.says("stopping", times=len(self.events("serving")))
+
+    def send(self, number: int = signal.SIGTERM) -> None:
+        self.stopped = time.monotonic()
+        self.process.send_signal(number)
+
+    async def ended(self, within: float = EXIT_SECONDS) -> int:
+        """Wait for the end; return the exit code, once it is certain that no process is left."""
+
+        def finished() -> bool:
+            return self.process.poll() is not None
+
+        await eventually(finished, "the end of the server", lambda: self.output, within)
+        await eventually(
+            lambda: not any(map(is_alive, self.children)),
+            "the end of the server's processes",
+            lambda: self.output,
+            1.0,
+        )
+        # The pipe ends with the last process that holds it.
+        await asyncio.to_thread(self._reader.join, 5.0)
+        assert not self._reader.is_alive(), "a process of the server is left"
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    async def stops(self, number: int = signal.SIGTERM) -> None:
+        """Tell it to stop; it must do so in time, with success, and without complaint."""
+        self.send(number)
+        assert await self.ended() == 0, self.output
+        assert self.problems() == [], self.output
+
+    def kill(self) -> None:
+        """Leave nothing behind, whatever the test did."""
+        if self.process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                self.pids()
+            self.process.kill()
+        for child in self.children:
+            with suppress(psutil.NoSuchProcess):  # psutil looks whether the number is still its own
+                child.kill()
+        self.process.wait()
+        self._reader.join(5.0)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+@asynccontextmanager
+async def spawned(processes: int, *command: str, **variables: str) -> AsyncIterator[Server]:
+    """Start a server, and end it by force if the test does not.
+
+    Args:
+        processes: that serve.
+        command: a module and its arguments.
+        variables: of its environment.
+    """
+    defaults = {
+        "HOST": "127.0.0.1",
+        "PORT": "0",
+        "WEB_CONCURRENCY": str(processes),
+        "DATABASE_URL": NO_DATABASE,
+        "SECRET_KEY": SECRET_KEY,
+        "MAIL_URL": "console:",  # so that none fails for want of a mail server
+    }
+    server = Server(*command, environment={**defaults, **variables})
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(server.kill)
+
+
+@asynccontextmanager
+async def serving(processes: int, *command: str, **variables: str) -> AsyncIterator[Server]:
+    """Start a server and wait until it serves."""
+    async with spawned(processes, *command, **variables) as server:
+        await server.is_serving(processes)
+        yield server
+
+
+class Connection:
+    """A connection on which a test decides about every byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def to(cls, server: Server) -> "Connection":
+        return cls(*await asyncio.open_connection("127.0.0.1", server.port))
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def get(self, path: str, *headers: str) -> None:
+        """Send the head of a request."""
+        lines = [f"GET {path} HTTP/1.1", "Host: example.com", *headers, "", ""]
+        await self.send("\r\n".join(lines).encode())
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Read a whole answer: status, headers, body. Fails if it is cut short."""
+        status, headers = await self.head()
+        if headers.get("transfer-encoding") == "chunked":
+            body = b""
+            while size := int(await self.reader.readline(), 16):
+                body += (await self.reader.readexactly(size + 2))[:-2]
+            assert await self.reader.readexactly(2) == b"\r\n"
+            return status, headers, body
+        return status, headers, await self.reader.readexactly(int(headers["content-length"]))
+
+    async def head(self) -> tuple[int, dict[str, str]]:
+        """Read the head of an answer."""
+        lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin1").split("\r\n")
+        pairs = [line.split(": ", 1) for line in lines[1:] if line]
+        return int(lines[0].split()[1]), {name.lower(): value for name, value in pairs}
+
+    async def is_closed(self) -> bool:
+        """Wait for the other side to close; tell whether that is all it did."""
+        try:
+            return await asyncio.wait_for(self.reader.read(), EXIT_SECONDS) == b""
+        except ConnectionResetError:
+            return True
+
+    async def close(self) -> None:
+        self.writer.close()
+        with suppress(OSError):  # it was cut off at the other end
+            await self.writer.wait_closed()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Tell whether a process runs; one that has ended may wait for long to be collected."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def eventually(
+    condition: Callable[[], bool],
+    what: str,
+    context: Callable[[], str] = lambda: "",
+    within: float = START_SECONDS,
+) -> None:
+    """Wait for a condition, and fail with `context` when it does not come true in time."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {within} s\n{context()}"
+        await asyncio.sleep(0.01)
+
+
+async def migrate(database_url: str) -> None:
+    """Do what the deploy hook does."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "alembic", "upgrade", "head"),
+        env={
+            "PATH": os.environ["PATH"],
+            "DATABASE_URL": database_url,
+            "DATABASE_ENVIRONMENT": os.environ["DATABASE_ENVIRONMENT"],
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()

@@ -1,0 +1,22 @@
+"""The sample with a resource, and a token that is good for it."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from quart import Quart
+
+from quart_upsun.tests.api.things import CHANGES, things
+from quart_upsun.tests.sample import Settings, create_app
+
+
+@pytest.fixture
+async def app(settings: Settings) -> AsyncIterator[Quart]:
+    app = create_app(settings)
+    app.register_blueprint(things(CHANGES))
+    async with app.test_app():
+        yield app
+
+
+@pytest.fixture
+def token(user: int) -> str:
+    return f"token-{user}"

@@ -1,0 +1,119 @@
+"""Bodies and heads that are too large or too slow, as they arrive on a socket."""
+
+import asyncio
+import time
+from contextlib import suppress
+
+import psutil
+
+from quart_upsun.http.headers import SECURITY_HEADERS
+from quart_upsun.http.proxy import LINGER_SECONDS
+from quart_upsun.testing.servers import Connection
+from quart_upsun.tests.process.application import IMPATIENCE, serving
+
+PIECE = b"x" * 65536
+MEGABYTES = 26
+FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n\r\n'
+END = b"\r\n--b--\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+async def post(connection: Connection, path: str, *headers: str) -> None:
+    """Send the head of a request with a body."""
+    lines = [f"POST {path} HTTP/1.1", "Host: example.com", *headers, "", ""]
+    await connection.send("\r\n".join(lines).encode())
+
+
+async def post_file(connection: Connection, path: str, megabytes: int) -> None:
+    """Send a form with one file, in chunks and to the end, whatever the server thinks of it."""
+    kind = "Content-Type: multipart/form-data; boundary=b"
+    await post(connection, path, kind, "Transfer-Encoding: chunked")
+    await connection.send(chunk(FILE))
+    for _ in range(megabytes * 16):
+        await connection.send(chunk(PIECE))
+    await connection.send(chunk(END) + chunk(b""))
+
+
+async def test_a_chunked_form_is_bounded() -> None:
+    async with serving(1) as server:
+        (pid,) = server.pids()
+        memory = psutil.Process(pid).memory_info
+        connection = await Connection.to(server)
+        await post_file(connection, "/form", 1)
+        status, _, _ = await connection.answer()
+        assert status == 413, "one megabyte and what is around it"
+        await connection.close()
+
+        before = memory().rss
+        # Neither a view that reads as it comes, nor one that waits for all of it, nor one that
+        # does not care keeps what is over the limit.
+        for path, expected in (("/form", 413), ("/body", 413), ("/quick", 200)):
+            connection = await Connection.to(server)
+            await post_file(connection, path, MEGABYTES)
+            # It was sent to the end, and the answer has not been lost over it.
+            status, headers, _ = await connection.answer()
+            assert status == expected, path
+            for name, value in SECURITY_HEADERS.items():
+                assert headers[name.lower()] == value
+            if status == 413:
+                assert headers["connection"] == "close"
+                assert await connection.is_closed()
+            await connection.close()
+        assert memory().rss - before < MEGABYTES * 2**20 / 2
+        await server.stops()
+
+
+async def test_a_body_that_drips_is_given_up() -> None:
+    async with serving(1, "impatient") as server:
+        for path in ("/form", "/body"):
+            connection = await Connection.to(server)
+            kind = "Content-Type: application/x-www-form-urlencoded"
+            started = time.monotonic()
+            # Each byte is no new start: else all of it would arrive, and be answered with 200.
+            await post(connection, path, kind, "Content-Length: 1000")
+            dripping = asyncio.create_task(drip(connection))
+            status, headers, _ = await connection.answer()
+            assert status == 408
+            answered = time.monotonic()
+            assert answered - started >= IMPATIENCE
+            assert headers["connection"] == "close"
+            assert await connection.is_closed()
+            # Nothing more is waited for once it is given up.
+            assert time.monotonic() - answered < LINGER_SECONDS
+            dripping.cancel()
+            with suppress(asyncio.CancelledError):
+                await dripping
+            await connection.close()
+        await server.stops()
+
+
+async def test_what_never_ends_holds_no_connection() -> None:
+    async with serving(1) as server:
+        # A body, also where the view has not asked for it.
+        connection = await Connection.to(server)
+        await post(connection, "/quick", "Content-Length: 1000")
+        status, _, body = await connection.answer()
+        assert (status, body) == (200, b"answered")
+        assert await asyncio.wait_for(connection.is_closed(), 2 * LINGER_SECONDS)
+        await connection.close()
+        # A line or a header of the head.
+        for start in (b"GET /", b"GET / HTTP/1.1\r\nHost: a\r\nX: "):
+            connection = await Connection.to(server)
+            await connection.send(start + b"x" * 20_000)
+            status, headers = await connection.head()
+            assert status == 431
+            assert headers["connection"] == "close"
+            assert await connection.is_closed()
+            await connection.close()
+        await server.stops()
+
+
+async def drip(connection: Connection) -> None:
+    """Send a byte now and then, for as long as somebody takes it."""
+    with suppress(OSError):
+        while True:
+            await connection.send(b"x")
+            await asyncio.sleep(IMPATIENCE / 20)

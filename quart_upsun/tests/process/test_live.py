@@ -1,0 +1,267 @@
+"""Live events over real connections, which break, clog up, and end with the process.
+
+`python -m quart_upsun.tests.process.test_live [name=value]...` is the server of these tests: the
+sample with a stream for whoever asks, and other values for the attributes of its hub.
+"""
+
+import asyncio
+import random
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import psutil
+from quart import Quart, Response, jsonify
+from sqlalchemy import text
+
+from quart_upsun.current import current_toolkit
+from quart_upsun.database import Database
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.live.events import MAX_EVENT_BYTES, publish
+from quart_upsun.live.views import stream
+from quart_upsun.server import serve as server
+from quart_upsun.testing.servers import Connection, Server, serving
+from quart_upsun.tests.conftest import add_user
+from quart_upsun.tests.sample import create_app
+from quart_upsun.tests.sample.settings import Settings, load
+from quart_upsun.tests.test_live import Message, Parser, ids, listening, tell
+
+NAME = "quart_upsun.tests.process.test_live"
+
+
+def factory(settings: Settings) -> Quart:
+    app = create_app(settings)
+    for argument in sys.argv[1:]:
+        name, value = argument.split("=")
+        setattr(app.extensions["quart_upsun"].live, name, float(value))
+
+    async def view(user_id: int) -> Response:
+        return await stream(user_id)
+
+    async def count() -> Response:
+        streams = current_toolkit().live._all()
+        return jsonify(open=len(streams), sending=sum(not each.is_waiting for each in streams))
+
+    app.add_url_rule("/stream/<int:user_id>", view_func=view)
+    app.add_url_rule("/streams", view_func=count)
+    return app
+
+
+class Page:
+    """A page with an open stream; it says where it left off when it comes back."""
+
+    def __init__(self, server: Server, user_id: int, last: int | None = None) -> None:
+        self.server = server
+        self.user_id = user_id
+        self.last = last
+        self.seen: list[Message] = []
+
+    async def open(self) -> None:
+        self.parser = Parser()
+        self.connection = await Connection.to(self.server)
+        headers = [] if self.last is None else [f"Last-Event-ID: {self.last}"]
+        await self.connection.get(f"/stream/{self.user_id}", *headers)
+        status, fields = await self.connection.head()
+        assert (status, fields["content-type"]) == (200, "text/event-stream; charset=utf-8")
+
+    async def read(self) -> bool:
+        """Read the next piece; return False at the end of the answer."""
+        size = int(await self.connection.reader.readline() or b"0", 16)
+        if size == 0:
+            return False
+        for message in self.parser.feed((await self.connection.reader.readexactly(size + 2))[:-2]):
+            self.last = message.id
+            self.seen.append(message)
+        return True
+
+    def cut(self) -> None:
+        """Vanish without a word."""
+        self.connection.writer.transport.abort()
+
+
+@asynccontextmanager
+async def a_database(url: str) -> AsyncIterator[Database]:
+    database = Database(parse_database_url(url), pool_size=4)
+    yield database
+    await database.close()
+
+
+async def has_streams(server: Server, count: int, kind: str = "open") -> None:
+    """Wait until so many are open, or in the middle of sending."""
+    deadline = time.monotonic() + 10
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        while (found := (await client.get("/streams")).json()[kind]) != count:
+            assert time.monotonic() < deadline, f"{found} streams instead of {count}"
+            await asyncio.sleep(0.02)
+
+
+async def test_connections_break_and_processes_end(database_url: str) -> None:
+    """Two processes, events all the time: every page sees each once, in order, until the end."""
+    total, pages = 200, 8
+    async with (
+        a_database(database_url) as database,
+        serving(2, NAME, DATABASE_URL=database_url) as server,
+    ):
+        user, other = await add_user(database, "ada"), await add_user(database, "other")
+        await tell(database, user, 0)
+        (begin,) = await ids(database, user)
+
+        async def publishing() -> None:
+            for number in range(total):
+                await tell(database, user, number)
+                await tell(database, other, number)
+
+        async def reading(seed: int) -> Page:
+            dice = random.Random(seed)  # noqa: S311
+            page = Page(server, user, begin)
+            while len(page.seen) < total:
+                await page.open()
+                for _ in range(dice.randint(1, 60)):
+                    if len(page.seen) < total:
+                        await page.read()
+                page.cut()
+            return page
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(publishing())
+            tasks = [group.create_task(reading(seed)) for seed in range(pages)]
+        read = [task.result() for task in tasks]
+        expected = (await ids(database, user))[1:]
+        assert len(expected) == total
+        for page in read:
+            assert [message.id for message in page.seen] == expected
+        assert await listening(database) == 2  # for all that, one for each process
+
+        for page in read:
+            await page.open()
+        server.send()
+        begun = time.monotonic()
+        for page in read:
+            while await page.read():
+                pass
+            await page.connection.close()
+        assert time.monotonic() - begun < 2
+        assert await server.ended() == 0
+        assert server.problems() == []
+        assert await listening(database) == 0
+
+
+async def test_a_client_that_does_not_read(database_url: str) -> None:
+    """It is dropped, others hear everything, nothing piles up; the end does not wait for it."""
+    total = 1200
+    async with (
+        a_database(database_url) as database,
+        serving(1, NAME, "read_timeout_seconds=4", "tick=0.1", DATABASE_URL=database_url) as server,
+    ):
+        user = await add_user(database, "ada")
+        (process,) = map(psutil.Process, server.pids())
+        quick = Page(server, user)
+        await quick.open()
+        slow = await unread(server, user)
+        await has_streams(server, 2)
+        while not quick.seen:
+            await quick.read()
+        before = process.memory_info().rss
+
+        async def publishing() -> None:
+            filling = "x" * (MAX_EVENT_BYTES - 100)
+            for begin in range(0, total, 10):
+                async with database.write() as session:
+                    for number in range(begin, begin + 10):
+                        await publish(session, user, "number", n=number, filling=filling)
+
+        async def reading() -> None:
+            while len(quick.seen) < total + 1:
+                await quick.read()
+
+        await asyncio.gather(publishing(), reading())
+        assert [message.id for message in quick.seen[1:]] == await ids(database, user)
+        grown = (process.memory_info().rss - before) / 1e6
+        print(grown)
+        assert grown < 10, f"{grown} MB more, of {total * MAX_EVENT_BYTES / 1e6} that were sent"
+        await server.says("streams dropped: their clients do not read")
+        await has_streams(server, 1)
+        assert await asyncio.to_thread(is_reset, slow)
+
+        # Two that are in the middle of it when the process ends.
+        hung = [await unread(server, user, after=quick.seen[-400].id) for _ in range(2)]
+        await has_streams(server, 2, "sending")
+        server.send()
+        while await quick.read():
+            pass
+        await quick.connection.close()
+        assert await server.ended() == 0
+        assert (
+            time.monotonic() - server.stopped < 3.5
+        )  # sooner than they are dropped for not reading
+        assert server.problems() == []
+        for each in hung:
+            each.close()
+
+
+async def unread(server: Server, user_id: int, after: int = 0) -> socket.socket:
+    """Ask for a stream, and never read it."""
+
+    def ask() -> socket.socket:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(
+            f"GET /stream/{user_id}?after={after} HTTP/1.1\r\nHost: example.com\r\n\r\n".encode()
+        )
+        return client
+
+    return await asyncio.to_thread(ask)
+
+
+def is_reset(client: socket.socket) -> bool:
+    """Read what has been sent; tell whether the other side has given the connection up."""
+    client.settimeout(10)
+    try:
+        while client.recv(65536):
+            pass
+    except ConnectionResetError:
+        return True
+    finally:
+        client.close()
+    return False
+
+
+async def test_who_leaves_is_forgotten(database_url: str) -> None:
+    """However they leave; and the streams stay one connection to the database."""
+    async with (
+        a_database(database_url) as database,
+        serving(1, NAME, "heartbeat=0.2", "tick=0.05", DATABASE_URL=database_url) as server,
+    ):
+        user = await add_user(database, "ada")
+        pages = [Page(server, user) for _ in range(20)]
+        for page in pages:
+            await page.open()
+        refused = await Connection.to(server)
+        await refused.get(f"/stream/{user}")
+        assert (await refused.head())[0] == 429
+        await refused.close()
+        for page in pages:
+            while not (page.seen and page.parser.heartbeats > 1):
+                await page.read()
+        assert await listening(database) == 1
+        for page in pages[:10]:
+            page.cut()
+        await has_streams(server, 10)
+        for page in pages[10:]:
+            await page.connection.close()
+        await has_streams(server, 0)
+        query = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'quart-upsun' AND state <> 'idle'"
+        )
+        async with database.read() as session:
+            assert await session.scalar(query) == 1  # this one
+        await server.stops()
+
+
+if __name__ == "__main__":
+    sys.exit(server.main(factory, load))

@@ -1,0 +1,107 @@
+"""Two processes on one socket: one dies and is replaced, and no process survives the supervisor."""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+
+from quart_upsun.testing.servers import EXIT_SECONDS, Connection, Server, eventually
+from quart_upsun.tests.process.application import serving
+
+
+@asynccontextmanager
+async def asked_all_the_time(server: Server) -> AsyncIterator[Counter[int]]:
+    """Send one request after the other, each on a connection of its own; count who answers."""
+    answers: Counter[int] = Counter()
+
+    async def ask() -> None:
+        while True:
+            connection = await Connection.to(server)
+            try:
+                await connection.get("/process")
+                status, _, body = await connection.answer()
+                assert status == 200
+                answers[int(body)] += 1
+            finally:
+                await connection.close()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(ask())
+        yield answers
+        task.cancel()
+
+
+async def test_a_killed_process_is_replaced() -> None:
+    async with serving(2) as server:
+        victim, other = server.pids()
+        # In the hands of the victim: none of what is asked from now on.
+        os.kill(victim, signal.SIGSTOP)
+        async with asked_all_the_time(server) as answers:
+            await eventually(lambda: answers[other] > 50, "answers of the other process")
+            killed = time.monotonic()
+            os.kill(victim, signal.SIGKILL)
+            await server.says("serving", times=3)
+            assert time.monotonic() - killed < 5
+            (new,) = set(server.pids()) - {victim, other}
+            await eventually(lambda: answers[new] > 0, "answers of the new process")
+        assert set(answers) == {other, new}
+        death = server.events("a server process died")
+        assert [(event["pid"], event["exit_code"]) for event in death] == [
+            (victim, -signal.SIGKILL)
+        ]
+        assert death[0]["restart_in"] == 0
+
+        # The next death in a row: not at once again.
+        os.kill(new, signal.SIGKILL)
+        deaths = await server.says("a server process died", times=2)
+        assert deaths[1]["restart_in"] >= 1
+        assert server.pids() == [other]
+        await server.says("serving", times=4)
+        assert len(server.pids()) == 2
+
+        server.send()
+        assert await server.ended() == 0
+
+
+async def test_a_process_that_is_told_to_end_is_replaced() -> None:
+    """It gives up its place on the socket without harm to the others, and loses nothing."""
+    async with serving(2) as server:
+        victim, other = server.pids()
+        async with asked_all_the_time(server) as answers:
+            os.kill(victim, signal.SIGTERM)
+            await server.says("serving", times=3)
+            (new,) = set(server.pids()) - {victim, other}
+            await eventually(lambda: answers[new] > 0, "answers of the new process")
+        server.send()
+        assert await server.ended() == 0
+
+
+async def test_the_supervisor_is_killed() -> None:
+    """The processes drain by themselves, and the port is free for whoever comes next."""
+    async with serving(2) as server:
+        connections = [await Connection.to(server) for _ in range(8)]
+        for connection in connections:
+            await connection.get("/slow?seconds=1")
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            assert (await client.get("/livez")).status_code == 200
+        server.send(signal.SIGKILL)
+        await server.is_draining()
+        started = server.cpu_seconds()
+        for connection in connections:
+            status, _, body = await connection.answer()
+            assert (status, body) == (200, b"done")
+            await connection.close()
+        # They wait; they do not run in circles because their supervisor is gone.
+        assert server.cpu_seconds() - started < 0.3
+        assert await server.ended() == -signal.SIGKILL
+        assert time.monotonic() - server.stopped < EXIT_SECONDS
+        assert server.problems() == []
+        assert len(server.events("after serving")) == 2
+        with socket.create_server(("127.0.0.1", server.port)):
+            pass

@@ -1,0 +1,70 @@
+"""A small application on the toolkit: pages and an API that read and write one of its tables.
+
+Its users are plain numbers, without a table; the token `token-7` is good for the user 7.
+"""
+
+from quart import Quart, Response, jsonify, redirect, render_template, request
+from sqlalchemy import func, insert, select
+
+from quart_upsun import QuartUpsun
+from quart_upsun.api.auth import TokenUser
+from quart_upsun.mail.models import Mail
+from quart_upsun.tests.sample.settings import Settings, load
+
+__all__ = ["Settings", "add_row", "count_rows", "create_app", "load"]
+
+upsun = QuartUpsun()
+
+add_row = insert(Mail).values(message="")
+"""Adds a row of any kind to the table that the tests of the database use."""
+
+count_rows = select(func.count(Mail.id))
+
+
+def create_app(settings: Settings | None = None) -> Quart:
+    app = Quart(__name__, static_folder=None)
+    state = upsun.init_app(app, settings or load())
+    state.token_authenticator = authenticate
+    app.add_url_rule("/", view_func=home)
+    app.add_url_rule("/about/", view_func=about)
+    app.add_url_rule("/rows/", view_func=rows)
+    app.add_url_rule("/rows/", "add", view_func=add, methods=["POST"])
+    app.add_url_rule("/api/v1/rows", "api_rows", view_func=api_rows)
+    return app
+
+
+async def authenticate(token: str) -> TokenUser | None:
+    """Believe everybody who knows what a token looks like."""
+    number = token.removeprefix("token-")
+    if number == token or not number.isdecimal():
+        return None
+    scopes = frozenset({"things:read", "things:write"})
+    return TokenUser(int(number), f"user{number}", scopes)
+
+
+async def home() -> str:
+    return await render_template("home.html")
+
+
+async def about() -> str:
+    return await render_template("about.html")
+
+
+async def rows() -> str:
+    """Say how many rows there are, as an ORM session reads them."""
+    async with upsun.database.read() as session:
+        return str(await session.scalar(count_rows))
+
+
+async def add() -> Response:
+    """Add a row of the kind that the form names."""
+    kind = (await request.form).get("kind", "")
+    async with upsun.database.write() as session:
+        await session.execute(add_row, {"kind": kind})
+    return redirect("/rows/", 303)  # type: ignore[return-value]
+
+
+async def api_rows() -> Response:
+    """Say how many rows there are, as asyncpg reads them."""
+    async with upsun.database.direct() as connection:
+        return jsonify(await connection.fetchval("SELECT count(*) FROM mails"))

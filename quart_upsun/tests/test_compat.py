@@ -1,0 +1,213 @@
+"""The private parts of libraries that the toolkit reaches into are as `quart_upsun.compat` says."""
+
+import ast
+import asyncio
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+from quart import Blueprint, Quart, request
+from quart.wrappers.request import Body
+from quart_schema import OpenAPIProvider, QuartSchema, document_querystring
+from sqlalchemy import Select, bindparam, column, literal, select, text
+from werkzeug.exceptions import RequestEntityTooLarge
+
+import quart_upsun
+from quart_upsun.compat import hypercorn, pgqueuer, quart, quart_schema, sqlalchemy
+from quart_upsun.database import Database
+from quart_upsun.database.statements import DIALECT
+from quart_upsun.database.url import parse_database_url
+
+ROOT = Path(quart_upsun.__path__[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"), [*quart.OVERRIDDEN.items(), *pgqueuer.OVERRIDDEN.items()]
+)
+def test_an_overridden_method_has_its_parameters(
+    method: Callable[..., Any], parameters: tuple[str, ...]
+) -> None:
+    assert tuple(inspect.signature(method).parameters) == parameters
+
+
+async def test_hypercorn_leads_to_the_transport() -> None:
+    """The chain from an ASGI application's `send` to the connection."""
+    found: list[Any] = []
+    stop = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            found.append(hypercorn.transport_of(send))
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    address = listener.sockets[0].getsockname()
+    listener.close()
+    config = Config()
+    config.bind = [f"{address[0]}:{address[1]}"]
+    serving = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection(*address[:2])
+                break
+            except OSError:
+                await asyncio.sleep(0.02)
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        await reader.read()
+        writer.close()
+        stop.set()
+        await serving
+    assert isinstance(found[0], asyncio.WriteTransport)
+    assert hypercorn.transport_of(app) is None
+
+
+async def test_quart_keeps_a_body_where_it_was() -> None:
+    body = Body(None, 10)
+    assert quart.size_limit(body) == 10
+    assert quart.failure(body) is None
+    body.append(b"12345")
+    assert quart.buffered(body) == 5
+    error = RequestEntityTooLarge()
+    quart.fail(body, error)
+    assert quart.buffered(body) == 0
+    assert quart.failure(body) is error
+    with pytest.raises(RequestEntityTooLarge):
+        await body
+
+
+async def test_quart_keeps_a_parsed_form() -> None:
+    app = Quart(__name__)
+    async with app.test_request_context("/", method="POST", form={"name": "value"}):
+        incoming = request._get_current_object()  # type: ignore[attr-defined]
+        assert quart.parsed_form(incoming) is None
+        await request.form
+        form = quart.parsed_form(incoming)
+        assert form is not None
+        assert form["name"] == "value"
+
+
+def test_blueprints_bring_flasks_context_processor_along() -> None:
+    app = Quart(__name__)
+    app.register_blueprint(Blueprint("any", __name__))
+    processors = [each for found in app.template_context_processors.values() for each in found]
+    assert quart.FLASK_CONTEXT_PROCESSOR in processors
+    assert not inspect.iscoroutinefunction(quart.FLASK_CONTEXT_PROCESSOR)
+
+
+def test_quart_schema_marks_views_and_offers_its_provider() -> None:
+    from pydantic import BaseModel
+
+    class Query(BaseModel):
+        page: int = 1
+
+    async def plain() -> None: ...
+
+    assert not quart_schema.takes_query(plain)
+    assert quart_schema.takes_query(document_querystring(Query)(plain))
+    app = Quart(__name__)
+    QuartSchema(app)
+    provider = quart_schema.openapi_provider(app)
+    assert isinstance(provider, OpenAPIProvider)
+    assert quart_schema.views_of(provider) == app.view_functions
+    document = provider.schema()
+    assert document["openapi"].startswith("3.1")
+    assert quart_schema.REF_TEMPLATE.format(model="Problem") == "#/components/schemas/Problem"
+
+
+def test_sqlalchemy_tells_the_order_of_parameters() -> None:
+    statement: Select[Any] = select(column("a")).where(
+        column("b") == bindparam("second"), column("c") == literal(3), column("d") == bindparam("d")
+    )
+    compiled = statement.compile(dialect=DIALECT)
+    order, constants = sqlalchemy.positional_parameters(compiled)
+    assert order[0] == "second"
+    assert order[2] == "d"
+    assert constants == {order[1]: 3}
+    for position in (1, 2, 3):
+        assert f"${position}" in str(compiled)
+
+
+async def test_sqlalchemy_prepares_a_stale_statement_again(server_url: str) -> None:
+    """Without `execute_again_if_stale` the second query fails."""
+    database = Database(parse_database_url(server_url), pool_size=1)
+    try:
+        async with database.read() as session:
+            await session.execute(text("CREATE TEMPORARY TABLE stale (a integer)"))
+            await session.execute(text("INSERT INTO stale VALUES (1)"))
+            assert (await session.execute(text("SELECT * FROM stale"))).all() == [(1,)]
+            await session.execute(text("ALTER TABLE stale ADD COLUMN b integer DEFAULT 2"))
+            assert (await session.execute(text("SELECT * FROM stale"))).all() == [(1, 2)]
+    finally:
+        await database.close()
+
+
+def test_pgqueuer_listens_where_the_trigger_tells() -> None:
+    assert pgqueuer.channel() == "ch_pgqueuer"
+    assert '"type":"table_changed_event"' in pgqueuer.change_notice()
+
+
+PUBLIC = {"_replace", "_make", "_asdict", "_exit"}  # of named tuples, and of `os`
+
+
+def reaches(path: Path) -> Iterator[str]:
+    """Yield what a module takes from the private parts of something else."""
+    tree = ast.parse(path.read_text())
+    defined = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    } | {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    for node in ast.walk(tree):
+        where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if module.partition(".")[0] == "pgqueuer":
+                yield f"{where} imports {module}"
+            if not module.startswith("quart_upsun"):
+                for alias in node.names:
+                    if alias.name.startswith("_"):
+                        yield f"{where} imports {module}.{alias.name}"
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            is_dunder = node.attr.endswith("__")
+            if node.attr == "__self__" or not (is_dunder or node.attr in defined | PUBLIC):
+                yield f"{where} uses {node.attr}"
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "getattr"
+            and isinstance(node.args[1], ast.Constant)
+            and isinstance(name := node.args[1].value, str)
+            and name.startswith("_")
+            and not name.endswith("__")
+        ):
+            yield f"{where} uses {name}"
+
+
+# The schema gate of a `Database` asks without passing through itself.
+ALLOWED = {"gate.py": {"_session"}}
+
+
+def test_nothing_else_reaches_into_a_library() -> None:
+    sources = [
+        path
+        for path in ROOT.rglob("*.py")
+        if not {"tests", "compat"} & set(path.relative_to(ROOT).parts)
+    ]
+    found = [
+        each
+        for path in sources
+        for each in reaches(path)
+        if each.rpartition(" ")[2] not in ALLOWED.get(path.name, set())
+    ]
+    assert found == []
+    assert list(reaches(ROOT / "compat" / "quart.py"))

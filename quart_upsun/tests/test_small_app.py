@@ -1,0 +1,99 @@
+"""An application without templates, assets, migrations and users; see also test_distribution.py."""
+
+import asyncio
+import json
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from quart import Quart, abort
+
+from embedded_postgres import create_database
+from quart_upsun.database import create_schema
+from quart_upsun.database.ownership import ForeignDatabaseError, Identity
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.live import publish
+from quart_upsun.live.history import StreamPosition, StreamStart, fetch_starts
+from quart_upsun.settings import Settings
+from quart_upsun.tests.small_app import create_app
+
+
+@pytest.fixture
+async def settings(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.chdir(tmp_path)  # where migrations and assets are looked for
+    url = await create_database(server_url, f"small_{secrets.token_hex(6)}")
+    return Settings(
+        database_url=parse_database_url(url),
+        database_environment="tests",
+        secret_key=SecretStr("a key for tests, of no worth anywhere else"),
+        run_jobs=False,
+        flask_debug=True,
+    )
+
+
+@pytest.fixture
+async def app(settings: Settings) -> AsyncIterator[Quart]:
+    app = create_app(settings)
+    async with app.test_app():
+        yield app
+
+
+async def test_errors_are_pages(app: Quart) -> None:
+    @app.get("/teapot")
+    async def teapot() -> str:
+        abort(403)
+
+    client = app.test_client()
+    for path, status, title in [("/teapot", 403, "Forbidden"), ("/nowhere", 404, "Not Found")]:
+        response = await client.get(path)
+        assert response.status_code == status
+        page = await response.get_data(as_text=True)
+        assert page.startswith("<!doctype html>")
+        assert f"<title>{title} · Quart application</title>" in page
+
+
+async def test_the_api_document_needs_no_assets(app: Quart) -> None:
+    client = app.test_client()
+    page = await (await client.get("/docs")).get_data(as_text=True)
+    assert 'href="/openapi.json"' in page
+    assert "<script" not in page
+    document = json.loads(await (await client.get("/openapi.json")).get_data())
+    assert document["info"]["title"] == "Quart application"
+
+
+async def test_mails_of_a_laptop_are_shown(app: Quart) -> None:
+    response = await app.test_client().get("/dev/mail/")
+    assert response.status_code == 200
+    assert "No mail yet." in await response.get_data(as_text=True)
+
+
+async def test_live_pages_need_no_table_of_users(app: Quart, settings: Settings) -> None:
+    # In a process of its own: here, other tests may have loaded the models of an application.
+    url = settings.database_url.render_as_string(hide_password=False)
+    creating = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "quart_upsun.tests.small_app", "create-schema"),
+        env={
+            **os.environ,
+            "DATABASE_URL": url,
+            "DATABASE_ENVIRONMENT": "tests",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        },
+    )
+    assert await creating.wait() == 0
+    async with app.extensions["quart_upsun"].database.write() as session:
+        assert await fetch_starts(session, [StreamPosition(1, 0)]) == [StreamStart(0, [])]
+        await publish(session, 1, "news")
+        places = [StreamPosition(1, 0), StreamPosition(1, 0, is_new=True)]
+        known, new = [opening.missed for opening in await fetch_starts(session, places)]
+    assert known is None
+    assert [event.kind for event in new or []] == ["news"]
+
+
+async def test_a_schema_of_another_environment_is_left_alone(settings: Settings) -> None:
+    await create_schema(settings.database_url, settings.identity)
+    with pytest.raises(ForeignDatabaseError):
+        await create_schema(settings.database_url, Identity("other", "local"))

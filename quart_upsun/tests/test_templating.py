@@ -1,0 +1,45 @@
+"""Templates that were compiled before the processes start."""
+
+from pathlib import Path
+
+import pytest
+from jinja2 import FunctionLoader
+from quart import Quart
+
+from quart_upsun.tests.sample import create_app
+from quart_upsun.tests.sample.settings import Settings
+from quart_upsun.web import templating
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test's applications look for them."""
+    monkeypatch.setattr(templating, "COMPILED_DIRECTORY", tmp_path / "templates")
+    return templating.compile_all("quart_upsun.tests.sample")
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.iterdir()}
+
+
+async def test_one_that_has_changed_is_compiled_anew_and_not_kept(
+    compiled: Path, settings: Settings
+) -> None:
+    async def shown(app: Quart) -> str:
+        return await app.jinja_env.get_template("about.html").render_async()
+
+    before = contents(compiled)
+    assert len(before) == len(create_app(settings).jinja_env.list_templates())
+    app = create_app(settings)
+    file = Path(app.root_path) / "templates" / "about.html"
+    app.jinja_env.loader = FunctionLoader(lambda _: ("changed", str(file), None))
+    assert await shown(app) == "changed"
+    assert contents(compiled) == before
+
+
+def test_none_is_compiled_twice(
+    compiled: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(settings)
+    monkeypatch.setattr(type(app.jinja_env), "compile", None)
+    templating.load_all(app)

@@ -1,0 +1,64 @@
+"""The page that the site shows for an error, and requests that are none of its own."""
+
+import asyncio
+from typing import cast
+
+import pytest
+from quart import Quart, abort
+from quart.testing import QuartClient as Client
+
+from app import create_app
+from app.settings import Settings
+from quart_upsun.web.errors import MESSAGES
+
+
+@pytest.fixture
+def failing_client(settings: Settings) -> Client:
+    """A client of the application with routes that fail on purpose."""
+    app = create_app(settings)
+
+    @app.get("/abort/<int:code>")
+    async def fail(code: int) -> str:
+        abort(code)
+
+    @app.get("/crash")
+    async def crash() -> str:
+        raise ValueError("the inside")
+
+    return cast(Client, app.test_client())
+
+
+@pytest.mark.parametrize("code", sorted(MESSAGES))
+async def test_every_error_has_a_page(failing_client: Client, code: int) -> None:
+    response = await failing_client.get(f"/abort/{code}")
+    text = await response.get_data(as_text=True)
+    assert response.status_code == code
+    assert MESSAGES[code] in text
+    assert str(code) in text
+
+
+async def test_a_crash_shows_nothing_of_the_inside(failing_client: Client) -> None:
+    response = await failing_client.get("/crash")
+    assert response.status_code == 500
+    page = await response.get_data(as_text=True)
+    assert "inside" not in page
+    assert 'id="loginForm"' not in page
+
+
+async def test_a_form_that_is_too_large_is_413(client: Client) -> None:
+    response = await client.post("/login/", form={"username": "x" * 1_100_000})
+    assert response.status_code == 413
+    assert MESSAGES[413] in await response.get_data(as_text=True)
+
+
+async def test_odd_requests_are_no_server_errors(app: Quart) -> None:
+    client = cast(Client, app.test_client())
+    responses = await asyncio.gather(
+        client.get("/login/?next=%00%0d%0aSet-Cookie:a=b"),
+        client.get("/users/", headers={"Cookie": "login=" + "x" * 8000}),
+        client.get("/api/v1/me", headers={"X-API-Key": "\xff" * 9000}),
+        client.open("/api/v1/me", method="BREW"),
+    )
+    for response in responses:
+        assert response.status_code < 500
+        assert "Set-Cookie" not in response.headers or "a=b" not in response.headers["Set-Cookie"]

@@ -1,0 +1,120 @@
+"""How attempts to log in slow down without keeping the owner out."""
+
+from collections import Counter
+
+import pytest
+from quart import Quart
+from quart.testing import QuartClient as Client
+from sqlalchemy import text
+
+from app.user import views
+from quart_upsun.security.limits import Limit
+from tests.features.factories import Person, new_client
+
+
+async def test_no_address_or_name_is_stored(app: Quart, client: Client) -> None:
+    ada = await Person().register(app)
+    await client.post("/login/", form=ada.login | {"password": "wrong password"})
+    async with app.extensions["quart_upsun"].database.read() as session:
+        rows = (await session.execute(text("SELECT rate_limits::text FROM rate_limits"))).all()
+    assert rows
+    assert ada.username not in str(rows)
+
+
+async def test_too_many_get_429_and_are_told_when(
+    app: Quart, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(views.LOGIN_LIMIT.count):
+        await client.post("/login/", form={})
+    response = await client.post("/login/", form={})
+    assert response.status_code == 429
+    assert int(response.headers["Retry-After"]) >= 1
+    assert "Too many requests" in await response.get_data(as_text=True)
+
+
+async def guess(
+    client: Client, person: Person, address: str = "198.51.100.1", **cookies: str
+) -> int:
+    headers = {"Remote-Addr": address}
+    if cookies:
+        headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    form = person.login | {"password": "wrong password"}
+    response = await client.post("/login/", form=form, headers=headers, scope_base=at(address))
+    return response.status_code
+
+
+def at(address: str) -> dict[str, object]:
+    return {"client": (address, 0)}
+
+
+@pytest.fixture
+def patient_client_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the limits of an account be those that are met."""
+    take = Limit.count_request
+
+    async def pass_or_take(self: Limit, subject: str) -> int:
+        return 0 if self.name == views.LOGIN_LIMIT.name else await take(self, subject)
+
+    monkeypatch.setattr(Limit, "count_request", pass_or_take)
+
+
+@pytest.mark.usefixtures("patient_client_limit")
+async def test_guessing_slows_down_and_the_owner_gets_in(app: Quart) -> None:
+    ada = await Person().register(app)
+    own = new_client(app)
+    await ada.log_in(own)
+    await own.post("/logout/")
+    count = views.CLIENT_LOGIN_LIMIT.count
+
+    stranger = new_client(app)
+    statuses = [await guess(stranger, ada) for _ in range(count + 2)]
+    assert statuses == [200] * count + [429] * 2
+    response = await stranger.post("/login/", form=ada.login, scope_base=at("198.51.100.1"))
+    assert response.status_code == 429, "also with the right password, or it would tell"
+    assert 1 <= int(response.headers["Retry-After"]) <= 30
+    assert "Too many attempts for this account" in await response.get_data(as_text=True)
+    await ada.log_in(new_client(app))  # from elsewhere
+
+    device = {cookie.name: cookie.value or "" for cookie in own.cookie_jar or ()}["device"]
+    # The mark of her browser opens no other account, and has a share of its own.
+    bob = await Person().register(app)
+    for person in (bob, ada):
+        codes = [
+            await guess(new_client(app), person, "203.0.113.9", device=device)
+            for _ in range(count + 1)
+        ]
+        assert codes == [200] * count + [429]
+
+
+@pytest.mark.usefixtures("patient_client_limit")
+async def test_guessing_from_many_addresses_slows_down_and_the_owner_gets_in(app: Quart) -> None:
+    ada = await Person().register(app)
+    own = new_client(app)
+    await ada.log_in(own)
+    await own.post("/logout/")
+    addresses = [f"203.0.113.{n}" for n in range(views.ACCOUNT_LOGIN_LIMIT.count + 5)]
+    statuses = [await guess(new_client(app), ada, address) for address in addresses]
+    assert Counter(statuses)[429] >= 4
+    response = await new_client(app).post("/login/", form=ada.login)
+    assert response.status_code == 429
+    await ada.log_in(own)  # her browser is known
+
+
+@pytest.mark.usefixtures("patient_client_limit")
+async def test_a_name_that_nobody_has_slows_down_as_well(app: Quart) -> None:
+    nobody = Person()
+    client = new_client(app)
+    statuses = [await guess(client, nobody) for _ in range(views.CLIENT_LOGIN_LIMIT.count + 1)]
+    assert statuses == [200] * views.CLIENT_LOGIN_LIMIT.count + [429]
+
+
+@pytest.mark.usefixtures("patient_client_limit")
+async def test_a_login_takes_the_slips_back(app: Quart) -> None:
+    ada = await Person().register(app)
+    client = new_client(app)
+    for _ in range(2):
+        for _ in range(views.CLIENT_LOGIN_LIMIT.count - 1):
+            assert await guess(client, ada, "<local>") == 200  # as of the login
+        await ada.log_in(client)
+        await client.post("/logout/")
+        client = new_client(app)

@@ -1,0 +1,62 @@
+"""What the site does while its database is read-only, or away."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+from quart import Quart
+
+from app import create_app
+from app.settings import Settings
+from quart_upsun.database import Database, ReadOnlyDatabaseError
+from quart_upsun.database.url import parse_database_url
+from quart_upsun.testing.databases import set_read_only, writable_again
+from tests.features.factories import Person
+
+
+async def test_a_read_only_database_serves_what_only_reads(
+    app: Quart, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("quart_upsun.database.session.READ_ONLY_INTERVAL_SECONDS", 0.0)
+    database: Database = app.extensions["quart_upsun"].database
+    person = Person()
+    member = app.test_client()
+    assert (await member.post("/register/", form=person.registration)).status_code == 303
+    form = {"username": person.username, "password": person.password}
+    assert (await member.post("/login/", form=form)).status_code == 303
+
+    await set_read_only(database_url, "on")
+    await asyncio.sleep(0)
+    ready = await app.test_client().get("/readyz")
+    assert ready.status_code == 200
+    assert await ready.get_json() == {"status": "ready", "database": "read-only"}
+    # A download is counted by a limit.
+    for path in ("/users/", "/account/", "/account/data.json", "/api/v1/me"):
+        assert (await member.get(path)).status_code == 200, path
+    for path in ("/login/", "/logout/", "/register/", "/account/sign-out/"):
+        refused = await member.post(path, form=form)
+        assert refused.status_code == 503, path
+        assert int(refused.headers["Retry-After"]) > 0
+    with pytest.raises(ReadOnlyDatabaseError):
+        await Person("ada").create(database)
+    assert "Traceback" not in caplog.text
+
+    await writable_again(database_url)
+    with suppress(ReadOnlyDatabaseError):  # of the session that was open; the next is a new one
+        await Person("ada").create(database)
+    await Person("bob").create(database)
+    ready = await app.test_client().get("/readyz")
+    assert await ready.get_json() == {"status": "ready"}
+    assert (await member.post("/logout/")).status_code == 303
+
+
+async def test_nothing_listens(settings: Settings, unused_tcp_port: int) -> None:
+    url = parse_database_url(f"postgresql://u:p@127.0.0.1:{unused_tcp_port}/d")
+    app = create_app(settings.model_copy(update={"database_url": url}))
+    async with app.test_app():
+        client = app.test_client()
+        assert (await client.get("/")).status_code == 200
+        page = await client.post("/login/", form={"username": "ada", "password": "some password"})
+        assert page.status_code == 503
+        key = {"X-API-Key": "no token of ours"}
+        assert (await client.get("/api/v1/me", headers=key)).status_code == 401

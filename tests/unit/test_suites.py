@@ -1,0 +1,15 @@
+"""Which tests run when."""
+
+import tomllib
+
+from app.settings import ROOT
+
+LONG = {"tests/browser", "tests/deploy", "tests/development"}
+
+
+def test_make_test_runs_all_of_the_application_but_what_takes_long() -> None:
+    pytest = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
+    listed = set(pytest["ini_options"]["testpaths"])
+    there = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("tests/*/__init__.py")}
+    assert listed | LONG == there
+    assert not listed & LONG
