@@ -15,14 +15,6 @@ from tests.repository import checkout
 DOCUMENT = ROOT / "docs" / "adding-a-feature.md"
 FORMAT = "make format\n"
 SECONDS = 1800
-# Tests that look at all routes, tables, jobs and documents, and those of the other features. For
-# everything: REST=tests.
-REST = os.environ.get(
-    "REST",
-    "tests/unit tests/documents tests/features/api/test_openapi.py"
-    " tests/features/test_accounts.py tests/features/test_cleanup.py"
-    " tests/features/test_policy.py tests/features/test_sanitize.py",
-).split()
 # By the heading of the commands: modules and folders that nothing may name afterwards, and tests of
 # features that build on what is left.
 REMOVALS = {
@@ -34,11 +26,14 @@ REMOVALS = {
     "access tokens": r"user[./]tokens\b|(templates|features)[./]tokens\b|\btokens\.index"
     r"|account/tokens|access_tokens\.py|test_side_by_side",
 }
-NEIGHBORS = {
-    "the example": [],
-    "fetching": ["tests/features/links/test_views.py", "tests/features/bookmarks/test_imports.py"],
-    "import and export": ["tests/features/links/test_views.py", "tests/features/fetching"],
-    "access tokens": ["tests/features/api", "tests/features/links/test_api.py"],
+# What is tested without a feature: without the example all that is left; else what looks at all routes
+# and tables, and the features next to it. REST=tests/features in the environment is for everything.
+SHARED = ("tests/unit", "tests/documents", "tests/features/test_policy.py")
+REST = {
+    "the example": ("tests/unit", "tests/documents", "tests/features"),
+    "fetching": (*SHARED, "tests/features/links/test_views.py", "tests/features/bookmarks"),
+    "import and export": (*SHARED, "tests/features/links/test_views.py", "tests/features/fetching"),
+    "access tokens": (*SHARED, "tests/features/api", "tests/features/links/test_api.py"),
 }
 # The changelog is history; the results of benchmarks are written by the next `make bench`.
 NOT_SCANNED = {"CHANGELOG.md", "docs/performance.md", "docs/adding-a-feature.md"}
@@ -112,4 +107,5 @@ def test_the_rest_works_without_a_feature(tmp_path: Path, feature: str) -> None:
         copytree(cache, tree / cache.name)
     for verb in ("format", "lint"):
         run("make", verb)
-    run("make", "test", f"ARGS=-n 0 {' '.join([*REST, *NEIGHBORS[feature]])}")
+    tests = os.environ.get("REST") or " ".join(REST[feature])
+    run("make", "test", f"ARGS=-n 0 {tests}")
