@@ -15,8 +15,7 @@ from tests.repository import checkout
 DOCUMENT = ROOT / "docs" / "adding-a-feature.md"
 FORMAT = "make format\n"
 SECONDS = 1800
-# By the heading of the commands: modules and folders that nothing may name afterwards, and tests of
-# features that build on what is left.
+# By the heading of the commands: what nothing may name afterwards.
 REMOVALS = {
     "the example": r"(app|templates|features)[./](links|fetching|bookmarks)\b|pages_links"
     r"|browser[./](worker|test_links)|_links\.scss|adding-a-feature|test_side_by_side",
@@ -26,8 +25,8 @@ REMOVALS = {
     "access tokens": r"user[./]tokens\b|(templates|features)[./]tokens\b|\btokens\.index"
     r"|account/tokens|access_tokens\.py|test_side_by_side",
 }
-# What is tested without a feature: without the example all that is left; else what looks at all routes
-# and tables, and the features next to it. REST=tests/features in the environment is for everything.
+# Without the example, all other tests run. Without another feature, those that look at all routes,
+# and those of the features next to it. REST=tests/features in the environment runs more.
 SHARED = ("tests/unit", "tests/documents", "tests/features/test_policy.py")
 REST = {
     "the example": ("tests/unit", "tests/documents", "tests/features"),
