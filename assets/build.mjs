@@ -18,8 +18,8 @@ const POLL_MILLISECONDS = 200;
 
 const HELP = `usage: npm run build -- [--outdir DIR] [--manifest FILE] [--watch]
 
-Bundles and minifies assets/css/main.scss, assets/js/main.js, and beside them
-what only some pages ask for: links.js, bookmarks.js, and the two docs.*.
+Bundles and minifies assets/css/main.scss, assets/css/docs.css and each script
+in assets/js/; what several scripts import is in assets/js/lib/.
 Copies assets/img (images, fonts). Every built file carries a digest of its content in its name,
 and has a .gz and a .br file beside it where that is smaller. The manifest, a
 JSON object from plain names to digested names, is written last.

@@ -90,7 +90,7 @@ async def test_a_token_beside_a_cookie_speaks_for_the_token_alone(
     assert (await client.post(THINGS, json={"name": "a"}, headers=headers)).status_code == 401
     # And on a page a token is worth nothing, whoever sends it.
     headers = {"Origin": FRIEND, "Sec-Fetch-Site": "cross-site", **bearer(token)}
-    for path in ("/account/sign-out/", "/logout/", "/account/tokens/"):
+    for path in ("/account/sign-out/", "/logout/", "/account/delete/"):
         response = await client.post(path, headers=headers)
         assert response.status_code == 403
         assert granted(response.headers) == []

@@ -20,8 +20,8 @@ from quart_upsun.api.scopes import Scope
 from quart_upsun.security.models import AuditEvent
 from quart_upsun.testing.databases import set_read_only, writable_again
 from quart_upsun.tests.api.things import bearer
-from tests.features.api.resources import token_of
 from tests.features.factories import Person, new_client
+from tests.features.tokens.factories import make_token
 
 PAGE = "/account/tokens/"
 FORM: dict[str, Any] = {"name": "My laptop", "scopes": ["things:read", "me:read"], "days": "30"}
@@ -117,7 +117,7 @@ async def test_names_are_shown_as_they_are(client: Client) -> None:
 
 async def test_nobody_has_more_than_twenty(app: Quart, client: Client, ada: Person) -> None:
     for _ in range(18):
-        await token_of(app, ada)
+        await make_token(app, ada)
     browsers = [new_client(app) for _ in range(4)]
     for browser in browsers:
         await ada.log_in(browser)
@@ -238,7 +238,7 @@ async def test_the_account_leads_there(client: Client) -> None:
 async def test_tokens_are_downloaded_without_their_secret(
     app: Quart, client: Client, ada: Person
 ) -> None:
-    token = await token_of(app, ada)
+    token = await make_token(app, ada)
     await ada.log_in(client)
     data = json.loads(await (await client.get("/account/data.json")).get_data())
     assert "access token created" in [each["what"] for each in data["events"]]
@@ -252,7 +252,7 @@ async def test_a_token_works_while_the_database_is_read_only(
 ) -> None:
     """Its first use cannot be recorded then."""
     monkeypatch.setattr("quart_upsun.database.session.READ_ONLY_INTERVAL_SECONDS", 0.0)
-    key = {"X-API-Key": await token_of(app, ada, Scope("me:read", "See your account"))}
+    key = {"X-API-Key": await make_token(app, ada, Scope("me:read", "See your account"))}
     await set_read_only(database_url, "on")
     response = await new_client(app).get("/api/v1/me", headers=key)
     await writable_again(database_url)
