@@ -1,6 +1,7 @@
 """The queue's own connection: listens, and comes back by itself when it was lost."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -23,7 +24,8 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
-RECONNECT_SECONDS = 1.0  # seconds before the database is asked again
+RECONNECT_SECONDS = 1.0  # before the database is asked again
+QUIET_SECONDS = 60.0  # without a failure, before its reason is logged again
 # Also while it starts, ends or has no room for us.
 CONNECTION_ERRORS = (
     *(OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError),
@@ -45,7 +47,22 @@ class ReconnectingDriver(Driver):
     It claims nothing from a database that belongs to another environment, however it got here.
     """
 
-    def __init__(self, database: Database, stopping: asyncio.Event, identity: Identity) -> None:
+    def __init__(
+        self,
+        database: Database,
+        stopping: asyncio.Event,
+        identity: Identity,
+        reported: dict[str, float],
+    ) -> None:
+        """Connect when a statement is executed.
+
+        Args:
+            database: whose URL and schema gate are used.
+            stopping: statements that cannot be executed raise once it is set.
+            identity: the environment whose jobs may be claimed.
+            reported: why statements have failed, and when that was last, by `time.monotonic()`.
+                Drivers that succeed one another share it, and report an outage once.
+        """
         self._database = database
         self._identity = identity
         self._refusal = ""
@@ -54,7 +71,7 @@ class ReconnectingDriver(Driver):
         self._lock = asyncio.Lock()
         self._listeners: list[tuple[str, NotifyCallback]] = []
         self._returning: asyncio.Task[None] | None = None
-        self._reasons: set[str] = set()  # why statements wait, since the last that did not
+        self._reported = reported
         self._tasks = TaskManager()
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
@@ -96,9 +113,7 @@ class ReconnectingDriver(Driver):
                 if not self._database.gate.is_open:
                     await self._database.gate.check()
                 async with self._lock:
-                    found = await run(await self._connected())
-                self._reasons.clear()
-                return found
+                    return await run(await self._connected())
             except ForeignDatabaseError as error:
                 if self._stopping.is_set():
                     raise
@@ -107,10 +122,7 @@ class ReconnectingDriver(Driver):
                 if self._stopping.is_set():
                     raise
             except CONNECTION_ERRORS as error:
-                reason = type(error).__name__
-                if reason not in self._reasons:  # when it begins, not at every attempt
-                    self._reasons.add(reason)
-                    log.warning("the queue's connection was lost", reason=reason)
+                self._report_loss(type(error).__name__)
                 await self._drop()
                 if self._stopping.is_set():
                     raise
@@ -126,6 +138,18 @@ class ReconnectingDriver(Driver):
         row = await connection.fetchrow(ownership.SELECT_OWNER)
         ownership.require_owner(ownership.parse_owner(row), self._identity)
         self._refusal = ""
+
+    def _report_loss(self, reason: str) -> None:
+        """Log a reason when it begins, not at every attempt.
+
+        A statement that succeeds in between does not end it: a read-only database goes on
+        answering what only reads.
+        """
+        now = time.monotonic()
+        last = self._reported.get(reason)
+        self._reported[reason] = now
+        if last is None or now - last > QUIET_SECONDS:
+            log.warning("the queue's connection was lost", reason=reason)
 
     def _report(self, error: ForeignDatabaseError) -> None:
         """Log a refusal when it begins, not at every attempt."""

@@ -81,6 +81,7 @@ class Runner:
         self._stopping = asyncio.Event()
         self._attempts: set[asyncio.Task[None]] = set()
         self._postponed: dict[int, JobPostponedError] = {}
+        self._reported: dict[str, float] = {}  # outages, for the driver
 
     def register(self, *additions: Task | Schedule) -> None:
         """Add tasks that can be enqueued, and schedules with theirs.
@@ -130,7 +131,7 @@ class Runner:
         await self._work(QueueExecutionMode.drain)
 
     async def _work(self, mode: QueueExecutionMode = QueueExecutionMode.continuous) -> None:
-        driver = ReconnectingDriver(self._database, self._stopping, self._identity)
+        driver = ReconnectingDriver(self._database, self._stopping, self._identity, self._reported)
         queries = JobQueries(driver, self._database, self._postponed)
         queue, schedules = self._queue(queries), self._scheduler(queries)
         stop = asyncio.create_task(self._stop_when_told(queue, schedules))

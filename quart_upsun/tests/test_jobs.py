@@ -18,6 +18,7 @@ from sqlalchemy import select, text, update
 
 from quart_upsun.database import Database
 from quart_upsun.jobs import runner as module
+from quart_upsun.jobs.connection import ReconnectingDriver
 from quart_upsun.jobs.models import Job, JobLog
 from quart_upsun.jobs.queue import (
     JobContext,
@@ -29,6 +30,7 @@ from quart_upsun.jobs.queue import (
 )
 from quart_upsun.jobs.runner import Runner
 from quart_upsun.testing import runner_of
+from quart_upsun.testing.databases import set_read_only, writable_again
 from quart_upsun.testing.runners import working
 
 Work = Callable[[JobContext], Awaitable[None]]
@@ -489,3 +491,32 @@ async def test_many_at_once(jobs: Jobs) -> None:
         await enqueue_many(session, task, [{"number": number} for number in range(300)])
     await jobs.do(task)
     assert await jobs.rows() == []
+
+
+async def test_a_read_only_database_is_logged_once(
+    app: Quart,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Statements that only read go on succeeding, and another driver may take over."""
+    monkeypatch.setattr("quart_upsun.jobs.connection.RECONNECT_SECONDS", 0.01)
+    state, stopping = app.extensions["quart_upsun"], asyncio.Event()
+    reported: dict[str, float] = {}
+    await set_read_only(database_url, "on")
+    for _ in range(2):
+        driver = ReconnectingDriver(state.database, stopping, state.identity, reported)
+        for _ in range(2):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await driver.execute("DELETE FROM pgqueuer")
+            await driver.execute("SELECT")
+        await driver.close()
+    await writable_again(database_url)
+    losses = [
+        record.msg["reason"]
+        for record in caplog.records
+        if isinstance(record.msg, dict) and record.msg["event"] == "the queue's connection was lost"
+    ]
+    assert losses.count("ReadOnlySQLTransactionError") == 1
+    assert reported["ReadOnlySQLTransactionError"] > 0

@@ -410,7 +410,7 @@ async def test_the_database_is_read_only_for_a_while(tmp_path: Path, gate: Gate)
             lost = worker.events("the queue's connection was lost")
             reasons = [event["reason"] for event in lost]
             assert "ReadOnlySQLTransactionError" in reasons
-            assert len(set(reasons)) == len(reasons), reasons
+            assert len(set(reasons)) == len(reasons), worker.output
             await make_writable(url)
             await queue.database.close()  # its connections have ended
             await queue.ask(QUICK, 3)
