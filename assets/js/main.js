@@ -2,6 +2,9 @@
 
 import "bootstrap/js/src/alert.js";
 import "bootstrap/js/src/collapse.js";
+import { showRelativeTimes } from "./lib/times.js";
+
+showRelativeTimes();
 
 // After a refused form the next keystroke belongs to the first field that needs it.
 document.querySelector("main [aria-invalid='true']")?.focus();

@@ -1,5 +1,6 @@
 """Templates that were compiled before the processes start."""
 
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from quart import Quart
 from quart_upsun.tests.sample import create_app
 from quart_upsun.tests.sample.settings import Settings
 from quart_upsun.web import templating
+from quart_upsun.web.templating import format_time
 
 
 @pytest.fixture
@@ -43,3 +45,11 @@ def test_none_is_compiled_twice(
     app = create_app(settings)
     monkeypatch.setattr(type(app.jinja_env), "compile", None)
     templating.load_all(app)
+
+
+def test_times_are_rendered_in_utc_with_a_tooltip() -> None:
+    value = datetime(2026, 11, 29, 9, 17, 3, 123, tzinfo=timezone(timedelta(hours=1)))
+    assert format_time(value) == (
+        '<time datetime="2026-11-29T08:17:03Z" title="29 Nov 2026 08:17:03 UTC" data-relative>'
+        "29 Nov 2026 08:17 UTC</time>"
+    )

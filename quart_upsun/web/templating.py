@@ -8,11 +8,13 @@ are held.
 import importlib
 import shutil
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import ChoiceLoader, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 from jinja2.bccache import Bucket
+from markupsafe import Markup
 from pydantic import SecretStr
 from quart import Quart, get_flashed_messages, session
 
@@ -21,6 +23,10 @@ from quart_upsun.database.url import parse_database_url
 from quart_upsun.settings import Settings
 
 COMPILED_DIRECTORY = Path("build", "templates")  # below the application's root
+TIME_ELEMENT = Markup(
+    '<time datetime="{0:%Y-%m-%dT%H:%M:%SZ}" title="{0:%d %b %Y %H:%M:%S} UTC" data-relative>'
+    "{0:%d %b %Y %H:%M} UTC</time>"
+)
 TOOLKIT_TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
@@ -49,6 +55,7 @@ def init_app(app: Quart, settings: Settings) -> None:
     if compiled.is_dir() and not settings.traceback_pages:
         app.jinja_env.bytecode_cache = PrecompiledCache(str(compiled))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.filters["time"] = format_time
     app.jinja_env.globals["get_flashed_messages"] = flashed_messages
     # The same for every page of a process: no work for the context of each.
     app.jinja_env.globals["site_name"] = settings.site_name
@@ -91,6 +98,15 @@ def compile_all(package: str) -> Path:
     app.jinja_env.bytecode_cache = FileSystemBytecodeCache(str(directory))
     load_all(app)
     return directory
+
+
+def format_time(value: datetime) -> Markup:
+    """Render a time as a `<time>` element, with the exact time in UTC as its tooltip.
+
+    The text is absolute, so that a cached page stays right. `assets/js/lib/times.js` makes it
+    relative ("5 minutes ago").
+    """
+    return TIME_ELEMENT.format(value.astimezone(UTC))
 
 
 def flashed_messages(with_categories: bool = False) -> Sequence[Any]:

@@ -1,0 +1,42 @@
+// Times relative to now ("5 minutes ago"), as long as they are near; the tooltip has the exact time.
+
+const UPDATE_MILLISECONDS = 30_000;
+const FAR_SECONDS = 30 * 86_400; // from here on the date says more
+const UNITS = [
+  ["day", 86_400],
+  ["hour", 3600],
+  ["minute", 60],
+];
+
+const relative = new Intl.RelativeTimeFormat(document.documentElement.lang || "en", {
+  numeric: "auto",
+});
+
+function describe(element) {
+  const seconds = (Date.parse(element.dateTime) - Date.now()) / 1000;
+  if (Math.abs(seconds) >= FAR_SECONDS) {
+    return element.title.replace(/ \d\d:\d\d:\d\d UTC$/, "");
+  }
+  for (const [unit, length] of UNITS) {
+    if (Math.abs(seconds) >= length) {
+      return relative.format(Math.trunc(seconds / length), unit);
+    }
+  }
+  return relative.format(0, "second"); // "now"
+}
+
+function update() {
+  for (const element of document.querySelectorAll("time[data-relative]")) {
+    const text = describe(element);
+    if (element.textContent !== text) {
+      element.textContent = text;
+    }
+  }
+}
+
+/** Make the times of this page relative, and keep them so, also those that are added later. */
+export function showRelativeTimes() {
+  update();
+  setInterval(update, UPDATE_MILLISECONDS);
+  new MutationObserver(update).observe(document.body, { childList: true, subtree: true });
+}
