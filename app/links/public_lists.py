@@ -4,7 +4,7 @@ import re
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -12,6 +12,7 @@ from app.links import tags
 from app.links.models import PublicList
 from app.user.forms import USERNAME_PATTERN
 from app.user.models import User
+from quart_upsun.database.statements import Source, Statement
 
 
 class SharedList(NamedTuple):
@@ -41,9 +42,16 @@ async def unpublish_tag(session: AsyncSession, user_id: int, tag: str) -> None:
     await session.execute(delete(PublicList).where(*mine))
 
 
-async def is_tag_published(session: AsyncSession, user_id: int, tag: str) -> bool:
-    mine = (PublicList.user_id == user_id, PublicList.tag == tag)
-    return await session.scalar(select(PublicList.tag).where(*mine)) is not None
+SELECT_PUBLISHED = Statement(
+    select(PublicList.tag).where(
+        PublicList.user_id == bindparam("user_id"), PublicList.tag == bindparam("tag")
+    ),
+    tuple,
+)
+
+
+async def is_tag_published(source: Source, user_id: int, tag: str) -> bool:
+    return bool(await SELECT_PUBLISHED.rows(source, user_id=user_id, tag=tag))
 
 
 async def find_public_list(session: AsyncSession, username: str, tag: str) -> SharedList | None:

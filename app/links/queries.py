@@ -240,37 +240,39 @@ def _list_statement(by_tag: bool, by_state: bool, has_cursor: bool) -> Statement
 
 
 async def list_tags(
-    session: AsyncSession, user_id: int, *, after: str = "", limit: int = MAX_TAGS_SHOWN
+    source: Source, user_id: int, *, after: str = "", limit: int = MAX_TAGS_SHOWN
 ) -> list[str]:
     """Return the tags a user has, in alphabetical order.
 
     The index is read at one place for each tag, not for each link.
 
     Args:
-        session: for the query.
+        source: for the query.
         user_id: whose.
         after: the last tag on the previous page; empty for the first page.
         limit: how many at most.
     """
-    rows = await session.scalars(SELECT_TAGS, {"user_id": user_id, "after": after, "limit": limit})
-    return list(rows)
+    return await SELECT_TAGS.rows(source, user_id=user_id, after=after, limit=limit)
 
 
-SELECT_TAGS = text(
-    """
-    WITH RECURSIVE known AS (
-        (
-            SELECT tag FROM link_tags
-            WHERE user_id = :user_id AND tag > :after ORDER BY tag LIMIT 1
+SELECT_TAGS: Statement[str] = Statement(
+    text(
+        """
+        WITH RECURSIVE known AS (
+            (
+                SELECT tag FROM link_tags
+                WHERE user_id = :user_id AND tag > :after ORDER BY tag LIMIT 1
+            )
+            UNION ALL
+            SELECT (
+                SELECT tag FROM link_tags
+                WHERE user_id = :user_id AND tag > known.tag ORDER BY tag LIMIT 1
+            ) FROM known WHERE known.tag IS NOT NULL
         )
-        UNION ALL
-        SELECT (
-            SELECT tag FROM link_tags
-            WHERE user_id = :user_id AND tag > known.tag ORDER BY tag LIMIT 1
-        ) FROM known WHERE known.tag IS NOT NULL
-    )
-    SELECT tag FROM known WHERE tag IS NOT NULL LIMIT :limit
-    """
+        SELECT tag FROM known WHERE tag IS NOT NULL LIMIT :limit
+        """
+    ),
+    lambda values: next(iter(values)),
 )
 
 

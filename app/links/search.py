@@ -3,6 +3,7 @@
 import re
 from typing import NamedTuple
 
+from markupsafe import Markup, escape
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -17,6 +18,7 @@ RECENT_LINKS = 20_000  # of the newest, in which words are looked for one link a
 MAX_WORDS = 8  # of a query that are looked for
 # Around the words that were looked for; of Unicode's private use area, so in nobody's text.
 MARK_START, MARK_END = "\ue000", "\ue001"
+MARKED = re.compile(f"{MARK_START}([^{MARK_START}{MARK_END}]*){MARK_END}")
 
 
 class SearchResult(NamedTuple):
@@ -28,10 +30,13 @@ class SearchResult(NamedTuple):
     cursor: str
 
 
-def split_marks(marked: str) -> list[tuple[str, bool]]:
-    """Split a text of `SearchResult`: each part, and whether it is one of the words looked for."""
-    parts = re.split(f"[{MARK_START}{MARK_END}]", marked)
-    return [(part, number % 2 == 1) for number, part in enumerate(parts) if part]
+def highlight(marked: str) -> Markup:
+    """Return a text of `SearchResult` as HTML, with the words that were looked for in `<mark>`."""
+    if MARK_START not in marked and MARK_END not in marked:
+        return escape(marked)
+    found = MARKED.sub(r"<mark>\1</mark>", str(escape(marked)))
+    # What is left is no pair: somebody's own text has such characters.
+    return Markup(found.replace(MARK_START, "").replace(MARK_END, ""))  # noqa: S704 it is escaped
 
 
 def as_search_result(item: LinkItem) -> SearchResult:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -9,6 +10,7 @@ from app.links import queries, search, tags
 from app.links.queries import LinkItem
 from app.links.search import SearchResult
 from quart_upsun.database import MAX_ID
+from quart_upsun.database.statements import Source
 from quart_upsun.security.limits import Limit
 
 # Of the pages and the API together: a search ranks up to a thousand links, and marks what it shows.
@@ -63,6 +65,11 @@ class Selection:
         """Whether what is saved next belongs on top of the page."""
         return not self.search_text and self.before is None
 
+    @property
+    def tag_query(self) -> str:
+        """The query string for those of a tag, in the same state, up to the tag itself."""
+        return urlencode({**Selection(self.state).parameters, "tag": ""})
+
     def with_tag(self, tag: str) -> dict[str, str]:
         """Return the parameters for those of a tag, in the same state."""
         return Selection(self.state, tag).parameters
@@ -81,20 +88,27 @@ class Selection:
         return archived in {None, item.archived} and (self.tag is None or self.tag in item.tags)
 
     async def load(
-        self, session: AsyncSession, user_id: int, *, limit: int
+        self, source: Source, user_id: int, *, limit: int
     ) -> tuple[list[SearchResult], bool]:
         """Return the links of the page, and whether there are more.
+
+        Args:
+            source: for the query; a session for a search.
+            user_id: whose.
+            limit: how many at most.
 
         Raises:
             ValueError: the cursor is none.
         """
         if self.search_text:
+            if not isinstance(source, AsyncSession):
+                raise TypeError("a search needs a session")
             found = await search.search(
-                session, user_id, self.search_text, after=self.after, limit=limit + 1
+                source, user_id, self.search_text, after=self.after, limit=limit + 1
             )
         else:
             items = await queries.list_links(
-                session,
+                source,
                 user_id,
                 archived=STATES[self.state],
                 tag=self.tag,

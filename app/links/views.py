@@ -17,7 +17,7 @@ from quart_upsun.security.limits import Limit, by_account, is_search, rate_limit
 from quart_upsun.web.forms import add_form_error
 
 blueprint = Blueprint("links", __name__, url_prefix="/links")
-blueprint.add_app_template_filter(search.split_marks)
+blueprint.add_app_template_filter(search.highlight)
 
 SAVE_LIMIT = Limit("links-save", 60, 60)
 CHANGE_LIMIT = Limit("links-change", 120, 60)
@@ -183,16 +183,18 @@ async def delete(link_id: int) -> ResponseReturnValue:
 async def render_list(form: SaveForm) -> str:
     """Render the list that the address asks for, with the form for a new link."""
     user, selection = logged_in_user(), selection_or_400()
-    async with database.read() as session:
+    # Only the search needs a session.
+    connect = database.read if selection.search_text else database.direct
+    async with connect() as source:
         # First: what happens while the rest is read is told again rather than not at all.
-        newest_event_id = await newest_event(session, user.id)
+        newest_event_id = await newest_event(source, user.id)
         try:
-            links, has_more = await selection.load(session, user.id, limit=PAGE_SIZE)
+            links, has_more = await selection.load(source, user.id, limit=PAGE_SIZE)
         except ValueError:
             abort(400)
-        tags = await queries.list_tags(session, user.id, limit=queries.MAX_TAGS_SHOWN + 1)
+        tags = await queries.list_tags(source, user.id, limit=queries.MAX_TAGS_SHOWN + 1)
         tag = selection.tag
-        is_public = tag is not None and await public_lists.is_tag_published(session, user.id, tag)
+        is_public = tag is not None and await public_lists.is_tag_published(source, user.id, tag)
     return await render_template(
         "links/index.html",
         form=form,

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
-    Row,
     bindparam,
     case,
     delete,
@@ -20,15 +19,21 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.user.audit_trail import Event
 from app.user.models import UNIQUE_EMAIL, UNIQUE_USERNAME, Role, User
+from quart_upsun.database import Base
+from quart_upsun.database.statements import Source, Statement
 from quart_upsun.mail import outbox
 from quart_upsun.security import audit
 
 # Built once: these run with nearly every request of a member, and building them took longer than
 # the database takes to answer.
-SELECT_BY_SESSION = select(User).where(
-    User.id == bindparam("user_id"),
-    User.session_version == bindparam("version"),
-    User.deactivated_at.is_(None),
+_users = Base.metadata.tables[User.__tablename__]
+SELECT_BY_SESSION = Statement(
+    select(_users).where(
+        _users.c.id == bindparam("user_id"),
+        _users.c.session_version == bindparam("version"),
+        _users.c.deactivated_at.is_(None),
+    ),
+    lambda values: User(**dict(zip(_users.c.keys(), values, strict=True))),
 )
 # What ends every session of a user, and with them an address that one of them has asked for.
 END_SESSIONS_VALUES: dict[str, Any] = {
@@ -36,11 +41,21 @@ END_SESSIONS_VALUES: dict[str, Any] = {
     "pending_email": case((User.email.is_(None), User.pending_email)),
 }
 MAX_CLAIMS = 10  # of one address that are looked at
-SELECT_NEWEST = (
-    select(User.username, User.created_at)
-    .where(User.email.is_not(None), User.deactivated_at.is_(None))
-    .order_by(User.id.desc())
-    .limit(bindparam("count"))
+
+
+class Member(NamedTuple):
+    """A user as other members see one."""
+
+    username: str
+    created_at: datetime
+
+
+SELECT_NEWEST = Statement(
+    select(_users.c.username, _users.c.created_at)
+    .where(_users.c.email.is_not(None), _users.c.deactivated_at.is_(None))
+    .order_by(_users.c.id.desc())
+    .limit(bindparam("count")),
+    Member._make,
 )
 
 
@@ -127,9 +142,10 @@ async def find_users_by_email(session: AsyncSession, email: str) -> Sequence[Use
     return (await session.scalars(claims)).all()
 
 
-async def get_user_by_session(session: AsyncSession, user_id: int, version: int) -> User | None:
+async def get_user_by_session(source: Source, user_id: int, version: int) -> User | None:
     """Find the user of a login cookie; None once the cookie's session was ended."""
-    return await session.scalar(SELECT_BY_SESSION, {"user_id": user_id, "version": version})
+    found = await SELECT_BY_SESSION.rows(source, user_id=user_id, version=version)
+    return found[0] if found else None
 
 
 async def confirm_email(session: AsyncSession, user_id: int, email: str) -> bool:
@@ -261,14 +277,12 @@ async def reactivate_user(
     await audit.record(session, Event.REACTIVATED, user_id, actor_id=actor_id)
 
 
-async def list_newest_users(
-    session: AsyncSession, *, limit: int = 20
-) -> Sequence[Row[str, datetime]]:
-    """Return `username` and `created_at` of the members who joined last, newest first.
+async def list_newest_users(source: Source, *, limit: int = 20) -> list[Member]:
+    """Return the members who joined last, newest first.
 
     Only those whose address is confirmed, and who are not deactivated.
     """
-    return (await session.execute(SELECT_NEWEST, {"count": limit})).all()
+    return await SELECT_NEWEST.rows(source, count=limit)
 
 
 async def search_users(

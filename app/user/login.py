@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
-from itsdangerous import SignatureExpired
+from itsdangerous import BadSignature, SignatureExpired
 from quart import Quart, abort, current_app, g, redirect, render_template, request, session, url_for
 from quart_auth import Action, AuthUser, QuartAuth
 
@@ -38,10 +38,30 @@ class LoginSerializer(QuartAuth.serializer_class):  # type: ignore[misc, valid-t
         return auth_id
 
 
+class CookieAuth(QuartAuth):
+    """quart-auth, which would make a signer for each request; the keys do not change."""
+
+    serializer_class = LoginSerializer
+
+    @cached_property
+    def _serializer(self) -> LoginSerializer:
+        fallbacks = current_app.config.get("SECRET_KEY_FALLBACKS") or ()
+        # itsdangerous signs with the last key, and verifies with all of them.
+        return LoginSerializer([*fallbacks, current_app.secret_key], self.salt)
+
+    def load_token(self, token: str, app: Quart | None = None) -> str | None:
+        """Return what a valid token contains; None for any other."""
+        try:
+            auth_id: str = self._serializer.loads(token, max_age=self.duration)
+        except BadSignature:  # or expired
+            return None
+        return auth_id
+
+
 def init_app(app: Quart) -> None:
     # Not as quart-auth's singleton: that adds a synchronous context processor, and with it a
     # thread to every page.
-    QuartAuth(app, singleton=False, serializer_class=LoginSerializer)
+    CookieAuth(app, singleton=False)
     app.before_request(load_user)
     app.context_processor(template_context)
 
@@ -139,9 +159,9 @@ async def load_user() -> None:
         return  # which alone says who asks: the cookie is not even looked at
     match (_auth().load_user().auth_id or "").split("."):
         case [user_id, version, kind] if user_id.isdecimal() and version.isdecimal():
-            async with database.read() as session:
+            async with database.direct() as connection:
                 set_session_user(
-                    await accounts.get_user_by_session(session, int(user_id), int(version))
+                    await accounts.get_user_by_session(connection, int(user_id), int(version))
                 )
             g.is_login_persistent = kind == PERSISTENT
     if current_user() is None:

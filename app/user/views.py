@@ -178,8 +178,8 @@ async def logout() -> ResponseReturnValue:
 @no_rate_limit("the newest twenty by an index")
 async def members() -> ResponseReturnValue:
     """Show the members who joined last."""
-    async with database.read() as session:
-        newest = await accounts.list_newest_users(session)
+    async with database.direct() as connection:
+        newest = await accounts.list_newest_users(connection)
     return await render_template("user/members.html", members=newest)
 
 

@@ -21,6 +21,7 @@ from quart_upsun.api.models import KEY_LENGTH
 from quart_upsun.api.problems import CONTENT_TYPE, DETAILS, ProblemAnswer
 from quart_upsun.compat.quart_schema import (
     REF_TEMPLATE,
+    convert_only_models,
     openapi_provider,
     takes_query,
     views_of,
@@ -109,7 +110,9 @@ def init_app(app: Quart, settings: Settings) -> None:
         conversion_preference="pydantic",
         openapi_provider_class=Provider,
     )
+    make_response = app.make_response
     schema.init_app(app)
+    convert_only_models(app, make_response)
 
 
 def is_api(rule: Rule) -> bool:

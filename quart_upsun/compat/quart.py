@@ -3,6 +3,7 @@
 from flask.templating import _default_template_ctx_processor
 from quart.asgi import ASGIHTTPConnection
 from quart.formparser import FormDataParser
+from quart.globals import _cv_request
 from quart.wrappers.base import BaseRequestWebsocket
 from quart.wrappers.request import Body
 from werkzeug.datastructures import MultiDict
@@ -17,6 +18,16 @@ OVERRIDDEN = {
     ASGIHTTPConnection._create_request_from_scope: ("self", "send"),
     FormDataParser._parse_urlencoded: ("self", "body", "mimetype", "content_length", "options"),
 }
+
+
+def current_root_path() -> str | None:
+    """Return the root path of the current request; None without one.
+
+    Directly from the context: the proxies of Quart take ten times as long, which a template that
+    asks for a hundred URLs would notice.
+    """
+    context = _cv_request.get(None)
+    return None if context is None else context.request.root_path
 
 
 def size_limit(body: Body) -> int | None:

@@ -6,7 +6,7 @@ A session is simpler and does more; docs/decisions/fast-path.md says when this p
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from sqlalchemy import Dialect, Select
+from sqlalchemy import Dialect, Select, TextClause
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -22,12 +22,15 @@ class Statement(Generic[Row]):
     """A SELECT, and what its rows become.
 
     Args:
-        select: with `bindparam()` for what is another value each time. Values and columns are of
-            types that asyncpg knows by itself, which JSON is not, and no `in_()` is in it.
+        select: with `bindparam()` for what is another value each time, or a `text()`. Values and
+            columns are of types that asyncpg knows by itself, which JSON is not, and no `in_()` is
+            in it.
         row: makes one of the values of the columns, such as `_make` of a named tuple.
     """
 
-    def __init__(self, select: Select[Any], row: Callable[[Iterable[Any]], Row]) -> None:
+    def __init__(
+        self, select: Select[Any] | TextClause, row: Callable[[Iterable[Any]], Row]
+    ) -> None:
         self.select = select
         self._row = row
         compiled = select.compile(dialect=DIALECT)

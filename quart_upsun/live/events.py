@@ -5,9 +5,10 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from quart_upsun.database.statements import Source, Statement
 from quart_upsun.jobs import cleanup
 from quart_upsun.jobs.queue import JobContext, Schedule, Task
 from quart_upsun.live.models import LiveEvent
@@ -69,10 +70,16 @@ _DELETE_OLD = text(
 )
 
 
-async def newest_event(session: AsyncSession, user_id: int) -> int:
+SELECT_NEWEST: Statement[int] = Statement(
+    select(func.max(LiveEvent.id)).where(LiveEvent.user_id == bindparam("user_id")),
+    lambda values: next(iter(values)) or 0,
+)
+
+
+async def newest_event(source: Source, user_id: int) -> int:
     """Return the id of the user's newest event, after which a page listens; 0 if there is none."""
-    newest = select(func.max(LiveEvent.id)).where(LiveEvent.user_id == user_id)
-    return await session.scalar(newest) or 0
+    (newest,) = await SELECT_NEWEST.rows(source, user_id=user_id)
+    return newest
 
 
 async def publish(session: AsyncSession, user_id: int, kind: str, **data: Any) -> None:

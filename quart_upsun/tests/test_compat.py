@@ -11,7 +11,8 @@ import pytest
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.protocol.h11 import H11Protocol
-from quart import Blueprint, Quart, request
+from pydantic import BaseModel
+from quart import Blueprint, Quart, Response, request
 from quart.wrappers.request import Body
 from quart_schema import OpenAPIProvider, QuartSchema, document_querystring
 from sqlalchemy import Select, bindparam, column, literal, select, text
@@ -144,7 +145,6 @@ def test_blueprints_bring_flasks_context_processor_along() -> None:
 
 
 def test_quart_schema_marks_views_and_offers_its_provider() -> None:
-    from pydantic import BaseModel
 
     class Query(BaseModel):
         page: int = 1
@@ -161,6 +161,28 @@ def test_quart_schema_marks_views_and_offers_its_provider() -> None:
     document = provider.schema()
     assert document["openapi"].startswith("3.1")
     assert quart_schema.REF_TEMPLATE.format(model="Problem") == "#/components/schemas/Problem"
+
+
+async def test_quart_schema_converts_only_models() -> None:
+    class Answer(BaseModel):
+        text: str
+
+    app = Quart(__name__)
+    make_response = app.make_response
+    QuartSchema(app, openapi_path=None)
+    converting = app.make_response
+    quart_schema.convert_only_models(app, make_response)
+    assert app.make_response is not converting
+    async with app.app_context():
+        results: list[tuple[Any, bytes]] = [
+            ("page", b"page"),
+            (Response("page"), b"page"),
+            (Answer(text="a"), b'{"text":"a"}'),
+            ((Answer(text="a"), 201), b'{"text":"a"}'),
+        ]
+        for result, body in results:
+            response: Any = await app.make_response(result)
+            assert (await response.get_data()).replace(b"\n", b"") == body
 
 
 def test_sqlalchemy_tells_the_order_of_parameters() -> None:

@@ -20,9 +20,9 @@ from jinja2.environment import Template
 from jinja2.runtime import Context
 from markupsafe import Markup
 from pydantic import SecretStr
-from quart import Quart, get_flashed_messages, has_request_context, request, session
+from quart import Quart, get_flashed_messages, session
 
-from quart_upsun.compat.quart import FLASK_CONTEXT_PROCESSOR
+from quart_upsun.compat.quart import FLASK_CONTEXT_PROCESSOR, current_root_path
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.settings import Settings
 
@@ -113,7 +113,7 @@ class CachedUrls:
             or app.url_default_functions
             or app.url_map.host_matching
             or app.config["SERVER_NAME"]
-            or not has_request_context()
+            or (root_path := current_root_path()) is None
         ):
             return app.url_for(endpoint, **values)
         for name, value in values.items():
@@ -122,7 +122,7 @@ class CachedUrls:
                 kind is int or (kind is str and len(value) <= self.MAX_CHARACTERS)
             ):
                 return app.url_for(endpoint, **values)
-        return self._build(endpoint, request.root_path, tuple(values.items()))
+        return self._build(endpoint, root_path, tuple(values.items()))
 
     def _build_url(self, endpoint: str, root_path: str, values: tuple[tuple[str, Any], ...]) -> str:
         return self._app.url_for(endpoint, **dict(values))

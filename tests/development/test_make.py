@@ -424,6 +424,8 @@ def test_migration_writes_what_changed_in_the_models(clone: Path) -> None:
     assert result.returncode == 0, result.stdout
     (written,) = (clone / "alembic" / "versions").glob("*_somebody_s_pets.py")
     assert "create_table" in written.read_text()
+    for check in (("check",), ("format", "--check")):
+        subprocess.run([sys.executable, "-m", "ruff", *check, str(written)], cwd=clone, check=True)
     assert_nothing_left(clone)
 
 

@@ -13,7 +13,7 @@ from app.links import queries, search
 from app.links.hooks import metadata_requested
 from app.links.models import Link
 from app.links.queries import LinkItem, VersionConflictError
-from app.links.search import MARK_END, MARK_START, SearchResult, split_marks
+from app.links.search import MARK_END, MARK_START, SearchResult, highlight
 from quart_upsun.database import Database
 from quart_upsun.live.events import newest_event
 from quart_upsun.live.models import LiveEvent
@@ -258,16 +258,23 @@ async def test_words_that_were_looked_for_are_marked(database: Database, ada: in
             update(Link).values(description=f"A {MARK_START}sea{MARK_END}{MARK_END}")
         )
     (each,) = await found(database, ada, "sea")
-    assert split_marks(each.title) == [
-        ("The <b>", False),
-        ("sea", True),
-        ("</b> & ", False),
-        ("seagulls", True),
-        (", undersea", False),
-    ]
-    assert "".join(part for part, _ in split_marks(each.description)) == "A sea"
-    assert split_marks("") == []
-    assert split_marks("plain") == [("plain", False)]
+    assert highlight(each.title) == (
+        "The &lt;b&gt;<mark>sea</mark>&lt;/b&gt; &amp; <mark>seagulls</mark>, undersea"
+    )
+    assert highlight(each.description) == "A <mark>sea</mark>"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", ""),
+        ("a < b", "a &lt; b"),
+        (f"{MARK_END}a{MARK_START}b", "ab"),
+        (f"{MARK_START}{MARK_START}a{MARK_END}{MARK_END}", "<mark>a</mark>"),
+    ],
+)
+def test_highlights_are_balanced(text: str, shown: str) -> None:
+    assert highlight(text) == shown
 
 
 async def test_a_search_is_gone_on_with(database: Database, ada: int) -> None:

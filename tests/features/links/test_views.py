@@ -1,15 +1,17 @@
 """The pages of the reading list."""
 
 from typing import Any
+from urllib.parse import unquote, urlencode
 
 import pytest
 from bs4 import BeautifulSoup, Tag
-from quart import Quart
+from quart import Quart, request, url_for
 from quart.testing import QuartClient as Client
 from sqlalchemy import insert, update
 
 from app.links import queries
 from app.links.models import Icon, Link
+from app.links.selection import Selection
 from app.links.views import PAGE_SIZE, SAVE_LIMIT
 from quart_upsun.database import Database
 from tests.features.factories import Person, new_client
@@ -398,3 +400,28 @@ async def test_saving_has_a_limit(client: Client, ada: Person, app: Quart) -> No
     other = new_client(app)
     await bob.log_in(other)
     assert (await other.post("/links/")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?state=archived", "?state=all&tag=%C3%A9t%C3%A9", "?q=example"]
+)
+async def test_urls_in_rows_are_those_of_the_routes(
+    app: Quart, client: Client, database: Database, ada: Person, query: str
+) -> None:
+    link_id = await saved(database, ada, "a", tags=["été", "news"])
+    async with database.write() as session:
+        await queries.update_link(session, ada.id, link_id, archived="archived" in query)
+    (row,) = (await soup_of(client, f"/links/{query}")).select(".link")
+    async with app.test_request_context(f"/links/{query}"):
+        selection = Selection.from_query(request.args)
+        state = "unarchive" if "archived" in query else "archive"
+        back = f"/links/?{urlencode(selection.parameters)}".rstrip("?")
+        expected = [
+            url_for("links.show", link_id=link_id),
+            *(f"/links/?{urlencode(selection.with_tag(tag))}" for tag in ("été", "news")),
+        ]
+        action = url_for(f"links.{state}", link_id=link_id, next=back)
+    found = [each["href"] for each in row.select(".link-edit, .tags a")]
+    assert sorted(map(unquote, map(str, found))) == sorted(map(unquote, expected))
+    (form,) = row.select("form")
+    assert unquote(str(form["action"])) == unquote(action)
