@@ -1,17 +1,17 @@
-"""Hypercorn 0.18."""
+"""Private APIs of Hypercorn 0.18."""
 
 import asyncio
 from typing import Any
 
 
 def transport_of(send: Any) -> asyncio.WriteTransport | None:
-    """Return the transport of the connection that a request came in on.
+    """Return the transport of a request's connection, or None if the server is not Hypercorn.
 
-    ASGI has no way to give a connection up, and a stream whose client does not read cannot be ended
-    otherwise. The way leads through Hypercorn's stream, protocol and TCP server.
+    ASGI cannot abort a connection, and a stream cannot be ended in another way if its client does
+    not read. The transport is reached through Hypercorn's stream, protocol and TCP server.
 
     Args:
-        send: as Hypercorn gives it to the application; None is returned for any other.
+        send: the ASGI `send` callable that the server passes to the application.
     """
     try:
         transport = send.__self__.send.__self__.send.__self__.writer.transport

@@ -1,4 +1,4 @@
-"""A Quart application on the toolkit alone: a page with a rate limit, a job, a server."""
+"""The example of the README: a page with a rate limit, a background job and a server."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Templates that were compiled before the processes start."""
+"""Templates compiled in the build hook."""
 
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -15,7 +15,7 @@ from quart_upsun.web.templating import format_time
 
 @pytest.fixture
 def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this test's applications look for them."""
+    """The directory with the compiled templates of the sample application."""
     monkeypatch.setattr(templating, "COMPILED_DIRECTORY", tmp_path / "templates")
     return templating.compile_all("quart_upsun.tests.sample")
 
@@ -24,10 +24,10 @@ def contents(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in directory.iterdir()}
 
 
-async def test_one_that_has_changed_is_compiled_anew_and_not_kept(
+async def test_changed_template_is_compiled_but_not_stored(
     compiled: Path, settings: Settings
 ) -> None:
-    async def shown(app: Quart) -> str:
+    async def render(app: Quart) -> str:
         return await app.jinja_env.get_template("about.html").render_async()
 
     before = contents(compiled)
@@ -35,11 +35,11 @@ async def test_one_that_has_changed_is_compiled_anew_and_not_kept(
     app = create_app(settings)
     file = Path(app.root_path) / "templates" / "about.html"
     app.jinja_env.loader = FunctionLoader(lambda _: ("changed", str(file), None))
-    assert await shown(app) == "changed"
+    assert await render(app) == "changed"
     assert contents(compiled) == before
 
 
-def test_none_is_compiled_twice(
+def test_compiled_templates_are_not_compiled_again(
     compiled: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = create_app(settings)
