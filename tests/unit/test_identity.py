@@ -1,4 +1,4 @@
-"""Which environment this process acts for."""
+"""The identity of the environment that a process belongs to."""
 
 import base64
 import json
@@ -97,9 +97,9 @@ def test_database_of_a_relationship_belongs_to_the_environment(
     monkeypatch.setenv("PLATFORM_RELATIONSHIPS", encoded({"postgresql": [ENDPOINT]}))
     monkeypatch.setenv("DATABASE_URL", "postgresql://main@postgresql.internal/main")
     own = Identity("main-abc", "staging", has_own_database=True)
-    # Also where a variable of the whole project names another environment.
-    for named in ("", "production"):
-        monkeypatch.setenv("DATABASE_ENVIRONMENT", named)
+    # Even if a project variable names another environment.
+    for name in ("", "production"):
+        monkeypatch.setenv("DATABASE_ENVIRONMENT", name)
         assert load_database_settings().identity == own
     monkeypatch.setenv("DATABASE_URL", "postgresql://main@db.elsewhere.example/main")
     assert load_database_settings().identity == Identity("production", "staging", is_named=True)

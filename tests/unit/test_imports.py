@@ -1,7 +1,7 @@
-"""Which package imports which: `pytest -s` prints the graph.
+"""Rules for imports between packages. `pytest -s` prints the import graph.
 
-The application imports the toolkit, and the toolkit and the rehearsal none of the others, so that
-each is a distribution of its own. No two packages import each other.
+The application imports the toolkit. The toolkit and the rehearsal import neither each other nor the
+application, because each is a separate distribution. There are no import cycles between packages.
 """
 
 import ast
@@ -19,15 +19,15 @@ SOURCES = [
 ]
 # `alembic` is the library, not the folder of the same name.
 LOCAL_MODULES = {path.parts[0].removesuffix(".py") for path in SOURCES} - {"alembic"}
-"""What can be imported from the root of the repository, the tests included."""
+"""The modules and packages in the root of the repository, including the tests."""
 
-# Distribution -> what it may import of this repository. Its tests are not part of it.
+# Distribution -> packages of this repository that it may import. Its tests are not checked.
 ALLOWED = {
     "embedded_postgres": {"embedded_postgres"},
     "quart_upsun": {"quart_upsun"},
     "rehearsal": {"embedded_postgres", "rehearsal"},
 }
-# Feature -> features that it is built on, beside `user`.
+# Feature -> features that it may import in addition to `user`.
 BUILT_ON = {"bookmarks": {"links"}, "fetching": {"links"}}
 FEATURES = {path.parts[1] for path in SOURCES if path.parts[0] == "app" and len(path.parts) > 2}
 SHARED_FEATURES = {"user"}
@@ -37,14 +37,14 @@ Graph = Mapping[str, set[str]]
 
 
 def imported(text: str, package: tuple[str, ...], modules: set[str]) -> Iterator[str]:
-    """Yield the full names of the modules that a module imports, wherever in it that is.
+    """Yield the full names of all modules that a module imports, at any level.
 
-    Imports for type checkers alone do not count: they do not happen.
+    Imports for type checkers (`if TYPE_CHECKING`) are ignored.
 
     Args:
-        text: the source of the module.
-        package: the package that the module is in.
-        modules: those of this repository, to tell `from package import module` from a name.
+        text: the module's source code.
+        package: the package that contains the module.
+        modules: all modules of this repository, to recognize `from package import module`.
     """
     for node in statements(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -58,6 +58,7 @@ def imported(text: str, package: tuple[str, ...], modules: set[str]) -> Iterator
 
 
 def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes below a node except those for type checkers."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             yield from (each for branch in child.orelse for each in (branch, *statements(branch)))
@@ -71,7 +72,7 @@ def module_name(path: Path) -> str:
 
 
 def package_of(module: str) -> str:
-    """Return the part of the repository that a module belongs to, such as `quart_upsun.jobs`."""
+    """Return the package of a module for the import graph, such as `quart_upsun.jobs`."""
     parts = module.split(".")
     return ".".join(parts[: 2 if parts[0] in {"app", "quart_upsun"} else 1])
 
@@ -81,7 +82,7 @@ def package_is(package: str, distribution: str) -> bool:
 
 
 def import_graph() -> Graph:
-    """Return what each package of the distributions and of the application imports."""
+    """Return the local packages that each package imports, without those of tests."""
     modules = {module_name(path) for path in SOURCES}
     found: dict[str, set[str]] = defaultdict(set)
     for path in SOURCES:
@@ -100,7 +101,7 @@ GRAPH = import_graph()
 
 
 def cycles(graph: Graph) -> set[tuple[str, ...]]:
-    """Return the groups of packages that import each other, directly or by way of others."""
+    """Return the groups of packages that import each other directly or indirectly."""
     reached = {package: reachable(graph, package) for package in graph}
     return {
         tuple(sorted({package, *(each for each in reach if package in reached.get(each, ()))}))

@@ -1,4 +1,4 @@
-"""Hashes of passwords, with the parameters of production."""
+"""Password hashing and password rules, with production parameters."""
 
 import asyncio
 import time
@@ -10,24 +10,23 @@ async def test_missing_or_invalid_hash_never_matches() -> None:
     assert not await passwords.verify_password(None, "")
     assert not await passwords.verify_password(None, "anything")
     assert not await passwords.verify_password("not a hash", "anything")
-    assert not passwords.needs_rehash(passwords.DUMMY_HASH)  # made as everybody's
+    assert not passwords.needs_rehash(passwords.DUMMY_HASH)  # takes as long as a real hash
 
 
 async def test_hashing_does_not_block_the_event_loop() -> None:
-    """While passwords are hashed, other things on the loop get their turn."""
-    turns = 0
+    iterations = 0
 
     async def other_work() -> None:
-        nonlocal turns
+        nonlocal iterations
         while True:
-            turns += 1
+            iterations += 1
             await asyncio.sleep(0)
 
     task = asyncio.create_task(other_work())
     started = time.perf_counter()
     await asyncio.gather(*(passwords.hash_password("correct horse") for _ in range(4)))
     task.cancel()
-    assert turns > 50, f"{turns} turns in {time.perf_counter() - started:.2f} s"
+    assert iterations > 50, f"{iterations} iterations in {time.perf_counter() - started:.2f} s"
 
 
 async def test_unicode_composition_does_not_matter() -> None:
@@ -36,7 +35,7 @@ async def test_unicode_composition_does_not_matter() -> None:
     for typed, again in ((composed, decomposed), (decomposed, composed)):
         password_hash = await passwords.hash_password(typed)
         assert await passwords.verify_password(password_hash, again)
-    # Lengths are of the same form, and so are the names that a password must not be.
+    # Length checks and the comparison with the username use the same normalization.
     assert passwords.find_problem("e\u0301" * 6) is not None
     assert passwords.find_problem("re\u0301sume\u0301-name", "R\u00e9sum\u00e9-Name") is not None
 

@@ -1,4 +1,4 @@
-"""Settings: what is read, what is refused, and in which words."""
+"""Settings: defaults, validation and error messages."""
 
 import asyncio
 import stat
@@ -19,7 +19,7 @@ STRONG = "Wq7vR2mXk9TzB4nY8cJ3hL6pD1fG5sA0uE"
 
 @pytest.fixture(autouse=True)
 def laptop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A laptop with a database address and a `.data` of its own."""
+    """A development environment with a database URL and its own `.data` directory."""
     monkeypatch.setenv("DATABASE_URL", URL)
     monkeypatch.setattr(Settings, "root", tmp_path)
 
@@ -131,7 +131,7 @@ def test_development_key_is_generated_and_stored(tmp_path: Path) -> None:
 
 async def test_concurrent_processes_agree_on_the_key(tmp_path: Path) -> None:
     (tmp_path / ".data").mkdir()
-    (tmp_path / ".data" / "secret_key").touch()  # what a crash may have left
+    (tmp_path / ".data" / "secret_key").touch()  # as after a crash
     code = (
         "import sys; from pathlib import Path; from app import settings;"
         f"settings.Settings.root = Path({str(tmp_path)!r}); sys.stdin.read();"
@@ -148,8 +148,8 @@ async def test_concurrent_processes_agree_on_the_key(tmp_path: Path) -> None:
         )
         for _ in range(6)
     ]
-    said = await asyncio.gather(*(process.communicate(b"") for process in starting))
-    keys = {output.decode().strip() for output, _ in said}
+    outputs = await asyncio.gather(*(process.communicate(b"") for process in starting))
+    keys = {output.decode().strip() for output, _ in outputs}
     assert keys == {load_settings().secret_key.get_secret_value()}
     assert {path.name for path in (tmp_path / ".data").iterdir()} == {
         *("environment", "environment.lock", "secret_key", "secret_key.lock")
@@ -158,7 +158,7 @@ async def test_concurrent_processes_agree_on_the_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"hunter2", b"a" * 64, b"\xff\xfe\x00"])
 def test_weak_key_file_is_rejected(tmp_path: Path, content: bytes) -> None:
-    """It is not replaced: somebody has put it there."""
+    """The file is not replaced, because a user may have created it."""
     path = tmp_path / ".data" / "secret_key"
     path.parent.mkdir()
     path.write_bytes(content)
