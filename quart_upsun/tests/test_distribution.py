@@ -38,6 +38,7 @@ DISTRIBUTED_BY = {
     "embedded_postgres": "upsun-embedded-postgres",
     "flask": "quart",
     "jinja2": "quart",
+    "markupsafe": "quart",
     "werkzeug": "quart",
     "yaml": "pyyaml",
 }
