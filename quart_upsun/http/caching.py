@@ -18,7 +18,7 @@ def personal_cookie_names() -> Iterable[str]:
 def cache_control(response: Response) -> str:
     """Return the `Cache-Control` header of a response.
 
-    Public caching is allowed only for successful responses that neither use nor set a cookie.
+    Errors, and responses that set a cookie or depend on one, are `private, no-store`.
     """
     view = current_app.view_functions.get(request.endpoint or "")
     rule = policy_of(view).cache_control or NO_STORE

@@ -38,14 +38,14 @@ def is_cross_site(
 
 
 def require_known_host(
-    incoming: BaseRequestWebsocket, hosts: frozenset[str], below: tuple[str, ...]
+    incoming: BaseRequestWebsocket, hosts: frozenset[str], suffixes: tuple[str, ...]
 ) -> None:
     """Reject a request with an unknown Host header. Health checks accept any host.
 
     Args:
         incoming: the request or WebSocket handshake.
         hosts: the known hosts in canonical form. If empty, all hosts are accepted.
-        below: suffixes of further hosts, such as `.example.com`.
+        suffixes: accept all hosts that end with one of these, such as `.example.com`.
 
     Raises:
         BadRequest: the host is unknown.
@@ -53,7 +53,7 @@ def require_known_host(
     if not hosts or incoming.path in HEALTH_PATHS:
         return
     host = canonical_host(incoming.host)
-    if host not in hosts and not host.endswith(below):
+    if host not in hosts and not host.endswith(suffixes):
         raise BadRequest("Unknown host.")
 
 

@@ -29,7 +29,7 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     )
     hosts = frozenset(map(canonical_host, settings.platform.hosts if settings.platform else ()))
     # An Upsun route may have a wildcard host: https://*.example.com/.
-    below = tuple(host[1:] for host in hosts if host.startswith("*."))
+    suffixes = tuple(host[1:] for host in hosts if host.startswith("*."))
     other_origins = settings.allowed_origins
     # A proxy other than the Upsun router may not pass the original Host header on.
     public = settings.public_origin or None if settings.platform is None else None
@@ -41,7 +41,7 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
 
     @app.before_request
     async def check_request() -> None:
-        require_known_host(request, hosts, below)
+        require_known_host(request, hosts, suffixes)
         limit = request.max_content_length
         if limit is not None and (request.content_length or 0) > limit:
             # Checked here for views that do not read the body.
@@ -59,7 +59,7 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     async def check_handshake() -> None:
         # Pages of other sites can open a WebSocket with the user's cookies, and the same-origin
         # policy does not stop them.
-        require_known_host(websocket, hosts, below)
+        require_known_host(websocket, hosts, suffixes)
         require_same_site(websocket, public)
 
     def add_missing(response: Response) -> None:
