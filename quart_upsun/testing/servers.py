@@ -113,7 +113,7 @@ class Server:
         assert len(events) >= times, f"exited without {name!r}:\n{self.output}"
         return events
 
-    async def is_serving(self, processes: int = 1) -> None:
+    async def wait_until_serving(self, processes: int = 1) -> None:
         """Wait until all processes accept requests."""
         self.port = int((await self.says("starting"))[0]["port"])
         await self.says("serving", times=processes)
@@ -198,7 +198,7 @@ async def spawned(processes: int, *command: str, **variables: str) -> AsyncItera
 async def serving(processes: int, *command: str, **variables: str) -> AsyncIterator[Server]:
     """Start a server and wait until it accepts requests."""
     async with spawned(processes, *command, **variables) as server:
-        await server.is_serving(processes)
+        await server.wait_until_serving(processes)
         yield server
 
 
