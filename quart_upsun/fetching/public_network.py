@@ -92,7 +92,7 @@ class Resolver:
         return [node.addr[0].decode() for node in found.nodes]
 
     async def close(self) -> None:
-        """Close the resolver, which cancels its lookups."""
+        """Close the resolver."""
         if self._resolver is not None:
             await self._resolver.close()
 
