@@ -37,6 +37,7 @@ DISTRIBUTED_BY = {
     "click": "quart",
     "embedded_postgres": "upsun-embedded-postgres",
     "flask": "quart",
+    "h11": "hypercorn",
     "jinja2": "quart",
     "markupsafe": "quart",
     "werkzeug": "quart",
