@@ -1,4 +1,4 @@
-"""What the tests of all packages share: a real PostgreSQL, who runs alone, programs they need."""
+"""Fixtures and hooks for all tests: a PostgreSQL server, exclusive tests, required programs."""
 
 import fcntl
 import gc
@@ -26,74 +26,74 @@ from quart_upsun.testing.programs import require, summary
 
 _stack = ExitStack()
 
-# Beside the cluster: where the processes of one run of tests agree on who runs alone.
-TURN = "TEST_TURN"
+# The variable with the path of the lock files that the processes of a test run share.
+LOCK_VARIABLE = "TEST_RUN_LOCK"
 
 MEMORY = Path("/dev/shm")
-ROOM = 4 * 2**30  # bytes; a run takes a fraction
+MIN_FREE_MEMORY_BYTES = 4 * 2**30  # a test run needs a fraction of it
 
 
-def quick_place() -> str:
-    """Return where a cluster is quick, or the usual place.
+def cluster_directory() -> str:
+    """Return the parent directory for the PostgreSQL cluster: in memory if possible.
 
-    A database is a thousand files that come and go with a test. On a disk that can take longer than
-    the test itself.
+    A test database consists of a thousand files. On a slow disk, creating and removing them can
+    take longer than the test.
     """
     if os.access(MEMORY, os.W_OK):
         free = min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available)
-        if free > ROOM:
+        if free > MIN_FREE_MEMORY_BYTES:
             return str(MEMORY)
     return tempfile.gettempdir()
 
 
-def remember_rules() -> None:
-    """Let Werkzeug compile a URL rule once, and not for each application that a test makes.
+def cache_url_rules() -> None:
+    """Let Werkzeug compile each URL rule once per test run instead of once per application.
 
-    That would be a fifth of what a test with an application costs.
+    Compiling takes a fifth of the time of a test with an application.
     """
     compile_builder = Rule._compile_builder
     builders: dict[tuple[Any, ...], Any] = {}
 
-    def remembered(rule: Rule, append_unknown: bool = True) -> Any:
-        # All that the function is made of; it takes the rule that it builds for as an argument.
+    def compile_once(rule: Rule, append_unknown: bool = True) -> Any:
+        # Everything that the compiled function depends on. The rule itself is an argument of it.
         key = (rule.rule, tuple(rule._trace), repr(rule.defaults), append_unknown)
         if key not in builders:
             builders[key] = compile_builder(rule, append_unknown)
         return builders[key]
 
-    Rule._compile_builder = remembered  # type: ignore[method-assign, assignment]
+    Rule._compile_builder = compile_once  # type: ignore[method-assign, assignment]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the server once, in the process that hands the tests out."""
-    # A shell without job control starts what is in the background with SIGINT ignored, and the
-    # programs that tests start and interrupt would inherit that.
+    """Start the PostgreSQL server, once per test run, in the controller process."""
+    # A shell without job control starts background processes with SIGINT ignored. Programs that
+    # tests start and interrupt would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    remember_rules()
-    # What the developer's shell says about databases and platforms is not for the tests.
+    cache_url_rules()
+    # Ignore settings in the developer's environment.
     for name in list(os.environ):
         if name.startswith(("PLATFORM_", "POSTGRESQL_", "DB_")):
             del os.environ[name]
-    # The databases of tests belong to the tests, and to the processes that they start.
+    # The owner of the test databases, also for subprocesses of tests.
     os.environ["DATABASE_ENVIRONMENT"] = "tests"
     if not hasattr(config, "workerinput"):
-        temporary = tempfile.TemporaryDirectory(prefix="quart-upsun-", dir=quick_place())
+        temporary = tempfile.TemporaryDirectory(prefix="quart-upsun-", dir=cluster_directory())
         directory = Path(_stack.enter_context(temporary))
-        os.environ[TURN] = str(directory / "turn")
+        os.environ[LOCK_VARIABLE] = str(directory / "lock")
         os.environ["TEST_SERVER_URL"] = _stack.enter_context(
             postgres(directory / "data", durable=False, max_connections=300)
         )
 
 
 def pytest_collection_finish() -> None:
-    """Take what is loaded out of the garbage collector's way: it would look at it for each test."""
+    """Exclude all loaded objects from garbage collection, which would scan them in each test."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in one line which programs are missing, instead of once for each test."""
+    """Report missing programs in one line instead of once per test."""
     reports = terminalreporter.stats.get("skipped", [])
     for line in summary(report.longrepr[2] for report in reports):
         terminalreporter.write_line(line, yellow=True)
@@ -104,11 +104,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @contextmanager
-def turn(*, alone: bool) -> Iterator[None]:
-    """Run beside other tests, or when they have ended and none begins."""
-    place = os.environ[TURN]
-    with open(f"{place}.next", "w") as queue, open(f"{place}.now", "w") as running:
-        # Who waits to be alone waits here with all who come later: else some test always runs.
+def run_lock(*, alone: bool) -> Iterator[None]:
+    """Hold a shared lock while a test runs, or an exclusive one for a test marked `alone`."""
+    path = os.environ[LOCK_VARIABLE]
+    with open(f"{path}.next", "w") as queue, open(f"{path}.now", "w") as running:
+        # The queue lock keeps later tests from starting while an exclusive test waits.
         fcntl.flock(queue, fcntl.LOCK_EX)
         fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         fcntl.flock(queue, fcntl.LOCK_UN)
@@ -120,25 +120,25 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     for marker in item.iter_markers("requires"):
         for program in marker.args:
             require(program)
-    with turn(alone=False):
+    with run_lock(alone=False):
         yield
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    with turn(alone=item.get_closest_marker("alone") is not None):
+    with run_lock(alone=item.get_closest_marker("alone") is not None):
         yield
 
 
 @pytest.fixture(scope="session")
 def server_url() -> str:
-    """The address of the test server's maintenance database."""
+    """The URL of the maintenance database of the test server."""
     return os.environ["TEST_SERVER_URL"]
 
 
 @pytest.fixture
 async def empty_database(server_url: str) -> AsyncIterator[str]:
-    """A database nobody has migrated."""
+    """The URL of an empty database, without migrations."""
     url = await create_database(server_url, "template0")
     yield url
     await drop_database(server_url, url)
@@ -146,7 +146,7 @@ async def empty_database(server_url: str) -> AsyncIterator[str]:
 
 def migrate() -> None:
     if ini := os.environ.get("TEST_MIGRATIONS"):
-        # Those of the next release, on which this one must work: rehearsal/compatibility.py.
+        # The next release's migrations, for the compatibility check: rehearsal/compatibility.py.
         alembic = [sys.executable, "-m", "alembic", "-c", ini, "upgrade", "head"]
         subprocess.run(alembic, cwd=Path(ini).parent, check=True)
     else:
@@ -155,7 +155,7 @@ def migrate() -> None:
 
 @pytest.fixture(scope="session")
 async def migrated_template(server_url: str) -> AsyncIterator[str]:
-    """The name of a database at the newest revision, to copy from."""
+    """The name of a migrated database, used as a template for others."""
     url = await create_database(server_url, "template0")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABASE_URL", url)
@@ -168,7 +168,7 @@ async def migrated_template(server_url: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def database_url(server_url: str, migrated_template: str) -> AsyncIterator[str]:
-    """A migrated database that belongs to one test."""
+    """The URL of a migrated database for one test."""
     url = await create_database(server_url, migrated_template)
     yield url
     await drop_database(server_url, url)

@@ -1,4 +1,4 @@
-"""A toolkit for Quart applications on Upsun: everything around the features of an application."""
+"""A toolkit for Quart applications on Upsun: database, jobs, mail, API, security and server."""
 
 from typing import TYPE_CHECKING
 

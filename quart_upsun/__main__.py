@@ -1,4 +1,4 @@
-"""`python -m quart_upsun`: what the hooks of a deploy run."""
+"""Commands for the build and deploy hooks."""
 
 import argparse
 import os
@@ -9,37 +9,41 @@ from quart_upsun.web import publish
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command, and return its exit code: 0 when it is done, 1 when it failed."""
+    """Run a command and return its exit code: 0 on success, 1 on failure."""
     parser = argparse.ArgumentParser(prog="python -m quart_upsun", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     compiling = commands.add_parser(
         "compile-templates",
-        help="compile an application's templates into build/templates (build hook)",
+        help="compile the application's templates into build/templates (build hook)",
     )
-    compiling.add_argument("package", help="the package of the application, such as app")
+    compiling.add_argument("package", help="the application's package, for example app")
     compiling.set_defaults(run=compile_templates)
     publishing = commands.add_parser(
         "publish-assets",
-        help="copy built assets beside those of earlier releases (deploy hook)",
+        help="copy built assets into the directory that the web server serves (deploy hook)",
+        description="Copy built assets into the directory that the web server serves. "
+        "Keep the assets of recent releases.",
     )
-    publishing.add_argument("source", type=Path, help="directory that the build of assets filled")
+    publishing.add_argument("source", type=Path, help="directory with the built assets")
     publishing.add_argument("target", type=Path, help="directory that the web server serves")
     publishing.add_argument(
         "--manifest",
         type=Path,
         default=Path("app", "manifest.json"),
-        help="the manifest of the build (default: %(default)s)",
+        help="asset manifest (default: %(default)s)",
     )
     publishing.add_argument(
         "--keep-days",
         type=publish.parse_days,
         default=30,
-        help="how long files of earlier releases stay (default: %(default)s)",
+        metavar="DAYS",
+        help="days to keep the assets of previous releases (default: %(default)s)",
     )
     publishing.add_argument(
         "--release",
         default=os.environ.get("PLATFORM_TREE_ID"),
-        help="name of the release (default: PLATFORM_TREE_ID, else a digest of the manifest)",
+        metavar="NAME",
+        help="release name (default: PLATFORM_TREE_ID, or a digest of the manifest)",
     )
     publishing.set_defaults(run=publish_assets)
     options = parser.parse_args(arguments)
@@ -48,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compile_templates(options: argparse.Namespace) -> int:
-    # Imported here: the other command runs while requests are held, and needs no Quart.
+    # Imported here: publish-assets runs while the router holds requests, so it must start fast.
     from quart_upsun.web import templating
 
     sys.path.insert(0, str(Path.cwd()))

@@ -1,4 +1,4 @@
-"""Detect the character set of a document as browsers do.
+"""Detect the character encoding of a document like a browser.
 
 https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding
 """
@@ -8,7 +8,7 @@ import re
 
 __all__ = ["create_decoder"]
 
-PRESCAN_BYTES = 2048  # of the beginning, in which a declaration counts
+PRESCAN_BYTES = 2048  # a declaration counts only within this many bytes
 
 META = re.compile(
     rb"""<meta[^>]{0,200}?charset\s{0,9}=[\s"']{0,9}([a-z0-9_:.-]{1,40})""", re.IGNORECASE
@@ -16,7 +16,7 @@ META = re.compile(
 XML = re.compile(
     rb"""\s{0,9}<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}["']([a-z0-9_:.-]{1,40})""", re.IGNORECASE
 )
-# Byte order marks, and an XML declaration in UTF-16, which cannot name its own encoding.
+# Byte order marks, and the start of an XML declaration in UTF-16.
 PREFIXES = (
     (b"\xef\xbb\xbf", "utf-8"),
     (b"\xff\xfe", "utf-16-le"),
@@ -24,8 +24,8 @@ PREFIXES = (
     (b"<\x00?\x00x\x00", "utf-16-le"),
     (b"\x00<\x00?\x00x", "utf-16-be"),
 )
-# Only these: Python has more codecs than pages use, some of them slow on hostile input (idna,
-# punycode), and it caches every unknown name that it is asked for. Labels as browsers read them:
+# An allowlist: some of Python's codecs are slow on hostile input (idna, punycode), and Python
+# caches every unknown codec name. The labels are those that browsers accept:
 # https://encoding.spec.whatwg.org/#names-and-labels
 CODECS = {
     "utf-8": "utf-8 utf8 unicode-1-1-utf-8",
@@ -53,14 +53,15 @@ LABELS = {label: codec for codec, labels in CODECS.items() for label in labels.s
 def create_decoder(
     start: bytes, declared: str | None = None, *, lenient: bool = False
 ) -> codecs.IncrementalDecoder:
-    """Return a decoder for a document. It never raises: broken bytes become U+FFFD.
+    """Return an incremental decoder for a document. It replaces invalid bytes with U+FFFD.
 
-    Without a declaration it is UTF-8, and bytes that are not valid UTF-8 are windows-1252.
+    A document that declares no encoding is decoded as UTF-8, and its invalid bytes as
+    windows-1252.
 
     Args:
-        start: the beginning of the document.
+        start: the beginning of the document, at least 2 KiB unless it is shorter.
         declared: the charset parameter of the Content-Type header.
-        lenient: treat broken bytes as windows-1252 in a document that declares UTF-8, too.
+        lenient: also decode invalid bytes as windows-1252 if the document declares UTF-8.
     """
     codec = _codec(start, declared)
     is_fallback = codec is None or (lenient and codec == "utf-8")
@@ -71,11 +72,11 @@ def _codec(start: bytes, declared: str | None) -> str | None:
     for prefix, codec in PREFIXES:
         if start.startswith(prefix):
             return codec
-    if said := _codec_of_label(declared or ""):
-        return said
+    if codec_of_header := _codec_of_label(declared or ""):
+        return codec_of_header
     match = META.search(start[:PRESCAN_BYTES]) or XML.match(start[:PRESCAN_BYTES])
     found = _codec_of_label(match[1].decode()) if match else None
-    # In UTF-16 the declaration itself would not have been readable.
+    # A declaration that could be read as ASCII is not UTF-16. Browsers use UTF-8 instead.
     return "utf-8" if found and found.startswith("utf-16") else found
 
 

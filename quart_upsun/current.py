@@ -1,4 +1,4 @@
-"""The toolkit's part of the current application."""
+"""Access to the toolkit's state of the current application."""
 
 from typing import TYPE_CHECKING
 
@@ -7,13 +7,13 @@ if TYPE_CHECKING:
 
 
 def current_toolkit() -> "ToolkitState":
-    """Return what the toolkit keeps for the current application.
+    """Return the toolkit's state of the current application.
 
     Raises:
-        RuntimeError: outside of an application context.
+        RuntimeError: there is no application context.
         KeyError: the application does not use `QuartUpsun`.
     """
-    # Imported here: a migration needs the database without Quart, which takes 0.3 s to import.
+    # Imported here: migrations use the database without Quart, which takes 0.3 s to import.
     from quart import current_app
 
     state: ToolkitState = current_app.extensions["quart_upsun"]

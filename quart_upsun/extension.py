@@ -1,4 +1,4 @@
-"""The toolkit as a Quart extension: the one place where its parts are put together."""
+"""The Quart extension, which sets up all parts of the toolkit."""
 
 import asyncio
 from dataclasses import dataclass
@@ -30,32 +30,44 @@ from quart_upsun.web import assets, errors, health, templating
 
 @dataclass
 class ToolkitState:
-    """What the toolkit keeps for one application, as `app.extensions["quart_upsun"]`."""
+    """The toolkit's state for one application, stored in `app.extensions["quart_upsun"]`."""
 
     settings: Settings
     database: Database
     identity: Identity
-    """The environment of this process; the database may belong to another one."""
+    """The environment of this process. The database may belong to another environment."""
     draining: asyncio.Event
-    """Set once the process was told to stop: streams end, `/readyz` says 503."""
+    """Set when graceful shutdown begins: streams end and `/readyz` returns 503."""
     mail: Delivery
     jobs: Runner
     live: Hub
     token_authenticator: TokenAuthenticator | None = None
-    """Finds the user of an access token; None if the application has no tokens."""
+    """Returns the user of an access token. None if the application has no access tokens."""
     tokens_endpoint: str | None = None
-    """The endpoint of the page where users make tokens, for a link from the API document."""
+    """The endpoint of the page where users create access tokens. The API docs link to it."""
 
 
 class QuartUpsun:
-    """The extension.
+    """Add the toolkit to a Quart application.
 
-    Its attributes stand for those of the current application, as `current_app` does, so that one
-    instance can be a global of the application's `extensions.py`.
+    Create one instance as a module global and call `init_app` in the application factory:
+
+        upsun = QuartUpsun()
+
+        def create_app(settings):
+            app = Quart(__name__, static_folder=None)
+            upsun.init_app(app, settings)
+            return app
+
+    `database`, `jobs`, `mail` and `live` are proxies for the current application, like
+    `current_app`.
 
     Args:
-        app: to be initialized at once; otherwise call `init_app`.
-        settings: of the application, if `app` is given.
+        app: the application to initialize. Leave it out to call `init_app` later.
+        settings: the application's settings. Required with `app`.
+
+    Raises:
+        TypeError: `app` was given without `settings`.
     """
 
     def __init__(self, app: Quart | None = None, settings: Settings | None = None) -> None:
@@ -65,21 +77,21 @@ class QuartUpsun:
         self.live = cast(Hub, LocalProxy(lambda: current_toolkit().live))
         if app is not None:
             if settings is None:
-                raise TypeError("QuartUpsun(app) needs settings")
+                raise TypeError("QuartUpsun(app) requires settings")
             self.init_app(app, settings)
 
     def init_app(self, app: Quart, settings: Settings) -> ToolkitState:
-        """Put the toolkit into an application.
+        """Initialize an application and return its toolkit state.
 
-        Migrations are looked for in `settings.root / "alembic"`, built assets next to the
-        application's package: `manifest.json` and `static/`. An application may have neither.
+        Migrations are read from `settings.root / "alembic"`. Built assets are read from
+        `manifest.json` and `static/` in the application's package. Both are optional.
 
         Args:
-            app: made with `static_folder=None`, because the toolkit serves `/static`.
-            settings: of the application.
+            app: created with `static_folder=None`, because the toolkit serves `/static`.
+            settings: the application's settings.
 
         Raises:
-            AssetsMissingError: there is a build of assets, and it is not usable.
+            AssetsMissingError: the application has assets, but they are not built.
         """
         configure_logging(settings.log_level)
         app.debug = settings.traceback_pages

@@ -1,8 +1,7 @@
-"""What each route declares about itself, in one typed object.
+"""Route policies: access, caching, rate limits and audit events, declared with decorators.
 
-Decorators fill the `RoutePolicy` of a view: who may see it, who may cache it, how often a client
-may call it, what it records in the audit trail. The middleware and the API document read it, and a
-test can walk the URL map and hold every route to it.
+Decorators set fields of a view's `RoutePolicy`. The middleware and the OpenAPI document read it. A
+test can walk the URL map and check that every route has a complete policy.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -18,16 +17,19 @@ PUBLIC = "public"
 API = "api"
 
 
-SCOPE_LENGTH = 20  # characters of a name, in the database
+SCOPE_LENGTH = 20  # characters of a scope name; the database column has the same limit
 
 
 @dataclass(frozen=True, order=True)
 class Scope:
-    """One thing that a token may be good for.
+    """A permission of an access token.
 
     Args:
-        name: `<resource>:read` or `<resource>:write`, of at most 20 characters.
-        sentence: what it allows, for the page on which tokens are made.
+        name: `<resource>:read` or `<resource>:write`, at most 20 characters.
+        sentence: what the scope allows. Shown on the page where users create tokens.
+
+    Raises:
+        ValueError: the name is too long.
     """
 
     name: str
@@ -36,12 +38,12 @@ class Scope:
     def __post_init__(self) -> None:
         if len(self.name) > SCOPE_LENGTH:
             raise ValueError(
-                f"the name of a scope has at most {SCOPE_LENGTH} characters: {self.name}"
+                f"Scope names have at most {SCOPE_LENGTH} characters, got {self.name!r}."
             )
 
 
 class RateLimit(Protocol):
-    """So many requests in so many seconds; see `quart_upsun.security.limits.Limit`."""
+    """A rate limit: `count` requests in `seconds`. See `quart_upsun.security.Limit`."""
 
     @property
     def name(self) -> str: ...
@@ -58,95 +60,99 @@ class Response:
     """A documented response of an API view."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Names of headers, and what each says."""
+    """Header names and their descriptions."""
     media_types: tuple[str, ...] = ()
-    """Those that a file may have."""
+    """The media types of a file download."""
 
 
 @dataclass(frozen=True)
 class RoutePolicy:
-    """The declarations of one view. None means that the view declares nothing."""
+    """The policy of one view. None means that the view does not declare the field."""
 
     access: str | None = None
-    """`public`, `api`, or a rule of the application's own, such as `login`."""
+    """Who may call the view: `public`, `api`, or a rule of the application, such as `login`."""
     cache_control: str | None = None
-    """The `Cache-Control` of a successful response."""
+    """The `Cache-Control` header of a successful response."""
     limit: RateLimit | None = None
     is_limit_partial: bool = False
-    """Whether the limit counts only some of the requests."""
+    """Whether the rate limit counts only some of the requests."""
     no_limit_reason: str | None = None
-    """Why the view, or what its limit does not count, needs no rate limit."""
+    """Why the view, or the requests that its limit does not count, need no rate limit."""
     audit_events: tuple[str, ...] = ()
+    """The events that the view records in the audit trail."""
     no_audit_reason: str | None = None
+    """Why a view that changes data records no audit event."""
     scope: Scope | None = None
+    """The scope that an access token needs."""
     is_idempotent: bool = False
-    """Whether it takes an `Idempotency-Key`."""
+    """Whether the view accepts an `Idempotency-Key` header."""
     responses: dict[int, Response] = field(default_factory=dict)
+    """Documented responses by status code."""
     problems: dict[int, str] = field(default_factory=dict)
-    """Errors that the view itself answers, and what each means."""
+    """Error status codes that the view itself returns, and what each means."""
     request_media_type: str | None = None
     """The media type of a file in the request body."""
 
 
 def policy_of(view: Callable[..., Any] | None) -> RoutePolicy:
-    """Return the policy of a view; an empty one if it declares nothing."""
+    """Return the policy of a view, or an empty policy if it has none."""
     found = getattr(view, "route_policy", None)
     return found if isinstance(found, RoutePolicy) else RoutePolicy()
 
 
 def declare(view: View, **values: Any) -> View:
-    """Set fields of a view's policy, and return the view.
+    """Set fields of a view's policy and return the view.
 
-    Decorators that wrap a view with `functools.wraps` pass its policy on.
+    A decorator that wraps the view with `functools.wraps` keeps the policy.
 
     Raises:
-        TypeError: a field does not exist.
+        TypeError: `RoutePolicy` has no such field.
     """
     view.route_policy = replace(policy_of(view), **values)  # type: ignore[attr-defined]
     return view
 
 
 def public(view: View) -> View:
-    """Let everybody see the view, logged in or not."""
+    """Allow access without login."""
     return declare(view, access=PUBLIC)
 
 
 def cache_public(seconds: int) -> Callable[[View], View]:
-    """Let the router cache the page for `seconds`, and browsers not at all.
+    """Let shared caches, such as the Upsun router, cache the page for `seconds`.
 
-    Only as long as nobody is logged in; the page of a logged-in user is not cached.
+    Browsers do not cache it. Pages for logged-in users are never cached.
     """
     return lambda view: declare(view, cache_control=f"public, max-age=0, s-maxage={seconds}")
 
 
 def cache_immutable(view: View) -> View:
-    """Let every cache keep the response for ever.
+    """Let browsers and shared caches keep the response for a year without revalidation.
 
-    For content that is named by its digest, and is the same for every client.
+    Use it for content whose URL contains its digest and that is the same for every client.
     """
     return declare(view, cache_control=IMMUTABLE)
 
 
 def no_store(view: View) -> View:
-    """Keep the response out of every cache."""
+    """Forbid caching of the response."""
     return declare(view, cache_control=NO_STORE)
 
 
 def no_rate_limit(reason: str) -> Callable[[View], View]:
-    """Declare that a view, or what its limit does not count, needs no rate limit.
+    """Declare why a view, or the requests that its limit does not count, need no rate limit.
 
-    For reads that cost little more than counting them would.
+    Use it for reads that cost little more than counting them.
     """
     return lambda view: declare(view, no_limit_reason=reason)
 
 
 def audited(*events: str) -> Callable[[View], View]:
-    """Declare which events a view records in the audit trail."""
+    """Declare the events that a view records in the audit trail."""
     return lambda view: declare(view, audit_events=events)
 
 
 def not_audited(reason: str) -> Callable[[View], View]:
-    """Declare that a view that changes something records nothing, and why."""
+    """Declare why a view that changes data records no audit event."""
     return lambda view: declare(view, no_audit_reason=reason)
 
 
@@ -159,5 +165,5 @@ def document_response_of(
 
 
 def document_problems_of(view: View, problems: Mapping[int, str]) -> View:
-    """Add documented errors to a view's policy; those that are there already win."""
+    """Add documented errors to a view's policy. Existing entries are kept."""
     return declare(view, problems={**problems, **policy_of(view).problems})

@@ -1,7 +1,7 @@
-"""Split text into the words that a full-text search compares, in queries as in documents.
+"""Tokenize text for PostgreSQL full-text search, for documents and queries alike.
 
-PostgreSQL's own parser is not used. It keeps `node.js` and `20.11` in one piece, splits at the
-marks of Hindi and Thai, and depends on the locale of the database.
+PostgreSQL's own parser does not fit: it keeps `node.js` and `20.11` as one token, splits words at
+the combining marks of Hindi and Thai, and depends on the locale of the database.
 """
 
 import re
@@ -12,15 +12,15 @@ from quart_upsun.text import MARKS, fold
 
 __all__ = ["highlight", "query_words", "tsvector", "words"]
 
-MAX_WORD_LENGTH = 200  # characters of a word; PostgreSQL takes lexemes of 2 KiB
+MAX_WORD_LENGTH = 200  # characters; PostgreSQL accepts lexemes up to 2 KiB
 
 
-# What words are made of: letters, numbers, and the marks above, below and between letters, which
-# `\w` does not know. Of format characters, joiners stand within words and are dropped.
+# Words consist of letters, numbers and combining marks, which `\w` does not match. Joiners and
+# other format characters inside a word are dropped.
 _DROPPED = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff\U000e0001-\U000e01ef"
 _WORD = re.compile(rf"[^\W_](?:[^\W_]|[{MARKS}{_DROPPED}])*")
 _DROP = re.compile(f"[{_DROPPED}]+")
-# Scripts that put no space between words: Han, Kana, and those of South-East Asia.
+# Scripts without spaces between words: Han, Kana, and South-East Asian scripts.
 _UNSPACED = (
     "\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
     "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
@@ -33,15 +33,15 @@ _CLUSTER = re.compile(f".[{MARKS}]*", re.DOTALL)
 
 
 def _folded(text: str) -> str:
-    """Return text in the form in which words are compared, which is without joiners."""
+    """Normalize text for comparison, and drop joiners."""
     return text.lower() if text.isascii() else fold(_DROP.sub("", text))
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text, in its order, each as often as it occurs.
+    """Return the words of a text in order, with repetitions.
 
-    Of a script without spaces, each pair of neighbouring characters is a word, and the last one:
-    so what is copied out of the middle of a sentence is found.
+    In scripts without spaces, every pair of adjacent characters is a word, and so is the last
+    character. A phrase copied from the middle of a sentence is therefore found.
     """
     return [word for run in _WORD.findall(_folded(text)) for word in _split(run)]
 
@@ -60,26 +60,26 @@ def _split(run: str) -> Iterator[str]:
 
 
 def tsvector(**parts: str) -> str:
-    """Return a `tsvector` literal of texts by weight: `tsvector(A="a title", B="tags")`."""
+    """Return a `tsvector` literal for texts by weight: `tsvector(A="a title", B="tags")`."""
     places: dict[str, list[str]] = {}
     place = 0
     for weight, text in parts.items():
         for word in words(text):
             place += 1
             places.setdefault(word, []).append(f"{min(place, 16383)}{weight}")
-    # A word is letters, numbers and marks: nothing in it has to be quoted.
+    # Words contain letters, numbers and marks only, so nothing needs escaping.
     return " ".join(f"'{word}':{','.join(found[:255])}" for word, found in places.items())
 
 
 def query_words(text: str, most: int) -> list[str]:
-    """Return the first words to look for, each once."""
+    """Return the first `most` distinct words of a search query."""
     return list(dict.fromkeys(words(text)))[:most]
 
 
 def highlight(text: str, wanted: Sequence[str], mark: str, unmark: str) -> str:
-    """Put marks around the words of a text that begin with one of those looked for."""
+    """Insert `mark` and `unmark` around the words of a text that begin with a wanted word."""
     beginnings = tuple(wanted)
-    # What ends a word that is looked for is one by itself, but it is marked only behind its word.
+    # A pair's second character is a word, too. It is highlighted only together with its pair.
     ends = {word[1:] for word in wanted if len(word) > 1}
     exact = {word for word in wanted if _IS_UNSPACED.match(word) and word not in ends}
 

@@ -1,36 +1,36 @@
-"""Clean text that people or other sites send: one rule at every entrance.
+"""Sanitize and normalize Unicode text from users and other sites.
 
-Titles, descriptions and notes pass through `clean` before they are stored, whether they come from a
-form, the API, an imported file or a fetched page.
+Call `clean` on every title, description and note before you store it, whether it comes from a form,
+the API, an imported file or a fetched page.
 """
 
 import re
 import unicodedata
 from typing import Literal
 
-# Control characters, lone surrogates, and the bidirectional embeddings, overrides and isolates
-# that can reorder the text beside them, with other deprecated format characters. What is invisible
-# is not meaningless: U+200C and U+200D join and separate letters in Persian and Hindi and build
+# Control characters, lone surrogates, bidirectional embeddings, overrides and isolates, which can
+# reorder the surrounding text, and deprecated format characters. Other invisible characters carry
+# meaning and are kept: U+200C and U+200D join and separate letters in Persian and Hindi and build
 # emoji, U+200B separates words in Thai, U+200E and U+200F order punctuation in Hebrew.
 UNSAFE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u180e\u202a-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff]"
 )
-# Tag characters belong to a black flag, and make it that of Scotland, for instance. Elsewhere they
-# are text that nobody sees.
+# Tag characters after a black flag encode a regional flag, such as Scotland's. Anywhere else they
+# are hidden text.
 FLAG_TAGS = re.compile(
     "(\U0001f3f4[\U000e0020-\U000e007e]{1,10}\U000e007f)|[\U000e0000-\U000e007f]"
 )
-# One variation selector chooses the form of a character; a run of them can hide data.
+# One variation selector chooses the form of a character. A sequence of them can hide data.
 SELECTORS = re.compile(
     "([\ufe00-\ufe0f\U000e0100-\U000e01ef])[\ufe00-\ufe0f\U000e0100-\U000e01ef]+"
 )
 
 
 def _marks() -> str:
-    """Return the characters that go with a letter, for the [ ] of a regular expression."""
+    """Return all combining marks, as ranges for a character class of a regular expression."""
     found: list[list[int]] = []
-    for code in [*range(0x300, 0x20000), *range(0xE0100, 0xE01F0)]:  # there are none elsewhere
+    for code in [*range(0x300, 0x20000), *range(0xE0100, 0xE01F0)]:  # all marks are in here
         if unicodedata.category(chr(code))[0] == "M":
             if found and found[-1][1] == code - 1:
                 found[-1][1] = code
@@ -40,20 +40,20 @@ def _marks() -> str:
 
 
 MARKS = _marks()
-# No language has that many for one letter. To sort them takes time that grows with their square.
+# Normalization sorts the marks of a letter in quadratic time, so their number is limited to 30:
 # https://www.unicode.org/reports/tr15/#Stream_Safe_Text_Format
 _TOO_MANY_MARKS = re.compile(rf"([{MARKS}]{{30}})[{MARKS}]+")
-# Unicode's categories of what shows nothing by itself, and letters that are blank.
+# Unicode categories that are invisible on their own, and letters that look blank.
 INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Mc", "Me", "Mn", "Zl", "Zp", "Zs"})
 BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
 
 def clean_lines(text: str, limit: int | None = None) -> str:
-    """Return text of several lines: each as `clean` returns it, never two empty ones in a row.
+    """Clean multi-line text: each line as with `clean`, at most one blank line in a row.
 
     Args:
-        text: what was sent.
-        limit: cut the result to this many characters.
+        text: the text to clean.
+        limit: the maximum length of the result, in characters. Longer text is cut off.
     """
     lines = "\n".join(clean(line) for line in text.splitlines()).strip("\n")
     lines = re.sub("\n{3,}", "\n\n", lines)[:limit]
@@ -61,32 +61,32 @@ def clean_lines(text: str, limit: int | None = None) -> str:
 
 
 def clean(text: str, limit: int | None = None) -> str:
-    """Return text on one line, in Unicode's NFC, without characters that could mislead a reader.
+    """Clean a line of text: NFC, single spaces, no characters that could mislead a reader.
 
     Args:
-        text: what was sent.
-        limit: cut the result to this many characters.
+        text: the text to clean. Line breaks become spaces.
+        limit: the maximum length of the result, in characters. Longer text is cut off.
     """
     if text.isascii() and text.isprintable():
         return " ".join(text.split())[:limit].rstrip()
     text = SELECTORS.sub(r"\1", FLAG_TAGS.sub(r"\1", UNSAFE.sub("", text)))
     text = " ".join(normalize(text, "NFC").split())[:limit]
-    return _visible(FLAG_TAGS.sub(r"\1", text).rstrip())  # the cut may have gone through a flag
+    return _visible(FLAG_TAGS.sub(r"\1", text).rstrip())  # the cut may have split a flag
 
 
 def normalize(text: str, form: Literal["NFC", "NFKC"]) -> str:
-    """Return text in one of Unicode's forms, with at most 30 marks to a letter."""
+    """Normalize text to a Unicode form, with at most 30 combining marks per letter."""
     return unicodedata.normalize(form, _TOO_MANY_MARKS.sub(r"\1", text))
 
 
 def fold(text: str) -> str:
-    """Return text in the form in which words and tags are compared: NFKC, and without case."""
-    # A capital I with a dot is an i and a mark once it is small.
+    """Fold text for caseless comparison of words and tags: NFKC and `str.casefold`."""
+    # Case folding turns a capital I with a dot above into an i and a combining mark.
     small = re.sub("i\u0307+", "i", normalize(text, "NFKC").casefold())
     return normalize(small, "NFKC")
 
 
 def _visible(text: str) -> str:
-    """Return the text, empty if there is nothing to be seen in it."""
+    """Return the text, or an empty string if it has no visible character."""
     shows = (unicodedata.category(each) not in INVISIBLE and each not in BLANK for each in text)
     return text if any(shows) else ""

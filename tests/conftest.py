@@ -1,4 +1,4 @@
-"""The application."""
+"""Fixtures for the application's tests."""
 
 import os
 from collections.abc import AsyncIterator
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # What the developer's shell says to the application is not for the tests.
+    # Ignore settings in the developer's environment.
     for name in (*Settings.model_fields, "secret_key_fallbacks"):
         os.environ.pop(name.upper(), None)
     if not hasattr(config, "workerinput"):
-        # Each application would compile its templates anew, and each server that tests start:
-        # that would be most of the time that many a test takes.
-        with suppress(AssetsMissingError):  # the tests that need them say so
+        # Otherwise each application and each test server would compile all templates, which would
+        # be most of the time of many tests.
+        with suppress(AssetsMissingError):  # tests that need the assets fail on their own
             templating.compile_all("app")
 
 
@@ -39,13 +39,13 @@ def settings(database_url: str) -> Settings:
         database_url=parse_database_url(database_url),
         secret_key=SecretStr("a key for tests, of no worth anywhere else"),
         log_level="debug",
-        run_jobs=False,  # a test runs them when it wants to: `jobs.run_due()`
+        run_jobs=False,  # tests call `jobs.run_due()`
     )
 
 
 @pytest.fixture
 async def app(settings: Settings) -> AsyncIterator[Quart]:
-    """The application, started; exceptions become error pages as in production."""
+    """The running application. Exceptions become error pages as in production."""
     app = create_app(settings)
     async with app.test_app():
         yield app
@@ -60,7 +60,7 @@ def client(app: Quart) -> Client:
 def releases(tmp_path_factory: pytest.TempPathFactory) -> "Releases":
     """Releases of this application.
 
-    For tests in the group `builds` alone: elsewhere they would be built once more.
+    Only for tests in the xdist group `builds`. Other workers would build them again.
     """
     from tests.deploy.releases import make_releases
 
@@ -69,7 +69,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> "Releases":
 
 @pytest.fixture(scope="session")
 async def images(releases: "Releases") -> dict[str, Path]:
-    """What the build hook has made of the first and the second of them, by revision."""
+    """The images that the build hook creates for the first two releases, by revision."""
     from tests.deploy.releases import build_images
 
     require("bwrap")
@@ -78,5 +78,5 @@ async def images(releases: "Releases") -> dict[str, Path]:
 
 @pytest.fixture
 def built(releases: "Releases", images: dict[str, Path]) -> "Releases":
-    """The releases with their images: no build is to take the processor away from visitors."""
+    """The releases, after their images are built, so that no build slows down the test."""
     return releases

@@ -1,4 +1,4 @@
-"""The repository as a push would bring it, uncommitted work included."""
+"""The files of the repository as they would be pushed, including uncommitted changes."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ from app.settings import ROOT
 
 
 def tracked_files() -> list[str]:
-    """Return the files that Git has, and those it would have after `git add`."""
+    """Return all tracked files and all untracked files that are not ignored."""
     names = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -25,6 +25,6 @@ def checkout(directory: Path) -> Path:
     for name in tracked_files():
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # deleted, and the deletion not committed yet
+        with suppress(FileNotFoundError):  # deleted, but not committed
             shutil.copy2(ROOT / name, target, follow_symlinks=False)
     return directory

@@ -1,7 +1,7 @@
-"""Every reach into a library's private parts: one module for each library, with the reasons.
+"""All uses of private APIs of libraries: one module per library, with the reasons.
 
-`quart_upsun/tests/test_compat.py` fails if a library changes there. Before you raise a library's
-bound in `pyproject.toml`, run it.
+`quart_upsun/tests/test_compat.py` fails if a library changes one of them. Run it before you raise
+the library's version in `pyproject.toml`.
 """
 
 __all__ = ["hypercorn", "pgqueuer", "quart", "quart_schema", "sqlalchemy"]  # modules

@@ -1,4 +1,4 @@
-"""Hypercorn 0.18."""
+"""Private APIs of Hypercorn 0.18."""
 
 import asyncio
 from typing import Any
@@ -10,13 +10,13 @@ from hypercorn.protocol.h11 import H11Protocol
 
 
 def transport_of(send: Any) -> asyncio.WriteTransport | None:
-    """Return the transport of the connection that a request came in on.
+    """Return the transport of a request's connection, or None if the server is not Hypercorn.
 
-    ASGI has no way to give a connection up, and a stream whose client does not read cannot be ended
-    otherwise. The way leads through Hypercorn's stream, protocol and TCP server.
+    ASGI cannot abort a connection, and a stream cannot be ended in another way if its client does
+    not read. The transport is reached through Hypercorn's stream, protocol and TCP server.
 
     Args:
-        send: as Hypercorn gives it to the application; None is returned for any other.
+        send: the ASGI `send` callable that the server passes to the application.
     """
     try:
         transport = send.__self__.send.__self__.send.__self__.writer.transport
@@ -26,11 +26,11 @@ def transport_of(send: Any) -> asyncio.WriteTransport | None:
 
 
 class CoalescingProtocol(H11Protocol):
-    """Sends the head of a response together with what follows it, in one write.
+    """An HTTP/1.1 protocol that sends the headers and the first part of the body in one write.
 
-    Hypercorn writes the head, the body and an empty end one after the other; each write is a system
-    call and mostly a packet. A head without a length is sent at once: a stream's first event
-    may be a long time coming.
+    Hypercorn writes headers, body and an empty end separately. Each write is a system call, and
+    usually a packet. Headers without a Content-Length are sent at once, because the first event of
+    a stream may take long.
     """
 
     _head = b""
@@ -54,5 +54,5 @@ class CoalescingProtocol(H11Protocol):
 
 
 def coalesce_writes() -> None:
-    """Let every connection that Hypercorn accepts from now on use `CoalescingProtocol`."""
+    """Make Hypercorn use `CoalescingProtocol` for all new connections."""
     hypercorn.protocol.H11Protocol = CoalescingProtocol  # type: ignore[attr-defined]

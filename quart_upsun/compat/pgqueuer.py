@@ -1,8 +1,8 @@
-"""PgQueuer 1.6: what its own front, `pgqueuer.PgQueuer`, is made of.
+"""Private APIs of PgQueuer 1.6: the components of `pgqueuer.PgQueuer`.
 
-That front has a driver that does not connect again, says how a job ended by the job's id alone, and
-gives a job up when its process stops. `quart_upsun.jobs` puts the same parts together differently;
-docs/decisions/jobs.md says what remains of the library.
+`PgQueuer` itself is not used, because its driver does not reconnect, it records the result of a job
+by the job's id alone, and it fails a job when its process stops. `quart_upsun.jobs` combines the
+same components differently; see docs/decisions/jobs.md.
 """
 
 from pgqueuer.adapters.persistence.queries import Queries
@@ -37,8 +37,8 @@ __all__ = [
     "channel",
 ]
 
-# What `jobs.queries` overrides, and the parameters: how an attempt ended is written down only for
-# who still has the job.
+# Methods that `jobs.pgqueuer_queries` overrides, and their parameters. The result of an attempt is
+# recorded only by the worker that still holds the job.
 OVERRIDDEN = {
     Queries.dequeue: (
         *("self", "batch_size", "entrypoints", "queue_manager_id"),
@@ -51,14 +51,14 @@ OVERRIDDEN = {
 
 
 def channel() -> str:
-    """Return the channel on which workers listen."""
+    """Return the NOTIFY channel that workers listen on."""
     return db_settings().channel
 
 
 def change_notice() -> str:
-    """Return the notice that makes workers look into the queue.
+    """Return the NOTIFY payload that makes workers check the queue.
 
-    The trigger of the table sends it for an INSERT, and says nothing of an UPDATE.
+    PgQueuer's trigger sends it after an INSERT, but not after an UPDATE.
     """
     return TableChangedEvent(
         channel=Channel(channel()),

@@ -1,4 +1,4 @@
-"""Quart 0.22, and Flask beneath it."""
+"""Private APIs of Quart 0.22 and Flask."""
 
 from flask.templating import _default_template_ctx_processor
 from quart.asgi import ASGIHTTPConnection
@@ -8,12 +8,12 @@ from quart.wrappers.base import BaseRequestWebsocket
 from quart.wrappers.request import Body
 from werkzeug.datastructures import MultiDict
 
-# Every blueprint brings it along, beside Quart's own of the same content. It is synchronous, which
-# costs each page a thread, so `web.templating` takes it out.
+# Every blueprint adds it beside Quart's own, which does the same. It is synchronous, so each page
+# would need a thread. `web.templating` removes it.
 FLASK_CONTEXT_PROCESSOR = _default_template_ctx_processor
 
-# Methods without a public counterpart that `http.bodies` overrides, and their parameters: a request
-# gets its limit before its body arrives, and fields are counted before they are parsed.
+# Private methods that `http.bodies` overrides, and their parameters. A request gets its limit
+# before its body arrives, and form fields are counted before they are parsed.
 OVERRIDDEN = {
     ASGIHTTPConnection._create_request_from_scope: ("self", "send"),
     FormDataParser._parse_urlencoded: ("self", "body", "mimetype", "content_length", "options"),
@@ -31,27 +31,27 @@ def current_root_path() -> str | None:
 
 
 def size_limit(body: Body) -> int | None:
-    """Return how many bytes a body may have. Quart applies it only to what is buffered."""
+    """Return the size limit of a body, in bytes. Quart applies it to buffered bytes only."""
     return body._max_content_length
 
 
 def failure(body: Body) -> Exception | None:
-    """Return what reading a body raises: the ASGI side has no other way to reach the view."""
+    """Return the exception that reading a body will raise."""
     return body._must_raise
 
 
 def fail(body: Body, error: Exception) -> None:
-    """Let reading a body raise an error, and drop what has arrived."""
+    """Let reading a body raise an error, and discard its data."""
     body._must_raise = error
     body.clear()
     body.set_complete()
 
 
 def buffered(body: Body) -> int:
-    """Return how many bytes of a body wait for the view, so that no more of it is received."""
+    """Return the number of bytes of a body that wait for the view."""
     return len(body._data)
 
 
 def parsed_form(incoming: BaseRequestWebsocket) -> MultiDict[str, str] | None:
-    """Return the form if a view has read it: `await request.form` would wait for the body."""
+    """Return the form if a view has read it, without waiting for the body."""
     return getattr(incoming, "_form", None)

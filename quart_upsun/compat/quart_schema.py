@@ -1,4 +1,4 @@
-"""quart-schema 0.25."""
+"""Private APIs of quart-schema 0.25."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
@@ -11,17 +11,17 @@ from werkzeug.sansio.response import Response as BaseResponse
 
 MakeResponse: TypeAlias = Callable[[Any], Awaitable[Any]]
 
-# Where the document's schemas are: that of `Problem` is added to them.
+# The location of schemas in the OpenAPI document, for references to `Problem`.
 REF_TEMPLATE = PYDANTIC_REF_TEMPLATE
 
 
 def takes_query(view: Callable[..., Any]) -> bool:
-    """Tell whether a view documents parameters of the query, and so can answer 422."""
+    """Tell whether a view validates query parameters, so that it can return a 422."""
     return hasattr(view, QUART_SCHEMA_QUERYSTRING_ATTRIBUTE)
 
 
 def views_of(provider: OpenAPIProvider) -> Mapping[str, Callable[..., Any]]:
-    """Return the views that a provider documents, by endpoint: their policies say more of them."""
+    """Return the views that a provider documents, by endpoint."""
     views: Mapping[str, Callable[..., Any]] = provider._app.view_functions
     return views
 
@@ -43,6 +43,6 @@ def convert_only_models(app: Quart, make_response: MakeResponse) -> None:
 
 
 def openapi_provider(app: Quart) -> OpenAPIProvider:
-    """Return what makes the document: quart-schema's own route for it makes it at each request."""
+    """Return the OpenAPI provider. quart-schema's own route would call it on every request."""
     extension: QuartSchema = app.extensions["QUART_SCHEMA"]
     return extension.openapi_provider

@@ -1,4 +1,4 @@
-"""SQLAlchemy 2.1 and its dialect for asyncpg."""
+"""Private APIs of SQLAlchemy 2.1 and its asyncpg dialect."""
 
 from typing import Any, cast
 
@@ -9,20 +9,20 @@ from sqlalchemy.util import greenlet_spawn
 
 __all__ = ["ADAPTER_ERROR", "execute_again_if_stale", "greenlet_spawn", "positional_parameters"]
 
-# Raised by the adapter itself where a connection is made, before SQLAlchemy wraps errors.
+# The adapter raises it while it connects, before SQLAlchemy wraps errors.
 ADAPTER_ERROR = AsyncAdapt_asyncpg_dbapi.Error
 
 
 def execute_again_if_stale(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
-    """Execute a statement, and prepare it again if a migration has made its plan stale.
+    """Execute a statement, and retry it once if a migration has made its prepared plan stale.
 
-    SQLAlchemy only marks the plans as stale, and lets the first request of each connection fail. In
-    a transaction that is right. Outside of one nothing is lost by asking twice.
+    SQLAlchemy invalidates its cached plans in this case, but raises for the first statement of each
+    connection. In a transaction it has to. In AUTOCOMMIT, a retry is safe.
 
     Args:
-        cursor: as the event `do_execute` gives it; so are the others.
+        cursor: the cursor, from the event `do_execute` like the other arguments.
         statement: the SQL.
-        parameters: its parameters.
+        parameters: the statement's parameters.
         context: the execution context.
     """
     try:
@@ -31,15 +31,15 @@ def execute_again_if_stale(cursor: Any, statement: str, parameters: Any, context
         driver_connection = context.root_connection.connection.dbapi_connection
         if not context.dialect.detect_autocommit_setting(driver_connection):
             raise
-        context.handle_dbapi_exception(error)  # marks all cached plans of the engine as stale
+        context.handle_dbapi_exception(error)  # invalidates all cached plans of the engine
         context.pre_exec()
         cursor.execute(statement, parameters)
 
 
 def positional_parameters(compiled: Compiled) -> tuple[list[str], dict[str, Any]]:
-    """Return the names of a statement's parameters in order, and the values of the constant ones.
+    """Return a statement's parameter names in order, and the values of its constants.
 
-    `Statement` sends the compiled SQL by asyncpg, which takes parameters by position.
+    `Statement` passes the compiled SQL to asyncpg, which takes positional parameters.
     """
     compiler = cast(SQLCompiler, compiled)
     constants = {

@@ -1,16 +1,16 @@
-"""Fetch URLs that strangers chose: safely, and politely to their hosts.
+"""Fetch untrusted URLs, with SSRF protection and a concurrency limit per host.
 
-- `Fetcher` fetches within limits of size, time, redirects and content type, and connects to public
-  addresses only (`public_network`).
+- `Fetcher` limits size, time, redirects and content types, and connects to public IP addresses only
+  (`public_network`).
 - `fetch_page` reads a page's title, description and icon (`page_metadata`).
-- `turn` lets background jobs fetch a few at a time from each host (`turns`, `job_turns`).
+- `turn` limits how many background jobs fetch from a host at a time (`turns`, `job_turns`).
 
-A job needs four lines:
+In a job:
 
     fetcher = current_app.extensions["fetcher"]  # from `init_app(app)`
     async with turn(running, fetcher, owner=user_id) as visit:
         page, icon = await fetch_page(fetcher, url, visit)
-    ...  # store them
+    ...  # store the result
 """
 
 from quart_upsun.fetching.fetcher import Fetched, Fetcher

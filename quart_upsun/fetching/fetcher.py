@@ -1,6 +1,6 @@
-"""Fetch URLs that strangers chose, within limits of size, time, redirects and content type.
+"""An HTTP client for untrusted URLs, with limits for size, time, redirects and content types.
 
-`public_network` decides which addresses may be connected to.
+`public_network` decides which IP addresses it may connect to.
 """
 
 import asyncio
@@ -17,6 +17,8 @@ import httpcore
 import httpx
 
 from quart_upsun.fetching.public_network import (
+    INVALID_RESPONSE,
+    INVALID_URL,
     STEP_TIMEOUT_SECONDS,
     Address,
     FetchError,
@@ -26,21 +28,21 @@ from quart_upsun.fetching.public_network import (
 )
 from quart_upsun.fetching.turns import Turns, Visit
 
-TOTAL_TIMEOUT_SECONDS = 10.0  # for a fetch with its redirects
+TOTAL_TIMEOUT_SECONDS = 10.0  # for a fetch including redirects
 MAX_REDIRECTS = 5
-# Where web sites live. Mail servers and databases would take a line of a request for a command.
+# Usual ports of web sites only: other services, such as mail servers, could interpret lines of an
+# HTTP request as commands.
 PORTS = frozenset({80, 443, 8080, 8443})
 DEFAULT_PORTS = {"http": 80, "https": 443}
-CERTIFICATE = "Its certificate is not valid."
-NO_CONNECTION = "It could not be connected to, or the connection broke."
-
-ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS  # zlib or gzip, whichever it is
+INVALID_CERTIFICATE = "The TLS certificate is not valid."
+CONNECTION_FAILED = "The connection failed."
+ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS  # detect the format
 GZIP = b"\x1f\x8b"
 
 PAGE_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 PAGE_BYTES, ICON_BYTES = 512 * 1024, 64 * 1024
-MIN_PIECE_BYTES = 128  # that a piece counts at least: each costs a turn of the event loop
-OVERHEAD_BYTES = 256 * 1024  # bytes of a response that may be headers and framing
+MIN_CHUNK_BYTES = 128  # smaller chunks count as this many bytes, because each costs CPU time
+OVERHEAD_BYTES = 256 * 1024  # allowance for headers and framing
 
 USER_AGENT = b"quart-upsun (link preview)"
 MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}/[a-z0-9][a-z0-9.+-]{0,63}")
@@ -49,29 +51,37 @@ CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([a-z0-9_.:-]{1,40})", re.IGNOREC
 
 @dataclass(frozen=True)
 class Fetched:
-    """A response: `url` after redirects, `content` decompressed; the rest is as sent."""
+    """A successful response."""
 
     url: str
+    """The URL after redirects."""
     status: int
+    """The status code, 200 to 299."""
     content_type: str | None
+    """The media type in lowercase, without parameters. None if it is missing or malformed."""
     charset: str | None
+    """The charset parameter of the Content-Type header."""
     content: bytes
+    """The decompressed body."""
 
 
 class Fetcher:
-    """Fetch any number of URLs at once, but only a few from the same host.
+    """Fetch untrusted URLs concurrently, with a concurrency limit per host.
+
+    Use it as an async context manager, or call `close` at the end.
 
     Args:
-        allowed: which numeric addresses and ports may be connected to. Others than the public ones
-            are for tests and benchmarks that serve on this machine.
-        ports: which ports a URL may name; as above.
-        step_timeout: seconds to connect, and to wait for more bytes.
-        total_timeout: seconds for a fetch with its redirects, without the wait for the host's turn.
-        tls: who is trusted for https; by default the authorities that httpx brings along.
-        resolver: looks names up; by default as the system is configured to.
+        allowed: tells whether a connection to an IP address and port is allowed. Override it only
+            for tests and benchmarks with local servers.
+        ports: the ports that URLs may have. Override it only for tests and benchmarks.
+        step_timeout: the timeout for connecting and for each read, in seconds.
+        total_timeout: the timeout for a fetch including redirects, in seconds. The wait for a turn
+            at the host does not count.
+        tls: the TLS context. The default trusts the CA certificates of httpx.
+        resolver: the DNS resolver. The default uses the system's configuration.
 
     Attributes:
-        turns: who may talk to which host.
+        turns: the concurrency limit per host.
     """
 
     def __init__(
@@ -98,7 +108,7 @@ class Fetcher:
         await self.close()
 
     async def close(self) -> None:
-        """Close the resolver, after the last fetch."""
+        """Close the DNS resolver. Call it after the last fetch has ended."""
         await self._resolver.close()
 
     async def get(
@@ -110,29 +120,29 @@ class Fetcher:
         content_types: Collection[str] | None = PAGE_TYPES,
         truncate: bool = False,
         visit: Visit | None = None,
-        patience: float | None = None,
+        max_wait: float | None = None,
     ) -> Fetched:
-        """Fetch an address.
+        """Send a GET request and follow redirects.
 
         Args:
-            url: http or https.
-            accept: what to ask for, as the header has it.
-            max_bytes: of the content, packed and unpacked.
-            content_types: what is taken for an answer; None for whatever comes.
-            truncate: return the first `max_bytes` of more, instead of failing.
-            visit: keeps the turns of all hosts until its end. Without one, the turn of a host is
-                given back before that of the next one is waited for.
-            patience: seconds to wait for the turn of a host; by default as long as it takes. This
-                wait is not part of the time a fetch may take.
+            url: an http or https URL.
+            accept: the Accept header.
+            max_bytes: the maximum size of the body, compressed and decompressed.
+            content_types: the accepted media types. None to accept any.
+            truncate: return the first `max_bytes` of a larger body instead of raising.
+            visit: keeps the turns at all hosts until it ends. By default, the turn at a host is
+                released before a redirect to another host is followed.
+            max_wait: how long to wait for a turn at a host, in seconds; see `Visit.enter`. By
+                default there is no limit. The wait does not count towards the timeouts.
 
         Raises:
-            FetchError: with the reason, and whether to try again.
+            FetchError: the fetch failed. `permanent` tells whether a retry makes sense.
             HostBusyError: a host had no free turn in time.
         """
-        target, remaining = self._checked(url), self._total_timeout
+        target, remaining = self._validate(url), self._total_timeout
         for _ in range(MAX_REDIRECTS + 1):
             with nullcontext(visit) if visit else Visit(self.turns) as hop:
-                await hop.enter(target.host.rstrip("."), patience)
+                await hop.enter(target.host.rstrip("."), max_wait)
                 started = time.monotonic()
                 try:
                     async with (
@@ -141,60 +151,62 @@ class Fetcher:
                     ):
                         headers = httpx.Headers(response.headers)
                         if response.status in {301, 302, 303, 307, 308} and "location" in headers:
-                            target = self._checked(headers["location"], target)
+                            target = self._validate(headers["location"], target)
                         else:
-                            media_type, charset = _type(response.status, headers, content_types)
-                            content = await _content(response, headers, max_bytes, truncate)
+                            media_type, charset = _check_type(
+                                response.status, headers, content_types
+                            )
+                            content = await _read_body(response, headers, max_bytes, truncate)
                             return Fetched(
                                 str(target), response.status, media_type, charset, content
                             )
-                # Never `from error`: its text may repeat what the other side has sent.
+                # Never `from error`: its text may quote the response.
                 except TimeoutError:
-                    raise _too_slow(self._total_timeout) from None
+                    raise _timeout_error(self._total_timeout) from None
                 except httpcore.TimeoutException:
-                    raise _too_slow(self._step_timeout) from None
+                    raise _timeout_error(self._step_timeout) from None
                 except httpcore.ProtocolError:
-                    raise FetchError("Its answer is broken.", permanent=False) from None
+                    raise FetchError(INVALID_RESPONSE, permanent=False) from None
                 except (httpcore.NetworkError, OSError, ValueError) as error:
-                    certificate = isinstance(error.__cause__, ssl.SSLCertVerificationError)
-                    sentence = CERTIFICATE if certificate else NO_CONNECTION
-                    raise FetchError(sentence, permanent=False) from None
+                    is_certificate = isinstance(error.__cause__, ssl.SSLCertVerificationError)
+                    message = INVALID_CERTIFICATE if is_certificate else CONNECTION_FAILED
+                    raise FetchError(message, permanent=False) from None
                 remaining -= time.monotonic() - started
-        raise FetchError("It redirects too often.", permanent=True)
+        raise FetchError("Too many redirects.", permanent=True)
 
-    def _checked(self, url: str, base: httpx.URL | None = None) -> httpx.URL:
+    def _validate(self, url: str, base: httpx.URL | None = None) -> httpx.URL:
         try:
             target = base.join(url) if base else httpx.URL(url)
         except (httpx.InvalidURL, ValueError):
-            raise FetchError("The address is not valid.", permanent=True) from None
+            raise FetchError(INVALID_URL, permanent=True) from None
         if target.scheme not in DEFAULT_PORTS:
-            raise FetchError("The address is not one of http or https.", permanent=True)
+            raise FetchError("The URL must start with http:// or https://.", permanent=True)
         if not target.host:
-            raise FetchError("The address is not valid.", permanent=True)
+            raise FetchError(INVALID_URL, permanent=True)
         if target.userinfo:
-            raise FetchError("The address holds a user name.", permanent=True)
+            raise FetchError("The URL must not contain a username or password.", permanent=True)
         port = DEFAULT_PORTS[target.scheme] if target.port is None else target.port
         if port not in self._ports:
-            raise FetchError("The address has a port that is not fetched from.", permanent=True)
+            raise FetchError("The port of the URL is not allowed.", permanent=True)
         return target
 
     @asynccontextmanager
     async def _response(
         self, url: httpx.URL, accept: str, budget: int
     ) -> AsyncIterator[httpcore.Response]:
-        """Connect, ask, and hang up at the end.
+        """Connect, send the request, and close the connection at the end.
 
-        Below httpx's client, for it keeps cookies, and writes every URL into the log; and without
-        a pool: nothing is asked twice, and a pool of 1,000 connections is searched for each.
+        httpx's client is not used, because it stores cookies and logs every URL. A connection pool
+        would only cost time, because connections are not reused.
         """
         tls = None
         if url.scheme == "https":
             if self._tls is None:
-                # Reads all certificates: 20 ms and more.
+                # Loads all CA certificates, which takes 20 ms or more.
                 self._tls = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
                 self._tls.set_alpn_protocols(["http/1.1"])
             tls = self._tls
-        where = httpcore.URL(
+        request_url = httpcore.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
         )
         headers = [
@@ -207,69 +219,69 @@ class Fetcher:
         timeout = dict.fromkeys(("read", "write"), self._step_timeout)
         host = url.raw_host.decode("ascii")
         network = Network(self._resolver, self._allowed, budget)
-        stream = await network.connect_tcp(host, where.origin.port, self._step_timeout)
+        stream = await network.connect_tcp(host, request_url.origin.port, self._step_timeout)
         try:
             if tls is not None:
                 stream = await stream.start_tls(tls, host, self._step_timeout)
-            connection = httpcore.AsyncHTTP11Connection(where.origin, stream)
+            connection = httpcore.AsyncHTTP11Connection(request_url.origin, stream)
             async with connection.stream(
-                "GET", where, headers=headers, extensions={"timeout": timeout}
+                "GET", request_url, headers=headers, extensions={"timeout": timeout}
             ) as response:
                 yield response
         finally:
             await stream.aclose()
 
 
-def _type(
-    status: int, headers: httpx.Headers, wanted: Collection[str] | None
+def _check_type(
+    status: int, headers: httpx.Headers, accepted: Collection[str] | None
 ) -> tuple[str | None, str | None]:
-    """Return media type and charset of an answer that is worth reading."""
+    """Check status code and content type, and return media type and charset."""
     if not 200 <= status < 300:
-        again = status >= 500 or status in {408, 425, 429}
-        raise FetchError(f"It answered {status}.", permanent=not again)
+        is_temporary = status >= 500 or status in {408, 425, 429}
+        raise FetchError(f"The server returned HTTP {status}.", permanent=not is_temporary)
     header = headers.get("content-type", "")
     match = MEDIA_TYPE.fullmatch(header.partition(";")[0].strip().lower())
     media_type = match[0] if match else None
-    if wanted is not None and media_type not in wanted:
-        kind = f"of the type {media_type}" if media_type else "of an unknown type"
-        page = ", not a web page" if "text/html" in wanted else ""
-        raise FetchError(f"It is {kind}{page}.", permanent=True)
+    if accepted is not None and media_type not in accepted:
+        kind = f"Unsupported content type: {media_type}." if media_type else "Unknown content type."
+        raise FetchError(kind, permanent=True)
     charset = CHARSET.search(header)
     return media_type, charset[1] if charset else None
 
 
-async def _content(
+async def _read_body(
     response: httpcore.Response, headers: httpx.Headers, max_bytes: int, truncate: bool
 ) -> bytes:
-    """Read a body, unpacked, and never more of it in memory than asked for."""
+    """Read and decompress a body, with at most `max_bytes` of it in memory."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", "", "gzip", "x-gzip", "deflate"}:
-        raise FetchError("It is packed in a way that was not asked for.", permanent=True)
-    unpacker = None if encoding in {"identity", ""} else _Unpacker()
+        raise FetchError("Unsupported content encoding.", permanent=True)
+    decompressor = None if encoding in {"identity", ""} else _Decompressor()
     content, received = bytearray(), 0
-    async for piece in response.aiter_stream():
-        received += max(len(piece), MIN_PIECE_BYTES)
+    async for chunk in response.aiter_stream():
+        received += max(len(chunk), MIN_CHUNK_BYTES)
         try:
-            # Not 0 at any time, which would be no limit.
-            room = max_bytes + 1 - len(content)
-            content += piece[:room] if unpacker is None else unpacker.decompress(piece, room)
+            room = max_bytes + 1 - len(content)  # never 0, which zlib would take for no limit
+            content += (
+                chunk[:room] if decompressor is None else decompressor.decompress(chunk, room)
+            )
         except zlib.error:
-            raise FetchError("It cannot be unpacked.", permanent=False) from None
+            raise FetchError("The response could not be decompressed.", permanent=False) from None
         if len(content) > max_bytes or received > max_bytes + OVERHEAD_BYTES:
             if truncate:
                 break
-            raise FetchError(f"It is larger than {_size(max_bytes)}.", permanent=True)
-        if unpacker is not None and unpacker.is_done:
+            raise FetchError(f"The response is larger than {_size(max_bytes)}.", permanent=True)
+        if decompressor is not None and decompressor.is_done:
             break
-        await asyncio.sleep(0)  # pieces that have come together are handed out without a pause
+        await asyncio.sleep(0)  # httpcore yields buffered chunks without giving up the event loop
     return bytes(content[:max_bytes])
 
 
-class _Unpacker:
-    """Unpacks a body of zlib, or of gzip: that may have several members (RFC 1952, 2.2).
+class _Decompressor:
+    """An incremental decompressor for zlib and gzip with several members (RFC 1952, section 2.2).
 
     Attributes:
-        is_done: whether something else follows what was packed.
+        is_done: whether other data follows the compressed data.
     """
 
     def __init__(self) -> None:
@@ -278,10 +290,10 @@ class _Unpacker:
         self._rest = b""
 
     def decompress(self, data: bytes, limit: int) -> bytes:
-        """Return what a piece holds, `limit` bytes at most: then the rest is lost.
+        """Decompress a chunk into at most `limit` bytes. Anything beyond that is discarded.
 
         Raises:
-            zlib.error: it is packed in another way, or damaged.
+            zlib.error: the data is invalid.
         """
         content, data = bytearray(), self._rest + data
         while data and len(content) < limit:
@@ -298,8 +310,8 @@ class _Unpacker:
         return bytes(content)
 
 
-def _too_slow(seconds: float) -> FetchError:
-    return FetchError(f"It did not answer within {seconds:g} seconds.", permanent=False)
+def _timeout_error(seconds: float) -> FetchError:
+    return FetchError(f"Timed out after {seconds:g} seconds.", permanent=False)
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Give jobs their turn at a host; see `turns` for how the waiting line works."""
+"""Limit concurrent fetches per host for background jobs. See `turns` for the waiting lines."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -17,9 +17,9 @@ log = get_logger(__name__)
 
 
 def init_app(app: Quart) -> None:
-    """Set up `app.extensions["fetcher"]` while the application is served.
+    """Create `app.extensions["fetcher"]` when the application starts, and close it at the end.
 
-    It needs `app.extensions["quart_upsun"].database` to call the jobs that wait for a host.
+    The application needs `QuartUpsun`, whose database is used to call waiting jobs.
     """
 
     @app.while_serving
@@ -32,15 +32,18 @@ def init_app(app: Quart) -> None:
 
 @asynccontextmanager
 async def turn(running: JobContext, fetcher: Fetcher, *, owner: int = 0) -> AsyncIterator[Visit]:
-    """Give a job a visit to hosts; at its end the next waiting jobs of these hosts may run.
+    """Open a visit for a job. When it ends, the next jobs that wait for its hosts become due.
+
+    Pass the visit to `fetch_page`, or to `Fetcher.get` with `max_wait=0`.
 
     Args:
-        running: the job.
-        fetcher: whose turns these are; pass the visit to its `get` with `patience=0`.
-        owner: for whom the job fetches. Within a priority, owners take turns.
+        running: the context of the job.
+        fetcher: the fetcher that the job uses.
+        owner: the user for whom the job fetches. Jobs of the same priority are served round-robin
+            by owner.
 
     Raises:
-        Postponed: the host has no free turn, so the job is queued again until it is called.
+        JobPostponedError: the host has no free turn. The job goes back to the queue.
     """
     visit = Visit(fetcher.turns)
     try:
@@ -57,28 +60,28 @@ async def turn(running: JobContext, fetcher: Fetcher, *, owner: int = 0) -> Asyn
 
 
 async def _join_queue(running: JobContext, fetcher: Fetcher, host: str, owner: int) -> None:
-    """Let a fetch that leaves the host call this job, which is back in the queue."""
+    """Add a postponed job to the host's waiting line."""
     fetcher.turns.line_up(host, running.id, priority=running.priority, owner=owner)
-    if fetcher.turns.has_room(host):  # since a moment ago: nobody else is going to call
+    if fetcher.turns.has_room(host):  # a turn became free meanwhile, and nothing else would call
         await _call_next(running.database, fetcher, host)
 
 
 async def _call_next(database: Database, fetcher: Fetcher, host: str) -> None:
-    """Make the first job in the line of a host due, if there is one."""
-    with suppress(DatabaseUnavailableError):  # then it becomes due by itself, a little later
+    """Make the first waiting job of a host due, if there is one."""
+    with suppress(DatabaseUnavailableError):  # the job becomes due by itself later
         while (job := fetcher.turns.next_in_line(host)) is not None:
-            if await make_due(database, [job]):  # else another process has it, or it is deleted
+            if await make_due(database, [job]):  # else it is deleted, or runs in another process
                 return
 
 
 async def _keep_calling(app: Quart) -> None:
-    """Keep the lines moving whose called job did not come, or went to another process."""
+    """Call the next job of each host whose called job did not arrive in this process."""
     while True:
         await asyncio.sleep(CALL_TIMEOUT_SECONDS)
-        # Looked up each time: tests put their own one there.
+        # Looked up each time, because tests replace it.
         fetcher: Fetcher = app.extensions["fetcher"]
         for host in fetcher.turns.idle():
             try:
                 await _call_next(app.extensions["quart_upsun"].database, fetcher, host)
-            except Exception:  # the next host, and the next second, may have more luck
+            except Exception:  # continue with the next host, and retry in a second
                 log.exception("the next job of a host could not be called")

@@ -1,7 +1,6 @@
-"""Read title, description and icons of a page. Neither its markup, nor its character set, nor the
-type of an image is trusted.
+"""Read the title, description and icons of an HTML page. All input is untrusted.
 
-lxml parses pages: docs/decisions/html-parser.md says why.
+docs/decisions/html-parser.md says why lxml parses the pages.
 """
 
 import asyncio
@@ -21,15 +20,15 @@ from quart_upsun.fetching.turns import HostBusyError, Visit
 from quart_upsun.text import clean
 from quart_upsun.time_limits import pause_time_limit
 
-MAX_BYTES = 512 * 1024  # of a page that are looked at
+MAX_BYTES = 512 * 1024  # the rest of a page is ignored
 MAX_TITLE, MAX_DESCRIPTION = 300, 1000  # characters
-MAX_URL = 2048
+MAX_URL = 2048  # characters
 MAX_ICONS = 5
 ICONS_TRIED = 3
-ICON_WAIT_SECONDS = 5.0  # that a page waits for a busy host of its icon
-WINDOW = 32 * 1024  # characters that are encoded and parsed at a time, to bound memory
-USUAL_ICON = 32  # pixels, at least: what looks sharp where an icon of a site is shown
-FOREIGN = {"svg", "math", "template"}  # a title in one of these is not the page's
+ICON_WAIT_SECONDS = 5.0  # wait this long for a turn at the icon's host
+WINDOW = 32 * 1024  # characters to encode and parse at a time, to limit memory
+MIN_SHARP_ICON = 32  # pixels
+FOREIGN = {"svg", "math", "template"}  # a <title> inside these is not the page's title
 
 SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -42,26 +41,29 @@ SIGNATURES = {
 
 @dataclass(frozen=True)
 class PageMetadata:
-    """Plain text, None where the page has none; URLs of icons, the best first."""
+    """The metadata of a page."""
 
     title: str | None
+    """Plain text, at most 300 characters. None if the page has no title."""
     description: str | None
+    """Plain text, at most 1,000 characters. None if the page has no description."""
     icons: list[str]
+    """Absolute URLs, the best first, at most 5."""
 
 
 async def fetch_page(
     fetcher: Fetcher, url: str, visit: Visit
 ) -> tuple[PageMetadata, Fetched | None]:
-    """Fetch a page and its icon within one visit, and return the page's metadata and the icon.
+    """Fetch a page and its icon, and return the page's metadata and the icon.
 
-    The icon is None if the page has none that is an image.
+    The icon is None if the page has no usable one: a raster image of at most 64 KiB.
 
     Raises:
-        FetchError: the page could not be fetched.
-        HostBusyError: the host has no free turn.
+        FetchError: the page could not be fetched. Errors of icons are ignored.
+        HostBusyError: the page's host has no free turn.
     """
-    fetched = await fetcher.get(url, truncate=True, visit=visit, patience=0)
-    with pause_time_limit():  # until one of the few threads is free
+    fetched = await fetcher.get(url, truncate=True, visit=visit, max_wait=0)
+    with pause_time_limit():  # waiting for a free thread does not count
         page = await asyncio.to_thread(read_metadata, fetched.content, fetched.charset, fetched.url)
     for icon_url in page.icons[:ICONS_TRIED]:
         try:
@@ -71,7 +73,7 @@ async def fetch_page(
                 max_bytes=ICON_BYTES,
                 content_types=None,
                 visit=visit,
-                patience=ICON_WAIT_SECONDS,
+                max_wait=ICON_WAIT_SECONDS,
             )
         except (FetchError, HostBusyError):
             continue
@@ -81,34 +83,36 @@ async def fetch_page(
 
 
 def read_metadata(content: bytes, charset: str | None, url: str) -> PageMetadata:
-    """Read the head of a page. Call it in a thread: some pages take 200 ms and 20 MB.
+    """Read the metadata of a page.
+
+    This is synchronous. Call it in a thread: some pages take 200 ms and 20 MB.
 
     Args:
-        content: the page, or the beginning of one.
-        charset: what the header of the response says.
-        url: where the page was found, after redirects.
+        content: the page or its beginning, as bytes.
+        charset: the charset parameter of the Content-Type header.
+        url: the URL of the page after redirects.
     """
     content = content[:MAX_BYTES]
     text = charsets.create_decoder(content, charset).decode(content).replace("\0", "")
-    # lxml caches names of tags and attributes for as long as the thread lives, and a page can have
-    # 60,000 new ones. A new thread frees them.
+    # lxml caches tag and attribute names until the thread ends, and a page can have 60,000 new
+    # ones. So each page gets its own thread.
     with ThreadPoolExecutor(1, "page") as thread:
         head = thread.submit(_parse, text).result()
-    title = head.said.get("og:title") or clean("".join(head.title), MAX_TITLE)
-    description = head.said.get("og:description") or head.said.get("description")
-    base = _absolute(url, head.base or "") or url
-    found = [_absolute(base, href) for _, href in sorted(head.icons, key=lambda icon: icon[0])]
+    title = head.metadata.get("og:title") or clean("".join(head.title), MAX_TITLE)
+    description = head.metadata.get("og:description") or head.metadata.get("description")
+    base = _absolute_url(url, head.base or "") or url
+    found = [_absolute_url(base, href) for _, href in sorted(head.icons, key=lambda icon: icon[0])]
     icons = [icon for icon in dict.fromkeys(found) if icon][: MAX_ICONS - 1]
-    usual = _absolute(url, "/favicon.ico")
-    if usual and usual not in icons:
-        icons.append(usual)
+    default_icon = _absolute_url(url, "/favicon.ico")
+    if default_icon and default_icon not in icons:
+        icons.append(default_icon)
     return PageMetadata(title or None, description or None, icons)
 
 
 def image_type(content: bytes) -> str | None:
-    """Return the media type of a raster image by its first bytes, else None.
+    """Return the media type of a raster image by its magic number, else None.
 
-    SVG is excluded: it is a document that can hold scripts.
+    SVG is not supported, because SVG documents can contain scripts.
     """
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "image/webp"
@@ -117,31 +121,31 @@ def image_type(content: bytes) -> str | None:
 
 def _parse(text: str) -> "_Head":
     head = _Head()
-    target: Any = head  # has only those of the methods that are needed
+    target: Any = head  # implements only some of the methods of lxml's type
     parser = etree.HTMLParser(target=target, encoding="utf-8", huge_tree=True)
-    parser.feed(b"<!---->")  # a document without any content would be an error
+    parser.feed(b"<!---->")  # lxml raises for an empty document
     for start in range(0, len(text), WINDOW):
         parser.feed(text[start : start + WINDOW].encode("utf-8", "replace"))
-    is_cut = head.in_title
+    is_title_open = head.in_title
     parser.close()
-    if is_cut:  # a title without an end would swallow the page
+    if is_title_open:  # without its end tag, the title contains the rest of the page
         head.title = ["".join(head.title).partition("<")[0]]
     return head
 
 
 class _Head:
-    """Collects what is in a head, or where a head should be: a target for lxml's parser."""
+    """A target for lxml's parser that collects metadata, inside and outside of `<head>`."""
 
     def __init__(self) -> None:
         self.title: list[str] = []
-        self.said: dict[str, str] = {}
+        self.metadata: dict[str, str] = {}
         self.base: str | None = None
-        self.icons: list[tuple[tuple[int, int], str]] = []  # rank, and where it is
+        self.icons: list[tuple[tuple[int, int], str]] = []  # rank and href
         self.in_title = self._had_title = False
-        self._foreign = 0  # how many elements of other languages are open
+        self._foreign = 0  # the number of open FOREIGN elements
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        """Take a start tag."""
+        """Handle a start tag."""
         if tag in FOREIGN:
             self._foreign += 1
         elif tag == "title" and not self._foreign:
@@ -155,43 +159,44 @@ class _Head:
             self.base = attributes["href"].strip()
 
     def end(self, tag: str) -> None:
-        """Take an end tag; the parser adds those that are missing."""
+        """Handle an end tag. The parser adds missing ones."""
         if tag in FOREIGN:
             self._foreign -= 1
         elif tag == "title":
             self.in_title = False
 
     def data(self, data: str) -> None:
-        """Take text."""
+        """Handle text."""
         if self.in_title:
             self.title.append(data)
 
     def close(self) -> None:
-        """Take the end of the page."""
+        """Handle the end of the page."""
 
-    def _meta(self, said: dict[str, str]) -> None:
-        name = (said.get("property") or said.get("name") or "").strip().lower()
+    def _meta(self, attributes: dict[str, str]) -> None:
+        name = (attributes.get("property") or attributes.get("name") or "").strip().lower()
         limits = {"og:title": MAX_TITLE, "og:description": MAX_DESCRIPTION}
-        if name in {*limits, "description"} and not self.said.get(name):
-            self.said[name] = clean(said.get("content", ""), limits.get(name, MAX_DESCRIPTION))
+        if name in {*limits, "description"} and not self.metadata.get(name):
+            content, limit = attributes.get("content", ""), limits.get(name, MAX_DESCRIPTION)
+            self.metadata[name] = clean(content, limit)
 
-    def _link(self, said: dict[str, str]) -> None:
-        rel, kind = set(said.get("rel", "").lower().split()), said.get("type", "").lower()
-        touch = bool(rel & {"apple-touch-icon", "apple-touch-icon-precomposed"})
-        href = said.get("href", "").strip()
-        if not href or "svg" in kind or not (touch or "icon" in rel):
+    def _link(self, attributes: dict[str, str]) -> None:
+        rel = set(attributes.get("rel", "").lower().split())
+        is_touch_icon = bool(rel & {"apple-touch-icon", "apple-touch-icon-precomposed"})
+        is_svg = "svg" in attributes.get("type", "").lower()
+        href = attributes.get("href", "").strip()
+        if not href or is_svg or not (is_touch_icon or "icon" in rel):
             return
-        sizes = [int(size) for size in re.findall(r"\b(\d{1,4})x\d{1,4}\b", said.get("sizes", ""))]
-        largest = max(sizes, default=180 if touch else 0)
-        # The smallest that is sharp, then the largest of the others. A touch icon is a picture that
-        # fills a button: good, but the last choice of those that are sharp.
-        rank = (0, largest) if largest >= USUAL_ICON else (1, -largest)
+        sizes = re.findall(r"\b(\d{1,4})x\d{1,4}\b", attributes.get("sizes", ""))
+        largest = max(map(int, sizes), default=180 if is_touch_icon else 0)
+        # Prefer the smallest sharp icon, then the largest of the others.
+        rank = (0, largest) if largest >= MIN_SHARP_ICON else (1, -largest)
         if len(self.icons) < 10 * MAX_ICONS:
             self.icons.append((rank, href))
 
 
-def _absolute(base: str, href: str) -> str | None:
-    """Resolve a reference; None if it does not lead to the web."""
+def _absolute_url(base: str, href: str) -> str | None:
+    """Resolve a URL reference. Return None if the result is not an http or https URL."""
     with suppress(ValueError):
         if len(href) <= MAX_URL:
             url = urljoin(base, href)

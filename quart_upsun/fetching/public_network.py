@@ -1,7 +1,7 @@
-"""Resolve host names and connect, but only to public addresses.
+"""Protection against server-side request forgery (SSRF): connect to public IP addresses only.
 
-The check is on the very address that is connected to. So it does not matter how the URL is written,
-where it redirects to, or whether its name resolves to something else a moment later.
+The check applies to the very IP address of the connection. So neither unusual spellings of a URL,
+nor redirects, nor DNS rebinding can bypass it.
 """
 
 import asyncio
@@ -16,37 +16,40 @@ import aiodns
 import httpcore
 from aiodns.error import ARES_EBADNAME, ARES_ENODATA, ARES_ENOTFOUND, DNSError
 
-STEP_TIMEOUT_SECONDS = 5.0  # to connect, or for the next bytes
-ADDRESSES_PER_FAMILY = 2  # that are tried, whatever a name server lists
+INVALID_URL = "The URL is not valid."
+INVALID_RESPONSE = "The server sent an invalid response."
 
-# All unicast addresses of the internet are in here. Outside are those that wrap an IPv4 address
-# (mapped, NAT64), link-local, site-local and private ones, some of which `is_global` lets pass.
+STEP_TIMEOUT_SECONDS = 5.0  # to connect, and for each read
+ADDRESSES_PER_FAMILY = 2  # connection attempts per IP version, however many addresses DNS returns
+
+# All public IPv6 unicast addresses. Not in here are addresses that embed an IPv4 address (mapped,
+# NAT64), link-local, site-local and private ones. `is_global` is true for some of these.
 IPV6_INTERNET = ip_network("2000::/3")
 NOT_THE_INTERNET = (
-    ip_network("192.0.0.0/24"),  # protocol assignments, two of which are called global
-    ip_network("192.88.99.0/24"),  # relays to 6to4
+    ip_network("192.0.0.0/24"),  # protocol assignments, two of which are global
+    ip_network("192.88.99.0/24"),  # 6to4 relays
     ip_network("2001::/23"),  # Teredo and other protocols
-    ip_network("2002::/16"),  # 6to4: wraps any IPv4 address
-    ip_network("3fff::/20"),  # documentation; older Pythons do not know
+    ip_network("2002::/16"),  # 6to4, embeds any IPv4 address
+    ip_network("3fff::/20"),  # documentation, unknown to older Python versions
 )
 
 Address = IPv4Address | IPv6Address
 
 
 class FetchError(Exception):
-    """A fetch failed. The message is a sentence for users, and repeats nothing the server sent.
+    """A fetch failed. The message is meant for users and quotes nothing that the server sent.
 
     Attributes:
-        permanent: whether a later attempt would only fail again.
+        permanent: whether a retry would fail again.
     """
 
-    def __init__(self, sentence: str, *, permanent: bool) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, *, permanent: bool) -> None:
+        super().__init__(message)
         self.permanent = permanent
 
 
 def is_public(address: Address, port: int) -> bool:
-    """Return whether this is a unicast address of the public internet."""
+    """Tell whether an IP address is a public unicast address. All ports are allowed."""
     if isinstance(address, IPv6Address) and (address.scope_id or address not in IPV6_INTERNET):
         return False
     return (
@@ -57,10 +60,10 @@ def is_public(address: Address, port: int) -> bool:
 
 
 class Resolver:
-    """Resolve names without a thread for each, so a silent name server delays nobody else.
+    """An asynchronous DNS resolver. It needs no threads, so slow lookups do not block others.
 
     Args:
-        options: of `aiodns.DNSResolver`, for tests with a name server of their own.
+        options: options of `aiodns.DNSResolver`, for tests with their own DNS server.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -68,12 +71,12 @@ class Resolver:
         self._resolver: aiodns.DNSResolver | None = None
 
     async def addresses(self, host: str, port: int) -> Sequence[str]:
-        """Return the addresses of a host, in the system's order of preference.
+        """Return the IP addresses of a host, in the system's order of preference.
 
         Raises:
-            FetchError: there is no such host, or the lookup failed.
+            FetchError: the host does not exist, or the lookup failed.
         """
-        if self._resolver is None:  # made here, because it belongs to the running loop
+        if self._resolver is None:  # it needs the running event loop
             self._resolver = aiodns.DNSResolver(**self._options)
         try:
             found = await self._resolver.getaddrinfo(
@@ -82,19 +85,26 @@ class Resolver:
         except DNSError as error:
             match error.args[0]:
                 case code if code in {ARES_ENOTFOUND, ARES_ENODATA}:
-                    raise FetchError("There is no such host.", permanent=True) from None
+                    raise FetchError("The host does not exist.", permanent=True) from None
                 case code if code == ARES_EBADNAME:
-                    raise FetchError("The address is not valid.", permanent=True) from None
+                    raise FetchError(INVALID_URL, permanent=True) from None
             raise FetchError("DNS lookup failed.", permanent=False) from None
         return [node.addr[0].decode() for node in found.nodes]
 
     async def close(self) -> None:
+        """Close the resolver."""
         if self._resolver is not None:
             await self._resolver.close()
 
 
 class Network(httpcore.AsyncNetworkBackend):
-    """Connect to a host if one of its addresses is allowed."""
+    """A network backend for httpcore that connects to allowed IP addresses only.
+
+    Args:
+        resolver: resolves host names.
+        allowed: tells whether a connection to an IP address and port is allowed.
+        budget: the maximum number of bytes to read from a connection.
+    """
 
     def __init__(
         self, resolver: Resolver, allowed: Callable[[Address, int], bool], budget: int
@@ -107,7 +117,7 @@ class Network(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the library's signature
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
@@ -115,10 +125,11 @@ class Network(httpcore.AsyncNetworkBackend):
         addresses = await self._addresses(host, port, timeout or STEP_TIMEOUT_SECONDS)
         failure: Exception | None = None
         for number, address in enumerate(addresses):
-            # One that does not answer leaves the others their share of the time.
+            # Divide the time, so that an unresponsive address leaves some for the others.
             share = (deadline - time.monotonic()) / (len(addresses) - number)
             try:
-                # The number and never the name, which may stand for another by now.
+                # Connect to the checked IP address, because resolving the name again could return
+                # another one.
                 stream = await httpcore.AnyIOBackend().connect_tcp(
                     str(address), port, share, local_address, socket_options
                 )
@@ -126,10 +137,10 @@ class Network(httpcore.AsyncNetworkBackend):
                 failure = error
             else:
                 return _Stream(stream, self._budget)
-        raise failure or FetchError("The host has no public address.", permanent=True)
+        raise failure or FetchError("The host has no public IP address.", permanent=True)
 
     async def _addresses(self, host: str, port: int, seconds: float) -> list[Address]:
-        """Return the addresses to try: allowed ones, in the system's order, few of each family."""
+        """Return the allowed IP addresses to try, a few per IP version, in the system's order."""
         try:
             async with asyncio.timeout(seconds):
                 found = await self._resolver.addresses(host, port)
@@ -145,7 +156,7 @@ class Network(httpcore.AsyncNetworkBackend):
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """Reads in small pieces, so the event loop stays responsive, and only up to a budget."""
+    """A network stream with small reads, to keep the event loop responsive, and a byte budget."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream, budget: int) -> None:
         self._stream = stream
@@ -155,7 +166,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         content = await self._stream.read(min(max_bytes, 8192), timeout)
         self._budget -= len(content)
         if self._budget < 0:
-            raise FetchError("Its answer is broken.", permanent=True)
+            raise FetchError(INVALID_RESPONSE, permanent=True)
         return content
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
@@ -173,7 +184,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         try:
             stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
         except BaseException:
-            await self.aclose()  # the library leaves it open when it is cancelled
+            await self.aclose()  # httpcore leaves the stream open on cancellation
             raise
         return _Stream(stream, self._budget)
 

@@ -1,11 +1,11 @@
-"""Limit concurrent fetches per host, and keep a waiting line of the jobs that came too early.
+"""Limit concurrent fetches per host, with a waiting line of jobs for each host.
 
-A job whose host is busy does not wait in the worker, except for a few: it goes back into the queue
-and gives its place to another job. The line remembers it, and the fetch that leaves the host calls
-the next job; `job_turns` does that.
+A turn is one of the slots for concurrent fetches from a host. A few jobs wait for a turn in the
+worker. All others are postponed, so that the worker can run other jobs, and join the host's waiting
+line. When a fetch ends, `job_turns` calls the next job in the line: it makes that job due.
 
-All of this is the state of one process. Another process may take a job that was called here, so a
-line that has stopped calls the next one; and a job that nobody calls becomes due by itself.
+This is the state of one process. A called job may run in another process. If it does not arrive
+here in time, the next one is called. A job that is never called becomes due by itself.
 """
 
 import asyncio
@@ -18,20 +18,19 @@ from weakref import WeakValueDictionary
 
 from quart_upsun.time_limits import pause_time_limit
 
-MAX_FETCHES_PER_HOST = 2  # fetches at a time, in each process
-# Jobs that wait for a turn in the worker, so that none is lost while the next job comes: a host has
-# few of them, whatever its line.
+MAX_FETCHES_PER_HOST = 2  # concurrent fetches in each process
+# Jobs per host that wait for a turn in the worker, so that a free turn is used at once.
 WAITING = 2
-# Seconds after which a job looks for a free turn although nobody has called it.
+# A postponed job that is not called becomes due after a time between these.
 MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 5.0, 3600.0
-CALL_TIMEOUT_SECONDS = 1.0  # that a job may take to come when it is called
+CALL_TIMEOUT_SECONDS = 1.0  # how long a called job may take to arrive
 
 
 class HostBusyError(Exception):
-    """The host has no free turn.
+    """The host has no free turn for another fetch.
 
     Attributes:
-        host: its name.
+        host: the name of the host.
     """
 
     def __init__(self, host: str) -> None:
@@ -40,14 +39,14 @@ class HostBusyError(Exception):
 
 
 class WaitingLine:
-    """The jobs that wait for one host.
+    """The queue of jobs that wait for one host.
 
-    Higher priorities go first; within a priority, owners take turns, so that a single link does not
-    wait behind the thousands of another user.
+    Higher priorities go first. Within a priority, owners are served round-robin, so that a single
+    link does not wait behind an import of another user.
     """
 
     def __init__(self) -> None:
-        self.seconds = 1.0  # a fetch keeps its turn, on average
+        self.seconds = 1.0  # how long a fetch holds its turn, on average
         self.called_at = float("-inf")
         self._jobs: dict[tuple[int, int], dict[int, None]] = {}  # by priority and owner
 
@@ -55,12 +54,12 @@ class WaitingLine:
         return sum(map(len, self._jobs.values()))
 
     def add(self, job: int, priority: int, owner: int) -> None:
-        """Put a job behind the others of its owner, unless it waits already."""
+        """Add a job behind the others of its owner, unless it is in the line already."""
         self._jobs.setdefault((priority, owner), {}).setdefault(job)
 
     def pop(self) -> int:
-        """Take out the job whose turn is next."""
-        key = max(self._jobs, key=lambda each: each[0])  # of equals the one that is longest there
+        """Remove and return the next job."""
+        key = max(self._jobs, key=lambda each: each[0])  # `max` returns the first of equals
         jobs = self._jobs.pop(key)
         job = next(iter(jobs))
         del jobs[job]
@@ -70,44 +69,44 @@ class WaitingLine:
 
 
 class Turns:
-    """The turns of all hosts, and the jobs that wait for one."""
+    """The turns at all hosts, and the jobs that wait for them."""
 
     def __init__(self) -> None:
-        # A semaphore lives as long as somebody holds it or waits for it.
+        # A semaphore is removed when no fetch holds it or waits for it.
         self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._waiting: Counter[str] = Counter()
         self._lines: dict[str, WaitingLine] = {}
 
     def __len__(self) -> int:
-        """Return how many hosts somebody talks to, or waits for."""
+        """Return the number of hosts that are being fetched from or waited for."""
         return len(self._hosts)
 
     def is_free(self, host: str) -> bool:
-        """Tell whether a fetch could talk to the host at once."""
+        """Tell whether the host has a free turn."""
         turn = self._hosts.get(host)
         return turn is None or not turn.locked()
 
     def waiting(self, host: str) -> int:
-        """Return how many wait in this process for a turn of the host."""
+        """Return the number of fetches in this process that wait for a turn at the host."""
         return self._waiting[host]
 
     def has_room(self, host: str) -> bool:
-        """Tell whether a job may talk to the host, or wait for that in the worker."""
+        """Tell whether a job may fetch from the host now, or wait for a turn in the worker."""
         return self.is_free(host) or self.waiting(host) < WAITING
 
     async def take(self, host: str, seconds: float | None) -> asyncio.Semaphore:
-        """Take one of the turns of a host, and return what it is to be given back to.
+        """Wait for a turn at a host, and return the semaphore to release it with.
 
         Args:
-            host: its name.
-            seconds: to wait for it at most.
+            host: the name of the host.
+            seconds: how long to wait. None for no limit.
 
         Raises:
-            TimeoutError: there was none in time.
+            TimeoutError: no turn became free in time.
         """
         turn = self._hosts.setdefault(host, asyncio.Semaphore(MAX_FETCHES_PER_HOST))
         if not turn.locked():
-            await turn.acquire()  # at once
+            await turn.acquire()  # does not wait
             return turn
         self._waiting[host] += 1
         try:
@@ -121,19 +120,19 @@ class Turns:
         return turn
 
     def longest_wait(self, host: str) -> timedelta:
-        """Return after how long a job that lines up now looks for a turn without being called."""
+        """Return when a job that is postponed now becomes due if it is not called."""
         line = self._lines.get(host, WaitingLine())
-        # Twice as long as it should take, so that the line is normally faster than the clock.
+        # Twice the expected wait, so that jobs are normally called before.
         wait = 2 * (len(line) + MAX_FETCHES_PER_HOST) * line.seconds / MAX_FETCHES_PER_HOST
         bounded = min(max(wait, MIN_WAIT_SECONDS), MAX_WAIT_SECONDS)
         return timedelta(seconds=bounded * random.uniform(1.0, 1.25))  # noqa: S311
 
     def line_up(self, host: str, job: int, *, priority: int = 0, owner: int = 0) -> None:
-        """Let a job wait for a host; see `WaitingLine`."""
+        """Add a job to the waiting line of a host. See `WaitingLine`."""
         self._lines.setdefault(host, WaitingLine()).add(job, priority, owner)
 
     def next_in_line(self, host: str) -> int | None:
-        """Take the next job out of the line of a host; None if nobody waits."""
+        """Remove and return the next job in the waiting line of a host. None if it is empty."""
         line = self._lines.get(host)
         if line is None:
             return None
@@ -144,31 +143,31 @@ class Turns:
         return job
 
     def idle(self) -> list[str]:
-        """Return the hosts with room and a line whose last call was not answered."""
-        late = asyncio.get_running_loop().time() - CALL_TIMEOUT_SECONDS
+        """Return the hosts that have room and waiting jobs, and whose called job did not arrive."""
+        latest = asyncio.get_running_loop().time() - CALL_TIMEOUT_SECONDS
         return [
             host
             for host, line in self._lines.items()
-            if line.called_at < late and self.has_room(host)
+            if line.called_at < latest and self.has_room(host)
         ]
 
     def record_duration(self, host: str, seconds: float) -> None:
-        """Record how long a fetch kept its turn."""
+        """Update the moving average of how long a fetch holds its turn."""
         if line := self._lines.get(host):
             line.seconds += (seconds - line.seconds) / 8
 
 
 class Visit:
-    """The turns that one fetch holds: of the link's host, and of those it is sent on to.
+    """The turns that one fetch holds: at the URL's host, and at the hosts it is redirected to.
 
     Attributes:
-        hosts: all hosts that it has been to.
+        hosts: all hosts that the fetch has held a turn at.
     """
 
     def __init__(self, turns: Turns) -> None:
         self.hosts: list[str] = []
         self._turns = turns
-        self._held: dict[str, float] = {}  # host, and since when
+        self._held: dict[str, float] = {}  # host -> start time
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -177,27 +176,26 @@ class Visit:
     def __exit__(self, *_: object) -> None:
         self.leave()
 
-    async def enter(self, host: str, patience: float | None) -> None:
-        """Take a turn of a host, if this does not hold one.
+    async def enter(self, host: str, max_wait: float | None) -> None:
+        """Take a turn at a host, unless this visit holds one already.
 
         Args:
-            host: its name.
-            patience: seconds to wait for it. None to wait as long as it takes; 0 to be one of the
-                few that do, or to line up.
+            host: the name of the host.
+            max_wait: how long to wait, in seconds. None for no limit. 0 for jobs, which wait only
+                if few others do.
 
         Raises:
-            HostBusyError: there was none in time.
+            HostBusyError: the host had no free turn in time.
         """
         if host in self._held:
             return
-        if patience == 0:
-            # Who holds a turn must not wait for another one without end: two visits could wait for
-            # each other.
+        if max_wait == 0:
+            # A visit with a turn must not wait for another one, or two visits could deadlock.
             if not (self._turns.is_free(host) if self._held else self._turns.has_room(host)):
                 raise HostBusyError(host)
-            patience = None
+            max_wait = None
         try:
-            turn = await self._turns.take(host, patience)
+            turn = await self._turns.take(host, max_wait)
         except TimeoutError:
             raise HostBusyError(host) from None
         self._stack.callback(turn.release)
@@ -205,7 +203,7 @@ class Visit:
         self.hosts.append(host)
 
     def leave(self) -> None:
-        """Give all turns back."""
+        """Release all turns."""
         now = asyncio.get_running_loop().time()
         for host, since in self._held.items():
             self._turns.record_duration(host, now - since)

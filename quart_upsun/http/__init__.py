@@ -1,7 +1,8 @@
-"""What every request and response goes through, and what views need of HTTP.
+"""HTTP middleware, request bodies, conditional requests and safe redirects.
 
-The middleware gives each request an id, checks its host and its origin, limits its body, and adds
-security and caching headers to the response. `preconditions` evaluates `If-Match` and its like.
+The middleware assigns request ids, checks the Host header, rejects cross-site requests, limits
+request bodies, and adds security and caching headers to responses. `preconditions` implements
+`If-Match`, `If-None-Match` and the other conditional request headers.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""How much of a request's body is taken in, into how many fields, and what came in with it."""
+"""Request bodies: size limits, form field limits, backpressure and streaming."""
 
 import asyncio
 import json
@@ -24,111 +24,111 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 
 from quart_upsun.compat import quart as compat
 
-# Bytes of a large body that wait for the view; while there are more, nothing is received.
+# Backpressure for large bodies: stop receiving while this many bytes wait for the view.
 MAX_BUFFERED_BYTES = 512 * 1024
-CHUNK_BYTES = 64 * 1024  # bytes
+CHUNK_BYTES = 64 * 1024
 
 CONTENT_ENCODING_REFUSED = "The request body must not have a Content-Encoding."
 
 
 class UnsupportedContentCodingError(UnsupportedMediaType):
-    """415 that names the one content coding for request bodies (RFC 9110, section 15.5.16)."""
+    """415 with the accepted content coding in `Accept-Encoding` (RFC 9110, section 15.5.16)."""
 
     def get_headers(self, *args: Any, **options: Any) -> list[tuple[str, str]]:
-        """Return the headers of the answer."""
+        """Return the response headers."""
         return [*super().get_headers(*args, **options), ("Accept-Encoding", "identity")]
 
 
 class BodyLimit(NamedTuple):
-    """How much more than others the body of one path may be, which its view takes in pieces.
+    """A larger request body limit for one path, whose view reads the body as a stream.
 
-    A feature puts it into `app.config["BODY_LIMITS"]`, under the exact path.
+    Set it in `app.config["BODY_LIMITS"]`, with the exact path as the key. The view reads the body
+    with `iterate_body` or `iterate_uploaded_file`.
     """
 
     size: int
-    """Bytes."""
+    """The maximum size, in bytes."""
     seconds: float
-    """Until all of it has arrived."""
+    """The timeout for the whole body, in seconds."""
 
 
 class Body(QuartBody):
-    """A body whose limit holds for what has arrived.
+    """A request body whose size limit applies to all bytes received.
 
-    Quart's holds for what is buffered, and a parser that takes the pieces out as they come keeps
-    the buffer empty: a chunked form had no end.
+    Quart applies the limit to buffered bytes only. Its form parsers empty the buffer as data
+    arrives, so a chunked form could be of any size.
     """
 
-    _arrived = 0
-    _unwanted = False
+    _received = 0
+    _discarding = False
 
     def __init__(
         self,
         expected_content_length: int | None,
         max_content_length: int | None,
         *,
-        held: int | None = None,
+        max_buffered: int | None = None,
     ) -> None:
         super().__init__(expected_content_length, max_content_length)
-        self._held = held
-        self._taken = asyncio.Event()
+        self._max_buffered = max_buffered
+        self._drained = asyncio.Event()
 
     def append(self, data: bytes) -> None:
-        """Take a piece in; drop it, and what is there already, once there is too much."""
-        self._arrived += len(data)
+        """Add received data. Over the limit, drop all data and let reading raise a 413."""
+        self._received += len(data)
         limit = compat.size_limit(self)
-        if limit is not None and self._arrived > limit and compat.failure(self) is None:
+        if limit is not None and self._received > limit and compat.failure(self) is None:
             compat.fail(self, RequestEntityTooLarge())
-        if not self._unwanted:
-            super().append(data)  # which keeps nothing when there is something to raise
+        if not self._discarding:
+            super().append(data)  # keeps nothing after `compat.fail`
 
     async def wait_for_room(self) -> None:
-        """Wait until the view has taken enough for more to be received."""
-        while self._held is not None and compat.buffered(self) >= self._held:
-            self._taken.clear()
-            await self._taken.wait()
+        """Wait until the buffer has room for more data."""
+        while self._max_buffered is not None and compat.buffered(self) >= self._max_buffered:
+            self._drained.clear()
+            await self._drained.wait()
 
-    def refuse(self) -> None:
-        """Drop what the view has not taken, and what still arrives: the answer is on its way."""
-        if self._held is None:
+    def discard(self) -> None:
+        """Discard unread and future data, because the response has started."""
+        if self._max_buffered is None:
             return
-        self._unwanted = True
+        self._discarding = True
         self.clear()
-        self._taken.set()
+        self._drained.set()
 
     async def __anext__(self) -> bytes:
         try:
             data = await super().__anext__()
         except StopAsyncIteration:
             error = compat.failure(self)
-            if error is not None:  # it became too large while this waited for more
+            if error is not None:  # the body exceeded its limit during the wait
                 raise error from None
             raise
-        self._taken.set()
+        self._drained.set()
         return data
 
 
 class FormDataParser(QuartFormDataParser):
-    """A parser that counts the fields of either kind of form, and leaves nothing on the disk.
+    """A form parser that limits the fields of both form encodings and keeps files in memory.
 
-    Too many are answered with 413 for both: Werkzeug does so for parts, and a browser's form does
-    not change what it means by being sent in the other way.
+    Werkzeug limits the parts of a multipart form only. Here a URL-encoded form with too many fields
+    is a 413, too.
     """
 
     def __init__(self, **options: Any) -> None:
-        # Files stay in memory, which the limit of the body bounds. Werkzeug's temporary files
-        # would hold the event loop up while they are written, and stay open when a form is
-        # refused halfway.
+        # The body limit bounds the memory. Writing Werkzeug's temporary files would block the event
+        # loop, and they would stay open when a form is rejected halfway.
         super().__init__(stream_factory=lambda *_: BytesIO(), **options)
 
     async def _parse_urlencoded(
         self, body: QuartBody, mimetype: str, content_length: int | None, options: dict[str, str]
     ) -> Any:
-        # Counted before they are made: a megabyte of separators would be a million pairs.
+        # Count before parsing: a megabyte of separators would become a million fields.
         if self.max_form_parts is not None and (await body).count(b"&") >= self.max_form_parts:
             raise RequestEntityTooLarge
         return await super()._parse_urlencoded(body, mimetype, content_length, options)
 
-    parse_functions: dict[str, Any] = {  # noqa: RUF012 as Quart has it
+    parse_functions: dict[str, Any] = {  # noqa: RUF012 as in Quart
         **QuartFormDataParser.parse_functions,
         "application/x-www-form-urlencoded": _parse_urlencoded,
         "application/x-url-encoded": _parse_urlencoded,
@@ -136,22 +136,24 @@ class FormDataParser(QuartFormDataParser):
 
 
 class Request(QuartRequest):
+    """A request with this module's body and form parser."""
+
     body_class = Body
     form_data_parser_class = FormDataParser
     json_body = b""
-    """The body, once a view has read it as JSON."""
+    """The raw body, after a view has read it as JSON."""
 
     @cached_property
     def blueprints(self) -> list[str]:
-        """The names of the blueprints, innermost first. Quart asks for them five times a page."""
+        """The names of the blueprints, innermost first. Cached: Quart reads it often."""
         return super().blueprints
 
 
 class Connection(ASGIHTTPConnection):
-    """Takes in more for the paths that are named, and no faster than their views do.
+    """An ASGI connection with larger body limits for some paths, and backpressure on these.
 
-    Quart receives as fast as it can: a large body would be in memory as a whole, however small the
-    pieces in which it is read.
+    Quart receives as fast as the client sends, so a large body would be in memory as a whole even
+    if the view reads it in chunks.
     """
 
     def _create_request_from_scope(self, send: ASGISendCallable) -> QuartRequest:
@@ -159,7 +161,9 @@ class Connection(ASGIHTTPConnection):
         larger: BodyLimit | None = self.app.config["BODY_LIMITS"].get(incoming.path)
         if larger is not None:
             incoming.max_content_length = larger.size
-            incoming.body = Body(incoming.content_length, larger.size, held=MAX_BUFFERED_BYTES)
+            incoming.body = Body(
+                incoming.content_length, larger.size, max_buffered=MAX_BUFFERED_BYTES
+            )
         return incoming
 
     async def handle_messages(self, request: QuartRequest, receive: ASGIReceiveCallable) -> None:
@@ -175,30 +179,34 @@ class Connection(ASGIHTTPConnection):
     async def handle_request(self, request: QuartRequest, send: ASGISendCallable) -> None:
         body = request.body
 
-        async def answer(message: Any) -> None:
+        async def discard_and_send(message: Any) -> None:
             if isinstance(body, Body):
-                body.refuse()
+                body.discard()
             await send(message)
 
-        await super().handle_request(request, answer)
+        await super().handle_request(request, discard_and_send)
 
 
 async def iterate_body(incoming: QuartRequest) -> AsyncIterator[bytes]:
-    """Yield a body as it arrives, in pieces of 64 KiB or less.
+    """Stream a request body in chunks of at most 64 KiB.
+
+    Args:
+        incoming: the request. Its body must not have been read.
 
     Raises:
-        RequestEntityTooLarge: it is larger than its path may take.
-        RequestTimeout: it, or the next piece of it, takes too long.
+        RequestEntityTooLarge: the body exceeds the limit of its path.
+        RequestTimeout: no data arrived within `BODY_TIMEOUT` seconds, or the whole body not within
+            the `seconds` of its `BodyLimit`.
     """
     config, loop = current_app.config, asyncio.get_running_loop()
-    gap: float = config["BODY_TIMEOUT"]
+    chunk_timeout: float = config["BODY_TIMEOUT"]
     larger: BodyLimit | None = config["BODY_LIMITS"].get(incoming.path)
-    end = loop.time() + (larger.seconds if larger else gap)
-    arriving = aiter(incoming.body)
+    deadline = loop.time() + (larger.seconds if larger else chunk_timeout)
+    body = aiter(incoming.body)
     while True:
         try:
-            async with asyncio.timeout(min(gap, end - loop.time())):
-                data = await anext(arriving)
+            async with asyncio.timeout(min(chunk_timeout, deadline - loop.time())):
+                data = await anext(body)
         except StopAsyncIteration:
             return
         except TimeoutError:
@@ -208,33 +216,33 @@ async def iterate_body(incoming: QuartRequest) -> AsyncIterator[bytes]:
 
 
 async def iterate_uploaded_file(incoming: QuartRequest, name: str) -> AsyncIterator[bytes]:
-    """Yield the content of a form's file as it arrives; nothing if the form has none.
+    """Stream an uploaded file of a multipart form. Yield nothing if the form has no such file.
 
-    Everything else in the form is passed over. For files that are too large for `request.files`,
-    which has them in memory as a whole.
+    All other fields are ignored. Use it for files that are too large for `request.files`, which
+    keeps whole files in memory.
 
     Args:
-        incoming: whose body nobody has read.
-        name: of the field.
+        incoming: the request. Its body must not have been read.
+        name: the name of the file's field.
 
     Raises:
-        BadRequest: the form is broken, or ends too soon.
-        RequestEntityTooLarge: as `pieces`, or there are too many fields.
-        RequestTimeout: as `pieces`.
+        BadRequest: the body is not a valid multipart form, or is incomplete.
+        RequestEntityTooLarge: the body exceeds the limit of its path, or has too many fields.
+        RequestTimeout: the body arrives too slowly, as for `iterate_body`.
     """
     boundary = incoming.mimetype_params.get("boundary")
     if incoming.mimetype != "multipart/form-data" or not boundary:
         raise BadRequest
     try:
-        # Never more than a piece and what was left of the one before: heads of parts are small.
+        # The buffer never holds more than a chunk and the rest of the previous one.
         decoder = MultipartDecoder(
             boundary.encode("ascii"),
             4 * CHUNK_BYTES,
             max_parts=current_app.config["MAX_FORM_PARTS"],
         )
         wanted = False
-        async for piece in iterate_body(incoming):
-            decoder.receive_data(piece)
+        async for chunk in iterate_body(incoming):
+            decoder.receive_data(chunk)
             while not isinstance(event := decoder.next_event(), NeedData):
                 if isinstance(event, File | Field):
                     wanted = isinstance(event, File) and event.name == name
@@ -248,9 +256,9 @@ async def iterate_uploaded_file(incoming: QuartRequest, name: str) -> AsyncItera
 
 
 def submitted_values(incoming: BaseRequestWebsocket) -> list[str]:
-    """Return what the client sent as parameters: of the path, the query, the form or the JSON.
+    """Return all values that the client sent in the path, the query, the form or the JSON body.
 
-    The last two only as far as a view has read them: this waits for nothing.
+    Form and JSON values are included only if the view has already read the body.
     """
     form = compat.parsed_form(incoming)
     fields = [incoming.args] if form is None else [incoming.args, form]
@@ -262,25 +270,25 @@ def submitted_values(incoming: BaseRequestWebsocket) -> list[str]:
 
 
 def _json_values(body: bytes) -> list[str]:
-    """Return the values in JSON that was read without an error before, as texts."""
+    """Return all scalar values of a valid JSON document as strings."""
     found: list[str] = []
-    waiting = [json.loads(body)] if body else []
-    while waiting:
-        match waiting.pop():
+    remaining = [json.loads(body)] if body else []
+    while remaining:
+        match remaining.pop():
             case dict() as members:
-                waiting += members.values()
+                remaining += members.values()
             case list() as items:
-                waiting += items
+                remaining += items
             case value:
                 found.append(str(value))
     return found
 
 
 def refuse_encoded_body(incoming: BaseRequestWebsocket) -> None:
-    """Refuse a compressed body, which would be read as it is, and taken for a form without fields.
+    """Reject a compressed request body. It would be parsed as it is, as a form without fields.
 
     Raises:
-        UnsupportedContentCodingError: `Content-Encoding` names anything but `identity`.
+        UnsupportedContentCodingError: the request has a `Content-Encoding` other than `identity`.
     """
     lines = incoming.headers.getlist("Content-Encoding")
     codings = {each.strip().lower() for line in lines for each in line.split(",")}

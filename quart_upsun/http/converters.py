@@ -6,7 +6,7 @@ from quart_upsun.database import MAX_ID
 
 
 class IdConverter(IntegerConverter):
-    """`<id:name>` in a route: a number that no column can hold is a 404, and not a query."""
+    """The `<id:name>` converter. A number too large for the database column is a 404."""
 
     def __init__(self, url_map: Map) -> None:
         super().__init__(url_map, max=MAX_ID)

@@ -1,7 +1,4 @@
-"""Which requests are the API's, and which carry a token.
-
-The rules of `quart_upsun.http` and the login ask this before any view.
-"""
+"""Detection of API requests and of access tokens in request headers."""
 
 from quart.wrappers.base import BaseRequestWebsocket
 from werkzeug.datastructures import Headers
@@ -15,19 +12,19 @@ def is_api_request(incoming: BaseRequestWebsocket) -> bool:
 
 
 def has_token(incoming: BaseRequestWebsocket) -> bool:
-    """Tell whether a request is to be judged by the token it carries, and by nothing else.
+    """Tell whether an API request must be authenticated by its access token alone.
 
-    Neither of the two headers can be sent by the page of another site unless CORS lets it. `Basic`
-    credentials, which a browser adds by itself, are no token.
+    A page of another site cannot send either of the two token headers unless CORS allows it.
+    `Basic` credentials do not count, because browsers add them on their own.
     """
     return is_api_request(incoming) and bool(presented_tokens(incoming.headers))
 
 
 def presented_tokens(headers: Headers) -> set[str]:
-    """Return the tokens in `Authorization: Bearer` and `X-API-Key`; empty ones too.
+    """Return the access tokens in `Authorization: Bearer` and `X-API-Key`, including empty ones.
 
-    Two headers, because the platform takes `Authorization` away in front of a preview that is
-    protected by a password.
+    `X-API-Key` exists because Upsun removes `Authorization` in front of a preview with HTTP access
+    control.
     """
     found = {value.strip() for value in headers.getlist("X-API-Key")}
     for value in headers.getlist("Authorization"):

@@ -1,7 +1,7 @@
-"""The security headers that every response carries."""
+"""Security headers for every response."""
 
-# Everything comes from our own origin; nothing is inline. Bootstrap draws its small icons from
-# data: addresses in the style sheet.
+# All resources come from the site's own origin, and none is inline. Bootstrap's style sheet has
+# icons as data: URLs.
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
@@ -15,6 +15,5 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-# A year, for this host alone: what else lives under somebody's domain may still speak http, and is
-# not ours to switch over.
+# One year, without includeSubDomains: other hosts of the domain may still use http.
 STRICT_TRANSPORT_SECURITY = "max-age=31536000"

@@ -1,4 +1,4 @@
-"""Puts the rules of this package onto every request and response."""
+"""Installs the middleware and the request hooks of this package."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ from quart_upsun.settings import Settings
 
 
 def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
-    """Put the edge around the application and the rules onto every request and answer."""
+    """Wrap the application in the proxy middleware, and add request and response hooks."""
     app.url_map.converters["id"] = IdConverter
     app.request_class = bodies.Request
     app.asgi_http_class = bodies.Connection
@@ -30,10 +30,10 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
         behind_tls=settings.secure,
     )
     hosts = frozenset(map(canonical_host, settings.platform.hosts if settings.platform else ()))
-    # A route may be for every host below one: https://*.example.com/.
-    below = tuple(host[1:] for host in hosts if host.startswith("*."))
+    # An Upsun route may have a wildcard host: https://*.example.com/.
+    suffixes = tuple(host[1:] for host in hosts if host.startswith("*."))
     other_origins = settings.allowed_origins
-    # A proxy that is not the platform's may not pass on the host that was asked for.
+    # A proxy other than the Upsun router may not pass the original Host header on.
     public = settings.public_origin or None if settings.platform is None else None
     headers = {**SECURITY_HEADERS}
     if settings.secure:
@@ -42,32 +42,33 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
         headers["X-Robots-Tag"] = "noindex, nofollow"
 
     @app.before_request
-    async def refuse() -> None:
-        require_known_host(request, hosts, below)
+    async def check_request() -> None:
+        require_known_host(request, hosts, suffixes)
         limit = request.max_content_length
         if limit is not None and (request.content_length or 0) > limit:
-            # Before the view does anything, also one that would not read the body.
+            # Checked here for views that do not read the body.
             raise RequestEntityTooLarge
         if request.method in {"GET", "HEAD", "OPTIONS", "TRACE"}:
             return
-        # Only a script of a site that is named can send a token from elsewhere. Where one is sent
-        # nothing looks at the cookie, which is what other sites could abuse.
+        # Cross-origin requests with a token are fine from origins that CORS allows: cookies are
+        # ignored when a token is sent, so there is no cookie to abuse.
         has_token = credentials.has_token(request)
         if not (has_token and request.headers.get("Origin") in other_origins):
             require_same_site(request, public)
         refuse_encoded_body(request)
 
     @app.before_websocket
-    async def refuse_handshake() -> None:
-        # It is a GET, and other pages may cause it: nothing else keeps them from reading along.
-        require_known_host(websocket, hosts, below)
+    async def check_handshake() -> None:
+        # Pages of other sites can open a WebSocket with the user's cookies, and the same-origin
+        # policy does not stop them.
+        require_known_host(websocket, hosts, suffixes)
         require_same_site(websocket, public)
 
     def add_missing(response: Response) -> None:
-        # One look for all of them: `setdefault()` walks through what is there for each.
-        there = {name.lower() for name, _ in response.headers}
+        # Faster than `setdefault()`, which searches all headers each time.
+        existing = {name.lower() for name, _ in response.headers}
         for name, value in headers.items():
-            if name.lower() not in there:
+            if name.lower() not in existing:
                 response.headers.add(name, value)
 
     @app.after_request
@@ -76,7 +77,7 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
         if request.endpoint != "static" or response.status_code >= 400:
             response.headers["Cache-Control"] = cache_control(response)
         if response.location and response.location.startswith(request.host_url):
-            # Werkzeug's redirects to the canonical path name the host that was asked for.
+            # Werkzeug's redirects to the canonical path contain the client's Host header.
             response.location = "/" + response.location[len(request.host_url) :]
         return response
 

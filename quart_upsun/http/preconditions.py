@@ -1,7 +1,7 @@
-"""Conditional requests: entity tags and dates as preconditions (RFC 9110, section 13).
+"""Conditional requests with entity tags and dates (RFC 9110, section 13).
 
-Not Quart's `make_conditional`: it reads only the first line of a repeated header, answers 412 to
-`If-Match: *`, and has nothing for a request that changes something.
+Quart's `make_conditional` is not enough: it reads only the first of several header lines, returns
+412 for `If-Match: *`, and does not support requests that change a resource.
 """
 
 import re
@@ -13,41 +13,41 @@ from werkzeug.exceptions import BadRequest, PreconditionFailed
 PRECONDITION_FAILED = "The current version does not meet the preconditions of the request."
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-# As section 5.6.1 has it, a list may have empty elements.
+# RFC 9110, section 5.6.1: a list may have empty elements.
 _LIST = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,(?:[ \t]*{_TAG})?)*[ \t]*")
 
 
 class EntityTags(NamedTuple):
-    """The tags of `If-Match` or `If-None-Match`, without quotes."""
+    """The entity tags of an `If-Match` or `If-None-Match` header, without quotes."""
 
     any: bool
-    """Whether the header is `*`, which matches whatever exists."""
+    """Whether the header is `*`, which matches every existing resource."""
     strong: frozenset[str] = frozenset()
     weak: frozenset[str] = frozenset()
 
     def match_weakly(self, etag: str) -> bool:
-        """Tell whether a version is among them, as `If-None-Match` compares."""
+        """Tell whether a tag matches by weak comparison, as for `If-None-Match`."""
         return self.any or etag in self.strong | self.weak
 
     def match_strongly(self, etag: str) -> bool:
-        """Tell the same as `If-Match` compares: a weak tag never matches, not even itself."""
+        """Tell whether a tag matches by strong comparison, as for `If-Match`."""
         return self.any or etag in self.strong
 
 
 def has_preconditions() -> bool:
-    """Tell whether the request has preconditions that `require_preconditions` evaluates."""
+    """Tell whether the request has an `If-Match` or `If-None-Match` header."""
     return "If-Match" in request.headers or "If-None-Match" in request.headers
 
 
 def require_preconditions(etag: str) -> None:
-    """Evaluate the preconditions of a request that changes a resource which exists.
+    """Check the preconditions of a request that changes an existing resource.
 
     Args:
-        etag: the resource's current tag, strong, without quotes.
+        etag: the resource's current entity tag, strong, without quotes.
 
     Raises:
-        PreconditionFailed: the resource is at another version.
-        BadRequest: a header is malformed. Ignoring it could overwrite somebody else's change.
+        PreconditionFailed: the resource has another version.
+        BadRequest: a header is malformed. Ignoring it could lose another client's update.
     """
     _require_match(etag)
     found = _entity_tags("If-None-Match")
@@ -56,13 +56,14 @@ def require_preconditions(etag: str) -> None:
 
 
 def make_conditional(response: Response) -> Response:
-    """Return the answer to a GET or HEAD, or 304 without a body if the client has this version.
+    """Make the response to a GET or HEAD conditional: 304 if the client has the current version.
 
     Args:
-        response: with a strong `ETag`, and with `Last-Modified` if the resource has one.
+        response: the complete response, with a strong `ETag` and optionally `Last-Modified`. It is
+            modified in place and returned.
 
     Raises:
-        PreconditionFailed: the client asks for another version.
+        PreconditionFailed: `If-Match` or `If-Unmodified-Since` does not match.
         BadRequest: `If-Match` is malformed.
     """
     etag, _ = response.get_etag()
@@ -73,17 +74,17 @@ def make_conditional(response: Response) -> Response:
     if _is_not_modified(etag or "", response):
         response.status_code = 304
         response.set_data(b"")
-        for name in ("Content-Length", "Content-Type"):  # of a body that is not sent
+        for name in ("Content-Length", "Content-Type"):  # a 304 has no body
             response.headers.pop(name, None)
     return response
 
 
 def _is_not_modified(etag: str, response: Response) -> bool:
-    """Tell whether the client has the current version already."""
+    """Tell whether the client already has the current version."""
     try:
         found = _entity_tags("If-None-Match")
     except BadRequest:
-        return False  # the whole answer is right whatever the client meant
+        return False  # the full response is always correct
     if found is not None:
         return found.match_weakly(etag)
     modified, since = response.last_modified, request.if_modified_since
@@ -97,10 +98,10 @@ def _require_match(etag: str) -> None:
 
 
 def _entity_tags(name: str) -> EntityTags | None:
-    """Return the tags that a header lists; None if the request does not have it.
+    """Parse a header with entity tags. Return None if the request does not have it.
 
     Raises:
-        BadRequest: it is malformed.
+        BadRequest: the header is malformed.
     """
     lines = request.headers.getlist(name)
     if not lines:

@@ -1,4 +1,4 @@
-"""The outermost layer: request id, the client's address as the router tells it, polite closing."""
+"""The outermost ASGI middleware: request ids, client addresses, connection handling."""
 
 import asyncio
 import secrets
@@ -8,20 +8,26 @@ from typing import Any
 import structlog
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 
-# Two ways to say where a body ends. A request with both may be meant to smuggle another one past a
-# proxy: https://www.rfc-editor.org/rfc/rfc9112#section-6.1
+# A request with both headers may be an attempt at request smuggling:
+# https://www.rfc-editor.org/rfc/rfc9112#section-6.1
 BODY_LENGTH_HEADERS = {b"content-length", b"transfer-encoding"}
 
-LINGER_SECONDS = 2.0  # seconds that a body may go on arriving after its answer
+LINGER_SECONDS = 2.0  # wait this long for the rest of a request body before the response ends
 
 
 class ProxyMiddleware:
-    """The outermost layer: a request id, the client's true address, and polite closing.
+    """ASGI middleware for request ids, client addresses and `Connection: close`.
 
-    Hypercorn's own proxy middleware believes headers that a client can send through the router.
-    The router sets `X-Client-IP` and `X-Forwarded-Proto` itself, so these are believed, and only
-    behind it. Off the platform nothing a proxy says is believed; that it ends TLS is said by
-    `PUBLIC_ORIGIN`.
+    Hypercorn's own proxy middleware trusts headers that a client can send through the Upsun router.
+    This one trusts only `X-Client-IP` and `X-Forwarded-Proto`, which the router always sets, and
+    only behind the router. Elsewhere no header is trusted, and `PUBLIC_ORIGIN` tells whether a
+    proxy terminates TLS.
+
+    Args:
+        app: the ASGI application.
+        behind_router: whether the application runs behind the Upsun router.
+        draining: set during graceful shutdown. Connections then close after their response.
+        behind_tls: whether another proxy terminates TLS.
     """
 
     def __init__(
@@ -54,13 +60,13 @@ class ProxyMiddleware:
         request_id = secrets.token_hex(8)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        arrived = asyncio.Event()
+        request_ended = asyncio.Event()
         status = 0
 
-        async def receive_to_the_end() -> Any:
+        async def receive_and_watch() -> Any:
             message = await receive()
-            if not message.get("more_body", False):  # the end of the body, or of the connection
-                arrived.set()
+            if not message.get("more_body", False):  # end of the body, or a disconnect
+                request_ended.set()
             return message
 
         async def send_with_headers(message: Any) -> None:
@@ -68,32 +74,31 @@ class ProxyMiddleware:
             if message["type"] in {"http.response.start", "websocket.http.response.start"}:
                 status = message["status"]
                 headers = [*message["headers"], (b"x-request-id", request_id.encode())]
-                # A draining process sends the client to whoever takes over. And who sent too much
-                # or too slowly does not get to send more of it. Behind a body with two lengths, a
-                # proxy may see another request than this server does.
+                # While draining, the client must reconnect to another process. After a 408 or 413
+                # the rest of the body must not be read. After an ambiguous body length, a proxy may
+                # see another request boundary than this server.
                 if self.draining.is_set() or status in {408, 413} or has_two_lengths:
                     headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
             elif (
                 message["type"] == "http.response.body"
                 and not message.get("more_body", False)
-                and not arrived.is_set()
+                and not request_ended.is_set()
                 and status != 408
             ):
-                # A connection that is closed while something arrives is reset, and a client that
-                # is still sending would not see the answer. All but its end is out by now.
+                # Closing a connection with unread data resets it, and a client that is still
+                # sending would not see the response. Only its last part is held back here.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(arrived.wait(), LINGER_SECONDS)
+                    await asyncio.wait_for(request_ended.wait(), LINGER_SECONDS)
             await send(message)
 
-        await self.app(scope, receive_to_the_end, send_with_headers)
+        await self.app(scope, receive_and_watch, send_with_headers)
 
 
 async def _refuse_version(scope: Any, send: Any) -> None:
-    """Refuse HTTP/2, which the router does not speak to an application.
+    """Reject HTTP/2, which the router never uses towards an application.
 
-    Who gets a router to pass on an upgrade to it has a connection on which nobody replaces the
-    headers that are believed here.
+    A client that gets an HTTP/2 upgrade through the router could send the trusted headers itself.
     """
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1002})

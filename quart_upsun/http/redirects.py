@@ -1,13 +1,16 @@
-"""Where a redirect may lead."""
+"""Protection against open redirects."""
 
 from urllib.parse import urlsplit
 
 
 def safe_redirect_target(target: str | None) -> str | None:
-    """Return `target` if it is a path on this site; None for anything that could lead elsewhere."""
+    """Return `target` if it is a path on this site, else None.
+
+    Use it for redirect targets from the query, such as `next`, to prevent open redirects.
+    """
     if not target:
         return None
-    # Browsers drop these characters before they read an address.
+    # Browsers remove these characters before they parse a URL.
     target = "".join(character for character in target if character > " " and character != "\x7f")
     if not target.startswith("/") or target[1:2] in {"/", "\\"}:
         return None

@@ -1,4 +1,4 @@
-"""Quart's cookie session, without its work on requests that have none."""
+"""Quart's cookie session, without overhead for requests that do not use it."""
 
 from itsdangerous import URLSafeTimedSerializer
 from quart import Quart, Response
@@ -7,13 +7,13 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 
 class SessionInterface(SecureCookieSessionInterface):
-    """Makes the signer once for each process: the keys do not change while it runs."""
+    """A cookie session interface with a cached serializer. The keys of a process do not change."""
 
     def __init__(self) -> None:
         self._serializer: URLSafeTimedSerializer | None = None
 
     def get_signing_serializer(self, app: Quart) -> URLSafeTimedSerializer | None:
-        """Return the serializer that signs sessions; None without a secret key."""
+        """Return the serializer that signs sessions, or None if there is no secret key."""
         if self._serializer is None:
             self._serializer = super().get_signing_serializer(app)
         return self._serializer
@@ -21,6 +21,6 @@ class SessionInterface(SecureCookieSessionInterface):
     async def save_session(
         self, app: Quart, session: SessionMixin, response: Response | WerkzeugResponse | None
     ) -> None:
-        """Set the session's cookie if the session has changed."""
+        """Save the session in its cookie, if the request used the session."""
         if session or session.modified or session.accessed:
             await super().save_session(app, session, response)

@@ -1,4 +1,4 @@
-"""Rate limits, the audit trail (`audit`) and signed tokens (`signing`)."""
+"""Rate limits, the audit trail (`audit`) and signed, expiring tokens (`signing`)."""
 
 from typing import TYPE_CHECKING
 

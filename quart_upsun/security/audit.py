@@ -1,4 +1,4 @@
-"""The audit trail: what happened to an account, when, from where. Rows are only ever added."""
+"""The audit trail: an append-only log of security events of accounts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,13 +13,15 @@ from quart_upsun.security.models import AuditEvent
 async def record(
     session: AsyncSession, event: str, user_id: Any, *, actor_id: int | None = None
 ) -> None:
-    """Add an event, in the transaction of the change it tells of.
+    """Record an audit event in the same transaction as the change.
+
+    The client's IP address is recorded, too, if there is a request.
 
     Args:
-        session: of `write()`.
-        event: what happened.
-        user_id: whose account; None if nobody's. May be a scalar subquery.
-        actor_id: who did it, if it was another user.
+        session: a session of `write()`.
+        event: the kind of event, at most 40 characters.
+        user_id: the account, or None. May be a scalar subquery.
+        actor_id: the user who made the change, if it is another user.
     """
     client = request.remote_addr if has_request_context() else None
     await session.execute(
@@ -36,15 +38,15 @@ async def list_events(
     before: int | None = None,
     limit: int,
 ) -> Sequence[AuditEvent]:
-    """Return events, newest first.
+    """List audit events, newest first.
 
     Args:
-        session: for the query.
-        user_id: of one user only.
-        kinds: only of these kinds; None for all.
-        except_kinds: but not of these.
-        before: only those older than the one with this id.
-        limit: how many at most.
+        session: a session of `read()` or `write()`.
+        user_id: only events of this account.
+        kinds: only events of these kinds. None for all kinds.
+        except_kinds: no events of these kinds.
+        before: a cursor for pagination: only events older than the one with this id.
+        limit: the maximum number of events.
     """
     query = select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit)
     if kinds is not None:

@@ -1,9 +1,10 @@
-"""Rate limits, shared by all processes and instances through PostgreSQL.
+"""Rate limits in PostgreSQL, shared by all processes and instances.
 
-The generic cell rate algorithm: a row holds the time until which a client's share is used up, so
-one statement asks and counts. https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm
+They use the generic cell rate algorithm (GCRA): a row holds the time until which a client's quota
+is used up, so that a single statement checks and counts a request.
+https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm
 
-Why not quart-rate-limiter: docs/decisions/rate-limits.md.
+docs/decisions/rate-limits.md says why quart-rate-limiter is not used.
 """
 
 import hashlib
@@ -29,9 +30,9 @@ from quart_upsun.policy import declare
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Rows of one limit at most, whoever comes: clients whose hashes are equal share one.
+# The maximum number of rows per limit. Clients with the same hash share a row.
 BUCKETS = 2**18
-IPV6_NETWORK = 64  # bits of an address; whoever has one address has the whole network
+IPV6_NETWORK = 64  # bits; a client usually has a whole /64 network
 
 COUNT_REQUEST = text(
     """
@@ -58,53 +59,61 @@ DELETE_EXPIRED = text(
     )
     """
 )
-CLEANUP_PROBABILITY = 0.01  # of all requests that count
+CLEANUP_PROBABILITY = 0.01  # share of the counted requests that also delete expired rows
 
 
 @dataclass(frozen=True)
 class Limit:
-    """So many requests at once, and as many again in so many seconds, evenly."""
+    """A rate limit: bursts of up to `count` requests, refilled evenly over `seconds`.
+
+    `Limit("login", 5, 60)` allows five requests at once, and then one every 12 seconds.
+    """
 
     name: str
+    """Identifies the limit. Limits with the same name share their counters."""
     count: int
     seconds: int
 
     async def count_request(self, subject: str) -> int:
-        """Count a request of `subject`; return 0, or the seconds to wait if it is too early.
+        """Count a request and return 0, or the seconds to wait if it exceeds the limit.
 
-        A refused request costs the client nothing: who waits as told is served.
+        Rejected requests are not counted, so waiting for that time is always enough.
+
+        Args:
+            subject: what is limited, such as an IP address or a user.
 
         Raises:
-            DatabaseUnavailableError: the database does not answer, or is read-only.
+            DatabaseUnavailableError: the database does not respond or is read-only.
         """
         if current_toolkit().database.is_read_only:
             raise ReadOnlyDatabaseError
-        share = self._share(subject)
-        # One statement is a transaction of its own, in one round trip instead of three.
+        parameters = self._parameters(subject)
+        # AUTOCOMMIT: one round trip instead of three.
         async with read() as session:
             if random.random() < CLEANUP_PROBABILITY:  # noqa: S311
                 await session.execute(DELETE_EXPIRED)
-            if await session.scalar(COUNT_REQUEST, share):
+            if await session.scalar(COUNT_REQUEST, parameters):
                 return 0
-            wait = await session.scalar(SELECT_WAIT, share)
+            wait = await session.scalar(SELECT_WAIT, parameters)
         return max(1, math.ceil(wait or 0))
 
     async def require(self, subject: str) -> None:
-        """Count a request of `subject`.
+        """Count a request, and raise if it exceeds the limit.
 
         Raises:
-            TooManyRequests: it is too early.
+            TooManyRequests: the limit is exceeded. The exception sets `Retry-After`.
+            DatabaseUnavailableError: the database does not respond or is read-only.
         """
         if wait := await self.count_request(subject):
             raise TooManyRequests(retry_after=wait)
 
     async def reset(self, subject: str) -> None:
-        """Give `subject` its whole share back."""
+        """Reset the limit for `subject`, for example after a successful login."""
         async with read() as session:
-            await session.execute(RESET_LIMIT, self._share(subject))
+            await session.execute(RESET_LIMIT, self._parameters(subject))
 
-    def _share(self, subject: str) -> dict[str, object]:
-        """Return the parameters of the statements. No address or name is kept, only a hash."""
+    def _parameters(self, subject: str) -> dict[str, object]:
+        """Return the statements' parameters. Only a hash of the subject is stored."""
         key: str = current_app.config["LIMITS_KEY"]
         digest = hmac.digest(key.encode(), f"{self.name}:{subject}".encode(), hashlib.sha256)
         return {
@@ -116,7 +125,7 @@ class Limit:
 
 
 def by_client() -> str:
-    """Return what stands for the client: its address, as the edge trusts it."""
+    """Return the rate limit key for the client: its IPv4 address or its IPv6 /64 network."""
     try:
         address = ipaddress.ip_address(request.remote_addr or "")
     except ValueError:
@@ -129,13 +138,13 @@ def by_client() -> str:
 
 
 def by_account() -> str:
-    """Return what stands for the user who is logged in; for a stranger, the client."""
+    """Return the rate limit key for the logged-in user, or for the client if nobody is."""
     user = session_user()
     return f"user {user.id}" if user else by_client()
 
 
 def is_search() -> bool:
-    """Tell whether a request searches: whether its `q` has words."""
+    """Tell whether the request is a search: whether the query parameter `q` is not blank."""
     return bool(request.args.get("q", "").strip())
 
 
@@ -145,16 +154,20 @@ def rate_limit(
     *,
     when: Callable[[], bool] | None = None,
 ) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
-    """Answer 429 with `Retry-After` to a client that asks a view too often.
+    """Limit the rate of requests to a view. Above the limit, return 429 with `Retry-After`.
+
+        @app.get("/search")
+        @rate_limit(Limit("search", 30, 60), by_account, when=is_search)
+        async def search(): ...
+
+    While the database is read-only, requests cannot be counted. GET and HEAD requests are then
+    served without a limit, and all others get a 503.
 
     Args:
-        limit: how often.
-        by: returns what stands for the client.
-        when: tells which requests count; None for all. The others cost no statement, and
-            `no_rate_limit` says why they need no limit.
-
-    While the database is read-only nothing can be counted. Then requests that only read are served
-    without a limit, and all others are answered 503.
+        limit: the rate limit.
+        by: returns the key to count by, such as `by_client` or `by_account`.
+        when: tells whether to count a request. None to count all requests. Declare with
+            `no_rate_limit` why the others need no limit.
     """
 
     def decorate(view: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:

@@ -1,4 +1,4 @@
-"""The audit trail, and the counters of the rate limits."""
+"""Tables for the audit trail and the rate limits."""
 
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from quart_upsun.database.base import run_after_create
 
 
 class AuditEvent(Base):
-    """Something that concerns an account's security. A trigger refuses to change or remove it."""
+    """A security event of an account. A trigger makes the table append-only."""
 
     __tablename__ = "audit_events"
     __sanitize__ = EMPTIED
@@ -20,16 +20,17 @@ class AuditEvent(Base):
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     kind: Mapped[str] = mapped_column(String(40))
     user_id: Mapped[int | None] = mapped_column(BigInteger)
-    """Whose account; no foreign key, because the event outlives the account."""
+    """The account. Not a foreign key, because events outlive accounts."""
     actor_id: Mapped[int | None] = mapped_column(BigInteger)
-    """Who did it, where it was another user."""
+    """The user who made the change, if it was another user."""
     client: Mapped[str | None] = mapped_column(String(45))
-    """The address it came from; None for the command line."""
+    """The client's IP address. None on the command line."""
 
     __table_args__ = (Index("ix_audit_events_user_id", "user_id", "id"),)
 
 
-# Append-only, also for a mistake in the application: what must remove rows, says so first.
+# Protects the audit trail from bugs in the application. Code that has to delete rows sets
+# `app.audit_maintenance` first.
 run_after_create(
     AuditEvent,
     """
@@ -50,10 +51,10 @@ run_after_create(
 
 
 class RateLimit(Base):
-    """When one client or account may be served again; see `quart_upsun.security.limits`.
+    """The rate limit state of one client or account. See `quart_upsun.security.limits`.
 
-    Unlogged: a crash of the database forgets who was too quick, and spares every request the wait
-    for the disk.
+    The table is UNLOGGED: requests do not wait for the disk, and a crash of the database resets
+    all limits.
     """
 
     __tablename__ = "rate_limits"
@@ -61,7 +62,7 @@ class RateLimit(Base):
 
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
     bucket: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    """A keyed hash of the client's address or the account."""
+    """A keyed hash of the client's IP address or the account."""
     used_until: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
 
     __table_args__ = {"prefixes": ["UNLOGGED"]}  # noqa: RUF012 as SQLAlchemy types it

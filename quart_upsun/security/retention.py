@@ -1,4 +1,4 @@
-"""The audit trail does not go back for ever."""
+"""Retention of audit events."""
 
 from datetime import timedelta
 
@@ -8,17 +8,19 @@ from quart_upsun.jobs import cleanup
 from quart_upsun.jobs.queue import JobContext, Schedule, Task
 from quart_upsun.security.models import AuditEvent
 
-# A year and a little: time to see what happened at the same time a year ago.
+# A little more than a year, so that events can be compared with the same time last year.
 RETENTION = timedelta(days=400)
 
 
 async def delete_old_events(running: JobContext) -> None:
-    """Delete audit events that are too old to be of use to anybody."""
-    # The table's trigger wants to be told that this is meant.
-    on = select(func.set_config("app.audit_maintenance", "on", True))
-    old = AuditEvent.at < func.now() - RETENTION
+    """Delete audit events that are older than `RETENTION`, in batches."""
+    # The table's trigger rejects deletes without this setting.
+    allow_delete = select(func.set_config("app.audit_maintenance", "on", True))
+    is_old = AuditEvent.at < func.now() - RETENTION
     await cleanup.delete_in_batches(
-        running.database, cleanup.delete_oldest_statement(AuditEvent.id, old), first=on
+        running.database,
+        cleanup.delete_oldest_statement(AuditEvent.id, is_old),
+        first=allow_delete,
     )
 
 

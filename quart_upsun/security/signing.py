@@ -1,7 +1,7 @@
-"""What goes out signed and comes back: links in mails, the mark of a known device.
+"""Signed, expiring tokens: for reset links in mails and for known devices.
 
-Nothing is stored, so nothing can be stolen from the database. That a link works once only is its
-purpose's to say: it holds something that changes with its use.
+Tokens are not stored, so they cannot leak from the database. For a single-use token, sign something
+that changes when the token is used.
 """
 
 from typing import Any
@@ -14,12 +14,23 @@ DAY_SECONDS = 24 * HOUR_SECONDS
 
 
 def sign(purpose: str, content: Any) -> str:
-    """Return a token of this content, fit for a URL and worth nothing for another purpose."""
+    """Return a signed, URL-safe token.
+
+    Args:
+        purpose: what the token is for. It cannot be verified for another purpose.
+        content: any JSON value. It is signed, but not encrypted.
+    """
     return _serializer(purpose).dumps(content)
 
 
 def verify(purpose: str, token: str, *, max_age: int) -> Any:
-    """Return what was signed here in the last `max_age` seconds; None for anything else."""
+    """Verify a token and return its content. Return None if it is invalid or has expired.
+
+    Args:
+        purpose: the purpose that the token was signed for.
+        token: the token, as received from the client.
+        max_age: how long a token is valid, in seconds.
+    """
     try:
         return _serializer(purpose).loads(token, max_age=max_age)
     except BadData:
@@ -27,6 +38,6 @@ def verify(purpose: str, token: str, *, max_age: int) -> Any:
 
 
 def _serializer(purpose: str) -> URLSafeTimedSerializer:
-    # The library signs with the last key and accepts all.
+    # itsdangerous signs with the last key and accepts all of them.
     keys = list(reversed(current_app.config["TOKEN_KEYS"]))
     return URLSafeTimedSerializer(keys, salt=purpose)

@@ -1,4 +1,4 @@
-"""What tests of an application on the toolkit need."""
+"""Helpers for testing an application: servers, databases, mail, background jobs."""
 
 from quart import Quart
 
@@ -10,7 +10,7 @@ __all__ = ["runner_of"]
 
 
 def runner_of(app: Quart, *additions: Task | Schedule) -> Runner:
-    """Return a runner of these tasks and schedules alone, on the application's database."""
+    """Return a job runner with only these tasks and schedules, on the application's database."""
     state: ToolkitState = app.extensions["quart_upsun"]
     runner = Runner(app, state.database, state.identity)
     runner.register(*additions)

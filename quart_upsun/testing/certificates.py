@@ -1,4 +1,4 @@
-"""Certificates for servers that tests speak TLS with."""
+"""Self-signed TLS certificates for test servers."""
 
 import asyncio
 import ssl
@@ -9,7 +9,11 @@ from quart_upsun.testing.programs import require
 
 
 async def server_context(directory: Path, host: str) -> tuple[Path, ssl.SSLContext]:
-    """Return a self-signed certificate for a host name, as a file, and a context that serves it."""
+    """Create a self-signed certificate for a host name, valid for two days.
+
+    Returns:
+        The path of the certificate, for the client, and the TLS context for the server.
+    """
     certificate, key = directory / "certificate.pem", directory / "key.pem"
     command = (
         f"{require('openssl')} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"

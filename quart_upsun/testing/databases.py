@@ -1,4 +1,4 @@
-"""Databases that come and go with a test."""
+"""Temporary databases for tests."""
 
 import secrets
 
@@ -7,7 +7,7 @@ from sqlalchemy import make_url
 
 
 async def create_database(server_url: str, template: str) -> str:
-    """Create a database, and return its URL in the form a platform would give."""
+    """Create a database from a template and return its URL, as a platform would provide it."""
     name = f"test_{secrets.token_hex(6)}"
     connection = await asyncpg.connect(server_url)
     try:
@@ -20,7 +20,7 @@ async def create_database(server_url: str, template: str) -> str:
 
 
 async def drop_database(server_url: str, url: str) -> None:
-    """Drop a database, whoever is connected to it."""
+    """Drop a database and close all connections to it."""
     connection = await asyncpg.connect(server_url)
     try:
         await connection.execute(f'DROP DATABASE "{make_url(url).database}" WITH (FORCE)')
@@ -29,16 +29,18 @@ async def drop_database(server_url: str, url: str) -> None:
 
 
 async def set_read_only(url: str, state: str) -> None:
-    """Make the database read-only or writable for sessions that begin from now on, and all others.
+    """Make a database read-only or writable, and terminate all its connections as in a failover.
 
-    What is open is ended, as by a failover.
+    Args:
+        url: the database.
+        state: `on` for read-only, `off` for writable.
     """
     connection = await asyncpg.connect(url)
     name = await connection.fetchval("SELECT quote_ident(current_database())")
     await connection.execute("SET default_transaction_read_only = off")
     await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {state}")
     await connection.execute(
-        # Waits for their end, so that whoever used them hears of it at once.
+        # With a timeout, so that it waits until the connections are closed.
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
@@ -46,7 +48,7 @@ async def set_read_only(url: str, state: str) -> None:
 
 
 async def writable_again(url: str) -> None:
-    """Make the database writable for new sessions, while the pool's stay read-only."""
+    """Make a database writable for new connections, while those in the pool stay read-only."""
     connection = await asyncpg.connect(url)
     name = await connection.fetchval("SELECT quote_ident(current_database())")
     await connection.execute("SET default_transaction_read_only = off")

@@ -1,4 +1,4 @@
-"""Programs that tests need beside Python."""
+"""Programs that tests require in addition to Python."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-# Program -> the Debian package that brings it.
+# Program -> Debian package
 PACKAGES = {
     "bash": "bash",
     "bwrap": "bubblewrap",
@@ -24,11 +24,8 @@ PACKAGES = {
 
 
 def require(program: str) -> str:
-    """Return the path of `program`; without it skip the test, or fail it under CI.
-
-    A check that CI skips is a check that nobody runs, so there it is an error.
-    """
-    # Servers are installed where not everybody looks for programs.
+    """Return the path of a program. If it is not installed, skip the test, or fail it in CI."""
+    # Debian installs servers in /usr/sbin, which is not in every user's PATH.
     path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
     if path is not None:
         return path
@@ -42,13 +39,13 @@ _MISSING = re.compile(r"(\S+) is not installed \(Debian package: (\S+)\)")
 
 
 def summary(reasons: Iterable[str]) -> list[str]:
-    """Return what to say at the end of a run about the tests that were skipped.
+    """Summarize why tests were skipped.
 
-    One line for all that need programs, with the command that installs these; the other reasons as
-    they are.
+    All missing programs are reported in one line, with the command that installs them. Each other
+    reason is reported once.
 
     Args:
-        reasons: why each test was skipped.
+        reasons: the reason of each skipped test.
     """
     count, missing, others = 0, dict[str, str](), []
     for reason in reasons:

@@ -1,4 +1,4 @@
-"""A runner of jobs beside a test."""
+"""A job runner in the background of a test."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,6 +9,7 @@ from quart_upsun.jobs.runner import Runner
 
 @asynccontextmanager
 async def working(runner: Runner) -> AsyncIterator[None]:
+    """Run jobs in the background. At the end, stop the runner and wait for it."""
     running = asyncio.create_task(runner.run())
     try:
         yield

@@ -1,4 +1,4 @@
-"""Starts the real server in a process of its own, and watches what it says and leaves behind."""
+"""Run the real server as a subprocess, and check its log, its connections and its exit."""
 
 import asyncio
 import json
@@ -15,13 +15,12 @@ from typing import Any
 import httpx
 import psutil
 
-# What the server promises, from the signal to the end.
-EXIT_SECONDS = 10.0
-START_SECONDS = 30.0  # on a machine that does many things at once
+EXIT_SECONDS = 10.0  # the server must exit this soon after SIGTERM
+START_SECONDS = 30.0  # generous, for busy machines
 
-# A key that is strong enough for the platform; signs nothing of worth.
+# Strong enough for the settings on Upsun.
 SECRET_KEY = "QmVhdXRpZnVsIGlzIGJldHRlciB0aGFuIHVnbHkuIEV4cGxpY2l0"
-# A database that is not there: most of what a server does needs none.
+# A database that does not exist, for tests that need none.
 NO_DATABASE = "postgresql://nobody@127.0.0.1:9/none"
 UPSUN = {
     "PLATFORM_APPLICATION_NAME": "app",
@@ -32,7 +31,12 @@ UPSUN = {
 
 
 class Server:
-    """A server process, its output, and a client for it."""
+    """A server subprocess and its output.
+
+    Args:
+        command: a module and its arguments, for `python -m`.
+        environment: additional environment variables.
+    """
 
     def __init__(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
         self.lines: list[str] = []
@@ -41,8 +45,7 @@ class Server:
             [sys.executable, "-m", *command],
             env={
                 "PATH": os.environ["PATH"],
-                # What is opened and never closed, is said.
-                "PYTHONWARNINGS": "default",
+                "PYTHONWARNINGS": "default",  # includes ResourceWarning
                 "DATABASE_ENVIRONMENT": os.environ["DATABASE_ENVIRONMENT"],
                 **(environment or {}),
             },
@@ -50,7 +53,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # A group of its own, so that nothing of the terminal's reaches it.
+            # Its own process group, so that Ctrl-C in the terminal does not reach it.
             start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -72,15 +75,15 @@ class Server:
         return "\n".join(self.lines)
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Return the log lines with this message."""
+        """Return the log entries of an event."""
         return [event for event in self.log() if event.get("event") == name]
 
     def log(self) -> list[dict[str, Any]]:
-        """Return all log lines. Each must be JSON."""
+        """Return all log entries. Each line must be JSON."""
         return [json.loads(line) for line in list(self.lines)]
 
     def problems(self) -> list[str]:
-        """Return the lines that do not belong into the log of a server that is well."""
+        """Return unexpected output: errors, tracebacks and lines that are not JSON."""
         return [
             line
             for line in list(self.lines)
@@ -90,28 +93,28 @@ class Server:
         ]
 
     def pids(self) -> list[int]:
-        """Return the numbers of the processes that serve."""
+        """Return the process ids of the serving processes."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.children.update(children)
         return [child.pid for child in children] or [self.process.pid]
 
     def cpu_seconds(self) -> float:
-        """Return what the processes that serve have used so far."""
+        """Return the CPU time of the serving processes, in user mode."""
         return sum(child.cpu_times().user for child in self.children)
 
     async def says(self, name: str, *, times: int = 1) -> list[dict[str, Any]]:
-        """Wait until the log holds a message, so often; return these lines."""
+        """Wait until an event has been logged `times` times, and return its log entries."""
 
         def found() -> bool:
             return len(self.events(name)) >= times or not self._reader.is_alive()
 
         await eventually(found, f"{times} x {name!r} in the log", lambda: self.output)
         events = self.events(name)
-        assert len(events) >= times, f"ended without {name!r}:\n{self.output}"
+        assert len(events) >= times, f"exited without {name!r}:\n{self.output}"
         return events
 
-    async def is_serving(self, processes: int = 1) -> None:
-        """Wait until all processes serve."""
+    async def wait_until_serving(self, processes: int = 1) -> None:
+        """Wait until all processes accept requests."""
         self.port = int((await self.says("starting"))[0]["port"])
         await self.says("serving", times=processes)
         self.pids()
@@ -119,46 +122,47 @@ class Server:
             assert (await client.get("/livez")).status_code == 200
 
     async def is_draining(self) -> None:
-        """Wait until the signal has arrived in all processes."""
+        """Wait until all processes have begun to shut down."""
         await self.says("stopping", times=len(self.events("serving")))
 
     def send(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal to the server."""
         self.stopped = time.monotonic()
         self.process.send_signal(number)
 
     async def ended(self, within: float = EXIT_SECONDS) -> int:
-        """Wait for the end; return the exit code, once it is certain that no process is left."""
+        """Wait until the server and all its processes have exited, and return the exit code."""
 
         def finished() -> bool:
             return self.process.poll() is not None
 
-        await eventually(finished, "the end of the server", lambda: self.output, within)
+        await eventually(finished, "exit of the server", lambda: self.output, within)
         await eventually(
             lambda: not any(map(is_alive, self.children)),
-            "the end of the server's processes",
+            "exit of the server's processes",
             lambda: self.output,
             1.0,
         )
-        # The pipe ends with the last process that holds it.
+        # The pipe is closed when the last process that inherited it exits.
         await asyncio.to_thread(self._reader.join, 5.0)
-        assert not self._reader.is_alive(), "a process of the server is left"
+        assert not self._reader.is_alive(), "a process of the server is still running"
         assert self.process.returncode is not None
         return self.process.returncode
 
     async def stops(self, number: int = signal.SIGTERM) -> None:
-        """Tell it to stop; it must do so in time, with success, and without complaint."""
+        """Send a signal. The server must exit in time, with code 0 and without errors."""
         self.send(number)
         assert await self.ended() == 0, self.output
         assert self.problems() == [], self.output
 
     def kill(self) -> None:
-        """Leave nothing behind, whatever the test did."""
+        """Kill all processes of the server."""
         if self.process.poll() is None:
             with suppress(psutil.NoSuchProcess):
                 self.pids()
             self.process.kill()
         for child in self.children:
-            with suppress(psutil.NoSuchProcess):  # psutil looks whether the number is still its own
+            with suppress(psutil.NoSuchProcess):  # psutil detects reused process ids
                 child.kill()
         self.process.wait()
         self._reader.join(5.0)
@@ -168,12 +172,12 @@ class Server:
 
 @asynccontextmanager
 async def spawned(processes: int, *command: str, **variables: str) -> AsyncIterator[Server]:
-    """Start a server, and end it by force if the test does not.
+    """Start a server, and kill it at the end if it is still running.
 
     Args:
-        processes: that serve.
-        command: a module and its arguments.
-        variables: of its environment.
+        processes: the number of serving processes.
+        command: a module and its arguments, for `python -m`.
+        variables: additional environment variables.
     """
     defaults = {
         "HOST": "127.0.0.1",
@@ -181,7 +185,7 @@ async def spawned(processes: int, *command: str, **variables: str) -> AsyncItera
         "WEB_CONCURRENCY": str(processes),
         "DATABASE_URL": NO_DATABASE,
         "SECRET_KEY": SECRET_KEY,
-        "MAIL_URL": "console:",  # so that none fails for want of a mail server
+        "MAIL_URL": "console:",  # no mail server needed
     }
     server = Server(*command, environment={**defaults, **variables})
     try:
@@ -192,14 +196,14 @@ async def spawned(processes: int, *command: str, **variables: str) -> AsyncItera
 
 @asynccontextmanager
 async def serving(processes: int, *command: str, **variables: str) -> AsyncIterator[Server]:
-    """Start a server and wait until it serves."""
+    """Start a server and wait until it accepts requests."""
     async with spawned(processes, *command, **variables) as server:
-        await server.is_serving(processes)
+        await server.wait_until_serving(processes)
         yield server
 
 
 class Connection:
-    """A connection on which a test decides about every byte."""
+    """A raw HTTP/1.1 connection, for tests that control every byte."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -207,6 +211,7 @@ class Connection:
 
     @classmethod
     async def to(cls, server: Server) -> "Connection":
+        """Open a connection to a server."""
         return cls(*await asyncio.open_connection("127.0.0.1", server.port))
 
     async def send(self, data: bytes) -> None:
@@ -214,12 +219,12 @@ class Connection:
         await self.writer.drain()
 
     async def get(self, path: str, *headers: str) -> None:
-        """Send the head of a request."""
+        """Send a GET request."""
         lines = [f"GET {path} HTTP/1.1", "Host: example.com", *headers, "", ""]
         await self.send("\r\n".join(lines).encode())
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Read a whole answer: status, headers, body. Fails if it is cut short."""
+        """Read a response: status code, headers and body. Fail if it is incomplete."""
         status, headers = await self.head()
         if headers.get("transfer-encoding") == "chunked":
             body = b""
@@ -230,13 +235,13 @@ class Connection:
         return status, headers, await self.reader.readexactly(int(headers["content-length"]))
 
     async def head(self) -> tuple[int, dict[str, str]]:
-        """Read the head of an answer."""
+        """Read the status code and the headers of a response."""
         lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin1").split("\r\n")
         pairs = [line.split(": ", 1) for line in lines[1:] if line]
         return int(lines[0].split()[1]), {name.lower(): value for name, value in pairs}
 
     async def is_closed(self) -> bool:
-        """Wait for the other side to close; tell whether that is all it did."""
+        """Wait until the server closes the connection. Return False if it sends data before."""
         try:
             return await asyncio.wait_for(self.reader.read(), EXIT_SECONDS) == b""
         except ConnectionResetError:
@@ -244,12 +249,12 @@ class Connection:
 
     async def close(self) -> None:
         self.writer.close()
-        with suppress(OSError):  # it was cut off at the other end
+        with suppress(OSError):  # already reset by the server
             await self.writer.wait_closed()
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Tell whether a process runs; one that has ended may wait for long to be collected."""
+    """Tell whether a process is running. Zombies are not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -262,7 +267,7 @@ async def eventually(
     context: Callable[[], str] = lambda: "",
     within: float = START_SECONDS,
 ) -> None:
-    """Wait for a condition, and fail with `context` when it does not come true in time."""
+    """Wait until a condition is true. Fail with `context` after `within` seconds."""
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"no {what} within {within} s\n{context()}"
@@ -270,7 +275,7 @@ async def eventually(
 
 
 async def migrate(database_url: str) -> None:
-    """Do what the deploy hook does."""
+    """Migrate a database like the deploy hook."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "alembic", "upgrade", "head"),
         env={

@@ -1,4 +1,4 @@
-"""A mail server for tests: it runs in the test's own event loop and remembers what it was given."""
+"""An SMTP server for tests, in the test's event loop, that records all messages."""
 
 import asyncio
 import logging
@@ -11,24 +11,29 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-PATIENCE = 5.0  # seconds
+WAIT_SECONDS = 5.0
 
-# It tells every line that passes, and would fill the output of each test that fails.
+# aiosmtpd logs every line of the protocol, which would flood the output of failing tests.
 logging.getLogger("mail.log").setLevel(logging.ERROR)
 
 
 class MailServer:
-    """What a mail server was sent, and what it is to answer.
+    """The state of a test mail server: received messages, and the replies to send.
 
     Attributes:
-        messages: those it took, in order of arrival.
-        answers: to `MAIL`, `RCPT` and `DATA` in place of "250 OK", for instance `450 Later`.
-        connections: how many there were.
-        logins: user name and password of each.
-        encrypted: for each message, whether it came through TLS.
-        hold: while it is not set, nothing is answered to what was sent.
-        delay: seconds it takes for each message.
-        on_data: called for each message before it is taken.
+        messages: the accepted messages, in order of arrival.
+        recipients: the envelope recipients of all accepted messages.
+        answers: replies by command (`MAIL`, `RCPT`, `DATA`) instead of "250 OK", for example
+            `450 Later`.
+        connections: the number of connections so far.
+        logins: the username and password of each login.
+        encrypted: for each message, whether it was sent over TLS.
+        hold: an event. Clear it to delay the replies to `DATA` until it is set again.
+        delay: seconds to wait before the reply to each `DATA`.
+        on_data: called for each message before it is accepted.
+        at_once: the number of messages that wait for a reply now.
+        most_at_once: the maximum of `at_once` so far.
+        port: the port of the server.
     """
 
     def __init__(self) -> None:
@@ -45,21 +50,21 @@ class MailServer:
         self.at_once = 0
         self.most_at_once = 0
         self.port = 0
-        self._news = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._server: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
-        """What `MAIL_URL` says to send to this server."""
+        """The `MAIL_URL` of this server."""
         return f"smtp://127.0.0.1:{self.port}"
 
     async def arrived(self, count: int = 1) -> list[EmailMessage]:
-        """Wait until so many messages have been taken, and return all."""
+        """Wait until `count` messages have been accepted, and return all messages."""
         await self.until(lambda: len(self.messages) >= count)
         return self.messages
 
     async def mail(self, to: str, subject: str) -> EmailMessage:
-        """Wait for a mail, and return the newest of its kind."""
+        """Wait for a message by recipient and subject, and return the newest."""
 
         def found() -> list[EmailMessage]:
             return [
@@ -70,24 +75,24 @@ class MailServer:
         return found()[-1]
 
     async def is_holding(self) -> None:
-        """Wait until somebody waits for an answer to what was sent."""
+        """Wait until a message waits for its reply."""
         await self.until(lambda: self.at_once > 0)
 
     async def until(self, happened: Callable[[], bool]) -> None:
-        """Wait until something is so that changes with what is sent here."""
-        async with asyncio.timeout(PATIENCE), self._news:
-            await self._news.wait_for(happened)
+        """Wait until a condition is true. It is checked whenever the server's state changes."""
+        async with asyncio.timeout(WAIT_SECONDS), self._changed:
+            await self._changed.wait_for(happened)
 
-    async def _tell(self) -> None:
-        async with self._news:
-            self._news.notify_all()
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
     def stop(self) -> None:
-        """Refuse connections from now on."""
+        """Stop accepting connections."""
         if self._server is not None:
             self._server.close()
 
-    # What aiosmtpd calls; the names are its own.
+    # Hooks of aiosmtpd.
 
     async def handle_MAIL(  # noqa: N802
         self,
@@ -119,7 +124,7 @@ class MailServer:
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
-        await self._tell()
+        await self._notify()
         try:
             await self.hold.wait()
             await asyncio.sleep(self.delay)
@@ -137,7 +142,7 @@ class MailServer:
         transport = server.transport
         assert transport is not None
         self.encrypted.append(transport.get_extra_info("sslcontext") is not None)
-        await self._tell()
+        await self._notify()
         return "250 OK"
 
     def authenticate(
@@ -152,11 +157,11 @@ class MailServer:
 async def mail_server(
     *, start_tls: ssl.SSLContext | None = None, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[MailServer]:
-    """Run a mail server on a port of its own.
+    """Run a mail server on a free port.
 
     Args:
-        start_tls: offer to begin TLS with this certificate, and a login then.
-        tls: begin with TLS, and offer a login.
+        start_tls: offer STARTTLS with this TLS context, and login after it.
+        tls: use TLS from the start (implicit TLS) with this context, and offer login.
     """
     mails = MailServer()
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What an application sends to its database, and a connection to it beside the application's."""
+"""Record the SQL statements of an application, and open separate database connections."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,12 +13,16 @@ from quart_upsun.database import Connection
 
 
 class Statements:
-    """Everything that goes to the database through the pool, from now on: BEGIN as well."""
+    """Record all SQL statements that the application sends through its pool, including BEGIN.
+
+    Attributes:
+        seen: the statements so far.
+    """
 
     def __init__(self, app: Quart) -> None:
         self.seen: list[str] = []
         engine = app.extensions["quart_upsun"].database.engine.sync_engine
-        # asyncpg does not tell of what SQLAlchemy has prepared, and SQLAlchemy of nothing else.
+        # asyncpg's query logger misses prepared statements, which SQLAlchemy's event reports.
         event.listen(engine, "before_cursor_execute", self._prepared)
         event.listen(engine.pool, "checkout", self._listen)
 
@@ -34,6 +38,7 @@ class Statements:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Connection]:
+    """Open a database connection that does not belong to the application."""
     connection = await asyncpg.connect(url)
     try:
         yield connection

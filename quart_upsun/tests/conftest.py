@@ -1,4 +1,4 @@
-"""The sample, with a database of its own for each test that asks for one."""
+"""Fixtures for the toolkit's tests: the sample application with a database for each test."""
 
 import os
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from quart_upsun.tests.sample import Settings, create_app
 
 
 def pytest_configure() -> None:
-    # What the developer's shell says to an application is not for the tests.
+    # Ignore settings in the developer's environment.
     for name in (*Settings.model_fields, "secret_key_fallbacks"):
         os.environ.pop(name.upper(), None)
 
@@ -25,15 +25,15 @@ def pytest_configure() -> None:
 def settings(database_url: str) -> Settings:
     return Settings(
         database_url=parse_database_url(database_url),
-        secret_key=SecretStr("a key for tests, of no worth anywhere else"),
+        secret_key=SecretStr("a secret key for tests only"),
         log_level="debug",
-        run_jobs=False,  # a test runs them when it wants to: `jobs.run_due()`
+        run_jobs=False,  # tests call `jobs.run_due()`
     )
 
 
 @pytest.fixture
 async def app(settings: Settings) -> AsyncIterator[Quart]:
-    """The sample, started; exceptions become error pages as in production."""
+    """The running sample application. Exceptions become error pages as in production."""
     app = create_app(settings)
     async with app.test_app():
         yield app
@@ -56,7 +56,7 @@ async def user(database: Database) -> int:
 
 
 async def add_user(database: Database, name: str) -> int:
-    """Return the number of a new user: the migrations make tables that refer to users."""
+    """Insert a user and return its id. Some of the migrated tables reference users."""
     insert = "INSERT INTO users (username, password_hash) VALUES (:name, '') RETURNING id"
     async with database.write() as session:
         number: int = await session.scalar(text(insert), {"name": name})

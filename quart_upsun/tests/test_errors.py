@@ -1,4 +1,4 @@
-"""Error pages: words for people, the right status, nothing of the inside."""
+"""Error pages and exception logging: status, headers, and no internal details."""
 
 import asyncio
 from typing import cast
@@ -17,7 +17,7 @@ from quart_upsun.web.errors import MESSAGES
 
 @pytest.fixture
 async def failing_client(settings: Settings) -> Client:
-    """A client of the application with routes that fail on purpose."""
+    """A client of the application with routes that raise errors."""
     app = create_app(settings)
 
     @app.get("/abort/<int:code>")
@@ -60,7 +60,7 @@ async def failing_client(settings: Settings) -> Client:
 
 
 @pytest.mark.parametrize("code", sorted(MESSAGES))
-async def test_every_error_has_a_page(failing_client: Client, code: int) -> None:
+async def test_every_error_has_an_html_page(failing_client: Client, code: int) -> None:
     response = await failing_client.get(f"/abort/{code}")
     text = await response.get_data(as_text=True)
     assert response.status_code == code
@@ -70,7 +70,7 @@ async def test_every_error_has_a_page(failing_client: Client, code: int) -> None
     assert response.headers["Cache-Control"] == "private, no-store"
 
 
-async def test_headers_of_the_error_are_kept(failing_client: Client) -> None:
+async def test_headers_of_the_exception_are_kept(failing_client: Client) -> None:
     assert (await failing_client.get("/abort/429")).headers["Retry-After"] == "7"
     response = await failing_client.get("/send/")
     assert response.status_code == 405
@@ -78,7 +78,7 @@ async def test_headers_of_the_error_are_kept(failing_client: Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/crash", "/crash-in-database"])
-async def test_a_crash_shows_nothing_of_the_inside(
+async def test_unhandled_exception_shows_no_details(
     failing_client: Client, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     response = await failing_client.get(f"{path}?password=hunter2")
@@ -90,10 +90,10 @@ async def test_a_crash_shows_nothing_of_the_inside(
     assert "hunter2" not in caplog.text
 
 
-async def test_a_crash_is_logged_by_its_rule_without_what_was_sent(
+async def test_unhandled_exception_is_logged_without_request_values(
     failing_client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A path may hold a token that is still good, and messages quote what was wrong."""
+    """Paths can contain valid tokens, and exception messages quote invalid values."""
     response = await failing_client.post(
         "/open/a-token-in-the-path/?next=hunter\\3", form={"password": "hunter2", "keep": "y"}
     )
@@ -104,7 +104,7 @@ async def test_a_crash_is_logged_by_its_rule_without_what_was_sent(
         assert value not in caplog.text
 
 
-async def test_a_crash_of_a_websocket_is_logged_by_its_rule(
+async def test_websocket_exception_is_logged_with_its_url_rule(
     failing_client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(WebsocketResponseError) as caught:
@@ -115,7 +115,7 @@ async def test_a_crash_of_a_websocket_is_logged_by_its_rule(
     assert "a-token" not in caplog.text
 
 
-async def test_a_crash_before_any_route_is_logged_without_a_path(
+async def test_exception_without_a_route_is_logged_without_its_path(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = create_app(settings)
@@ -130,19 +130,19 @@ async def test_a_crash_before_any_route_is_logged_without_a_path(
     assert "a-token" not in caplog.text
 
 
-async def test_a_query_that_takes_too_long_is_503(failing_client: Client) -> None:
+async def test_query_timeout_is_503(failing_client: Client) -> None:
     response = await failing_client.get("/slow-query")
     assert response.status_code == 503
     assert response.headers["Retry-After"]
 
 
-async def test_a_body_over_the_limit_is_413(client: Client) -> None:
+async def test_body_over_the_limit_is_413(client: Client) -> None:
     response = await client.post("/rows/", form={"kind": "x" * 1_100_000})
     assert response.status_code == 413
     assert MESSAGES[413] in await response.get_data(as_text=True)
 
 
-async def test_odd_requests_are_no_server_errors(app: Quart) -> None:
+async def test_malformed_requests_are_not_server_errors(app: Quart) -> None:
     client = cast(Client, app.test_client())
     responses = await asyncio.gather(
         client.get("/%0aforged"),

@@ -1,4 +1,4 @@
-"""What is let in, and what every answer carries: hosts, other sites, bodies, headers."""
+"""HTTP middleware: Host header, cross-site requests, request bodies, response headers."""
 
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -25,16 +25,16 @@ MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
 
 @pytest.fixture
 def settings() -> Settings:
-    """Without a database: what is asked here is answered before one is needed."""
+    """Settings without a database. The requests of these tests do not need one."""
     return Settings(
         database_url=parse_database_url(NO_DATABASE),
-        secret_key=SecretStr("a key for tests, of no worth anywhere else"),
+        secret_key=SecretStr("a secret key for tests only"),
         log_level="debug",
     )
 
 
 def on_upsun(settings: Settings, **properties: Any) -> Quart:
-    """The application as one environment of the platform has it."""
+    """Create the application with the settings of an Upsun environment."""
     properties = {
         "name": "main-bvxea6i",
         "type": "production",
@@ -48,8 +48,8 @@ def on_upsun(settings: Settings, **properties: Any) -> Quart:
     return create_app(settings.model_copy(update={"platform": Environment(**properties)}))
 
 
-def parts(count: int) -> bytes:
-    """The body of a form in parts, with so many fields."""
+def multipart_body(count: int) -> bytes:
+    """Return a multipart form with `count` fields."""
     head = 'Content-Disposition: form-data; name="name"'
     fields = "".join(f"--{BOUNDARY}\r\n{head}\r\n\r\nvalue\r\n" for _ in range(count))
     return f"{fields}--{BOUNDARY}--\r\n".encode()
@@ -57,7 +57,7 @@ def parts(count: int) -> bytes:
 
 @pytest.fixture
 def form_client(settings: Settings) -> Client:
-    """A client of the application with a route that reads a form and counts its fields."""
+    """A client of the application with a route that returns the number of form fields."""
     app = create_app(settings)
 
     @app.post("/form")
@@ -89,37 +89,37 @@ def form_client(settings: Settings) -> Client:
         ("", 400),
     ],
 )
-async def test_only_hosts_of_the_routes_are_served(
-    settings: Settings, host: str, status: int
-) -> None:
+async def test_rejects_unknown_hosts(settings: Settings, host: str, status: int) -> None:
     client = on_upsun(settings).test_client()
     response = await client.get("/about/", headers={"Host": host})
     assert response.status_code == status
-    # Also where the path would be completed by a redirect, or is nowhere.
+    # The same applies to redirects and to unknown paths.
     for path in ("/about", "/nowhere/"):
-        assert ((await client.get(path, headers={"Host": host})).status_code == 400) == (
-            status == 400
-        )
+        response = await client.get(path, headers={"Host": host})
+        assert (response.status_code == 400) == (status == 400)
     assert (await client.get("/livez", headers={"Host": host})).status_code == 200
 
 
-async def test_any_host_is_served_where_no_route_is_told(settings: Settings) -> None:
+async def test_accepts_any_host_without_known_routes(settings: Settings) -> None:
     for app in (create_app(settings), on_upsun(settings, origin=None, hosts=frozenset())):
         response = await app.test_client().get("/about/", headers={"Host": "elsewhere.example"})
         assert response.status_code == 200
 
 
-async def test_every_host_of_the_site_is_the_same_site_as_itself(settings: Settings) -> None:
-    """For browsers that send no `Sec-Fetch-Site`."""
+async def test_origin_must_match_the_requested_host(settings: Settings) -> None:
+    """For browsers without `Sec-Fetch-Site`."""
     client = on_upsun(settings).test_client()
-    for origin, refused in ((f"https://{HOST}", False), ("https://second.example.com:8443", True)):
+    for origin, is_rejected in (
+        (f"https://{HOST}", False),
+        ("https://second.example.com:8443", True),
+    ):
         response = await client.post(
             "/about/", headers={"Host": HOST, "Origin": origin, "X-Forwarded-Proto": "https"}
         )
-        assert response.status_code == (403 if refused else 405)
+        assert response.status_code == (403 if is_rejected else 405)
 
 
-async def test_headers_on_upsun(settings: Settings) -> None:
+async def test_hsts_and_robots_headers_on_upsun(settings: Settings) -> None:
     for kind, robots in (
         ("production", None),
         ("staging", "noindex, nofollow"),
@@ -136,12 +136,12 @@ async def test_headers_on_upsun(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("kind", [URLENCODED, MULTIPART])
-async def test_forms_have_so_many_fields_and_no_more(form_client: Client, kind: str) -> None:
+async def test_number_of_form_fields_is_limited(form_client: Client, kind: str) -> None:
     async def send(count: int) -> Any:
         fields = [("name", "value")] * count
         return await form_client.post(
             "/form",
-            data=urlencode(fields).encode() if kind == URLENCODED else parts(count),
+            data=urlencode(fields).encode() if kind == URLENCODED else multipart_body(count),
             headers={"Content-Type": kind},
         )
 
@@ -167,21 +167,21 @@ async def test_forms_have_so_many_fields_and_no_more(form_client: Client, kind: 
         (MULTIPART, b"--boundary\r\n\r\nno disposition\r\n--boundary--\r\n"),
         (MULTIPART, b"--boundary\r\nContent-Disposition: form-data\r\n\r\nx\r\n--boundary--"),
         (MULTIPART, b"--boundary\r\nContent-Disposition: \xff\xfe\r\n\r\nx\r\n--boundary--"),
-        (MULTIPART, parts(1).replace(b"value", b"\xff\x00")),
-        (MULTIPART, parts(2)[:60]),
-        (MULTIPART, parts(1).replace(b'name="', b"name*=nonsense''%ff\"")),
+        (MULTIPART, multipart_body(1).replace(b"value", b"\xff\x00")),
+        (MULTIPART, multipart_body(2)[:60]),
+        (MULTIPART, multipart_body(1).replace(b'name="', b"name*=nonsense''%ff\"")),
         ("application/json", b"{"),
         ("nonsense", b"\x00"),
     ],
 )
-async def test_malformed_bodies_are_no_server_errors(
+async def test_malformed_bodies_are_not_server_errors(
     form_client: Client, kind: str, body: bytes
 ) -> None:
     response = await form_client.post("/form", data=body, headers={"Content-Type": kind})
     assert response.status_code in {200, 400}
 
 
-async def test_a_body_that_nobody_would_read_is_refused_as_well(form_client: Client) -> None:
+async def test_body_limit_applies_to_views_that_do_not_read_the_body(form_client: Client) -> None:
     size = 1024 * 1024 + 1
     response = await form_client.post(
         "/about/", data=b"x" * size, headers={"Content-Length": str(size)}

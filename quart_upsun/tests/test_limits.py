@@ -1,4 +1,4 @@
-"""Rate limits: so many, then a wait, whichever process counts."""
+"""Rate limits, shared between processes."""
 
 import asyncio
 from collections import Counter
@@ -16,13 +16,13 @@ from quart_upsun.tests.sample.settings import Settings
 LIMIT = Limit("test", 5, 3600)
 
 
-async def test_so_many_are_served_and_one_more_must_wait(app: Quart) -> None:
+async def test_requests_over_the_limit_must_wait(app: Quart) -> None:
     async with app.app_context():
         assert [await LIMIT.count_request("a") for _ in range(5)] == [0] * 5
         wait = await LIMIT.count_request("a")
         assert 700 < wait <= 720
         assert await LIMIT.count_request("b") == 0
-        # A refused request costs nothing: the wait does not grow.
+        # Rejected requests are not counted, so the wait does not grow.
         assert await LIMIT.count_request("a") <= wait
         async with app.extensions["quart_upsun"].database.write() as session:
             await session.execute(
@@ -34,7 +34,7 @@ async def test_so_many_are_served_and_one_more_must_wait(app: Quart) -> None:
         assert await LIMIT.count_request("a") == 0
 
 
-async def test_processes_share_what_they_count(app: Quart, settings: Settings) -> None:
+async def test_processes_share_a_limit(app: Quart, settings: Settings) -> None:
     other = create_app(settings)
 
     async def take(app: Quart) -> int:
@@ -46,7 +46,7 @@ async def test_processes_share_what_they_count(app: Quart, settings: Settings) -
     assert Counter(wait == 0 for wait in waits) == {True: 5, False: 15}
 
 
-async def test_rows_are_bounded_and_go_away(app: Quart, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rows_are_bounded_and_expire(app: Quart, monkeypatch: pytest.MonkeyPatch) -> None:
     async def rows() -> int:
         async with app.extensions["quart_upsun"].database.read() as session:
             return await session.scalar(select(func.count()).select_from(RateLimit)) or 0
@@ -59,7 +59,7 @@ async def test_rows_are_bounded_and_go_away(app: Quart, monkeypatch: pytest.Monk
         async with app.extensions["quart_upsun"].database.write() as session:
             await session.execute(text("UPDATE rate_limits SET used_until = now() - interval '1s'"))
         monkeypatch.setattr(limits, "CLEANUP_PROBABILITY", 1)
-        await LIMIT.count_request("the next")
+        await LIMIT.count_request("next client")
         assert await rows() == 1
 
 
@@ -72,6 +72,6 @@ async def test_rows_are_bounded_and_go_away(app: Quart, monkeypatch: pytest.Monk
         ("nonsense", "unknown"),
     ],
 )
-async def test_what_counts_as_one_client(app: Quart, address: str, subject: str) -> None:
+async def test_rate_limit_key_of_a_client(app: Quart, address: str, subject: str) -> None:
     async with app.test_request_context("/", headers={"Remote-Addr": address}):
         assert limits.by_client() == subject

@@ -1,4 +1,4 @@
-"""The toolkit's face: public names that exist and are documented, and imports that stay cheap."""
+"""The public API: names exist and have docstrings, and imports for the deploy hook stay cheap."""
 
 import importlib
 import inspect
@@ -19,8 +19,8 @@ PACKAGES = [
         if found.ispkg and found.name != "tests"
     ),
 ]
-# What a deploy hook imports while requests are held.
-OF_THE_HOOK = [
+# Modules that the deploy hook imports while the router holds requests.
+HOOK_IMPORTS = [
     "quart_upsun.__main__",
     "quart_upsun.database",
     "quart_upsun.settings",
@@ -30,7 +30,7 @@ HEAVY = {"quart", "flask", "werkzeug", "hypercorn", "pgqueuer", "quart_schema"}
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_a_package_documents_its_public_names(name: str) -> None:
+def test_packages_document_their_public_names(name: str) -> None:
     package = importlib.import_module(name)
     assert package.__doc__
     names: list[str] = package.__all__
@@ -38,13 +38,13 @@ def test_a_package_documents_its_public_names(name: str) -> None:
     assert len(names) == len(set(names))
     for each in names:
         value = getattr(package, each, None)
-        if value is None:  # a module of the package
+        if value is None:  # a submodule
             value = importlib.import_module(f"{name}.{each}")
         if inspect.isclass(value) or inspect.isroutine(value) or isinstance(value, ModuleType):
             assert value.__doc__, f"{name}.{each}"
 
 
-def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+def test_unknown_names_raise_attribute_and_import_errors() -> None:
     with pytest.raises(ImportError):
         exec("from quart_upsun.jobs import nothing")  # noqa: S102
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
@@ -53,7 +53,7 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
 
 def test_the_deploy_hook_does_not_import_quart() -> None:
     code = (
-        f"import sys, {', '.join(OF_THE_HOOK)}\n"
+        f"import sys, {', '.join(HOOK_IMPORTS)}\n"
         "quart_upsun.database.load_models()\n"
         f"print(*sorted({HEAVY} & set(sys.modules)))"
     )

@@ -1,4 +1,4 @@
-"""The deploy step that copies built assets into the directory the web server serves."""
+"""The command `publish-assets`, which the deploy hook runs."""
 
 import datetime
 import fcntl
@@ -22,7 +22,7 @@ LOGO = "img/logo-LOGOLOGO.svg"
 
 
 class Release(NamedTuple):
-    """A built release: its files, their manifest and its name."""
+    """A built release: files, manifest and name."""
 
     source: Path
     manifest: Path
@@ -34,7 +34,7 @@ class Release(NamedTuple):
 
 
 def build(root: Path, name: str, digest: str) -> Release:
-    """Lay out a release with a style sheet of its own and a logo that all releases share."""
+    """Create a release with its own style sheet and with the logo of all releases."""
     source = root / name
     css = f"main-{digest}.css"
     for file, content in {
@@ -68,14 +68,14 @@ def newest(tmp_path: Path) -> Release:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """The mount, which is not there yet."""
+    """The mount, which does not exist yet."""
     return tmp_path / "mount" / "static"
 
 
 def run(
     *arguments: str, env: Mapping[str, str] | None = None, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command, in an interpreter that has first executed the statements `before`."""
+    """Run the command in a new interpreter, after the statements in `before`."""
     start = ["-m", "quart_upsun"]
     if before:
         run_module = "runpy.run_module('quart_upsun', run_name='__main__', alter_sys=True)"
@@ -92,15 +92,15 @@ def run(
 
 
 def publish(release: Release, target: Path, *options: str) -> str:
-    """Publish and return the line that the script prints."""
+    """Publish a release and return the line that the command prints."""
     result = run(*release.command(target, *options))
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.count("\n") == 1
     return result.stdout.strip()
 
 
-def refused(result: subprocess.CompletedProcess[str]) -> str:
-    """Return the one sentence that the script ended with."""
+def error_of(result: subprocess.CompletedProcess[str]) -> str:
+    """Check that the command failed, and return its error message."""
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("publish-assets: ")
     assert result.stderr.count("\n") == 1
@@ -108,7 +108,7 @@ def refused(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def served(target: Path) -> set[str]:
-    """Return the names of all files in the mount, without the ledger's."""
+    """Return the names of all files in the mount except the ledger's."""
     return {
         str(path.relative_to(target))
         for path in target.rglob("*")
@@ -125,7 +125,7 @@ def entry(target: Path, release: Release) -> Path:
 
 
 def set_published(target: Path, release: Release, days_ago: float) -> None:
-    """Set our own clock's record of a release, and leave the file system's as it is."""
+    """Change when a release was published by the local clock, but not its modification time."""
     path = entry(target, release)
     stat = path.stat()
     content = json.loads(path.read_text())
@@ -144,14 +144,14 @@ def age(target: Path, release: Release, days: float) -> None:
     set_modified(entry(target, release), days)
 
 
-def test_publishes_a_release_into_a_missing_directory(new: Release, target: Path) -> None:
+def test_publishes_into_a_missing_directory(new: Release, target: Path) -> None:
     assert publish(new, target) == "published 4 files (4 new), removed 0"
     assert served(target) == built(new)
     for name in built(new):
         assert (target / name).read_bytes() == (new.source / name).read_bytes()
 
 
-def test_a_second_run_touches_no_served_file(new: Release, target: Path) -> None:
+def test_second_run_does_not_touch_served_files(new: Release, target: Path) -> None:
     publish(new, target)
     before = {name: (target / name).stat() for name in served(target)}
     assert publish(new, target) == "published 4 files (0 new), removed 0"
@@ -160,32 +160,32 @@ def test_a_second_run_touches_no_served_file(new: Release, target: Path) -> None
         assert (after.st_ino, after.st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns)
 
 
-def test_an_upload_beside_the_manifest_is_not_published(new: Release, target: Path) -> None:
+def test_files_outside_the_manifest_are_not_published(new: Release, target: Path) -> None:
     (new.source / "notes.txt").write_text("left over")
     publish(new, target)
     assert "notes.txt" not in served(target)
 
 
 @pytest.mark.parametrize("content", ["", "/* ne", "\0" * len("/* new */" * 400)])
-def test_a_half_written_copy_is_replaced(new: Release, target: Path, content: str) -> None:
+def test_incomplete_copy_is_replaced_atomically(new: Release, target: Path, content: str) -> None:
     css = target / "main-NEWNEWNE.css"
     target.mkdir(parents=True)
     css.write_text(content)
     with css.open() as being_served:
         assert publish(new, target) == "published 4 files (4 new), removed 0"
-        # A reader that has the file open goes on with what it had: nobody wrote into it.
+        # An open file keeps its old content, because the new file has replaced it.
         assert being_served.read() == content
     assert css.read_bytes() == (new.source / css.name).read_bytes()
     assert served(target) == built(new)
 
 
-def test_the_previous_release_stays(old: Release, new: Release, target: Path) -> None:
+def test_files_of_the_previous_release_are_kept(old: Release, new: Release, target: Path) -> None:
     publish(old, target)
     assert publish(new, target) == "published 4 files (3 new), removed 0"
     assert served(target) == built(old) | built(new)
 
 
-def test_a_release_counts_until_its_successor_came(
+def test_retention_starts_when_a_release_is_replaced(
     old: Release, new: Release, target: Path
 ) -> None:
     publish(old, target)
@@ -194,20 +194,20 @@ def test_a_release_counts_until_its_successor_came(
     assert served(target) == built(old) | built(new)
 
 
-def test_files_that_no_recent_release_named_go(
+def test_files_of_old_releases_are_removed(
     old: Release, new: Release, newest: Release, target: Path
 ) -> None:
     publish(old, target)
     publish(new, target)
     age(target, old, days=31)
     assert publish(newest, target) == "published 4 files (3 new), removed 3"
-    # The logo stays, because later releases name it, too.
+    # Later releases list the logo, too.
     assert served(target) == built(new) | built(newest)
     assert not entry(target, old).exists()
     assert entry(target, new).exists()
 
 
-def test_files_stay_for_as_long_as_asked(
+def test_keep_days_sets_the_retention(
     old: Release, new: Release, newest: Release, target: Path
 ) -> None:
     publish(old, target)
@@ -217,7 +217,7 @@ def test_files_stay_for_as_long_as_asked(
     assert publish(newest, target, "--keep-days", "28").endswith("removed 3")
 
 
-def test_publishing_again_makes_a_release_recent(
+def test_publishing_again_renews_a_release(
     old: Release, new: Release, newest: Release, target: Path
 ) -> None:
     publish(old, target)
@@ -231,7 +231,7 @@ def test_publishing_again_makes_a_release_recent(
     assert served(target) == built(old) | built(new) | built(newest)
 
 
-def test_both_builds_of_a_release_that_was_built_twice_stay_and_go_together(
+def test_rebuilt_release_keeps_the_files_of_both_builds(
     tmp_path: Path, old: Release, new: Release, newest: Release, target: Path
 ) -> None:
     publish(old, target)
@@ -244,7 +244,7 @@ def test_both_builds_of_a_release_that_was_built_twice_stay_and_go_together(
     assert served(target) == built(new) | built(newest)
 
 
-def test_files_of_others_are_never_touched(
+def test_unknown_files_are_never_removed(
     old: Release, new: Release, newest: Release, target: Path
 ) -> None:
     publish(old, target)
@@ -258,7 +258,7 @@ def test_files_of_others_are_never_touched(
     assert served(target) == built(new) | built(newest) | others
 
 
-def test_a_file_without_a_digest_is_left(
+def test_files_without_a_digest_are_never_removed(
     old: Release, new: Release, newest: Release, target: Path
 ) -> None:
     (old.source / "robots.txt").write_text("User-agent: *")
@@ -271,13 +271,13 @@ def test_a_file_without_a_digest_is_left(
     assert (target / "robots.txt").exists()
 
 
-@pytest.mark.parametrize("clock", ["ours", "file system"])
-def test_one_clock_that_was_wrong_loses_nothing(
+@pytest.mark.parametrize("clock", ["local", "file system"])
+def test_one_wrong_clock_removes_nothing(
     old: Release, new: Release, newest: Release, target: Path, clock: str
 ) -> None:
     publish(old, target)
     publish(new, target)
-    if clock == "ours":
+    if clock == "local":
         set_published(target, old, days_ago=20_000)
     else:
         set_modified(entry(target, old), days_ago=20_000)
@@ -285,7 +285,7 @@ def test_one_clock_that_was_wrong_loses_nothing(
     assert served(target) == built(old) | built(new) | built(newest)
 
 
-def test_our_clock_that_is_ahead_loses_nothing(
+def test_local_clock_ahead_removes_nothing(
     old: Release, new: Release, newest: Release, target: Path
 ) -> None:
     publish(old, target)
@@ -297,7 +297,7 @@ def test_our_clock_that_is_ahead_loses_nothing(
     assert served(target) == built(old) | built(new) | built(newest)
 
 
-def test_an_entry_from_the_future_does_not_hide_the_previous_release(
+def test_entry_from_the_future_does_not_hide_the_previous_release(
     old: Release, new: Release, newest: Release, target: Path
 ) -> None:
     publish(old, target)
@@ -320,7 +320,7 @@ def test_an_entry_from_the_future_does_not_hide_the_previous_release(
         '{"number": 1, "published": "2001-01-01T00:00:00+00:00", "files": ["/a-ABCD2345.css"]}',
     ],
 )
-def test_a_broken_ledger_entry_loses_nothing(
+def test_unreadable_ledger_entry_removes_nothing(
     old: Release, new: Release, newest: Release, target: Path, content: str
 ) -> None:
     publish(old, target)
@@ -338,7 +338,7 @@ def test_a_broken_ledger_entry_loses_nothing(
     assert outside.exists()
 
 
-def test_only_stale_temporary_files_of_our_own_go(new: Release, target: Path) -> None:
+def test_only_own_stale_temporary_files_are_removed(new: Release, target: Path) -> None:
     publish(new, target)
     stale = target / "img" / f".logo.svg.{'a' * 16}.tmp"
     young = target / f".main.css.{'b' * 16}.tmp"
@@ -354,7 +354,7 @@ def test_only_stale_temporary_files_of_our_own_go(new: Release, target: Path) ->
     assert other.exists()
 
 
-def test_nothing_is_removed_while_another_release_is_published(
+def test_nothing_is_removed_during_another_publish(
     old: Release, new: Release, newest: Release, target: Path
 ) -> None:
     publish(old, target)
@@ -371,7 +371,7 @@ def test_nothing_is_removed_while_another_release_is_published(
 
 
 def watch(target: Path, releases: list[Release]) -> Iterator[str]:
-    """Yield what is wrong with what the web server would now send."""
+    """Yield errors in the files that the web server would serve now."""
     for release in releases:
         for name in built(release):
             try:
@@ -379,14 +379,12 @@ def watch(target: Path, releases: list[Release]) -> Iterator[str]:
             except FileNotFoundError:
                 continue
             if content != (release.source / name).read_bytes():
-                yield f"{name} is half written"
+                yield f"{name} is incomplete"
             if name.endswith(".css") and not (target / f"{name}.br").exists():
-                yield f"{name} came before its sibling"
+                yield f"{name} was published before its compressed file"
 
 
-def test_processes_that_publish_at_once(
-    tmp_path: Path, old: Release, new: Release, target: Path
-) -> None:
+def test_concurrent_publishes(tmp_path: Path, old: Release, new: Release, target: Path) -> None:
     ancient = build(tmp_path, "ancient", "ANCIENTA")
     publish(ancient, target)
     publish(old, target)
@@ -401,14 +399,14 @@ def test_processes_that_publish_at_once(
         )
         for release in (old, new, new, old)
     ]
-    wrong: list[str] = []
+    errors_found: list[str] = []
     while any(process.poll() is None for process in processes):
-        wrong += watch(target, [old, new])
+        errors_found += watch(target, [old, new])
     for process in processes:
         output, errors = process.communicate()
         assert (process.returncode, errors) == (0, "")
         assert output.startswith("published 4 files")
-    assert wrong == []
+    assert errors_found == []
     publish(new, target)
     assert served(target) == built(old) | built(new)
     assert {path.name for path in (target / ".releases").iterdir()} == {
@@ -418,7 +416,7 @@ def test_processes_that_publish_at_once(
     }
 
 
-def test_a_read_only_source_leaves_a_mount_that_can_be_written(new: Release, target: Path) -> None:
+def test_read_only_source_gives_writable_copies(new: Release, target: Path) -> None:
     directories = [new.source, new.source / "img"]
     for name in built(new):
         (new.source / name).chmod(0o444)
@@ -435,9 +433,9 @@ def test_a_read_only_source_leaves_a_mount_that_can_be_written(new: Release, tar
             directory.chmod(0o755)
 
 
-def test_a_missing_file_stops_it_before_anything_changes(new: Release, target: Path) -> None:
+def test_missing_file_fails_before_any_change(new: Release, target: Path) -> None:
     (new.source / LOGO).unlink()
-    assert f"{LOGO} is missing" in refused(run(*new.command(target)))
+    assert f"{LOGO} is missing" in error_of(run(*new.command(target)))
     assert not target.exists()
 
 
@@ -445,33 +443,33 @@ def test_a_missing_file_stops_it_before_anything_changes(new: Release, target: P
     "content",
     ["", "{", "[]", "{}", '{"a": 1}', '{"a": "../a"}', '{"a": "/a"}'],
 )
-def test_a_broken_manifest_stops_it(new: Release, target: Path, content: str) -> None:
+def test_invalid_manifest_fails(new: Release, target: Path, content: str) -> None:
     new.manifest.write_text(content)
-    assert str(new.manifest) in refused(run(*new.command(target)))
+    assert str(new.manifest) in error_of(run(*new.command(target)))
     assert not target.exists()
 
 
-def test_a_missing_manifest_stops_it(new: Release, target: Path) -> None:
+def test_missing_manifest_fails(new: Release, target: Path) -> None:
     new.manifest.unlink()
-    assert str(new.manifest) in refused(run(*new.command(target)))
+    assert str(new.manifest) in error_of(run(*new.command(target)))
 
 
-def test_a_target_that_is_no_directory(new: Release, target: Path) -> None:
+def test_target_that_is_not_a_directory_fails(new: Release, target: Path) -> None:
     target.parent.mkdir()
     target.write_text("a file")
-    assert str(target) in refused(run(*new.command(target)))
+    assert str(target) in error_of(run(*new.command(target)))
 
 
-def test_a_full_disk_leaves_no_half_file(new: Release, target: Path) -> None:
-    # The siblings and the ledger fit below this limit, the style sheet does not.
+def test_full_disk_leaves_no_incomplete_file(new: Release, target: Path) -> None:
+    # The compressed files and the ledger are smaller than this limit, the style sheet is larger.
     limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))"
-    assert "cannot publish" in refused(run(*new.command(target), before=limit))
-    # Siblings come first, so the server never sends a file before its compressed forms.
+    assert "cannot publish" in error_of(run(*new.command(target), before=limit))
+    # Compressed files come first, so the web server never serves a file without them.
     assert served(target) == built(new) - {"main-NEWNEWNE.css"}
     assert publish(new, target) == "published 4 files (1 new), removed 0"
 
 
-def test_the_release_is_named_by_the_platform(new: Release, target: Path) -> None:
+def test_release_name_comes_from_the_platform(new: Release, target: Path) -> None:
     arguments = (str(new.source), str(target), "--manifest", str(new.manifest))
     assert run(*arguments, env={"PLATFORM_TREE_ID": "3f2a"}).returncode == 0
     assert run(*arguments).returncode == 0
@@ -481,13 +479,13 @@ def test_the_release_is_named_by_the_platform(new: Release, target: Path) -> Non
     assert re.fullmatch("[0-9a-f]{16}", (names - {"3f2a"}).pop())
 
 
-def test_a_release_name_cannot_leave_the_ledger(new: Release, target: Path) -> None:
+def test_release_name_cannot_contain_a_path(new: Release, target: Path) -> None:
     command = new.command(target, "--release", "../evil")
-    assert "release name" in refused(run(*command))
+    assert "release name" in error_of(run(*command))
     assert not target.exists()
 
 
 @pytest.mark.parametrize("days", ["0", "-1", "many"])
-def test_days_must_be_a_positive_number(new: Release, target: Path, days: str) -> None:
+def test_keep_days_must_be_positive(new: Release, target: Path, days: str) -> None:
     assert run(*new.command(target, "--keep-days", days)).returncode == 2
     assert not target.exists()

@@ -1,4 +1,4 @@
-"""An application without templates, assets, migrations and users; see also test_distribution.py."""
+"""An application without templates, assets, migrations and users. See also test_distribution.py."""
 
 import asyncio
 import json
@@ -24,12 +24,12 @@ from quart_upsun.tests.small_app import create_app
 
 @pytest.fixture
 async def settings(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.chdir(tmp_path)  # where migrations and assets are looked for
+    monkeypatch.chdir(tmp_path)  # without migrations and assets
     url = await create_database(server_url, f"small_{secrets.token_hex(6)}")
     return Settings(
         database_url=parse_database_url(url),
         database_environment="tests",
-        secret_key=SecretStr("a key for tests, of no worth anywhere else"),
+        secret_key=SecretStr("a secret key for tests only"),
         run_jobs=False,
         flask_debug=True,
     )
@@ -42,7 +42,7 @@ async def app(settings: Settings) -> AsyncIterator[Quart]:
         yield app
 
 
-async def test_errors_are_pages(app: Quart) -> None:
+async def test_errors_are_html_pages(app: Quart) -> None:
     @app.get("/teapot")
     async def teapot() -> str:
         abort(403)
@@ -56,7 +56,7 @@ async def test_errors_are_pages(app: Quart) -> None:
         assert f"<title>{title} · Quart application</title>" in page
 
 
-async def test_the_api_document_needs_no_assets(app: Quart) -> None:
+async def test_api_docs_work_without_assets(app: Quart) -> None:
     client = app.test_client()
     page = await (await client.get("/docs")).get_data(as_text=True)
     assert 'href="/openapi.json"' in page
@@ -65,16 +65,16 @@ async def test_the_api_document_needs_no_assets(app: Quart) -> None:
     assert document["info"]["title"] == "Quart application"
 
 
-async def test_mails_of_a_laptop_are_shown(app: Quart) -> None:
+async def test_development_mailbox_is_shown(app: Quart) -> None:
     response = await app.test_client().get("/dev/mail/")
     assert response.status_code == 200
     assert "No mail yet." in await response.get_data(as_text=True)
 
 
-async def test_live_pages_need_no_table_of_users(app: Quart, settings: Settings) -> None:
-    # In a process of its own: here, other tests may have loaded the models of an application.
+async def test_live_events_work_without_a_users_table(app: Quart, settings: Settings) -> None:
+    # In a subprocess, because other tests may have loaded an application's models here.
     url = settings.database_url.render_as_string(hide_password=False)
-    creating = await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "quart_upsun.tests.small_app", "create-schema"),
         env={
             **os.environ,
@@ -83,17 +83,17 @@ async def test_live_pages_need_no_table_of_users(app: Quart, settings: Settings)
             "PYTHONPATH": str(Path(__file__).parents[2]),
         },
     )
-    assert await creating.wait() == 0
+    assert await process.wait() == 0
     async with app.extensions["quart_upsun"].database.write() as session:
         assert await fetch_starts(session, [StreamPosition(1, 0)]) == [StreamStart(0, [])]
         await publish(session, 1, "news")
-        places = [StreamPosition(1, 0), StreamPosition(1, 0, is_new=True)]
-        known, new = [opening.missed for opening in await fetch_starts(session, places)]
+        positions = [StreamPosition(1, 0), StreamPosition(1, 0, is_new=True)]
+        known, new = [start.missed for start in await fetch_starts(session, positions)]
     assert known is None
     assert [event.kind for event in new or []] == ["news"]
 
 
-async def test_a_schema_of_another_environment_is_left_alone(settings: Settings) -> None:
+async def test_create_schema_rejects_a_database_of_another_environment(settings: Settings) -> None:
     await create_schema(settings.database_url, settings.identity)
     with pytest.raises(ForeignDatabaseError):
         await create_schema(settings.database_url, Identity("other", "local"))

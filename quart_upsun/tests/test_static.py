@@ -1,4 +1,4 @@
-"""Files that the application serves itself: ranges, preconditions, and impossible names."""
+"""Static files served by the application: range requests, preconditions, invalid names."""
 
 from pathlib import Path
 from typing import cast
@@ -20,10 +20,10 @@ LENGTH = len(CONTENT)
 
 @pytest.fixture
 def client(tmp_path: Path) -> Client:
-    """A client of the application with files of the test's own, and without a database."""
+    """A client of the sample application with test files and without a database."""
     settings = Settings(
         database_url=parse_database_url(NO_DATABASE),
-        secret_key=SecretStr("a key for tests, of no worth anywhere else"),
+        secret_key=SecretStr("a secret key for tests only"),
     )
     app = create_app(settings)
     (tmp_path / "templates").symlink_to(Path(app.root_path) / "templates")
@@ -36,7 +36,7 @@ def client(tmp_path: Path) -> Client:
 
 
 @pytest.mark.parametrize(
-    ("asked", "begin", "end"),
+    ("range_header", "begin", "end"),
     [
         ("bytes=0-0", 0, 1),
         ("bytes=10-19", 10, 20),
@@ -51,8 +51,8 @@ def client(tmp_path: Path) -> Client:
         ("BYTES = 1-2", 1, 3),
     ],
 )
-async def test_a_range_of_bytes(client: Client, asked: str, begin: int, end: int) -> None:
-    response = await client.get(PATH, headers={"Range": asked})
+async def test_single_byte_range(client: Client, range_header: str, begin: int, end: int) -> None:
+    response = await client.get(PATH, headers={"Range": range_header})
     assert response.status_code == 206
     assert await response.get_data() == CONTENT[begin:end]
     assert response.headers["Content-Range"] == f"bytes {begin}-{end - 1}/{LENGTH}"
@@ -60,7 +60,7 @@ async def test_a_range_of_bytes(client: Client, asked: str, begin: int, end: int
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "range_header",
     [
         "items=0-1",
         "bytes=0-1,4-5",
@@ -79,33 +79,33 @@ async def test_a_range_of_bytes(client: Client, asked: str, begin: int, end: int
         "bytes=\xb2-\xb3",
         f"bytes={'9' * 5000}-",
     ],
-    ids=lambda asked: asked[:20],
+    ids=lambda range_header: range_header[:20],
 )
-async def test_any_other_range_is_the_whole_file(client: Client, asked: str) -> None:
-    response = await client.get(PATH, headers={"Range": asked})
+async def test_unsupported_ranges_return_the_whole_file(client: Client, range_header: str) -> None:
+    response = await client.get(PATH, headers={"Range": range_header})
     assert response.status_code == 200
     assert await response.get_data() == CONTENT
     assert "Content-Range" not in response.headers
     assert response.headers["Accept-Ranges"] == "bytes"
 
 
-@pytest.mark.parametrize("asked", ["bytes=100-", "bytes=100-200", f"bytes={10**30}-"])
-async def test_a_range_behind_the_end(client: Client, asked: str) -> None:
-    response = await client.get(PATH, headers={"Range": asked})
+@pytest.mark.parametrize("range_header", ["bytes=100-", "bytes=100-200", f"bytes={10**30}-"])
+async def test_range_after_the_end_is_not_satisfiable(client: Client, range_header: str) -> None:
+    response = await client.get(PATH, headers={"Range": range_header})
     assert response.status_code == 416
     assert response.headers["Content-Range"] == f"bytes */{LENGTH}"
     assert response.headers["Cache-Control"] == "private, no-store"
 
 
-async def test_ranges_are_for_get_and_for_files_with_bytes(client: Client) -> None:
+async def test_ranges_are_ignored_for_head_and_empty_files(client: Client) -> None:
     head = await client.head(PATH, headers={"Range": "bytes=0-1"})
     assert (head.status_code, head.headers["Content-Length"]) == (200, str(LENGTH))
-    for asked in ("bytes=0-", "bytes=-5"):
-        empty = await client.get("/static/empty.bin", headers={"Range": asked})
+    for range_header in ("bytes=0-", "bytes=-5"):
+        empty = await client.get("/static/empty.bin", headers={"Range": range_header})
         assert (empty.status_code, await empty.get_data()) == (200, b"")
 
 
-async def test_if_range_names_the_version_of_the_part(client: Client) -> None:
+async def test_if_range_compares_the_version(client: Client) -> None:
     whole = await client.get(PATH)
     etag, modified = whole.headers["ETag"], whole.headers["Last-Modified"]
     for value, status in (
@@ -122,12 +122,12 @@ async def test_if_range_names_the_version_of_the_part(client: Client) -> None:
         response = await client.get(PATH, headers=headers)
         assert response.status_code == status, value
         assert await response.get_data() == CONTENT[: 5 if status == 206 else LENGTH]
-        # Behind the end of a part of another version there may be something.
+        # The other version may be longer, so only the current one is a 416.
         response = await client.get(PATH, headers=headers | {"Range": "bytes=100-"})
         assert response.status_code == (416 if status == 206 else 200), value
 
 
-async def test_preconditions_come_before_ranges(client: Client) -> None:
+async def test_preconditions_are_checked_before_ranges(client: Client) -> None:
     whole = await client.get(PATH)
     etag, modified = whole.headers["ETag"], whole.headers["Last-Modified"]
     past, future = "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 2099 00:00:00 GMT"
@@ -179,7 +179,7 @@ async def test_preconditions_come_before_ranges(client: Client) -> None:
     ],
     ids=lambda name: name[:20],
 )
-async def test_no_file_has_such_a_name(client: Client, name: str) -> None:
+async def test_invalid_file_names_are_not_found(client: Client, name: str) -> None:
     response = await client.get(f"/static/{name}")
     assert response.status_code == 404
     assert response.headers["Cache-Control"] == "private, no-store"

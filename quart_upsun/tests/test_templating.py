@@ -1,4 +1,4 @@
-"""Templates that were compiled before the processes start."""
+"""Templates compiled in the build hook."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta, timezone
@@ -20,7 +20,7 @@ from quart_upsun.web.templating import format_time
 
 @pytest.fixture
 def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this test's applications look for them."""
+    """The directory with the compiled templates of the sample application."""
     monkeypatch.setattr(templating, "COMPILED_DIRECTORY", tmp_path / "templates")
     return templating.compile_all("quart_upsun.tests.sample")
 
@@ -29,10 +29,10 @@ def contents(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in directory.iterdir()}
 
 
-async def test_one_that_has_changed_is_compiled_anew_and_not_kept(
+async def test_changed_template_is_compiled_but_not_stored(
     compiled: Path, settings: Settings
 ) -> None:
-    async def shown(app: Quart) -> str:
+    async def render(app: Quart) -> str:
         return await app.jinja_env.get_template("about.html").render_async()
 
     before = contents(compiled)
@@ -40,11 +40,11 @@ async def test_one_that_has_changed_is_compiled_anew_and_not_kept(
     app = create_app(settings)
     file = Path(app.root_path) / "templates" / "about.html"
     app.jinja_env.loader = FunctionLoader(lambda _: ("changed", str(file), None))
-    assert await shown(app) == "changed"
+    assert await render(app) == "changed"
     assert contents(compiled) == before
 
 
-def test_none_is_compiled_twice(
+def test_compiled_templates_are_not_compiled_again(
     compiled: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = create_app(settings)
@@ -65,12 +65,12 @@ async def load() -> str:
 
 
 RENDERERS = pytest.mark.parametrize(
-    "render", [render_template_string, lambda *a, **k: rendered_in_parts(*a, **k)]
+    "render", [render_template_string, lambda *a, **k: stream_to_string(*a, **k)]
 )
 
 
 @RENDERERS
-async def test_a_template_refuses_a_coroutine_as_a_variable(
+async def test_template_variables_must_not_be_coroutines(
     app: Quart, render: Callable[..., Awaitable[str]]
 ) -> None:
     async with app.test_request_context("/"):
@@ -87,7 +87,7 @@ async def test_a_template_refuses_a_coroutine_as_a_variable(
         "{% macro m() %}{{ load() }}{% endmacro %}{{ m() }}",
     ],
 )
-async def test_a_template_refuses_to_call_what_must_be_awaited(
+async def test_templates_must_not_call_coroutine_functions(
     app: Quart, render: Callable[..., Awaitable[str]], source: str
 ) -> None:
     async with app.test_request_context("/"):
@@ -95,17 +95,17 @@ async def test_a_template_refuses_to_call_what_must_be_awaited(
             await render(source, load=load)
 
 
-async def rendered_in_parts(source: str, **values: Any) -> str:
+async def stream_to_string(source: str, **values: Any) -> str:
     return "".join([part async for part in await stream_template_string(source, **values)])
 
 
-async def test_a_template_can_be_streamed(app: Quart) -> None:
+async def test_templates_can_be_streamed(app: Quart) -> None:
     source = "{% for n in numbers %}{{ n }} {% endfor %}{{ request.path }}"
     async with app.test_request_context("/here"):
-        assert await rendered_in_parts(source, numbers=range(3)) == "0 1 2 /here"
+        assert await stream_to_string(source, numbers=range(3)) == "0 1 2 /here"
 
 
-async def test_signals_and_context_processors_are_used(app: Quart) -> None:
+async def test_template_signals_and_context_processors_work(app: Quart) -> None:
     seen: list[str] = []
 
     async def record(sender: Quart, template: Any, context: dict[str, Any]) -> None:
@@ -122,13 +122,13 @@ async def processor() -> dict[str, str]:
     return {"name": "Ada"}
 
 
-def test_no_template_is_compiled_to_asynchronous_code(app: Quart) -> None:
+def test_templates_compile_to_synchronous_code(app: Quart) -> None:
     code = app.jinja_env.compile("{% for n in x %}{{ n }}{% endfor %}", raw=True)
     assert "async" not in code
     assert "await" not in code
 
 
-async def test_urls_in_templates_are_those_of_quart(app: Quart) -> None:
+async def test_template_urls_equal_those_of_quart(app: Quart) -> None:
     url_for: Any = app.jinja_env.globals["url_for"]
     app.add_url_rule("/pages/<name>", "pages", load)
     arguments: list[tuple[str, dict[str, Any]]] = [
@@ -151,7 +151,7 @@ async def test_urls_in_templates_are_those_of_quart(app: Quart) -> None:
                 url_for("pages")
 
 
-async def test_urls_are_not_kept_where_defaults_may_change(app: Quart) -> None:
+async def test_urls_are_not_cached_with_url_defaults(app: Quart) -> None:
     url_for: Any = app.jinja_env.globals["url_for"]
     app.add_url_rule("/<lang>/", "start", load)
     language = "en"

@@ -1,4 +1,4 @@
-"""What HTML pages share: errors, health checks, assets, templates, forms."""
+"""HTML pages: error pages, health checks, static assets, templates and form helpers."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The URLs of built assets. `npm run build` writes the manifest, which is read once at start."""
+"""Static assets with digested names, listed in the manifest that `npm run build` writes."""
 
 import json
 import re
@@ -13,27 +13,31 @@ from werkzeug.exceptions import NotFound, RequestedRangeNotSatisfiable
 from quart_upsun.http.preconditions import make_conditional
 from quart_upsun.policy import cache_public, no_rate_limit, public
 
-DIGESTED_NAME = re.compile(r"-[A-Z0-9]{8}\.[^/]+\Z")  # as esbuild names files
+DIGESTED_NAME = re.compile(r"-[A-Z0-9]{8}\.[^/]+\Z")  # esbuild's naming scheme
 YEAR_SECONDS = 365 * 24 * 3600
 
 
 class AssetsMissingError(SystemExit):
-    """There is no usable asset build. Uncaught, it ends the process with the sentence it holds."""
+    """The assets are not built. If it is not caught, the process exits with the message."""
 
 
 def init_app(app: Quart, *, plain_max_age: int) -> None:
-    """Give templates `static_url_for`, and serve `/static` where no web server does.
+    """Add `static_url_for` and `static_files` to templates, and serve `/static`.
 
-    Templates also know the names of all built files, as `static_files`.
+    `static_files` is the set of all file names in the manifest. On Upsun, the platform's web server
+    serves `/static` instead.
 
     Args:
-        app: the application, with `manifest.json` and the files in `static/` below its root path.
-        plain_max_age: seconds that a file without a digest in its name may be cached.
+        app: the application, with `manifest.json` and `static/` in its root path.
+        plain_max_age: how long browsers may cache a file without a digest in its name, in seconds.
+
+    Raises:
+        AssetsMissingError: the manifest is missing or invalid.
     """
     manifest = read_manifest(Path(app.root_path, "manifest.json"))
 
     def static_url_for(endpoint: str, *, filename: str) -> str:
-        """Return the digested URL, by the name and signature of Flask-Static-Digest."""
+        """Return the digested URL. Name and signature are those of Flask-Static-Digest."""
         return f"/{endpoint}/{manifest[filename]}"
 
     app.jinja_env.globals["static_url_for"] = static_url_for
@@ -42,17 +46,17 @@ def init_app(app: Quart, *, plain_max_age: int) -> None:
     @app.get("/static/<path:filename>", endpoint="static")
     @cache_public(0)
     @public
-    @no_rate_limit("a file, which on Upsun the platform's web server sends")
+    @no_rate_limit("a static file, which the platform's web server serves on Upsun")
     async def static(filename: str) -> Response:
-        """Serve a built file on a laptop; on Upsun the platform's web server does."""
+        """Serve a built file."""
         digested = DIGESTED_NAME.search(filename) is not None
         if filename.endswith("/"):
-            raise NotFound  # joining paths would drop it and find the file
+            raise NotFound  # `Path` would ignore the slash
         try:
             response = await send_from_directory(
                 Path(app.root_path, "static"), filename, conditional=False
             )
-        except (OSError, ValueError):  # no file can have such a name
+        except (OSError, ValueError):  # not a valid file name
             raise NotFound from None
         response.headers["Accept-Ranges"] = "bytes"
         response = make_conditional(response)
@@ -66,27 +70,27 @@ def init_app(app: Quart, *, plain_max_age: int) -> None:
 
 
 async def _send_range(response: Response) -> None:
-    """Reduce the response to the one range of bytes that is asked for (RFC 9110, section 14).
+    """Answer a range request with a single byte range (RFC 9110, section 14).
 
-    Whatever is not a single range of bytes gets the whole file, as for several ranges. Not by
-    Quart's `make_conditional`: it answers 416 to these, and fails for the last bytes of a file.
+    Any other `Range` header, such as one with several ranges, gets the whole file. Quart's
+    `make_conditional` answers these with 416, and fails for suffix ranges.
 
     Args:
-        response: the whole file, with `ETag` and `Last-Modified`.
+        response: the response with the whole file, `ETag` and `Last-Modified`.
 
     Raises:
-        RequestedRangeNotSatisfiable: the range begins after the end of the file.
+        RequestedRangeNotSatisfiable: the range starts after the end of the file.
     """
-    asked, length = request.range, response.content_length
+    requested, length = request.range, response.content_length
     if request.method != "GET" or not length or len(request.headers.getlist("Range")) != 1:
         return
-    if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
+    if requested is None or requested.units != "bytes" or len(requested.ranges) != 1:
         return
     validators = {response.headers["ETag"], response.headers["Last-Modified"]}
     if request.headers.get("If-Range", response.headers["ETag"]) not in validators:
-        return  # the client has a part of another version
-    begin, end = asked.ranges[0]
-    if begin < 0:  # the last bytes, or all of a shorter file
+        return  # the client has part of another version
+    begin, end = requested.ranges[0]
+    if begin < 0:  # a suffix range, possibly longer than the file
         begin = max(0, begin + length)
     end = length if end is None else min(end, length)
     if begin >= length:
@@ -98,21 +102,21 @@ async def _send_range(response: Response) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, str]:
-    """Return the map of plain names to digested ones.
+    """Read the manifest, which maps plain file names to digested ones.
 
     Raises:
-        AssetsMissingError: the file is missing or broken.
+        AssetsMissingError: the file is missing or invalid.
     """
     try:
         manifest = json.loads(path.read_text())
     except FileNotFoundError:
         raise AssetsMissingError(
-            f"The assets are not built ({path.name} is missing): run `npm ci && npm run build`."
+            f"Assets are not built ({path.name} is missing). Run `npm ci && npm run build`."
         ) from None
     except (OSError, ValueError) as error:
         raise AssetsMissingError(
-            f"{path.name} cannot be read: {error}. Run `npm run build`."
+            f"Cannot read {path.name}: {error}. Run `npm run build`."
         ) from None
     if not isinstance(manifest, dict) or "main.css" not in manifest:
-        raise AssetsMissingError(f"{path.name} is not a manifest of assets: run `npm run build`.")
+        raise AssetsMissingError(f"{path.name} is not an asset manifest. Run `npm run build`.")
     return manifest

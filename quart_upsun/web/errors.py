@@ -1,4 +1,4 @@
-"""Error pages: what happened in words for people, and nothing of the inside."""
+"""Error pages and exception logging, without internal details or values from the request."""
 
 import traceback
 from functools import partial
@@ -40,35 +40,34 @@ MESSAGES = {
     500: "Something went wrong on our side. The error has been logged.",
     503: "The site is not available at the moment. Please try again in a few seconds.",
 }
-MIN_REDACTED_LENGTH = (
-    4  # characters of a value that is taken out of the log: fewer are in every word
-)
-RETRY_AFTER_SECONDS = 5  # seconds: longer than an ordinary deploy holds the schema back
+MIN_REDACTED_LENGTH = 4  # characters; shorter values occur in ordinary words
+RETRY_AFTER_SECONDS = 5  # longer than a usual deploy keeps the schema behind the code
 
 
 def init_app(app: Quart) -> None:
+    """Register the error handlers and the exception logger."""
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(DatabaseUnavailableError, unavailable)
     app.log_exception = partial(log_exception, app)  # type: ignore[method-assign]
 
 
 async def http_error(error: HTTPException) -> Response:
-    """Answer with a page of the same status, or a problem, keeping headers such as `Allow`."""
+    """Return an error page, or a problem for API requests, with headers such as `Allow`."""
     if has_request_context() and credentials.is_api_request(request):
         return with_headers(problems.problem_response(error), error)
     code = error.code or 500
     title = HTTPStatus(code).phrase
     message = MESSAGES.get(code, f"{title}.")
-    if has_websocket_context():  # whose client shows no page
+    if has_websocket_context():  # WebSocket clients do not render HTML
         return Response(message, code, content_type="text/plain; charset=utf-8")
     page: dict[str, object] = {"code": code, "title": title, "message": message}
     if code >= 500:
-        page["login_bar"] = False  # it would not work now
+        page["login_bar"] = False  # logging in would probably fail, too
     return with_headers(Response(await render_template("error.html", **page), code), error)
 
 
 def with_headers(response: Response, error: HTTPException) -> Response:
-    """Return the response with the headers that belong to the error."""
+    """Add the headers of the exception to the response."""
     for name, value in error.get_headers():
         if name.lower() not in {"content-type", "content-length"}:
             response.headers.add(name, value)
@@ -76,17 +75,17 @@ def with_headers(response: Response, error: HTTPException) -> Response:
 
 
 async def unavailable(error: DatabaseUnavailableError) -> Response:
-    """Answer 503. The gate has logged its reason already, once for all requests."""
+    """Return a 503. The schema gate logs its own errors, once for all requests."""
     if not isinstance(error, SchemaBehindError | NotSanitizedError):
         log.warning("request refused", reason=str(error), cause=repr(error.__cause__))
     return await http_error(ServiceUnavailable(retry_after=RETRY_AFTER_SECONDS))
 
 
 def log_exception(app: Quart, exception_info: Any) -> None:
-    """Log what no handler took, by the route's rule and without what the client sent.
+    """Log an unhandled exception with the URL rule, and without any value from the request.
 
-    A path may hold a token that still lets somebody in, and messages like to quote the value that
-    was wrong, so both would carry into the log what is not for its readers.
+    Paths can contain valid tokens, and exception messages often quote the invalid value. Neither
+    may reach the log.
     """
     what = "Exception"
     incoming: BaseRequestWebsocket | None = None
@@ -101,12 +100,14 @@ def log_exception(app: Quart, exception_info: Any) -> None:
 
 
 def _redacted_traceback(values: list[str], exception_info: Any) -> str:
-    """Return the traceback without the values in its messages; its lines of code hold none."""
-    hidden = sorted((value for value in set(values) if len(value) >= MIN_REDACTED_LENGTH), key=len)
+    """Format the traceback and replace the values in it. Source code lines are kept."""
+    redacted = sorted(
+        (value for value in set(values) if len(value) >= MIN_REDACTED_LENGTH), key=len
+    )
     parts = []
     for part in traceback.TracebackException(*exception_info).format():
         if not part.startswith("  File "):
-            for value in reversed(hidden):
+            for value in reversed(redacted):
                 part = part.replace(value, "[hidden]").replace(repr(value)[1:-1], "[hidden]")
         parts.append(part)
     return "".join(parts)

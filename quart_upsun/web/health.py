@@ -1,4 +1,4 @@
-"""Is the process alive, and can it serve?"""
+"""Health checks: `/livez` for the process, `/readyz` for the application."""
 
 from quart import Blueprint, Response, jsonify
 
@@ -12,21 +12,24 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/livez")
 @no_store
 @public
-@no_rate_limit("no query")
+@no_rate_limit("no database query")
 async def livez() -> Response:
-    """Answer while the event loop turns. No database: a restart would not mend one."""
+    """Return 200 while the event loop runs.
+
+    It does not check the database, because restarting the process would not fix an outage.
+    """
     return jsonify(status="alive")
 
 
 @blueprint.get("/readyz")
 @no_store
 @public
-@no_rate_limit("a refused health check would look like an outage")
+@no_rate_limit("a rejected health check would look like an outage")
 async def readyz() -> tuple[Response, int]:
-    """Answer 200 only if a page that needs the database would be served now.
+    """Return 200 if pages that need the database can be served, else 503 with a reason.
 
-    Also while the database is read-only, which the body then tells: pages that only read are
-    served, and every other instance has the same database.
+    A read-only database counts as ready, and the body says so: pages that only read work, and all
+    other instances use the same database.
     """
     state = current_toolkit()
     if state.draining.is_set():

@@ -1,9 +1,9 @@
-"""Copies a release's built files into the directory that the web server serves.
+"""Publish a release's built assets into the directory that the web server serves.
 
-The directory is shared by all instances and is served while this runs, and pages of the previous
-release are still open in browsers. So files are only ever added, each as a whole, and a file goes
-away when no release of the last weeks has named it. What each release named stands in a ledger,
-`.releases/<release>.json`; a file that stands in no ledger is somebody else's and stays.
+All instances share the directory, it is served during the copy, and browsers still show pages of
+the previous release. So files are added atomically, and removed only after no release of the last
+weeks has listed them. A ledger entry, `.releases/<release>.json`, lists the files of a release.
+Files that are in no ledger entry are never removed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 LEDGER = ".releases"
-# The web server sends these in place of the file they are named after.
+# Precompressed files, which the web server sends instead of the original.
 SIBLINGS = (".gz", ".br")
 DIGESTED_NAME = re.compile(r"-[A-Z0-9]{8}\.")
 RELEASE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -29,24 +29,22 @@ LOCK_SECONDS = 10
 
 
 class PublishError(Exception):
-    """A reason to stop, in one sentence."""
+    """The release cannot be published. The message says why."""
 
 
 class Entry(NamedTuple):
-    """What the ledger says of one release.
-
-    `number` grows with each release, so that their order needs no clock. `last_live` is in
-    seconds since the epoch.
-    """
+    """The ledger entry of one release."""
 
     path: Path
     files: frozenset[str]
     number: int
+    """Increases with each release, so that the order does not depend on clocks."""
     last_live: float
+    """When the release was last live, in seconds since the epoch."""
 
 
 def parse_days(text: str) -> int:
-    """Parse a number of days, one or more."""
+    """Parse a number of days, at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
@@ -54,24 +52,39 @@ def parse_days(text: str) -> int:
 
 
 def publish(source: Path, target: Path, manifest: Path, release: str | None, keep_days: int) -> str:
-    """Publish the files that `manifest` names, remove old ones, and return a line about it."""
+    """Copy the files of a release, remove old ones, and return a one-line report.
+
+    Args:
+        source: the directory with the built files.
+        target: the directory that the web server serves. It is created if necessary.
+        manifest: the JSON file that maps plain names to the files to publish.
+        release: the name of the release. None to use a digest of the manifest.
+        keep_days: how long to keep the files of previous releases.
+
+    Raises:
+        PublishError: the build, the manifest or the release name is invalid, or the ledger stayed
+            locked.
+        OSError: a file cannot be read or written.
+    """
     text = read_manifest(manifest)
     files = list_files(source, manifest, text)
     release = release or hashlib.sha256(text).hexdigest()[:16]
     if not RELEASE_PATTERN.fullmatch(release):
-        raise PublishError(f"{release!r} is not a release name of letters, digits, '.', '_', '-'")
+        raise PublishError(
+            f"invalid release name {release!r}: use letters, digits, '.', '_' and '-'"
+        )
 
     ledger = target / LEDGER
     ledger.mkdir(parents=True, exist_ok=True)
     lock = os.open(ledger / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        # Shared: several may copy at once, but nobody removes meanwhile.
+        # A shared lock: several processes may copy at once, but none may remove files meanwhile.
         locked = acquire(lock, fcntl.LOCK_SH, LOCK_SECONDS)
-        # The ledger before the files: what is only half copied is known, too.
+        # The ledger comes first, so that files of an interrupted copy are listed, too.
         recorded = record(ledger, release, files)
         new = sum(copy(source / name, target / name) for name in files)
         if not locked:
-            notice, removed = "nothing removed: the file system has no locks", 0
+            notice, removed = "nothing removed: the file system does not support locks", 0
         elif not acquire(lock, fcntl.LOCK_EX, 0):
             notice, removed = "nothing removed: another release is being published", 0
         else:
@@ -83,7 +96,7 @@ def publish(source: Path, target: Path, manifest: Path, release: str | None, kee
 
 
 def read_manifest(path: Path) -> bytes:
-    """Return the manifest's bytes."""
+    """Return the content of the manifest."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -91,24 +104,24 @@ def read_manifest(path: Path) -> bytes:
 
 
 def list_files(source: Path, manifest: Path, text: bytes) -> list[str]:
-    """Return the names to publish, in order: each file comes after its siblings."""
+    """Return the files to publish. Precompressed files come before their original."""
     try:
         names = json.loads(text)
     except ValueError as error:
-        raise PublishError(f"the manifest {manifest} is not JSON: {error}") from error
+        raise PublishError(f"the manifest {manifest} is not valid JSON: {error}") from error
     if not isinstance(names, dict) or not names or not all(map(is_safe, names.values())):
-        raise PublishError(f"the manifest {manifest} does not map names to files")
+        raise PublishError(f"the manifest {manifest} must map names to files")
     files: list[str] = []
     for name in sorted(set(names.values())):
         if not (source / name).is_file():
-            raise PublishError(f"{source / name} is missing, though {manifest} names it")
+            raise PublishError(f"{source / name} is missing, but {manifest} lists it")
         files += [name + suffix for suffix in SIBLINGS if (source / (name + suffix)).is_file()]
         files.append(name)
     return files
 
 
 def is_safe(name: object) -> bool:
-    """Tell whether `name` is a path that stays inside the directory it is used in."""
+    """Tell whether `name` is a relative path that does not leave its directory."""
     if not isinstance(name, str) or not name or "\0" in name:
         return False
     path = PurePosixPath(name)
@@ -116,7 +129,15 @@ def is_safe(name: object) -> bool:
 
 
 def acquire(lock: int, kind: int, seconds: float) -> bool:
-    """Take the lock; False when the file system has none or, without `seconds`, it is taken."""
+    """Acquire a file lock.
+
+    Returns:
+        False if the file system does not support locks, or if `seconds` is 0 and another process
+        holds the lock.
+
+    Raises:
+        PublishError: another process held the lock for `seconds`.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -126,7 +147,7 @@ def acquire(lock: int, kind: int, seconds: float) -> bool:
                 return False
             if time.monotonic() > deadline:
                 raise PublishError(
-                    f"another process has kept the ledger locked for {seconds} s"
+                    f"timed out after {seconds} s: another process holds the ledger's lock"
                 ) from None
             time.sleep(0.02)
         except OSError:
@@ -136,7 +157,7 @@ def acquire(lock: int, kind: int, seconds: float) -> bool:
 
 
 def record(ledger: Path, release: str, files: list[str]) -> Path:
-    """Write the release's ledger entry and return its path."""
+    """Write the ledger entry of a release and return its path."""
     path = ledger / f"{release}.json"
     entries, _ = read_ledger(ledger)
     last = max((entry.number for entry in entries), default=0)
@@ -144,12 +165,12 @@ def record(ledger: Path, release: str, files: list[str]) -> Path:
     named = set(files)
     for entry in entries:
         if entry.path == path:
-            # The same release, perhaps built again: both builds may have been served.
+            # The release was built before. Both builds may have been served.
             named |= entry.files
             if entry.number == last:
                 number = last
         elif entry.number == last:
-            # It was live until now, whenever it was published: its days begin here.
+            # The previous release was live until now, so its retention starts now.
             os.utime(entry.path)
     published = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     content = {"number": number, "published": published, "files": sorted(named)}
@@ -158,7 +179,7 @@ def record(ledger: Path, release: str, files: list[str]) -> Path:
 
 
 def read_ledger(ledger: Path) -> tuple[list[Entry], list[Path]]:
-    """Return the ledger's entries, and the paths of those that cannot be read."""
+    """Return the ledger's entries, and the paths of unreadable entries."""
     entries: list[Entry] = []
     broken: list[Path] = []
     for path in sorted(ledger.glob("*.json")):
@@ -168,10 +189,10 @@ def read_ledger(ledger: Path) -> tuple[list[Entry], list[Path]]:
             number = int(content["number"])
             if not isinstance(content["files"], list) or not all(map(is_safe, content["files"])):
                 raise ValueError("not a list of files")
-            # Of two clocks, ours and the file system's, the one that keeps files longer counts.
+            # The local clock and the file system's may differ. Use the one that keeps files longer.
             last_live = max(published, path.stat().st_mtime)
         except FileNotFoundError:
-            continue  # Another process has just removed it.
+            continue  # another process has just removed it
         except (OSError, ValueError, TypeError, KeyError, OverflowError):
             broken.append(path)
         else:
@@ -180,7 +201,7 @@ def read_ledger(ledger: Path) -> tuple[list[Entry], list[Path]]:
 
 
 def copy(source: Path, target: Path) -> bool:
-    """Make `target` a whole copy of `source`; False when it is one already."""
+    """Copy a file atomically. Return False if `target` is already up to date."""
     content = source.read_bytes()
     try:
         if target.stat().st_size == len(content) and target.read_bytes() == content:
@@ -192,7 +213,7 @@ def copy(source: Path, target: Path) -> bool:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put `content` at `path` so that a reader meets the old file or the new one, never a part."""
+    """Write a file atomically: readers see the old content or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -206,13 +227,17 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def remove_old(target: Path, current: Path, keep_days: int) -> tuple[str, int]:
-    """Remove what no recent release named; return a notice, or "", and the number of files."""
+    """Remove files that no recent release lists.
+
+    Returns:
+        A notice, or "", and the number of removed files.
+    """
     ledger = target / LEDGER
     entries, broken = read_ledger(ledger)
     directories = {ledger, target}
     directories.update((target / name).parent for entry in entries for name in entry.files)
-    # The file system's clock has just dated the current entry. If one of the two clocks has
-    # jumped ahead, the other one decides.
+    # The current entry has the file system's time. The earlier of the two clocks counts, so that a
+    # clock that is ahead removes nothing.
     now = min(time.time(), current.stat().st_mtime)
     remove_temporary_files(directories, now)
     if broken:
@@ -232,7 +257,7 @@ def remove_old(target: Path, current: Path, keep_days: int) -> tuple[str, int]:
 
 
 def remove_temporary_files(directories: Iterable[Path], now: float) -> None:
-    """Remove what killed runs left, but not what a running one may still be writing."""
+    """Remove temporary files of killed runs that are more than a day old."""
     for directory in directories:
         if not directory.is_dir():
             continue
@@ -242,7 +267,7 @@ def remove_temporary_files(directories: Iterable[Path], now: float) -> None:
 
 
 def unlink(path: Path) -> bool:
-    """Remove the file; False when it is not there."""
+    """Remove a file. Return False if it does not exist."""
     try:
         path.unlink()
     except FileNotFoundError:

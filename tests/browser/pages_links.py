@@ -28,7 +28,7 @@ def reading_list(path: str) -> Visit:
             link = await session.scalar(
                 insert(Link).values(**shown, **sea, url=url).returning(Link.id)
             )
-            error = {"fetch_error": "Its certificate is not valid.", "archived": True}
+            error = {"fetch_error": "The TLS certificate is not valid.", "archived": True}
             await session.execute(insert(Link).values(**shown, **error, url=f"{url}/sea"))
             await session.execute(insert(Link).values(url="https://a.example/", user_id=ada.id))
             await public_lists.publish_tag(session, ada.id, "sea")
@@ -41,7 +41,7 @@ def reading_list(path: str) -> Visit:
 async def refused_link(page: Page, site: Site) -> None:
     await reading_list("/links/")(page, site)
     await page.locator("#saveForm").get_by_role("button", name="Save").click()
-    await expect(page.get_by_text("Please enter an address.")).to_be_visible()
+    await expect(page.get_by_text("Enter a URL.")).to_be_visible()
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Which environment this process acts for."""
+"""The identity of the environment that a process belongs to."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ def encoded(value: object) -> str:
     return base64.b64encode(json.dumps(value).encode()).decode()
 
 
-def test_a_checkout_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_checkout_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(Settings, "root", tmp_path / "one")
@@ -33,7 +33,7 @@ def test_a_checkout_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     assert load_settings().identity != identity
 
 
-def test_a_checkout_that_cannot_keep_its_name_has_none(
+def test_checkout_without_a_writable_data_directory_has_no_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".data").write_text("a file where the directory belongs")
@@ -45,9 +45,7 @@ def test_a_checkout_that_cannot_keep_its_name_has_none(
     assert load_database_settings().identity == Identity("production", "local", is_named=True)
 
 
-def test_an_empty_name_of_a_checkout_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_empty_checkout_name_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".data").mkdir()
     (tmp_path / ".data" / "environment").touch()
     monkeypatch.setattr(Settings, "root", tmp_path)
@@ -75,7 +73,7 @@ def test_an_empty_name_of_a_checkout_is_replaced(
         (["postgresql"], set()),
     ],
 )
-def test_the_databases_of_a_container(
+def test_databases_are_read_from_relationships(
     relationships: object, expected: set[tuple[str, int]]
 ) -> None:
     environment = upsun.environment({**CONTAINER, "PLATFORM_RELATIONSHIPS": encoded(relationships)})
@@ -84,13 +82,13 @@ def test_the_databases_of_a_container(
 
 
 @pytest.mark.parametrize("broken", ["", "not base64", base64.b64encode(b"{").decode()])
-def test_relationships_that_cannot_be_read(broken: str) -> None:
+def test_invalid_relationships_are_ignored(broken: str) -> None:
     environment = upsun.environment({**CONTAINER, "PLATFORM_RELATIONSHIPS": broken})
     assert environment is not None
     assert environment.databases == frozenset()
 
 
-def test_on_upsun_the_database_of_a_relationship_is_its_own(
+def test_database_of_a_relationship_belongs_to_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in CONTAINER.items():
@@ -99,9 +97,9 @@ def test_on_upsun_the_database_of_a_relationship_is_its_own(
     monkeypatch.setenv("PLATFORM_RELATIONSHIPS", encoded({"postgresql": [ENDPOINT]}))
     monkeypatch.setenv("DATABASE_URL", "postgresql://main@postgresql.internal/main")
     own = Identity("main-abc", "staging", has_own_database=True)
-    # Also where a variable of the whole project names another environment.
-    for named in ("", "production"):
-        monkeypatch.setenv("DATABASE_ENVIRONMENT", named)
+    # Even if a project variable names another environment.
+    for name in ("", "production"):
+        monkeypatch.setenv("DATABASE_ENVIRONMENT", name)
         assert load_database_settings().identity == own
     monkeypatch.setenv("DATABASE_URL", "postgresql://main@db.elsewhere.example/main")
     assert load_database_settings().identity == Identity("production", "staging", is_named=True)

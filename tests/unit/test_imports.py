@@ -1,7 +1,7 @@
-"""Which package imports which: `pytest -s` prints the graph.
+"""Rules for imports between packages. `pytest -s` prints the import graph.
 
-The application imports the toolkit, and the toolkit and the rehearsal none of the others, so that
-each is a distribution of its own. No two packages import each other.
+The application imports the toolkit. The toolkit and the rehearsal import neither each other nor the
+application, because each is a separate distribution. There are no import cycles between packages.
 """
 
 import ast
@@ -18,33 +18,33 @@ SOURCES = [
     Path(name) for name in tracked_files() if name.endswith(".py") and (ROOT / name).exists()
 ]
 # `alembic` is the library, not the folder of the same name.
-HERE = {path.parts[0].removesuffix(".py") for path in SOURCES} - {"alembic"}
-"""What can be imported from the root of the repository, the tests included."""
+LOCAL_MODULES = {path.parts[0].removesuffix(".py") for path in SOURCES} - {"alembic"}
+"""The modules and packages in the root of the repository, including the tests."""
 
-# Distribution -> what it may import of this repository. Its tests are not part of it.
+# Distribution -> packages of this repository that it may import. Its tests are not checked.
 ALLOWED = {
     "embedded_postgres": {"embedded_postgres"},
     "quart_upsun": {"quart_upsun"},
     "rehearsal": {"embedded_postgres", "rehearsal"},
 }
-# Feature -> features that it is built on, beside `user`.
+# Feature -> features that it may import in addition to `user`.
 BUILT_ON = {"bookmarks": {"links"}, "fetching": {"links"}}
 FEATURES = {path.parts[1] for path in SOURCES if path.parts[0] == "app" and len(path.parts) > 2}
-OF_ALL = {"user"}
-KNOWS_FEATURES = {"app"}  # create_app
+SHARED_FEATURES = {"user"}
+IMPORTS_ALL_FEATURES = {"app"}  # create_app
 
 Graph = Mapping[str, set[str]]
 
 
 def imported(text: str, package: tuple[str, ...], modules: set[str]) -> Iterator[str]:
-    """Yield the full names of the modules that a module imports, wherever in it that is.
+    """Yield the full names of all modules that a module imports, at any level.
 
-    Imports for type checkers alone do not count: they do not happen.
+    Imports for type checkers (`if TYPE_CHECKING`) are ignored.
 
     Args:
-        text: the source of the module.
-        package: the package that the module is in.
-        modules: those of this repository, to tell `from package import module` from a name.
+        text: the module's source code.
+        package: the package that contains the module.
+        modules: all modules of this repository, to recognize `from package import module`.
     """
     for node in statements(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -58,6 +58,7 @@ def imported(text: str, package: tuple[str, ...], modules: set[str]) -> Iterator
 
 
 def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes below a node except those for type checkers."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             yield from (each for branch in child.orelse for each in (branch, *statements(branch)))
@@ -71,7 +72,7 @@ def module_name(path: Path) -> str:
 
 
 def package_of(module: str) -> str:
-    """Return the part of the repository that a module belongs to, such as `quart_upsun.jobs`."""
+    """Return the package of a module for the import graph, such as `quart_upsun.jobs`."""
     parts = module.split(".")
     return ".".join(parts[: 2 if parts[0] in {"app", "quart_upsun"} else 1])
 
@@ -81,7 +82,7 @@ def package_is(package: str, distribution: str) -> bool:
 
 
 def import_graph() -> Graph:
-    """Return what each package of the distributions and of the application imports."""
+    """Return the local packages that each package imports, without those of tests."""
     modules = {module_name(path) for path in SOURCES}
     found: dict[str, set[str]] = defaultdict(set)
     for path in SOURCES:
@@ -91,7 +92,7 @@ def import_graph() -> Graph:
         found[package].update(
             package_of(name)
             for name in imported((ROOT / path).read_text(), path.parent.parts, modules)
-            if name.partition(".")[0] in HERE and package_of(name) != package
+            if name.partition(".")[0] in LOCAL_MODULES and package_of(name) != package
         )
     return found
 
@@ -99,8 +100,8 @@ def import_graph() -> Graph:
 GRAPH = import_graph()
 
 
-def circles(graph: Graph) -> set[tuple[str, ...]]:
-    """Return the groups of packages that import each other, directly or by way of others."""
+def cycles(graph: Graph) -> set[tuple[str, ...]]:
+    """Return the groups of packages that import each other directly or indirectly."""
     reached = {package: reachable(graph, package) for package in graph}
     return {
         tuple(sorted({package, *(each for each in reach if package in reached.get(each, ()))}))
@@ -119,17 +120,17 @@ def reachable(graph: Graph, start: str) -> set[str]:
     return found
 
 
-def test_the_graph_by_package() -> None:
+def test_prints_the_import_graph() -> None:
     for package, imports in sorted(GRAPH.items()):
         print(f"{package:<28} -> {', '.join(sorted(imports)) or '-'}")
     assert len(GRAPH) > 30
 
 
 @pytest.mark.parametrize("distribution", ALLOWED)
-def test_a_distribution_imports_none_of_the_others(distribution: str) -> None:
+def test_distributions_import_no_other_distribution(distribution: str) -> None:
     own = {name: found for name, found in GRAPH.items() if package_is(name, distribution)}
     assert own
-    forbidden = HERE - ALLOWED[distribution]
+    forbidden = LOCAL_MODULES - ALLOWED[distribution]
     assert {"app", "conftest", "development", "tests"} <= forbidden
     wrong = {
         f"{package} imports {name}"
@@ -140,31 +141,31 @@ def test_a_distribution_imports_none_of_the_others(distribution: str) -> None:
     assert not wrong
 
 
-def test_the_application_imports_the_toolkit_alone() -> None:
+def test_application_imports_only_the_toolkit() -> None:
     imports = {
         name for package, found in GRAPH.items() if package_is(package, "app") for name in found
     }
     assert {name.partition(".")[0] for name in imports} == {"app", "quart_upsun"}
 
 
-def test_packages_of_the_toolkit_do_not_import_each_other() -> None:
+def test_toolkit_packages_have_no_import_cycles() -> None:
     graph = {name: found for name, found in GRAPH.items() if package_is(name, "quart_upsun")}
-    assert not circles(graph)
+    assert not cycles(graph)
 
 
-def test_features_do_not_import_each_other() -> None:
+def test_features_have_no_import_cycles() -> None:
     features = {f"app.{name}" for name in FEATURES}
     graph = {name: found & features for name, found in GRAPH.items() if name in features}
-    assert not circles(graph)
+    assert not cycles(graph)
 
 
-def test_a_feature_is_imported_only_by_those_built_on_it() -> None:
+def test_features_are_imported_only_by_declared_dependents() -> None:
     wrong = {
         f"{package} imports {name}"
         for package, imports in GRAPH.items()
-        if package_is(package, "app") and package not in KNOWS_FEATURES
+        if package_is(package, "app") and package not in IMPORTS_ALL_FEATURES
         for name in imports
-        if name.removeprefix("app.") in FEATURES - OF_ALL
+        if name.removeprefix("app.") in FEATURES - SHARED_FEATURES
         and name.removeprefix("app.") not in BUILT_ON.get(package.removeprefix("app."), set())
     }
     assert not wrong
@@ -181,11 +182,11 @@ def test_a_feature_is_imported_only_by_those_built_on_it() -> None:
         ("if TYPE_CHECKING:\n    import app\nelse:\n    import quart_upsun", ["quart_upsun"]),
     ],
 )
-def test_every_form_of_an_import_is_seen(text: str, names: list[str]) -> None:
+def test_finds_every_form_of_import(text: str, names: list[str]) -> None:
     modules = {"rehearsal.checks.context", "tests.repository"}
     assert list(imported(text, ("rehearsal", "checks"), modules)) == names
 
 
-def test_a_circle_is_found() -> None:
+def test_finds_import_cycles() -> None:
     graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set[str](), "e": {"a"}}
-    assert circles(graph) == {("a", "b", "c")}
+    assert cycles(graph) == {("a", "b", "c")}

@@ -1,4 +1,4 @@
-"""Settings: what is read, what is refused, and in which words."""
+"""Settings: defaults, validation and error messages."""
 
 import asyncio
 import stat
@@ -19,7 +19,7 @@ STRONG = "Wq7vR2mXk9TzB4nY8cJ3hL6pD1fG5sA0uE"
 
 @pytest.fixture(autouse=True)
 def laptop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A laptop with a database address and a `.data` of its own."""
+    """A development environment with a database URL and its own `.data` directory."""
     monkeypatch.setenv("DATABASE_URL", URL)
     monkeypatch.setattr(Settings, "root", tmp_path)
 
@@ -41,7 +41,7 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     "scheme", ["postgresql", "postgres", "pgsql", "postgresql+asyncpg", " postgresql"]
 )
-def test_every_form_of_the_address_is_taken(scheme: str) -> None:
+def test_accepts_every_database_url_scheme(scheme: str) -> None:
     url = parse_database_url(f"{scheme}://us%40er:p%25%3A%2F@host:5433/name")
     assert url.drivername == "postgresql+asyncpg"
     assert (url.username, url.password, url.host, url.port, url.database) == (
@@ -53,7 +53,7 @@ def test_every_form_of_the_address_is_taken(scheme: str) -> None:
     )
 
 
-def test_libpq_options_are_translated() -> None:
+def test_libpq_options_are_kept() -> None:
     url = parse_database_url("postgresql:///name?host=/run/pg&sslmode=require")
     assert dict(url.query) == {"host": "/run/pg", "sslmode": "require"}
 
@@ -94,7 +94,7 @@ def test_libpq_options_are_translated() -> None:
         ("SEND_FILE_MAX_AGE_DEFAULT", "-1", "SEND_FILE_MAX_AGE_DEFAULT is not valid"),
     ],
 )
-def test_a_wrong_value_is_one_sentence_that_names_the_variable(
+def test_invalid_value_error_names_the_variable(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, sentence: str
 ) -> None:
     if value is None:
@@ -115,23 +115,23 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     assert load_settings().web_concurrency is None
 
 
-def test_no_secret_shows_in_the_settings_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_not_in_the_settings_repr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", STRONG)
     text = repr(load_settings()) + str(load_settings())
     assert "secret-word" not in text
     assert STRONG not in text
 
 
-def test_a_laptop_makes_a_key_and_keeps_it(tmp_path: Path) -> None:
+def test_development_key_is_generated_and_stored(tmp_path: Path) -> None:
     first, second = load_settings(), load_settings()
     assert first.secret_key == second.secret_key
     assert len(first.secret_key.get_secret_value()) >= 32
     assert stat.S_IMODE((tmp_path / ".data" / "secret_key").stat().st_mode) == 0o600
 
 
-async def test_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> None:
+async def test_concurrent_processes_agree_on_the_key(tmp_path: Path) -> None:
     (tmp_path / ".data").mkdir()
-    (tmp_path / ".data" / "secret_key").touch()  # what a crash may have left
+    (tmp_path / ".data" / "secret_key").touch()  # as after a crash
     code = (
         "import sys; from pathlib import Path; from app import settings;"
         f"settings.Settings.root = Path({str(tmp_path)!r}); sys.stdin.read();"
@@ -148,8 +148,8 @@ async def test_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> 
         )
         for _ in range(6)
     ]
-    said = await asyncio.gather(*(process.communicate(b"") for process in starting))
-    keys = {output.decode().strip() for output, _ in said}
+    outputs = await asyncio.gather(*(process.communicate(b"") for process in starting))
+    keys = {output.decode().strip() for output, _ in outputs}
     assert keys == {load_settings().secret_key.get_secret_value()}
     assert {path.name for path in (tmp_path / ".data").iterdir()} == {
         *("environment", "environment.lock", "secret_key", "secret_key.lock")
@@ -157,8 +157,8 @@ async def test_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("content", [b"hunter2", b"a" * 64, b"\xff\xfe\x00"])
-def test_a_file_without_a_strong_key_is_refused(tmp_path: Path, content: bytes) -> None:
-    """It is not replaced: somebody has put it there."""
+def test_weak_key_file_is_rejected(tmp_path: Path, content: bytes) -> None:
+    """The file is not replaced, because a user may have created it."""
     path = tmp_path / ".data" / "secret_key"
     path.parent.mkdir()
     path.write_bytes(content)
@@ -186,7 +186,7 @@ def test_an_empty_key_file_is_replaced(tmp_path: Path, content: str) -> None:
         ("noreply@b\u00fccher.example", "noreply@xn--bcher-kva.example"),
     ],
 )
-def test_the_sender_of_mail(monkeypatch: pytest.MonkeyPatch, value: str, sender: str) -> None:
+def test_mail_from_is_normalized(monkeypatch: pytest.MonkeyPatch, value: str, sender: str) -> None:
     monkeypatch.setenv("MAIL_FROM", value)
     assert load_settings().mail_from == sender
 
@@ -207,9 +207,7 @@ def test_the_sender_of_mail(monkeypatch: pytest.MonkeyPatch, value: str, sender:
         "   ",
     ],
 )
-def test_a_sender_that_is_not_one_address_is_refused(
-    monkeypatch: pytest.MonkeyPatch, value: str
-) -> None:
+def test_invalid_mail_from_is_rejected(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("MAIL_FROM", value)
     with pytest.raises(SettingsError, match=r"^MAIL_FROM is not one address"):
         load_settings()
@@ -225,7 +223,7 @@ def test_a_sender_that_is_not_one_address_is_refused(
         ("http://[0:0::1]:8000", "http://[::1]:8000"),
     ],
 )
-def test_the_public_origin_is_as_browsers_send_it(
+def test_public_origin_is_normalized(
     monkeypatch: pytest.MonkeyPatch, value: str, origin: str
 ) -> None:
     monkeypatch.setenv("PUBLIC_ORIGIN", value)
@@ -254,15 +252,13 @@ def test_the_public_origin_is_as_browsers_send_it(
         "https://999.1.1.1",
     ],
 )
-def test_what_is_more_or_less_than_an_origin_is_refused(
-    monkeypatch: pytest.MonkeyPatch, value: str
-) -> None:
+def test_invalid_public_origin_is_rejected(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("PUBLIC_ORIGIN", value)
     with pytest.raises(SettingsError, match=r"^PUBLIC_ORIGIN must be of the form"):
         load_settings()
 
 
-def test_a_public_origin_with_tls_makes_cookies_secure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_https_public_origin_makes_cookies_secure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUBLIC_ORIGIN", "http://www.example.com")
     assert not load_settings().secure
     monkeypatch.setenv("PUBLIC_ORIGIN", "https://www.example.com")
@@ -279,7 +275,7 @@ def test_a_public_origin_with_tls_makes_cookies_secure(monkeypatch: pytest.Monke
         ("fe80::1%eth0", "fe80::1%eth0", "http://[fe80::1%eth0]:8000"),
     ],
 )
-def test_the_host_in_every_form(
+def test_host_is_normalized(
     monkeypatch: pytest.MonkeyPatch, value: str, host: str, origin: str
 ) -> None:
     monkeypatch.setenv("HOST", value)
@@ -287,7 +283,7 @@ def test_the_host_in_every_form(
 
 
 @pytest.mark.parametrize("key", [None, "", "short", "changeme" * 8, "a" * 64])
-def test_upsun_refuses_a_missing_or_weak_key(
+def test_missing_or_weak_key_is_rejected_on_upsun(
     monkeypatch: pytest.MonkeyPatch, key: str | None
 ) -> None:
     on_upsun(monkeypatch)
@@ -309,7 +305,7 @@ def test_keys_differ_by_purpose_and_environment(monkeypatch: pytest.MonkeyPatch)
     assert STRONG not in keys
 
 
-def test_tracebacks_are_for_laptops_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traceback_pages_are_for_development_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASK_DEBUG", "1")
     assert load_settings().traceback_pages
     monkeypatch.setenv("SECRET_KEY", STRONG)
@@ -317,7 +313,7 @@ def test_tracebacks_are_for_laptops_only(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not load_settings().traceback_pages
 
 
-def test_other_origins_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cors_origins_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().allowed_origins == frozenset()
     monkeypatch.setenv("CORS_ORIGINS", "https://app.example.com, http://[::1]:3000,")
     assert load_settings().allowed_origins == {"https://app.example.com", "http://[::1]:3000"}
@@ -341,9 +337,7 @@ def test_other_origins_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
         "ftp://app.example.com",
     ],
 )
-def test_an_origin_that_no_browser_would_send_is_refused(
-    monkeypatch: pytest.MonkeyPatch, origin: str
-) -> None:
+def test_invalid_cors_origin_is_rejected(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
     monkeypatch.setenv("CORS_ORIGINS", f"https://good.example.com,{origin}")
     with pytest.raises(SettingsError, match="CORS_ORIGINS"):
         load_settings()
@@ -354,11 +348,11 @@ def test_settings_are_frozen() -> None:
         setattr(load_settings(), "port", 1)  # noqa: B010
 
 
-def test_every_setting_says_what_it_is_for() -> None:
+def test_every_setting_has_a_description() -> None:
     assert all(field.description for field in Settings.model_fields.values())
 
 
-def test_the_build_container_is_not_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_container_is_not_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert upsun.environment({"PLATFORM_APPLICATION_NAME": "app"}) is None
     assert (
         upsun.environment({"PLATFORM_ENVIRONMENT": "main", "PLATFORM_RELATIONSHIPS": "e30="})

@@ -1,15 +1,15 @@
-"""Which tests run when."""
+"""The test suites of `make test` and `make test-all`."""
 
 import tomllib
 
 from app.settings import ROOT
 
-LONG = {"tests/browser", "tests/deploy", "tests/development"}
+SLOW = {"tests/browser", "tests/deploy", "tests/development"}
 
 
-def test_make_test_runs_all_of_the_application_but_what_takes_long() -> None:
+def test_make_test_runs_all_but_the_slow_suites() -> None:
     pytest = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
     listed = set(pytest["ini_options"]["testpaths"])
-    there = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("tests/*/__init__.py")}
-    assert listed | LONG == there
-    assert not listed & LONG
+    existing = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("tests/*/__init__.py")}
+    assert listed | SLOW == existing
+    assert not listed & SLOW

@@ -1,4 +1,4 @@
-"""Fetching what strangers link to: which addresses are reached, and how much of an answer."""
+"""Fetching untrusted URLs: SSRF protection, limits, redirects and concurrency."""
 
 import asyncio
 import gc
@@ -19,28 +19,30 @@ from typing import Any, cast
 import pytest
 
 from quart_upsun.fetching import Address, Fetched, Fetcher, FetchError, Resolver, is_public
+from quart_upsun.fetching.fetcher import CONNECTION_FAILED, INVALID_CERTIFICATE
+from quart_upsun.fetching.public_network import INVALID_RESPONSE, INVALID_URL
 from quart_upsun.logging import configure_logging
 from quart_upsun.testing.certificates import server_context
 
 ANY_PORT = range(1, 65536)
 HTML = "Content-Type: text/html; charset=utf-8\r\n"
-# Stand for the internet and for what must not be reached: both are this machine.
+# Both are loopback addresses; the tests treat one as public and the other as private.
 PUBLIC, PRIVATE = "127.0.0.2", "127.0.0.1"
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - both, and which of them is reached can be told
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - listen on both, and record which one is used
 
 Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
 
-def on_this_machine(address: Address, port: int) -> bool:
+def is_loopback(address: Address, port: int) -> bool:
     return address.is_loopback
 
 
-def as_public(address: Address, port: int) -> bool:
+def is_test_public(address: Address, port: int) -> bool:
     return address == ip_address(PUBLIC)
 
 
 def fetcher(**options: Any) -> Fetcher:
-    return Fetcher(**{"allowed": on_this_machine, "ports": ANY_PORT, **options})
+    return Fetcher(**{"allowed": is_loopback, "ports": ANY_PORT, **options})
 
 
 def response(body: bytes = b"", status: str = "200 OK", headers: str = HTML) -> bytes:
@@ -53,12 +55,12 @@ def redirect(location: str, status: str = "302 Found") -> bytes:
 
 
 class Site:
-    """A server that answers each request with the same bytes, or as a function of the request."""
+    """An HTTP server that sends fixed bytes, or calls a function for each request."""
 
     def __init__(self, answer: bytes | Answer) -> None:
         self.answer = answer
         self.requests: list[bytes] = []
-        self.reached: list[str] = []  # which of this machine's addresses
+        self.local_addresses: list[str] = []  # the server's address of each connection
         self.port = 0
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -71,7 +73,7 @@ class Site:
         assert task is not None
         self.tasks.add(task)
         try:
-            self.reached.append(writer.get_extra_info("sockname")[0])
+            self.local_addresses.append(writer.get_extra_info("sockname")[0])
             with suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
                 request = await reader.readuntil(b"\r\n\r\n")
                 self.requests.append(request)
@@ -89,7 +91,7 @@ class Site:
 
 @asynccontextmanager
 async def site(
-    answer: bytes | Answer, *, host: str = EVERYWHERE, tls: ssl.SSLContext | None = None
+    answer: bytes | Answer, *, host: str = ANY_ADDRESS, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Site]:
     served = Site(answer)
     server = await asyncio.start_server(served.serve, host, 0, ssl=tls, backlog=1000)
@@ -104,8 +106,11 @@ async def site(
         await server.wait_closed()
 
 
-class Names(Resolver):
-    """What names stand for; each lookup takes the next answer, and the last one from then on."""
+class FakeResolver(Resolver):
+    """A resolver with fixed answers by host name.
+
+    Each lookup of a name uses its next answer. The last answer is repeated.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,12 +126,12 @@ class Names(Resolver):
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """A DNS server that knows a few names, and says nothing about those below `silent.example`."""
+    """A DNS server with a few records. It does not respond to queries below `silent.example`."""
 
     def __init__(self, known: dict[str, str]) -> None:
         self.known = known
-        self.code = 3  # what it answers about the others: NXDOMAIN
-        self.silent: set[str] = set()
+        self.code = 3  # the response code for unknown names: NXDOMAIN
+        self.ignored_names: set[str] = set()
         self.transport: asyncio.DatagramTransport | None = None
         self.changed = asyncio.Event()
 
@@ -138,9 +143,9 @@ class NameServer(asyncio.DatagramProtocol):
         port = self.transport.get_extra_info("sockname")[1]
         return Resolver(nameservers=[f"127.0.0.1:{port}"], timeout=20, tries=1)
 
-    async def ignored(self, count: int) -> None:
-        """Wait until so many names have been asked for in vain."""
-        while len(self.silent) < count:
+    async def wait_for_ignored(self, count: int) -> None:
+        """Wait until queries for `count` names have been ignored."""
+        while len(self.ignored_names) < count:
             self.changed.clear()
             await self.changed.wait()
 
@@ -152,7 +157,7 @@ class NameServer(asyncio.DatagramProtocol):
         name, question = ".".join(labels), data[12 : at + 5]
         kind = int.from_bytes(data[at + 1 : at + 3])
         if name.endswith("silent.example"):
-            self.silent.add(name)
+            self.ignored_names.add(name)
             self.changed.set()
             return
         number = self.known.get(name)
@@ -180,13 +185,15 @@ async def name_server(known: dict[str, str]) -> AsyncIterator[NameServer]:
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    names = Names()
-    monkeypatch.setattr("quart_upsun.fetching.fetcher.Resolver", lambda: names)
-    return names
+def names(monkeypatch: pytest.MonkeyPatch) -> FakeResolver:
+    """A fake DNS resolver for all fetchers of the test."""
+    resolver = FakeResolver()
+    monkeypatch.setattr("quart_upsun.fetching.fetcher.Resolver", lambda: resolver)
+    return resolver
 
 
 async def failure(fetch: Awaitable[Fetched]) -> tuple[str, bool]:
+    """Return the message and the permanence of the fetch's error."""
     with pytest.raises(FetchError) as caught:
         await fetch
     assert caught.value.__cause__ is None
@@ -194,10 +201,10 @@ async def failure(fetch: Awaitable[Fetched]) -> tuple[str, bool]:
     return str(caught.value), caught.value.permanent
 
 
-NOT_PUBLIC = ("The host has no public address.", True)
+NOT_PUBLIC = ("The host has no public IP address.", True)
 
 FORBIDDEN = [
-    *("127.0.0.1", "127.255.255.254", EVERYWHERE, "0.1.2.3", "10.0.0.1", "10.255.255.255"),
+    *("127.0.0.1", "127.255.255.254", ANY_ADDRESS, "0.1.2.3", "10.0.0.1", "10.255.255.255"),
     *("172.16.0.1", "172.31.255.255", "192.168.0.1", "100.64.0.1", "100.127.255.255"),
     *("169.254.0.1", "169.254.169.254", "192.0.0.1", "192.0.0.9", "192.0.0.10", "192.0.0.170"),
     *("192.0.2.1", "198.51.100.1", "203.0.113.1", "198.18.0.1", "198.19.255.255"),
@@ -214,7 +221,9 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize("address", FORBIDDEN)
-async def test_addresses_that_are_never_reached(address: str, names: Names) -> None:
+async def test_private_and_reserved_addresses_are_rejected(
+    address: str, names: FakeResolver
+) -> None:
     assert not is_public(ip_address(address), 443)
     names.answers["example.com"] = [[address]]
     async with Fetcher() as fetch:
@@ -225,7 +234,7 @@ async def test_addresses_that_are_never_reached(address: str, names: Names) -> N
     "address",
     ["1.1.1.1", "8.8.8.8", "100.63.255.255", "172.32.0.1", "223.255.255.255", "2606:4700::1111"],
 )
-def test_addresses_of_the_internet(address: str) -> None:
+def test_public_addresses_are_allowed(address: str) -> None:
     assert is_public(ip_address(address), 443)
 
 
@@ -238,106 +247,104 @@ def test_addresses_of_the_internet(address: str) -> None:
         *("[fd00:ec2::254]", "2852039166"),
     ],
 )
-async def test_however_a_forbidden_address_is_written(host: str) -> None:
+async def test_forbidden_address_is_rejected_in_every_notation(host: str) -> None:
     async with site(response()) as served, Fetcher(ports=ANY_PORT) as fetch:
         found = await failure(fetch.get(f"http://{host}:{served.port}/"))
-    # Numbers that are not in the usual form are names to the resolver, which nobody has.
-    assert found in (NOT_PUBLIC, ("There is no such host.", True))
-    assert served.reached == []
+    # The resolver treats unusual notations of numbers as host names, which do not exist.
+    assert found in (NOT_PUBLIC, ("The host does not exist.", True))
+    assert served.local_addresses == []
 
 
 @pytest.mark.parametrize(
-    ("url", "sentence"),
+    ("url", "message"),
     [
-        ("ftp://example.com/", "The address is not one of http or https."),
-        ("file:///etc/passwd", "The address is not one of http or https."),
-        ("gopher://example.com:80/x", "The address is not one of http or https."),
-        ("http+unix://%2Frun%2Fsocket/", "The address is not one of http or https."),
-        ("//example.com/", "The address is not one of http or https."),
-        ("example.com", "The address is not one of http or https."),
-        ("", "The address is not one of http or https."),
-        ("http://user@example.com/", "The address holds a user name."),
-        ("http://user:password@example.com/", "The address holds a user name."),
-        ("http://example.com\\@127.0.0.1/", "The address holds a user name."),
-        ("http://example.com:22/", "The address has a port that is not fetched from."),
-        ("http://example.com:0/", "The address has a port that is not fetched from."),
-        ("https://example.com:5432/", "The address has a port that is not fetched from."),
-        ("http://example.com:99999999/", "The address has a port that is not fetched from."),
-        ("http://example.com:http/", "The address is not valid."),
-        ("http://[::1/", "The address is not valid."),
-        ("http:///path", "The address is not valid."),
-        ("http://", "The address is not valid."),
-        ("http://a..b/", "The address is not valid."),
-        (f"http://{'a' * 64}.example/", "The address is not valid."),
-        ("http://exa\x00mple.com/", "The address is not valid."),
-        ("http://example.com/\ud800", "The address is not valid."),
-        ("http://0177.0.0.1/", "The address is not valid."),
+        ("ftp://example.com/", "The URL must start with http:// or https://."),
+        ("file:///etc/passwd", "The URL must start with http:// or https://."),
+        ("gopher://example.com:80/x", "The URL must start with http:// or https://."),
+        ("http+unix://%2Frun%2Fsocket/", "The URL must start with http:// or https://."),
+        ("//example.com/", "The URL must start with http:// or https://."),
+        ("example.com", "The URL must start with http:// or https://."),
+        ("", "The URL must start with http:// or https://."),
+        ("http://user@example.com/", "The URL must not contain a username or password."),
+        ("http://user:password@example.com/", "The URL must not contain a username or password."),
+        ("http://example.com\\@127.0.0.1/", "The URL must not contain a username or password."),
+        ("http://example.com:22/", "The port of the URL is not allowed."),
+        ("http://example.com:0/", "The port of the URL is not allowed."),
+        ("https://example.com:5432/", "The port of the URL is not allowed."),
+        ("http://example.com:99999999/", "The port of the URL is not allowed."),
+        ("http://example.com:http/", INVALID_URL),
+        ("http://[::1/", INVALID_URL),
+        ("http:///path", INVALID_URL),
+        ("http://", INVALID_URL),
+        ("http://a..b/", INVALID_URL),
+        (f"http://{'a' * 64}.example/", INVALID_URL),
+        ("http://exa\x00mple.com/", INVALID_URL),
+        ("http://example.com/\ud800", INVALID_URL),
+        ("http://0177.0.0.1/", INVALID_URL),
     ],
 )
-async def test_addresses_that_are_not_looked_at(url: str, sentence: str) -> None:
-    async with Fetcher(allowed=on_this_machine) as fetch:
-        assert await failure(fetch.get(url)) == (sentence, True)
+async def test_invalid_url_is_rejected_before_the_lookup(url: str, message: str) -> None:
+    async with Fetcher(allowed=is_loopback) as fetch:
+        assert await failure(fetch.get(url)) == (message, True)
 
 
-async def test_a_name_that_changes_its_mind_gains_nothing(names: Names) -> None:
+async def test_dns_rebinding_is_prevented(names: FakeResolver) -> None:
     names.answers["rebind.example"] = [[PUBLIC], [PRIVATE]]
-    async with site(response(b"hello")) as served, fetcher(allowed=as_public) as fetch:
+    async with site(response(b"hello")) as served, fetcher(allowed=is_test_public) as fetch:
         url = f"http://rebind.example:{served.port}/"
         assert (await fetch.get(url)).content == b"hello"
         assert names.lookups == ["rebind.example"]
-        assert served.reached == [PUBLIC]
-        # Nothing of it is kept for the next time, which looks again.
+        assert served.local_addresses == [PUBLIC]
+        # The answer is not cached, so the next fetch looks the name up again.
         assert await failure(fetch.get(url)) == NOT_PUBLIC
     assert names.lookups == ["rebind.example"] * 2
-    assert served.reached == [PUBLIC]
+    assert served.local_addresses == [PUBLIC]
 
 
-async def test_of_mixed_answers_only_what_is_allowed_is_reached(names: Names) -> None:
+async def test_only_allowed_addresses_of_a_host_are_used(names: FakeResolver) -> None:
     names.answers["mixed.example"] = [[PRIVATE, "::1", "10.0.0.1", PUBLIC]]
-    async with site(response()) as served, fetcher(allowed=as_public) as fetch:
+    async with site(response()) as served, fetcher(allowed=is_test_public) as fetch:
         await fetch.get(f"http://mixed.example:{served.port}/")
-    assert served.reached == [PUBLIC]
+    assert served.local_addresses == [PUBLIC]
 
 
-async def test_the_next_address_is_tried_but_not_all(names: Names) -> None:
+async def test_connects_to_at_most_two_addresses_of_a_host(names: FakeResolver) -> None:
     names.answers["some.example"] = [["::1", "127.0.0.3", PRIVATE]]
     names.answers["many.example"] = [[f"127.0.0.{number}" for number in range(3, 250)]]
     async with site(response(), host=PRIVATE) as served, fetcher() as fetch:
         await fetch.get(f"http://some.example:{served.port}/")
         tried: list[Address] = []
         fetch._allowed = lambda address, port: not tried.append(address)  # type: ignore[func-returns-value]
-        sentence, permanent = await failure(fetch.get(f"http://many.example:{served.port}/"))
-        assert sentence == "It could not be connected to, or the connection broke."
-        assert not permanent
+        found = await failure(fetch.get(f"http://many.example:{served.port}/"))
+        assert found == (CONNECTION_FAILED, False)
         assert len(tried) == 2
-    assert served.reached == [PRIVATE]
+    assert served.local_addresses == [PRIVATE]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="relies on how a full queue behaves")
-async def test_an_address_that_does_not_answer_leaves_time_for_the_next(names: Names) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="relies on Linux's full accept queues")
+async def test_unresponsive_address_leaves_time_for_the_next(names: FakeResolver) -> None:
     names.answers["some.example"] = [["127.0.0.3", PRIVATE]]
     async with site(response(), host=PRIVATE) as served, fetcher(step_timeout=0.2) as fetch:
         with ExitStack() as stack:
             silent, *visitors = (stack.enter_context(socket.socket()) for _ in range(5))
             silent.bind(("127.0.0.3", served.port))
             silent.listen(0)
-            for visitor in visitors:  # fill its queue
+            for visitor in visitors:  # fill the accept queue
                 visitor.setblocking(False)
                 visitor.connect_ex(("127.0.0.3", served.port))
             await fetch.get(f"http://some.example:{served.port}/")
-    assert served.reached == [PRIVATE]
+    assert served.local_addresses == [PRIVATE]
 
 
-async def test_a_name_that_does_not_exist() -> None:
+async def test_unknown_host_and_failed_dns_lookup() -> None:
     async with name_server({}) as server, fetcher(resolver=server.resolver()) as fetch:
         found = await failure(fetch.get("http://unknown.example/"))
-        assert found == ("There is no such host.", True)
+        assert found == ("The host does not exist.", True)
         server.code = 2  # SERVFAIL
         assert await failure(fetch.get("http://a.example/")) == ("DNS lookup failed.", False)
 
 
-async def test_silent_name_servers_delay_nobody_else() -> None:
-    """However many there are: none of them holds what another lookup needs."""
+async def test_slow_dns_lookups_do_not_block_others() -> None:
     async with (
         site(response(b"hello")) as served,
         name_server({"good.example": PRIVATE}) as server,
@@ -347,7 +354,7 @@ async def test_silent_name_servers_delay_nobody_else() -> None:
             asyncio.create_task(fetch.get(f"http://{number}.silent.example/"))
             for number in range(100)
         ]
-        await asyncio.wait_for(server.ignored(100), 30)
+        await asyncio.wait_for(server.wait_for_ignored(100), 30)
         found = await fetch.get(f"http://good.example:{served.port}/")
         assert found.content == b"hello"
         assert not any(task.done() for task in silent)
@@ -364,14 +371,14 @@ async def test_silent_name_servers_delay_nobody_else() -> None:
         ("http://127.0.0.1:{port}/", NOT_PUBLIC),
         ("//localhost:{port}/", NOT_PUBLIC),
         ("https://127.0.0.1:{port}/", NOT_PUBLIC),
-        ("file:///etc/passwd", ("The address is not one of http or https.", True)),
-        ("http://me@example.com/", ("The address holds a user name.", True)),
-        ("http://example.com:25/", ("The address has a port that is not fetched from.", True)),
-        ("http://example.com:x/", ("The address is not valid.", True)),
+        ("file:///etc/passwd", ("The URL must start with http:// or https://.", True)),
+        ("http://me@example.com/", ("The URL must not contain a username or password.", True)),
+        ("http://example.com:25/", ("The port of the URL is not allowed.", True)),
+        ("http://example.com:x/", (INVALID_URL, True)),
     ],
 )
-async def test_redirects_are_held_to_the_same(
-    location: str, expected: tuple[str, bool], names: Names
+async def test_redirect_targets_are_validated(
+    location: str, expected: tuple[str, bool], names: FakeResolver
 ) -> None:
     names.answers["public.example"] = [[PUBLIC]]
 
@@ -381,14 +388,14 @@ async def test_redirects_are_held_to_the_same(
 
     async with site(answer) as served:
         ports = {80, served.port}
-        async with fetcher(allowed=as_public, ports=ports) as fetch:
+        async with fetcher(allowed=is_test_public, ports=ports) as fetch:
             found = await failure(fetch.get(f"http://public.example:{served.port}/"))
     assert found == expected
-    assert served.reached == [PUBLIC]
+    assert served.local_addresses == [PUBLIC]
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 Other", "307 T", "308 P"])
-async def test_redirects_are_followed(status: str) -> None:
+async def test_follows_redirects(status: str) -> None:
     async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
         there = b"GET /there?x=1 " in request
         writer.write(response(b"there") if there else redirect("there?x=1#fragment", status))
@@ -399,15 +406,17 @@ async def test_redirects_are_followed(status: str) -> None:
     assert found == Fetched(f"{served.url}there?x=1#fragment", 200, "text/html", "utf-8", b"there")
 
 
-async def test_redirects_end() -> None:
+async def test_rejects_too_many_redirects() -> None:
     async with site(redirect("/")) as served, fetcher() as fetch:
-        assert await failure(fetch.get(served.url)) == ("It redirects too often.", True)
+        assert await failure(fetch.get(served.url)) == ("Too many redirects.", True)
     assert len(served.requests) == 6
     async with site(response(status="302 Found", headers="")) as served, fetcher() as fetch:
-        assert await failure(fetch.get(served.url)) == ("It answered 302.", True)
+        assert await failure(fetch.get(served.url)) == ("The server returned HTTP 302.", True)
 
 
-async def test_nothing_but_the_necessary_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_request_has_no_cookies_and_ignores_proxy_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     headers = f"{HTML}Set-Cookie: id=1\r\n"
@@ -427,66 +436,70 @@ async def test_nothing_but_the_necessary_is_sent(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("answer", "sentence", "permanent"),
+    ("answer", "message", "permanent"),
     [
-        (response(status="404 Not Found"), "It answered 404.", True),
-        (response(status="410 Gone"), "It answered 410.", True),
-        (response(status="304 Not Modified"), "It answered 304.", True),
-        (response(status="408 Timeout"), "It answered 408.", False),
-        (response(status="425 Too Early"), "It answered 425.", False),
-        (response(status="429 Too Many"), "It answered 429.", False),
-        (response(status="503 Unavailable"), "It answered 503.", False),
+        (response(status="404 Not Found"), "The server returned HTTP 404.", True),
+        (response(status="410 Gone"), "The server returned HTTP 410.", True),
+        (response(status="304 Not Modified"), "The server returned HTTP 304.", True),
+        (response(status="408 Timeout"), "The server returned HTTP 408.", False),
+        (response(status="425 Too Early"), "The server returned HTTP 425.", False),
+        (response(status="429 Too Many"), "The server returned HTTP 429.", False),
+        (response(status="503 Unavailable"), "The server returned HTTP 503.", False),
         (
             response(headers="Content-Type: Application/PDF\r\n"),
-            "It is of the type application/pdf, not a web page.",
+            "Unsupported content type: application/pdf.",
             True,
         ),
         (
             response(headers="Content-Type: <script>/x; charset=utf-8\r\n"),
-            "It is of an unknown type, not a web page.",
+            "Unknown content type.",
             True,
         ),
         (
             response(headers=f"Content-Type: {'a' * 100}/b\r\n"),
-            "It is of an unknown type, not a web page.",
+            "Unknown content type.",
             True,
         ),
-        (response(headers=""), "It is of an unknown type, not a web page.", True),
+        (response(headers=""), "Unknown content type.", True),
         (
             response(headers=f"{HTML}Content-Encoding: br\r\n"),
-            "It is packed in a way that was not asked for.",
+            "Unsupported content encoding.",
             True,
         ),
         (
             response(headers=f"{HTML}Content-Encoding: gzip, gzip\r\n"),
-            "It is packed in a way that was not asked for.",
+            "Unsupported content encoding.",
             True,
         ),
         (
             response(b"no gzip", headers=f"{HTML}Content-Encoding: gzip\r\n"),
-            "It cannot be unpacked.",
+            "The response could not be decompressed.",
             False,
         ),
-        (b"SSH-2.0-OpenSSH_9.2 secret\r\n", "Its answer is broken.", False),
-        (b"HTTP/1.1 200 OK\r\nsecret\r\n\r\n", "Its answer is broken.", False),
-        (b"", "Its answer is broken.", False),
+        (b"SSH-2.0-OpenSSH_9.2 secret\r\n", INVALID_RESPONSE, False),
+        (b"HTTP/1.1 200 OK\r\nsecret\r\n\r\n", INVALID_RESPONSE, False),
+        (b"", INVALID_RESPONSE, False),
         (
             f"HTTP/1.1 200 OK\r\n{HTML}Content-Length: 9\r\n\r\n".encode(),
-            "Its answer is broken.",
+            INVALID_RESPONSE,
             False,
         ),
-        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 60_000, "Its answer is broken.", False),
-        (b"HTTP/1.1 100 C\r\n\r\n" * 60_000, "Its answer is broken.", True),
-        (b"HTTP/1.1 101 S\r\n\r\n", "Its answer is broken.", False),
+        (
+            b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 60_000,
+            INVALID_RESPONSE,
+            False,
+        ),
+        (b"HTTP/1.1 100 C\r\n\r\n" * 60_000, INVALID_RESPONSE, True),
+        (b"HTTP/1.1 101 S\r\n\r\n", INVALID_RESPONSE, False),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else None,
 )
-async def test_answers_that_are_of_no_use(answer: bytes, sentence: str, permanent: bool) -> None:
+async def test_invalid_responses_are_rejected(answer: bytes, message: str, permanent: bool) -> None:
     async with site(answer) as served, fetcher() as fetch:
-        assert await failure(fetch.get(served.url)) == (sentence, permanent)
+        assert await failure(fetch.get(served.url)) == (message, permanent)
 
 
-async def test_what_the_header_says_of_the_content() -> None:
+async def test_content_type_and_charset_are_parsed() -> None:
     headers = 'Content-Type: Text/HTML ; x="y"; Charset="ISO-8859-1"\r\n'
     async with site(response(headers=headers)) as served, fetcher() as fetch:
         found = await fetch.get(served.url)
@@ -495,39 +508,39 @@ async def test_what_the_header_says_of_the_content() -> None:
         found = await f.get(served.url, content_types=None)
         assert (found.content_type, found.charset, found.content) == (None, None, b"\x89PNG")
         assert await failure(f.get(served.url, content_types={"image/png"})) == (
-            "It is of an unknown type.",
+            "Unknown content type.",
             True,
         )
 
 
-async def test_nobody_answers() -> None:
+async def test_connection_refused() -> None:
     async with site(response(), host=PRIVATE) as served:
         pass
     async with fetcher() as fetch:
         assert await failure(fetch.get(served.url)) == (
-            "It could not be connected to, or the connection broke.",
+            CONNECTION_FAILED,
             False,
         )
 
 
-async def test_size() -> None:
+async def test_response_size_is_limited() -> None:
     body = b"x" * 2000
     async with site(response(body)) as served, fetcher() as fetch:
         assert (await fetch.get(served.url, max_bytes=2000)).content == body
         assert await failure(fetch.get(served.url, max_bytes=1024)) == (
-            "It is larger than 1 KB.",
+            "The response is larger than 1 KB.",
             True,
         )
         assert (await fetch.get(served.url, max_bytes=1024, truncate=True)).content == body[:1024]
     async with site(response(b"x" * (2 << 20))) as served, fetcher() as fetch:
         assert await failure(fetch.get(served.url, max_bytes=1 << 20)) == (
-            "It is larger than 1 MB.",
+            "The response is larger than 1 MB.",
             True,
         )
 
 
 @pytest.mark.parametrize("name", ["gzip", "x-gzip", "deflate", "GZIP"])
-async def test_packed_content(name: str) -> None:
+async def test_compressed_content(name: str) -> None:
     body = b"<title>hello</title>" * 1000
     packed = zlib.compress(body) if name == "deflate" else gzip.compress(body)
     headers = f"{HTML}Content-Encoding: {name}\r\n"
@@ -538,7 +551,7 @@ async def test_packed_content(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100_000])
-async def test_gzip_of_several_members(size: int) -> None:
+async def test_gzip_with_several_members(size: int) -> None:
     members = [b"<title>", b"", b"hello" * 1000, b"</title>"]
     packed = b"".join(map(gzip.compress, members))
     parts = [packed[start : start + size] for start in range(0, len(packed), size)]
@@ -553,7 +566,7 @@ async def test_gzip_of_several_members(size: int) -> None:
         assert (await fetch.get(served.url)).content == b"".join(members)
 
 
-async def test_a_bomb_is_not_unpacked() -> None:
+async def test_decompression_bomb_is_stopped() -> None:
     packer = zlib.compressobj(9, wbits=31)
     start = packer.compress(b"") + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -563,7 +576,9 @@ async def test_a_bomb_is_not_unpacked() -> None:
     async with site(response(bomb, headers=headers)) as served, fetcher() as fetch:
         tracemalloc.start()
         try:
-            assert (await failure(fetch.get(served.url)))[0] == "It is larger than 512 KB."
+            assert (await failure(fetch.get(served.url)))[
+                0
+            ] == "The response is larger than 512 KB."
             found = await fetch.get(served.url, truncate=True)
             assert tracemalloc.get_traced_memory()[1] < 6 << 20
         finally:
@@ -576,7 +591,7 @@ def chunks(parts: Iterable[bytes], headers: str = HTML) -> bytes:
     return f"HTTP/1.1 200 OK\r\n{headers}Transfer-Encoding: chunked\r\n\r\n".encode() + body
 
 
-async def test_an_answer_in_crumbs_is_given_up() -> None:
+async def test_tiny_chunks_count_towards_the_size_limit() -> None:
     async with site(chunks([b"x"] * 30_000)) as served, fetcher() as fetch:
         found = await fetch.get(served.url, truncate=True)
         assert 1000 < len(found.content) < 10_000
@@ -586,26 +601,26 @@ async def test_an_answer_in_crumbs_is_given_up() -> None:
     async with site(response(empty * 10_000, headers=headers)) as served, fetcher() as fetch:
         assert (await fetch.get(served.url)).content == b""
     async with site(response(empty * 50_000, headers=headers)) as served, fetcher() as fetch:
-        assert (await failure(fetch.get(served.url)))[0] == "Its answer is broken."
+        assert (await failure(fetch.get(served.url)))[0] == INVALID_RESPONSE
 
 
-@pytest.mark.parametrize("kind", ["pieces", "heads"])
-async def test_the_loop_gets_its_turns(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["chunks", "interim responses"])
+async def test_event_loop_stays_responsive(kind: str) -> None:
     async def watch() -> None:
         while True:
-            turns.append(time.thread_time())
+            times.append(time.thread_time())
             await asyncio.sleep(0)
 
-    turns: list[float] = []
-    answer = chunks([b"x"] * 30_000) if kind == "pieces" else b"HTTP/1.1 100 C\r\n\r\n" * 30_000
+    times: list[float] = []
+    answer = chunks([b"x"] * 30_000) if kind == "chunks" else b"HTTP/1.1 100 C\r\n\r\n" * 30_000
     async with site(answer) as served, fetcher() as fetch:
         watcher = asyncio.create_task(watch())
         with suppress(FetchError):
             await fetch.get(served.url, truncate=True)
         watcher.cancel()
-    # No turn of the loop takes much of all the work there is.
-    longest = max(later - earlier for earlier, later in pairwise(turns))
-    assert longest < (turns[-1] - turns[0]) / 8
+    # No single iteration of the event loop takes much of the total time.
+    longest = max(later - earlier for earlier, later in pairwise(times))
+    assert longest < (times[-1] - times[0]) / 8
 
 
 async def drip(request: bytes, writer: asyncio.StreamWriter) -> None:
@@ -620,20 +635,20 @@ async def stall(request: bytes, writer: asyncio.StreamWriter) -> None:
     await asyncio.Event().wait()
 
 
-async def test_a_slow_answer_is_given_up() -> None:
+async def test_slow_response_times_out() -> None:
     async with site(drip) as served, fetcher(total_timeout=0.1) as fetch:
         assert await failure(fetch.get(served.url)) == (
-            "It did not answer within 0.1 seconds.",
+            "Timed out after 0.1 seconds.",
             False,
         )
     async with site(stall) as served, fetcher(step_timeout=0.05) as fetch:
         assert await failure(fetch.get(served.url)) == (
-            "It did not answer within 0.05 seconds.",
+            "Timed out after 0.05 seconds.",
             False,
         )
 
 
-async def test_redirects_do_not_add_time() -> None:
+async def test_total_timeout_includes_redirects() -> None:
     async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.04)
         writer.write(redirect("/"))
@@ -644,17 +659,17 @@ async def test_redirects_do_not_add_time() -> None:
     assert len(served.requests) < 4
 
 
-async def test_a_lookup_without_an_answer_is_given_up() -> None:
+async def test_dns_lookup_times_out() -> None:
     async with (
         name_server({}) as server,
         fetcher(resolver=server.resolver(), step_timeout=0.05) as fetch,
     ):
         fetches = [failure(fetch.get(f"http://{number}.silent.example/")) for number in range(40)]
         for found in await asyncio.gather(*fetches):
-            assert found == ("It did not answer within 0.05 seconds.", False)
+            assert found == ("Timed out after 0.05 seconds.", False)
 
 
-async def test_a_handshake_without_end_leaves_nothing_open() -> None:
+async def test_cancelled_tls_handshake_closes_the_connection() -> None:
     hello = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -678,10 +693,10 @@ async def test_a_handshake_without_end_leaves_nothing_open() -> None:
         await asyncio.wait_for(closed.wait(), 5)
 
 
-async def test_certificates_are_those_of_the_name(names: Names, tmp_path: Path) -> None:
+async def test_certificate_must_match_the_host(names: FakeResolver, tmp_path: Path) -> None:
     certificate, context = await server_context(tmp_path, "tls.example")
     names.answers = {"tls.example": [[PRIVATE]], "other.example": [[PRIVATE]]}
-    bad = ("Its certificate is not valid.", False)
+    bad = (INVALID_CERTIFICATE, False)
     async with site(response(b"hello"), tls=context) as served:
         url = f"https://tls.example:{served.port}/"
         async with fetcher(tls=ssl.create_default_context(cafile=certificate)) as fetch:
@@ -696,25 +711,26 @@ async def test_certificates_are_those_of_the_name(names: Names, tmp_path: Path) 
 
 
 class Gate:
-    """Answers once it is opened, and tells how many wait for that."""
+    """A request handler that responds only after `open` is set, and counts waiting requests."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
         self.waiting = 0
-        self.most = 0
+        self.max_waiting = 0
         self.changed = asyncio.Condition()
 
     async def __call__(self, request: bytes, writer: asyncio.StreamWriter) -> None:
         async with self.changed:
             self.waiting += 1
-            self.most = max(self.most, self.waiting)
+            self.max_waiting = max(self.max_waiting, self.waiting)
             self.changed.notify_all()
         await self.open.wait()
         self.waiting -= 1
         writer.write(response(b"hello"))
         await writer.drain()
 
-    async def holds(self, count: int) -> None:
+    async def wait_for(self, count: int) -> None:
+        """Wait until exactly `count` requests are waiting."""
         async with asyncio.timeout(20), self.changed:
             await self.changed.wait_for(lambda: self.waiting == count)
 
@@ -724,27 +740,27 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_host_is_asked_twice_at_a_time(names: Names) -> None:
+async def test_at_most_two_concurrent_fetches_per_host(names: FakeResolver) -> None:
     names.answers = {"one.example": [[PRIVATE]], "two.example": [[PRIVATE]]}
     gate = Gate()
     async with site(gate) as served, fetcher() as fetch:
         hosts = ["one.example", "ONE.example", "one.example.", "one.example", "two.example"]
         names.answers["one.example."] = [[PRIVATE]]
         tasks = [asyncio.create_task(fetch.get(f"http://{host}:{served.port}/")) for host in hosts]
-        await gate.holds(3)  # two of one host, and the other host
+        await gate.wait_for(3)  # two for one.example, one for two.example
         await settle()
         assert gate.waiting == 3
         assert len(names.lookups) == 3
         gate.open.set()
         assert [found.content for found in await asyncio.gather(*tasks)] == [b"hello"] * 5
-    assert gate.most == 3
+    assert gate.max_waiting == 3
 
 
-async def test_the_wait_for_a_turn_takes_none_of_the_time() -> None:
+async def test_waiting_for_a_turn_does_not_count_towards_the_timeout() -> None:
     gate = Gate()
     async with site(gate) as served, fetcher() as fetch:
         first = [asyncio.create_task(fetch.get(served.url)) for _ in range(2)]
-        await gate.holds(2)
+        await gate.wait_for(2)
         fetch._total_timeout = 0.2
         third = asyncio.create_task(fetch.get(served.url))
         await asyncio.sleep(0.21)
@@ -754,35 +770,35 @@ async def test_the_wait_for_a_turn_takes_none_of_the_time() -> None:
         await asyncio.gather(*first)
 
 
-async def test_who_is_cancelled_gives_up_the_turn() -> None:
+async def test_cancelled_and_failed_fetches_release_their_turn() -> None:
     gate = Gate()
     async with site(gate) as served, fetcher() as fetch:
         tasks = [asyncio.create_task(fetch.get(served.url)) for _ in range(4)]
-        await gate.holds(2)
-        tasks[0].cancel()  # asks
-        tasks[2].cancel()  # waits
+        await gate.wait_for(2)
+        tasks[0].cancel()  # is fetching
+        tasks[2].cancel()  # waits for a turn
         await asyncio.wait([tasks[0], tasks[2]])
         assert tasks[0].cancelled()
         assert tasks[2].cancelled()
-        await gate.holds(3)  # the server does not know of the first one's end; the last one asks
+        await gate.wait_for(3)  # the server still counts the cancelled request
         gate.open.set()
         for task in (tasks[1], tasks[3]):
             assert (await task).content == b"hello"
-        await failure(fetch.get("http://127.0.0.1:1/"))  # nor does who fails keep one
-        tasks.clear()  # what they hold of their tracebacks
+        await failure(fetch.get("http://127.0.0.1:1/"))
+        tasks.clear()  # their tracebacks refer to the semaphores
         del task
         gc.collect()
         assert len(fetch.turns) == 0
 
 
-async def test_a_redirect_gives_up_the_turn_of_its_host(names: Names) -> None:
+async def test_redirect_releases_the_turn_at_its_host(names: FakeResolver) -> None:
     names.answers = {"from.example": [[PRIVATE]], "to.example": [[PRIVATE]]}
     gate = Gate()
-    all_have_come = asyncio.Event()
+    all_requested = asyncio.Event()
 
     async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
-        if len(served.requests) == 7:  # five at the one, two at the other
-            all_have_come.set()
+        if len(served.requests) == 7:  # five for from.example, two for to.example
+            all_requested.set()
         if b"Host: from" in request:
             writer.write(redirect(f"http://to.example:{served.port}/"))
             await writer.drain()
@@ -792,25 +808,25 @@ async def test_a_redirect_gives_up_the_turn_of_its_host(names: Names) -> None:
     async with site(answer) as served, fetcher() as fetch:
         url = f"http://from.example:{served.port}/"
         tasks = [asyncio.create_task(fetch.get(url)) for _ in range(5)]
-        await gate.holds(2)
-        await all_have_come.wait()
+        await gate.wait_for(2)
+        await all_requested.wait()
         gate.open.set()
         await asyncio.gather(*tasks)
 
 
-async def test_hundreds_at_once(names: Names) -> None:
+async def test_fetches_from_many_hosts_run_concurrently(names: FakeResolver) -> None:
     hosts = [f"host-{number}.example" for number in range(300)]
     names.answers = {host: [[PUBLIC]] for host in hosts}
     gate = Gate()
-    async with site(gate) as served, fetcher(allowed=as_public) as fetch:
+    async with site(gate) as served, fetcher(allowed=is_test_public) as fetch:
         tasks = [asyncio.create_task(fetch.get(f"http://{host}:{served.port}/")) for host in hosts]
-        await gate.holds(300)
+        await gate.wait_for(300)
         gate.open.set()
         assert {found.content for found in await asyncio.gather(*tasks)} == {b"hello"}
     assert sorted(names.lookups) == sorted(hosts)
 
 
-async def test_no_address_and_no_answer_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_urls_and_responses_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
         secret = "Set-Cookie: s3cret=1\r\n"
         if b"GET /again" in request:
@@ -822,5 +838,5 @@ async def test_no_address_and_no_answer_in_the_log(caplog: pytest.LogCaptureFixt
     configure_logging("debug")
     async with site(answer) as served, fetcher() as fetch:
         found = await failure(fetch.get(f"{served.url}s3cret?s3cret=1"))
-    assert found == ("It answered 500.", False)
+    assert found == ("The server returned HTTP 500.", False)
     assert "s3cret" not in caplog.text

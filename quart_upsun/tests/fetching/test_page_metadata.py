@@ -1,4 +1,4 @@
-"""What a page says about itself, and what strangers write into one to break its reader."""
+"""Page metadata: title, description, icons, character encodings and hostile input."""
 
 import os
 import random
@@ -14,18 +14,18 @@ from quart_upsun.fetching.page_metadata import MAX_BYTES, image_type, read_metad
 URL = "https://www.example.com/a/page.html?q=1"
 
 
-def titled(content: str | bytes, charset: str | None = "utf-8") -> str | None:
+def title_of(content: str | bytes, charset: str | None = "utf-8") -> str | None:
     return read_metadata(
         content if isinstance(content, bytes) else content.encode(), charset, URL
     ).title
 
 
 def printed_by(program: str) -> int:
-    """Return the number that a program prints, in a process of its own."""
+    """Run a Python program in a subprocess, and return the number that it prints."""
     output = subprocess.run(
         [sys.executable, "-c", program],
         cwd=Path(__file__).parents[3],
-        # On a busy machine glibc gives new threads memory of their own, which is not measured here.
+        # One malloc arena, so that memory of new threads does not distort the measurement.
         env=os.environ | {"MALLOC_ARENA_MAX": "1"},
         check=True,
         capture_output=True,
@@ -34,11 +34,11 @@ def printed_by(program: str) -> int:
     return int(output)
 
 
-def icons(content: str) -> list[str]:
+def icons_of(content: str) -> list[str]:
     return read_metadata(content.encode(), "utf-8", URL).icons
 
 
-def test_a_page_as_most_are() -> None:
+def test_reads_title_description_and_icons() -> None:
     page = read_metadata(
         b"""<!DOCTYPE html><html><head><meta charset="utf-8"><title> The &lt;title&gt;
         of it </title><META NAME="Description" CONTENT="What it&#39;s about"></meta>
@@ -55,7 +55,7 @@ def test_a_page_as_most_are() -> None:
     ]
 
 
-def test_what_a_page_says_for_previews_comes_first() -> None:
+def test_open_graph_metadata_takes_precedence() -> None:
     page = read_metadata(
         b"""<title>Site | Article</title><meta property="og:title" content="">
         <meta property="og:title" content="Article"><meta property="og:title" content="Second">
@@ -80,17 +80,17 @@ def test_what_a_page_says_for_previews_comes_first() -> None:
         b"<meta property=og:title><meta content=x><link rel=icon><base>",
     ],
 )
-def test_a_page_that_says_nothing(content: bytes) -> None:
+def test_page_without_metadata(content: bytes) -> None:
     page = read_metadata(content, None, URL)
     assert (page.title, page.description) == (None, None)
     assert page.icons == ["https://www.example.com/favicon.ico"]
 
 
-def test_a_broken_page_counts_as_far_as_it_can_be_read() -> None:
-    assert titled("<title>First</title><![broken[ <meta property=og:title content=no>") == "First"
-    assert titled("<title>Without an end") == "Without an end"
-    assert titled("<title>Cut &amp; dry</title") == "Cut & dry"
-    assert titled("<title>Fish &amp") == "Fish &"
+def test_malformed_page_is_read_as_far_as_possible() -> None:
+    assert title_of("<title>First</title><![broken[ <meta property=og:title content=no>") == "First"
+    assert title_of("<title>Without an end") == "Without an end"
+    assert title_of("<title>Cut &amp; dry</title") == "Cut & dry"
+    assert title_of("<title>Fish &amp") == "Fish &"
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,12 @@ def test_a_broken_page_counts_as_far_as_it_can_be_read() -> None:
         "<math><title>Icon</title></math><title>Page</title><svg><title>Icon</title></svg>",
     ],
 )
-def test_the_title_of_a_picture_is_not_the_pages(content: str) -> None:
-    assert titled(content) == "Page"
+def test_title_inside_svg_or_math_is_ignored(content: str) -> None:
+    assert title_of(content) == "Page"
 
 
-def test_names_do_not_stay_in_memory() -> None:
-    # In a process of its own; lxml keeps names for as long as a thread lives, here 1 MB a page.
+def test_tag_and_attribute_names_are_freed() -> None:
+    # lxml caches names until its thread ends: 1 MB per page here.
     program = """
 import psutil
 from quart_upsun.fetching.page_metadata import read_metadata
@@ -125,11 +125,11 @@ print((size().rss - before) >> 20)
     assert printed_by(program) < 60  # of 100
 
 
-def test_text_is_plain_and_short() -> None:
+def test_text_is_cleaned_and_truncated() -> None:
     hostile = "\u202eevil\u2066 ze\x00r\x1bo\u2069 \n\t\u2028 width\x9b"
-    assert titled(f"<title>{hostile}</title>") == "evil zero width"
-    assert titled("<title>क्\u200dष 👩\u200d💻</title>") == "क्\u200dष 👩\u200d💻"
-    assert titled("<title>&#x202e;a&#0;&#xD800;</title>") == "a\ufffd\ufffd"
+    assert title_of(f"<title>{hostile}</title>") == "evil zero width"
+    assert title_of("<title>क्\u200dष 👩\u200d💻</title>") == "क्\u200dष 👩\u200d💻"
+    assert title_of("<title>&#x202e;a&#0;&#xD800;</title>") == "a\ufffd\ufffd"
     page = read_metadata(
         f"<title>{'t' * 500}</title><meta name=description content='{'d ' * 900}'>".encode(),
         None,
@@ -137,7 +137,7 @@ def test_text_is_plain_and_short() -> None:
     )
     assert page.title == "t" * 300
     assert page.description is not None
-    assert len(page.description) == 999  # and no blank at the end
+    assert len(page.description) == 999  # 1,000 without the trailing space
 
 
 @pytest.mark.parametrize(
@@ -167,28 +167,28 @@ def test_text_is_plain_and_short() -> None:
         ("<meta charset=unicode_escape><title>Grüße</title>".encode(), "zlib"),
     ],
 )
-def test_character_sets(content: bytes, charset: str | None) -> None:
-    assert titled(content, charset) == "Grüße"
+def test_detects_the_character_encoding(content: bytes, charset: str | None) -> None:
+    assert title_of(content, charset) == "Grüße"
 
 
-def test_bytes_of_another_character_set_are_replaced() -> None:
+def test_invalid_bytes_are_replaced() -> None:
     latin = "<title>Grüße</title>".encode("latin-1")
-    assert titled(latin, "utf-8") == "Gr\ufffd\ufffde"
-    assert titled(b"<meta charset=utf-8>" + latin, None) == "Gr\ufffd\ufffde"
-    # A page that is cut inside a character is UTF-8 all the same.
-    assert titled("<title>Grüße</title>日".encode()[:-1], None) == "Grüße"
-    assert titled("<title>“€”</title>".encode("cp1252"), None) == "“€”"
+    assert title_of(latin, "utf-8") == "Gr\ufffd\ufffde"
+    assert title_of(b"<meta charset=utf-8>" + latin, None) == "Gr\ufffd\ufffde"
+    # A page that ends inside a character is still UTF-8.
+    assert title_of("<title>Grüße</title>日".encode()[:-1], None) == "Grüße"
+    assert title_of("<title>“€”</title>".encode("cp1252"), None) == "“€”"
 
 
 @pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be"])
-def test_an_xml_declaration_in_utf_16(charset: str) -> None:
+def test_xml_declaration_in_utf_16(charset: str) -> None:
     page = '<?xml version="1.0" encoding="utf-16"?><title>日本語</title>'
-    assert titled(page.encode(charset), None) == "日本語"
-    assert titled("<title>日本語</title>".encode("shift_jis"), "Shift_JIS") == "日本語"
+    assert title_of(page.encode(charset), None) == "日本語"
+    assert title_of("<title>日本語</title>".encode("shift_jis"), "Shift_JIS") == "日本語"
 
 
-def test_icons_are_resolved_and_the_best_comes_first() -> None:
-    assert icons(
+def test_icons_are_absolute_urls_with_the_best_first() -> None:
+    assert icons_of(
         """<link rel=icon href=tiny.png sizes=16x16><link rel=ICON href="big.png" sizes="512x512">
         <link rel="Icon" href="../good.png" sizes="16x16 48x48"><link rel=stylesheet href=a.css>
         <link rel=apple-touch-icon href=//cdn.example.com/touch.png><link rel=icon href=any.png>
@@ -202,14 +202,14 @@ def test_icons_are_resolved_and_the_best_comes_first() -> None:
     ]
 
 
-def test_icons_are_relative_to_the_base_but_the_usual_one_to_the_site() -> None:
-    assert icons(
+def test_icons_are_relative_to_base_and_favicon_to_the_site() -> None:
+    assert icons_of(
         "<link rel=icon href=i.png><base href='http://other.example/x/'><base href=/y/>"
     ) == [
         "http://other.example/x/i.png",
         "https://www.example.com/favicon.ico",
     ]
-    assert icons("<base href='data:text/plain,x'><link rel=icon href=i.png>")[0] == (
+    assert icons_of("<base href='data:text/plain,x'><link rel=icon href=i.png>")[0] == (
         "https://www.example.com/a/i.png"
     )
 
@@ -229,27 +229,27 @@ def test_icons_are_relative_to_the_base_but_the_usual_one_to_the_site() -> None:
         "x" * 3000,
     ],
 )
-def test_icons_that_are_not_on_the_web(href: str) -> None:
-    found = icons(f'<link rel="icon" href="{href}">')
+def test_icons_with_other_schemes_are_ignored(href: str) -> None:
+    found = icons_of(f'<link rel="icon" href="{href}">')
     assert all(icon.startswith("https://www.example.com/") for icon in found)
     assert not any(part in icon for icon in found for part in ("x" * 3000, "alert", "passwd"))
     assert found[-1] == "https://www.example.com/favicon.ico"
 
 
-def test_no_more_icons_than_are_worth_a_try() -> None:
-    found = icons("".join(f"<link rel=icon href={number}.png>" for number in range(1000)))
+def test_number_of_icons_is_limited() -> None:
+    found = icons_of("".join(f"<link rel=icon href={number}.png>" for number in range(1000)))
     assert len(found) == 5
     assert found[-1] == "https://www.example.com/favicon.ico"
 
 
-def test_a_title_behind_more_than_is_parsed_at_a_time() -> None:
+def test_title_after_the_first_parser_window() -> None:
     filler = "x" * 100_000
     for before in (f"<script>{filler}</script>", f"<!-- {filler} -->", f"<a b='{filler}'>", filler):
-        assert titled(f"{before}<title>Found</title>") == "Found"
-    for size in range(32 * 1024 - 30, 32 * 1024 + 5):  # around where it is cut
-        assert titled(f"<b>{'x' * size}</b><title>Fo&amp;und</title>") == "Fo&und"
+        assert title_of(f"{before}<title>Found</title>") == "Found"
+    for size in range(32 * 1024 - 30, 32 * 1024 + 5):  # around the end of the window
+        assert title_of(f"<b>{'x' * size}</b><title>Fo&amp;und</title>") == "Fo&und"
         script = f"<script>{'x' * (size + 32 * 1024)}</script>"
-        assert titled(f"{script}<title>Found</title>") == "Found"
+        assert title_of(f"{script}<title>Found</title>") == "Found"
 
 
 NASTY = [
@@ -274,8 +274,8 @@ NASTY = [
 
 
 @pytest.mark.parametrize("start", ["", "<script>", "<title>", "<a ", "<!--", "<meta content='"])
-def test_no_page_takes_long(start: str) -> None:
-    # Quadratic work takes minutes to hours at this size; the worst of these takes 0.2 s.
+def test_parse_time_is_bounded(start: str) -> None:
+    # Quadratic time would mean minutes to hours. The worst of these inputs takes 0.2 s.
     for part in NASTY:
         content = (start + part * (MAX_BYTES // len(part))).encode()
         began = time.process_time()
@@ -284,8 +284,8 @@ def test_no_page_takes_long(start: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
-def test_no_page_takes_much_memory() -> None:
-    # In a process of its own: the peak of this one is long past, and `ru_maxrss` would inherit it.
+def test_parse_memory_is_bounded() -> None:
+    # In a subprocess, because the peak of this process includes earlier tests.
     program = """
 import re
 from pathlib import Path
@@ -300,7 +300,7 @@ print((peak() - before) // 1024)
     assert printed_by(program) < 60  # of 100
 
 
-def test_no_garbage_makes_it_fail() -> None:
+def test_random_input_does_not_raise() -> None:
     chance = random.Random(7)  # noqa: S311
     for _ in range(300):
         parts = chance.choices(NASTY, k=60)
@@ -312,7 +312,7 @@ def test_no_garbage_makes_it_fail() -> None:
         assert all(icon.startswith(("http://", "https://")) for icon in page.icons)
 
 
-def test_an_address_that_is_none_has_no_icon() -> None:
+def test_invalid_page_url_has_no_icons() -> None:
     assert read_metadata(b"<link rel=icon href=x>", None, "http://[").icons == []
 
 
@@ -333,18 +333,18 @@ def test_an_address_that_is_none_has_no_icon() -> None:
         (b"", None),
     ],
 )
-def test_the_type_of_an_icon(content: bytes, expected: str | None) -> None:
+def test_image_type(content: bytes, expected: str | None) -> None:
     assert image_type(content) == expected
 
 
 @pytest.mark.parametrize("label", ["ISO-8859-2", "iso-8859-2"])
-def test_an_xml_declaration_names_the_character_set_in_any_case(label: str) -> None:
+def test_xml_encoding_is_case_insensitive(label: str) -> None:
     head = f'<?xml version="1.0" encoding="{label}"?>'
-    assert titled(head.encode() + "<title>łąka</title>".encode("iso8859-2"), None) == "łąka"
+    assert title_of(head.encode() + "<title>łąka</title>".encode("iso8859-2"), None) == "łąka"
 
 
 @pytest.mark.parametrize("stray", ["<img src=pixel>", "stray text", "<div>", "<body>"])
-def test_metadata_after_what_ends_the_head_counts(stray: str) -> None:
+def test_metadata_after_the_end_of_the_head_is_read(stray: str) -> None:
     page = read_metadata(
         f"<title>Site</title>{stray}<meta property=og:title content=Article>"
         "<meta name=description content=About>".encode(),
@@ -354,5 +354,5 @@ def test_metadata_after_what_ends_the_head_counts(stray: str) -> None:
     assert (page.title, page.description) == ("Article", "About")
 
 
-def test_the_title_of_a_template_is_not_the_pages() -> None:
-    assert titled("<template><title>Card</title></template><title>Page</title>") == "Page"
+def test_title_inside_template_is_ignored() -> None:
+    assert title_of("<template><title>Card</title></template><title>Page</title>") == "Page"

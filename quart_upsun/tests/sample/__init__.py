@@ -1,6 +1,6 @@
-"""A small application on the toolkit: pages and an API that read and write one of its tables.
+"""A sample application for the toolkit's tests: pages and an API that use one table.
 
-Its users are plain numbers, without a table; the token `token-7` is good for the user 7.
+It has no users table. The access token `token-7` authenticates the user with the id 7.
 """
 
 from quart import Quart, Response, jsonify, redirect, render_template, request
@@ -16,7 +16,7 @@ __all__ = ["Settings", "add_row", "count_rows", "create_app", "load"]
 upsun = QuartUpsun()
 
 add_row = insert(Mail).values(message="")
-"""Adds a row of any kind to the table that the tests of the database use."""
+"""Insert a row into the table that the database tests use."""
 
 count_rows = select(func.count(Mail.id))
 
@@ -34,7 +34,7 @@ def create_app(settings: Settings | None = None) -> Quart:
 
 
 async def authenticate(token: str) -> TokenUser | None:
-    """Believe everybody who knows what a token looks like."""
+    """Accept every token of the form `token-<user id>`."""
     number = token.removeprefix("token-")
     if number == token or not number.isdecimal():
         return None
@@ -51,13 +51,13 @@ async def about() -> str:
 
 
 async def rows() -> str:
-    """Say how many rows there are, as an ORM session reads them."""
+    """Return the number of rows, read with an ORM session."""
     async with upsun.database.read() as session:
         return str(await session.scalar(count_rows))
 
 
 async def add() -> Response:
-    """Add a row of the kind that the form names."""
+    """Insert a row of the kind given in the form."""
     kind = (await request.form).get("kind", "")
     async with upsun.database.write() as session:
         await session.execute(add_row, {"kind": kind})
@@ -65,6 +65,6 @@ async def add() -> Response:
 
 
 async def api_rows() -> Response:
-    """Say how many rows there are, as asyncpg reads them."""
+    """Return the number of rows, read with asyncpg."""
     async with upsun.database.direct() as connection:
         return jsonify(await connection.fetchval("SELECT count(*) FROM mails"))

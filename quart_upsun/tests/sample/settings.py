@@ -1,4 +1,4 @@
-"""The sample's settings: the toolkit's."""
+"""Settings of the sample application."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -9,11 +9,11 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class Settings(toolkit.Settings):
-    """The sample has the migrations of the repository: the toolkit's tables are among them."""
+    """The toolkit's settings, with the migrations of this repository."""
 
     root: ClassVar[Path] = ROOT
 
 
 def load() -> Settings:
-    """Read the settings from the environment."""
+    """Load the settings from the environment."""
     return toolkit.load_settings(Settings)

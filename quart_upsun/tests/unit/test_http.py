@@ -1,4 +1,4 @@
-"""The rules for what comes in: cross-site requests, hosts, and where a login may lead."""
+"""Cross-site request detection, Host header normalization and safe redirects."""
 
 import pytest
 
@@ -9,7 +9,7 @@ OWN = "https://example.com"
 
 
 @pytest.mark.parametrize(
-    ("fetch_site", "origin", "refused"),
+    ("fetch_site", "origin", "expected"),
     [
         ("same-origin", None, False),
         ("same-origin", OWN, False),
@@ -28,14 +28,16 @@ OWN = "https://example.com"
         (None, None, False),
     ],
 )
-def test_cross_site_requests(fetch_site: str | None, origin: str | None, refused: bool) -> None:
-    assert is_cross_site(fetch_site, origin, OWN) is refused
+def test_detects_cross_site_requests(
+    fetch_site: str | None, origin: str | None, expected: bool
+) -> None:
+    assert is_cross_site(fetch_site, origin, OWN) is expected
 
 
 @pytest.mark.parametrize(
     "target", ["/", "/users/", "/users/?page=2#top", "/a//b", "/with space", "/%2F%2Fevil.example"]
 )
-def test_paths_on_this_site_are_kept(target: str) -> None:
+def test_redirect_to_a_path_on_this_site_is_allowed(target: str) -> None:
     assert safe_redirect_target(target) == target.replace(" ", "")
 
 
@@ -59,7 +61,7 @@ def test_paths_on_this_site_are_kept(target: str) -> None:
         "/ /evil.example",
     ],
 )
-def test_targets_elsewhere_are_dropped(target: str | None) -> None:
+def test_redirect_to_another_site_is_rejected(target: str | None) -> None:
     assert safe_redirect_target(target) is None
 
 
@@ -79,5 +81,5 @@ def test_targets_elsewhere_are_dropped(target: str | None) -> None:
         ("", ""),
     ],
 )
-def test_hosts_have_one_form(host: str, canonical: str) -> None:
+def test_canonical_host(host: str, canonical: str) -> None:
     assert canonical_host(host) == canonical

@@ -1,5 +1,5 @@
-"""What becomes of text from outside before it is stored."""
-# ruff: noqa: RUF001 - texts in other scripts are meant
+"""Sanitizing and normalizing text."""
+# ruff: noqa: RUF001 - the texts use other scripts on purpose
 
 import time
 
@@ -25,7 +25,7 @@ SCOTLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e00
         "ไทย\u200bไทย",
     ],
 )
-def test_what_has_a_meaning_stays(text: str) -> None:
+def test_clean_keeps_meaningful_characters(text: str) -> None:
     assert clean(text) == text
 
 
@@ -49,21 +49,21 @@ def test_what_has_a_meaning_stays(text: str) -> None:
         ("", ""),
     ],
 )
-def test_what_misleads_goes(text: str, cleaned: str) -> None:
+def test_clean_removes_misleading_characters(text: str, cleaned: str) -> None:
     assert clean(text) == cleaned
 
 
-def test_a_flag_is_not_cut_in_half() -> None:
+def test_clean_does_not_split_flags() -> None:
     assert clean("x" * 98 + SCOTLAND, 100) == "x" * 98 + SCOTLAND[0]
     assert clean_lines("x" * 98 + SCOTLAND, 100) == "x" * 98 + SCOTLAND[0]
 
 
-def test_lines_stay_lines() -> None:
+def test_clean_lines_keeps_line_breaks() -> None:
     assert clean_lines(" one \r\n\n\n\n two\u202e\n") == "one\n\ntwo"
 
 
 @given(st.text(), st.integers(1, 20))
-def test_cleaned_text_stays_as_it_is(text: str, limit: int) -> None:
+def test_clean_is_idempotent(text: str, limit: int) -> None:
     for function in (clean, clean_lines):
         once = function(text)
         assert function(once) == once
@@ -72,14 +72,14 @@ def test_cleaned_text_stays_as_it_is(text: str, limit: int) -> None:
         assert function(once, limit) == once
 
 
-def test_time_grows_with_length_alone() -> None:
-    """Marks in the wrong order are sorted, which takes hours for as many as a page can have."""
+def test_clean_takes_linear_time() -> None:
+    """Normalization sorts combining marks, which could take hours for a hostile page."""
 
     def seconds(size: int) -> float:
         started = time.process_time()
         clean("a" + "\u0315\u0300" * size, 100)
         return time.process_time() - started
 
-    # Sixteen times as many would take 256 times as long, if it grew with the square.
+    # In quadratic time, 16 times the length would take 256 times as long.
     assert seconds(64 * 1024) < 0.1 + 60 * seconds(4 * 1024)
     assert len(clean("a" + "\u0315\u0300" * 1000)) <= 31

@@ -163,8 +163,8 @@ async def test_a_text_of_the_owner_stays(links: Links, name: str, pages: str) ->
 @pytest.mark.parametrize(
     ("status", "kind", "sentence"),
     [
-        ("404 Not Found", "text/html", "It answered 404."),
-        ("200 OK", "application/pdf", "It is of the type application/pdf, not a web page."),
+        ("404 Not Found", "text/html", "The server returned HTTP 404."),
+        ("200 OK", "application/pdf", "Unsupported content type: application/pdf."),
     ],
 )
 async def test_a_page_that_is_none(links: Links, status: str, kind: str, sentence: str) -> None:
@@ -184,7 +184,7 @@ async def test_a_page_that_does_not_answer_now(links: Links) -> None:
         for attempt in range(len(jobs.FETCH_TASK.backoff_seconds)):
             await links.do_jobs()
             now = await links.get(item)
-            assert now.fetch_error == "It answered 503."
+            assert now.fetch_error == "The server returned HTTP 503."
             assert now.is_pending
             assert await links.count(LiveEvent) == 2 + attempt  # the first tells that it was saved
             async with links.database.write() as session:
@@ -208,7 +208,7 @@ async def test_private_addresses_are_not_fetched(links: Links) -> None:
     async with Fetcher() as links.app.extensions["fetcher"]:
         item = await links.save("http://localhost/")
         await links.do_jobs()
-    assert (await links.get(item)).fetch_error == "The host has no public address."
+    assert (await links.get(item)).fetch_error == "The host has no public IP address."
 
 
 async def test_pages_are_fetched_again(links: Links) -> None:
@@ -230,7 +230,7 @@ async def test_pages_are_fetched_again(links: Links) -> None:
             await enqueue(session, jobs.REFETCH_TASK)
         await links.do_jobs()
     assert (await links.get(old)).description == "What it is about"
-    assert (await links.get(never)).fetch_error == "It answered 404."
+    assert (await links.get(never)).fetch_error == "The server returned HTTP 404."
     assert (await links.get(fresh)).is_pending
 
 
@@ -487,7 +487,9 @@ async def test_a_fetch_that_fails_calls_the_next_one(links: Links) -> None:
                 return await links.count(Job) == 0
 
             await until(all_are_done)
-    assert {(await links.get(item)).fetch_error for item in items} == {"It answered 404."}
+    assert {(await links.get(item)).fetch_error for item in items} == {
+        "The server returned HTTP 404."
+    }
 
 
 async def test_a_change_that_asks_for_a_fetch_and_the_fetch_do_not_deadlock(links: Links) -> None:

@@ -26,10 +26,10 @@ async def test_a_link_is_fetched_again(client: Client, database: Database, ada: 
     link = await saved(database, ada, "old")
     async with database.write() as session:
         await session.execute(text("DELETE FROM pgqueuer"))
-        error = {"fetch_error": "It redirects too often.", "fetched_at": Link.created_at}
+        error = {"fetch_error": "Too many redirects.", "fetched_at": Link.created_at}
         await session.execute(update(Link).values(**error))
     page = await soup_of(client, f"/links/{link}/")
-    assert "It redirects too often." in page.text
+    assert "Too many redirects." in page.text
     assert "Fetching…" not in page.text
     (form,) = page.select(f"form[action='/links/{link}/fetch/']")
     assert form.text.strip() == "Fetch again"

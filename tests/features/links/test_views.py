@@ -81,9 +81,9 @@ async def test_a_link_is_saved_once(client: Client, database: Database, ada: Per
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        ({}, "Please enter an address."),
-        ({"url": "javascript:alert(1)"}, "must begin with https:// or http://"),
-        ({"url": "http://"}, "This is not a valid address."),
+        ({}, "Enter a URL."),
+        ({"url": "javascript:alert(1)"}, "must start with https:// or http://"),
+        ({"url": "http://"}, "Enter a valid URL."),
         ({"url": "example.com", "tags": "a!"}, "A tag consists of"),
         ({"url": "example.com/" + "x" * 2048}, "longer than"),
     ],
