@@ -1,4 +1,4 @@
-"""Which databases `alembic upgrade` migrates, and whose they are afterwards."""
+"""Database ownership: which databases `alembic upgrade` migrates, and which it claims."""
 
 import base64
 import json
@@ -16,8 +16,7 @@ from tests.migrations.recipes import head
 
 PRODUCTION = "main-bvxea6i"
 SCRIPTS = ScriptDirectory(str(ROOT / "alembic"))
-# The second newest one.
-BEFORE = SCRIPTS.get_revision(head()).down_revision
+PREVIOUS = SCRIPTS.get_revision(head()).down_revision
 
 
 def alembic(url: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -33,7 +32,7 @@ def alembic(url: str, *arguments: str, **variables: str) -> "subprocess.Complete
 
 
 def container(url: str, name: str, kind: str) -> dict[str, str]:
-    """Return the variables of a container whose relationship leads to the database."""
+    """Return the variables of a container with a relationship to the database."""
     address = make_url(url)
     endpoint = {"scheme": "pgsql", "host": address.host, "port": address.port}
     relationships = json.dumps({"postgresql": [endpoint]})
@@ -66,36 +65,38 @@ async def give_to_production(url: str) -> None:
 
 @pytest.fixture
 async def behind(database_url: str) -> str:
-    """Production's database, seen through a tunnel, with a migration to come."""
+    """Production's database, through a tunnel, with a pending migration."""
     await give_to_production(database_url)
     async with connected(database_url) as connection:
-        # The schema stays: only whether the migration is attempted matters here.
-        await connection.execute("UPDATE alembic_version SET version_num = $1", BEFORE)
+        # Keep the schema: the tests only check whether the migration is attempted.
+        await connection.execute("UPDATE alembic_version SET version_num = $1", PREVIOUS)
     return database_url
 
 
-async def test_the_first_migration_claims_the_database(empty_database: str) -> None:
+async def test_first_migration_claims_the_database(empty_database: str) -> None:
     assert alembic(empty_database, "upgrade", "head").returncode == 0
     assert await owner(empty_database) == ("tests", "local")
 
 
-async def test_a_database_of_another_environment_is_not_migrated(behind: str) -> None:
-    refused = alembic(behind, "upgrade", "head")
-    assert refused.returncode != 0
-    assert f"belongs to the environment {PRODUCTION} (production)" in refused.stderr
-    assert f"set DATABASE_ENVIRONMENT={PRODUCTION}" in refused.stderr
-    assert "Traceback" not in refused.stderr
-    assert await revision(behind) == BEFORE
+async def test_upgrade_refuses_a_database_of_another_environment(behind: str) -> None:
+    result = alembic(behind, "upgrade", "head")
+    assert result.returncode != 0
+    assert f"{PRODUCTION} (production)" in result.stderr
+    assert f"DATABASE_ENVIRONMENT={PRODUCTION}" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert await revision(behind) == PREVIOUS
     assert await owner(behind) == (PRODUCTION, "production")
 
 
 @pytest.mark.parametrize("command", [("downgrade", "-1"), ("stamp", "head")])
-async def test_no_other_command_changes_its_revision(behind: str, command: tuple[str, ...]) -> None:
+async def test_other_commands_refuse_a_database_of_another_environment(
+    behind: str, command: tuple[str, ...]
+) -> None:
     assert alembic(behind, *command).returncode != 0
-    assert await revision(behind) == BEFORE
+    assert await revision(behind) == PREVIOUS
 
 
-async def test_it_is_migrated_when_the_environment_is_named(behind: str) -> None:
+async def test_database_environment_allows_the_migration(behind: str) -> None:
     async with connected(behind) as connection:
         await connection.execute("UPDATE alembic_version SET version_num = $1", head())
     assert alembic(behind, "downgrade", "-1", DATABASE_ENVIRONMENT=PRODUCTION).returncode == 0
@@ -104,44 +105,46 @@ async def test_it_is_migrated_when_the_environment_is_named(behind: str) -> None
     assert await revision(behind) == head()
 
 
-async def test_a_name_that_is_not_the_owners_does_not_help(behind: str) -> None:
+async def test_wrong_database_environment_is_refused(behind: str) -> None:
     assert alembic(behind, "upgrade", "head", DATABASE_ENVIRONMENT="main").returncode != 0
-    assert await revision(behind) == BEFORE
+    assert await revision(behind) == PREVIOUS
 
 
-async def test_commands_that_only_look_work_on_it(database_url: str) -> None:
-    """So does an upgrade with nothing to do, as `make migration` runs it through a tunnel."""
+async def test_read_only_commands_work_on_a_database_of_another_environment(
+    database_url: str,
+) -> None:
+    """So does an upgrade with nothing to do, which `make migration` runs through a tunnel."""
     await give_to_production(database_url)
     for command in (("upgrade", "head"), ("check",), ("current",)):
-        done = alembic(database_url, *command)
-        assert done.returncode == 0, done.stderr
+        result = alembic(database_url, *command)
+        assert result.returncode == 0, result.stderr
     assert await owner(database_url) == (PRODUCTION, "production")
 
 
-async def test_a_database_without_an_owner_must_be_named(database_url: str) -> None:
-    """It may be production's, migrated by a process that had no name."""
+async def test_database_without_an_owner_requires_database_environment(database_url: str) -> None:
+    """It may be production's, migrated by a process without an environment name."""
     assert alembic(database_url, "downgrade", "-1").returncode == 0
     async with connected(database_url) as connection:
         await connection.execute("DELETE FROM database_owner")
-    refused = alembic(database_url, "upgrade", "head", DATABASE_ENVIRONMENT="")
-    assert refused.returncode != 0
-    assert "does not say whose it is" in refused.stderr
-    done = alembic(database_url, "upgrade", "head", DATABASE_ENVIRONMENT="mine")
-    assert done.returncode == 0, done.stderr
+    result = alembic(database_url, "upgrade", "head", DATABASE_ENVIRONMENT="")
+    assert result.returncode != 0
+    assert "DATABASE_ENVIRONMENT" in result.stderr
+    result = alembic(database_url, "upgrade", "head", DATABASE_ENVIRONMENT="mine")
+    assert result.returncode == 0, result.stderr
     assert await owner(database_url) == ("mine", "local")
 
 
-async def test_a_preview_takes_over_its_clone_of_production(behind: str) -> None:
+async def test_preview_claims_its_clone_of_production(behind: str) -> None:
     async with connected(behind) as connection:
         await connection.execute("UPDATE alembic_version SET version_num = $1", head())
     preview = container(behind, "feature-4tw7dqi", "development")
-    done = alembic(behind, "upgrade", "head", **preview)
-    assert done.returncode == 0, done.stderr
+    result = alembic(behind, "upgrade", "head", **preview)
+    assert result.returncode == 0, result.stderr
     assert await owner(behind) == ("feature-4tw7dqi", "development")
 
 
-async def test_a_preview_with_productions_own_database_leaves_it_alone(behind: str) -> None:
-    """Such as one that DATABASE_URL names for the whole project."""
+async def test_preview_does_not_claim_productions_own_database(behind: str) -> None:
+    """For instance if the project sets DATABASE_URL for all environments."""
     elsewhere = "postgresql://main@10.0.0.1:5432/main"
     preview = container(elsewhere, "feature-4tw7dqi", "development")
     preview["DATABASE_ENVIRONMENT"] = ""
@@ -149,38 +152,38 @@ async def test_a_preview_with_productions_own_database_leaves_it_alone(behind: s
     assert await owner(behind) == (PRODUCTION, "production")
 
 
-async def test_a_database_that_is_ahead_has_nothing_to_migrate(database_url: str) -> None:
-    """After a rollback of the code, which the schema gate serves as well."""
+async def test_upgrade_does_nothing_if_the_database_is_ahead(database_url: str) -> None:
+    """As after a rollback of the code."""
     async with connected(database_url) as connection:
         await connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
-    done = alembic(database_url, "upgrade", "head")
-    assert done.returncode == 0, done.stderr
-    assert "nothing to migrate: the database is at revision ffffffffffff" in done.stderr
+    result = alembic(database_url, "upgrade", "head")
+    assert result.returncode == 0, result.stderr
+    assert "revision ffffffffffff" in result.stderr
     assert await revision(database_url) == "ffffffffffff"
 
 
-async def test_a_clone_that_is_ahead_changes_hands(behind: str) -> None:
+async def test_preview_claims_a_clone_that_is_ahead(behind: str) -> None:
     async with connected(behind) as connection:
         await connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     preview = container(behind, "feature-4tw7dqi", "development")
-    done = alembic(behind, "upgrade", "head", **preview)
-    assert done.returncode == 0, done.stderr
+    result = alembic(behind, "upgrade", "head", **preview)
+    assert result.returncode == 0, result.stderr
     assert await owner(behind) == ("feature-4tw7dqi", "development")
 
 
-async def test_only_an_upgrade_has_nothing_to_do_then(database_url: str) -> None:
+async def test_downgrade_fails_if_the_database_is_ahead(database_url: str) -> None:
     async with connected(database_url) as connection:
         await connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
-    refused = alembic(database_url, "downgrade", "base")
-    assert refused.returncode != 0
-    assert "Traceback" not in refused.stderr
+    result = alembic(database_url, "downgrade", "base")
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
 
 
-async def test_a_read_only_database_is_one_sentence(empty_database: str) -> None:
+async def test_upgrade_reports_a_read_only_database(empty_database: str) -> None:
     name = make_url(empty_database).database
     async with connected(empty_database) as connection:
         await connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
-    refused = alembic(empty_database, "upgrade", "head")
-    assert refused.returncode != 0
-    assert "the database is read-only" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    result = alembic(empty_database, "upgrade", "head")
+    assert result.returncode != 0
+    assert "read-only" in result.stderr
+    assert "Traceback" not in result.stderr
