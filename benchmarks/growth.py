@@ -115,7 +115,7 @@ async def run(url: str, links: int, runs: int) -> dict[str, Any]:
                 medians.setdefault(name, {})[user] = await timed(session, page, runs)
     await database.close()
     for name, both in medians.items():
-        print(f"{name:30s} {both['few']:6.1f} ms {both['many']:8.1f} ms", flush=True)
+        print(f"{name:36s} {both['few']:6.1f} ms {both['many']:8.1f} ms", flush=True)
     return {
         "few": SMALL,
         "many": links,

@@ -5,24 +5,28 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
 
 from app.settings import ROOT
 from quart_upsun.testing.statements import connected
-from tests.migrations.recipes import head
+from tests.migrations.recipes import copy_with_second_migration, head
 
 PRODUCTION = "main-bvxea6i"
-SCRIPTS = ScriptDirectory(str(ROOT / "alembic"))
-PREVIOUS = SCRIPTS.get_revision(head()).down_revision
 
 
 def alembic(url: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return alembic_in(ROOT, url, *arguments, **variables)
+
+
+def alembic_in(
+    directory: Path, url: str, *arguments: str, **variables: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
-        cwd=ROOT,
+        cwd=directory,
         env={**os.environ, "DATABASE_URL": url, **variables},
         capture_output=True,
         text=True,
@@ -64,12 +68,15 @@ async def give_to_production(url: str) -> None:
 
 
 @pytest.fixture
-async def behind(database_url: str) -> str:
-    """Production's database, through a tunnel, with a pending migration."""
+def newer(tmp_path: Path) -> Path:
+    """A copy of the migrations with one additional migration."""
+    return copy_with_second_migration(tmp_path / "tree")
+
+
+@pytest.fixture
+async def production(database_url: str) -> str:
+    """Production's database, through a tunnel."""
     await give_to_production(database_url)
-    async with connected(database_url) as connection:
-        # Keep the schema: the tests only check whether the migration is attempted.
-        await connection.execute("UPDATE alembic_version SET version_num = $1", PREVIOUS)
     return database_url
 
 
@@ -78,36 +85,37 @@ async def test_first_migration_claims_the_database(empty_database: str) -> None:
     assert await owner(empty_database) == ("tests", "local")
 
 
-async def test_upgrade_refuses_a_database_of_another_environment(behind: str) -> None:
-    result = alembic(behind, "upgrade", "head")
+async def test_upgrade_refuses_a_database_of_another_environment(
+    production: str, newer: Path
+) -> None:
+    result = alembic_in(newer, production, "upgrade", "head")
     assert result.returncode != 0
     assert f"{PRODUCTION} (production)" in result.stderr
     assert f"DATABASE_ENVIRONMENT={PRODUCTION}" in result.stderr
     assert "Traceback" not in result.stderr
-    assert await revision(behind) == PREVIOUS
-    assert await owner(behind) == (PRODUCTION, "production")
+    assert await revision(production) == head()
+    assert await owner(production) == (PRODUCTION, "production")
 
 
 @pytest.mark.parametrize("command", [("downgrade", "-1"), ("stamp", "head")])
 async def test_other_commands_refuse_a_database_of_another_environment(
-    behind: str, command: tuple[str, ...]
+    production: str, newer: Path, command: tuple[str, ...]
 ) -> None:
-    assert alembic(behind, *command).returncode != 0
-    assert await revision(behind) == PREVIOUS
+    assert alembic_in(newer, production, *command).returncode != 0
+    assert await revision(production) == head()
 
 
-async def test_database_environment_allows_the_migration(behind: str) -> None:
-    async with connected(behind) as connection:
-        await connection.execute("UPDATE alembic_version SET version_num = $1", head())
-    assert alembic(behind, "downgrade", "-1", DATABASE_ENVIRONMENT=PRODUCTION).returncode == 0
-    assert await revision(behind) != head()
-    assert alembic(behind, "upgrade", "head", DATABASE_ENVIRONMENT=PRODUCTION).returncode == 0
-    assert await revision(behind) == head()
+async def test_database_environment_allows_the_migration(production: str, newer: Path) -> None:
+    for command, reached in ((("upgrade", "head"), "second"), (("downgrade", "-1"), head())):
+        result = alembic_in(newer, production, *command, DATABASE_ENVIRONMENT=PRODUCTION)
+        assert result.returncode == 0, result.stderr
+        assert await revision(production) == reached
 
 
-async def test_wrong_database_environment_is_refused(behind: str) -> None:
-    assert alembic(behind, "upgrade", "head", DATABASE_ENVIRONMENT="main").returncode != 0
-    assert await revision(behind) == PREVIOUS
+async def test_wrong_database_environment_is_refused(production: str, newer: Path) -> None:
+    result = alembic_in(newer, production, "upgrade", "head", DATABASE_ENVIRONMENT="main")
+    assert result.returncode != 0
+    assert await revision(production) == head()
 
 
 async def test_read_only_commands_work_on_a_database_of_another_environment(
@@ -121,35 +129,37 @@ async def test_read_only_commands_work_on_a_database_of_another_environment(
     assert await owner(database_url) == (PRODUCTION, "production")
 
 
-async def test_database_without_an_owner_requires_database_environment(database_url: str) -> None:
+async def test_database_without_an_owner_requires_database_environment(
+    database_url: str, newer: Path
+) -> None:
     """It may be production's, migrated by a process without an environment name."""
-    assert alembic(database_url, "downgrade", "-1").returncode == 0
     async with connected(database_url) as connection:
         await connection.execute("DELETE FROM database_owner")
-    result = alembic(database_url, "upgrade", "head", DATABASE_ENVIRONMENT="")
+    result = alembic_in(newer, database_url, "upgrade", "head", DATABASE_ENVIRONMENT="")
     assert result.returncode != 0
     assert "DATABASE_ENVIRONMENT" in result.stderr
-    result = alembic(database_url, "upgrade", "head", DATABASE_ENVIRONMENT="mine")
+    result = alembic_in(newer, database_url, "upgrade", "head", DATABASE_ENVIRONMENT="mine")
     assert result.returncode == 0, result.stderr
     assert await owner(database_url) == ("mine", "local")
 
 
-async def test_preview_claims_its_clone_of_production(behind: str) -> None:
-    async with connected(behind) as connection:
-        await connection.execute("UPDATE alembic_version SET version_num = $1", head())
-    preview = container(behind, "feature-4tw7dqi", "development")
-    result = alembic(behind, "upgrade", "head", **preview)
+async def test_preview_claims_its_clone_of_production(production: str) -> None:
+    preview = container(production, "feature-4tw7dqi", "development")
+    result = alembic(production, "upgrade", "head", **preview)
     assert result.returncode == 0, result.stderr
-    assert await owner(behind) == ("feature-4tw7dqi", "development")
+    assert await owner(production) == ("feature-4tw7dqi", "development")
 
 
-async def test_preview_does_not_claim_productions_own_database(behind: str) -> None:
+async def test_preview_does_not_claim_productions_own_database(
+    production: str, newer: Path
+) -> None:
     """For instance if the project sets DATABASE_URL for all environments."""
     elsewhere = "postgresql://main@10.0.0.1:5432/main"
     preview = container(elsewhere, "feature-4tw7dqi", "development")
     preview["DATABASE_ENVIRONMENT"] = ""
-    assert alembic(behind, "upgrade", "head", **preview).returncode != 0
-    assert await owner(behind) == (PRODUCTION, "production")
+    result = alembic_in(newer, production, "upgrade", "head", **preview)
+    assert result.returncode != 0
+    assert await owner(production) == (PRODUCTION, "production")
 
 
 async def test_upgrade_does_nothing_if_the_database_is_ahead(database_url: str) -> None:
@@ -162,13 +172,13 @@ async def test_upgrade_does_nothing_if_the_database_is_ahead(database_url: str) 
     assert await revision(database_url) == "ffffffffffff"
 
 
-async def test_preview_claims_a_clone_that_is_ahead(behind: str) -> None:
-    async with connected(behind) as connection:
+async def test_preview_claims_a_clone_that_is_ahead(production: str) -> None:
+    async with connected(production) as connection:
         await connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
-    preview = container(behind, "feature-4tw7dqi", "development")
-    result = alembic(behind, "upgrade", "head", **preview)
+    preview = container(production, "feature-4tw7dqi", "development")
+    result = alembic(production, "upgrade", "head", **preview)
     assert result.returncode == 0, result.stderr
-    assert await owner(behind) == ("feature-4tw7dqi", "development")
+    assert await owner(production) == ("feature-4tw7dqi", "development")
 
 
 async def test_downgrade_fails_if_the_database_is_ahead(database_url: str) -> None:
