@@ -59,7 +59,7 @@ def main() -> int:
 
 def lint(script: Script) -> list[Finding]:
     """Return the findings for a migration, without those that it ignores."""
-    if script.is_merge_point:  # joins two branches, and has no statements of its own
+    if script.is_merge_point:  # it joins two branches and contains no statements
         return []
     try:
         sql = render(script)
