@@ -35,6 +35,7 @@ from quart_upsun.database.url import parse_database_url
 from quart_upsun.testing import runner_of
 from tests.features.factories import Person
 
+ENVIRONMENT = "benchmark"
 TICK_SECONDS = 0.005
 
 
@@ -76,6 +77,7 @@ async def measure(url: str, links: int) -> dict[str, float]:
     settings = Settings(
         database_url=parse_database_url(url),
         secret_key=SecretStr("a secret key used only by this benchmark"),
+        database_environment=ENVIRONMENT,
         run_jobs=False,
     )
     app = create_app(settings)
@@ -131,7 +133,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="quart-upsun-") as directory,
         postgres(Path(directory) / "data", durable=True) as url,
     ):
-        os.environ["DATABASE_URL"] = url
+        os.environ |= {"DATABASE_URL": url, "DATABASE_ENVIRONMENT": ENVIRONMENT}
         command.upgrade(Config(ROOT / "alembic.ini"), "head")
         print(json.dumps(asyncio.run(measure(url, arguments.links))))
 

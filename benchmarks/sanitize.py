@@ -20,6 +20,7 @@ from pathlib import Path
 import asyncpg
 
 from embedded_postgres import create_database, postgres
+from quart_upsun.database import load_models
 from quart_upsun.database.ownership import Identity
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.sanitize.sanitizer import sanitize
@@ -51,7 +52,7 @@ def migrate(url: str) -> None:
     subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url},
+        env={**os.environ, "DATABASE_URL": url, "DATABASE_ENVIRONMENT": ENVIRONMENT},
         check=True,
         stderr=subprocess.DEVNULL,
     )
@@ -103,6 +104,7 @@ async def kill_halfway(url: str, users: int) -> None:
 
 
 async def main(users: int) -> None:
+    load_models("app")  # their rules say what is replaced
     with (
         tempfile.TemporaryDirectory(prefix="sanitize-") as directory,
         postgres(Path(directory)) as server,
