@@ -1,7 +1,7 @@
-"""How Alembic reaches the database: one migration at a time, with bounded waiting, then retries.
+"""Alembic environment: run migrations one process at a time, with lock timeouts and retries.
 
-It migrates only a database that belongs to this environment, and has nothing to do for one that is
-ahead of this code. Works from the command line and when called inside a running event loop.
+Migrates only a database that belongs to this environment; does nothing if the database is ahead of
+this code. Works on the command line, and when called inside a running event loop.
 """
 
 import asyncio
@@ -45,19 +45,19 @@ DEADLOCK_DETECTED = "40P01"
 def option(name: str) -> str:
     value = config.get_main_option(name)
     if value is None:
-        raise CommandError(f"alembic.ini lacks {name}")
+        raise CommandError(f"alembic.ini does not set {name}")
     return value
 
 
 load_models("app")
 
-if not logging.getLogger().handlers:  # the command line; an application has its own
+if not logging.getLogger().handlers:  # on the command line; an application configures its own
     logging.basicConfig(stream=sys.stderr, format="%(levelname)-5s %(message)s", level="INFO")
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
 
 
 def print_sql() -> None:
-    """`--sql`: write the statements instead of running them."""
+    """Print the SQL instead of running it (`--sql`)."""
     context.configure(
         dialect_name="postgresql",
         target_metadata=Base.metadata,
@@ -69,12 +69,12 @@ def print_sql() -> None:
 
 
 async def migrate() -> None:
-    """Connect, wait for our turn, run."""
+    """Connect, take the migration lock and run the migrations."""
     settings: DatabaseSettings = load_database_settings()
     engine = unpooled_engine(
         settings.database_url,
         name="alembic",
-        # Set with the connection, so that `RESYNC_TEXT` in a migration comes back to them.
+        # Set as defaults of the session, so that `RESET` in a migration restores them.
         settings={
             "lock_timeout": option("lock_timeout"),
             "statement_timeout": option("statement_timeout"),
@@ -90,7 +90,11 @@ async def migrate() -> None:
 
 
 async def connect(engine: AsyncEngine) -> AsyncConnection:
-    """Connect, with patience for a database that is still starting."""
+    """Connect; retry while the database is starting.
+
+    Raises:
+        CommandError: the database did not accept a connection within `connect_seconds`.
+    """
     deadline = time.monotonic() + float(option("connect_seconds"))
     while True:
         try:
@@ -98,30 +102,38 @@ async def connect(engine: AsyncEngine) -> AsyncConnection:
         except (OSError, PostgresError, DBAPIError) as error:
             if time.monotonic() > deadline:
                 raise CommandError(f"the database cannot be reached: {error}") from error
-            log.warning("the database cannot be reached yet: %s", error)
+            log.warning("the database cannot be reached, retrying: %s", error)
             await asyncio.sleep(1)
 
 
 async def take_turn(connection: AsyncConnection) -> None:
-    """Take the lock that lets one migration run at a time.
+    """Take the advisory lock that serializes migrations.
 
-    Held before the revision is read: whoever waited finds the work already done.
+    It is taken before the current revision is read, so a process that waited sees the work of the
+    previous one.
+
+    Raises:
+        CommandError: another migration held the lock for `turn_seconds`.
     """
     try:
         await advisory_locks.acquire(
             connection,
             advisory_locks.MIGRATE,
             seconds=float(option("turn_seconds")),
-            on_wait=lambda: log.info("another migration is running; waiting for its end"),
+            on_wait=lambda: log.info("another migration is running; waiting for it to finish"),
         )
     except TimeoutError:
         raise CommandError(
-            "another migration is still running; gave up waiting for its end"
+            "timed out waiting for another migration; run this again when it has finished"
         ) from None
 
 
 async def run(connection: AsyncConnection, identity: Identity) -> None:
-    """Run the migrations, again from the start where a lock was not to be had in time."""
+    """Run the migrations; retry them after a lock timeout or a deadlock.
+
+    Raises:
+        CommandError: the database is read-only, or all attempts failed.
+    """
     attempts = int(option("attempts"))
     for attempt in range(1, attempts + 1):
         try:
@@ -132,17 +144,17 @@ async def run(connection: AsyncConnection, identity: Identity) -> None:
             state = getattr(error.orig, "sqlstate", None)
             if state == READ_ONLY:
                 raise CommandError(
-                    "nothing was migrated: the database is read-only, as a standby is"
+                    "nothing was migrated: the database is read-only, for instance a standby server"
                 ) from None
             if state not in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}:
                 raise
             if attempt == attempts:
                 raise CommandError(
-                    f"a table stayed locked in {attempts} attempts; nothing was migrated."
+                    f"nothing was migrated: a table stayed locked in {attempts} attempts."
                     " Look for long transactions in pg_stat_activity, then run this again"
                 ) from error
             log.warning("a table is locked; attempt %d of %d failed", attempt, attempts)
-            await asyncio.sleep(attempt)  # let the readers through that queued up behind us
+            await asyncio.sleep(attempt)  # let queries run that waited behind the lock
 
 
 def run_in_transaction(connection: Connection, identity: Identity) -> None:
@@ -157,7 +169,7 @@ def run_in_transaction(connection: Connection, identity: Identity) -> None:
                 "nothing to migrate: the database is at revision %s, which is newer than this code",
                 ", ".join(unknown),
             )
-            if identity.has_own_database:  # a clone, which must change hands all the same
+            if identity.has_own_database:  # a clone must be claimed even if it is ahead
                 claim(connection, identity)
             return
         may_claim = require_ownership(connection, identity, found)
@@ -167,18 +179,18 @@ def run_in_transaction(connection: Connection, identity: Identity) -> None:
 
 
 def changes_revision() -> bool:
-    """Tell whether the command is one like `upgrade`, and not one like `check` or `current`."""
+    """Return whether the command changes the revision (`upgrade`), unlike `check` or `current`."""
     try:
         context.get_revision_argument()
     except KeyError:
         return False
-    except CommandError:  # the revision it names does not exist, which the command itself reports
+    except CommandError:  # an unknown revision, which the command itself reports
         return True
     return True
 
 
 def is_upgrade() -> bool:
-    command = getattr(config.cmd_opts, "cmd", None)  # None where a program calls Alembic
+    command = getattr(config.cmd_opts, "cmd", None)  # None if called from code
     return command is None or command[0].__name__ == "upgrade"
 
 
@@ -193,12 +205,12 @@ def require_ownership(connection: Connection, identity: Identity, found: tuple[s
     """Check that this environment may migrate the database; return whether it may claim it.
 
     Args:
-        connection: to the database.
+        connection: a connection to the database.
         identity: the environment of this process.
-        found: the revisions that the database is at; empty for a new one.
+        found: the current revisions of the database; empty for a new one.
 
     Raises:
-        CommandError: the database belongs to another environment, and has something to migrate.
+        CommandError: the database belongs to another environment and is not up to date.
     """
     owner = read_owner(connection)
     if owner is None and (not found or identity.is_named):
@@ -215,14 +227,14 @@ def require_ownership(connection: Connection, identity: Identity, found: tuple[s
 def claim(connection: Connection, identity: Identity) -> None:
     """Record that the database belongs to this environment."""
     if not connection.scalar(text(HAS_OWNER_TABLE)):
-        return  # a downgrade has dropped the table
+        return  # dropped by a downgrade
     before = read_owner(connection)
     claimed = connection.execute(
         UPSERT_OWNER, {"environment": identity.name, "type": identity.type}
     ).rowcount
     if claimed:
-        previous = f"; before, it belonged to {before}" if before else ""
-        log.info("the database belongs to the environment %s now%s", identity.name, previous)
+        previous = f" (previously to {before})" if before else ""
+        log.info("the database now belongs to the environment %s%s", identity.name, previous)
 
 
 def main() -> None:
@@ -233,7 +245,7 @@ def main() -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         asyncio.run(migrate())
-    else:  # Alembic's commands are synchronous: the caller's loop waits, another one works
+    else:  # Alembic's commands are synchronous, so run in another thread with its own event loop
         with ThreadPoolExecutor(max_workers=1) as thread:
             thread.submit(asyncio.run, migrate()).result()
 

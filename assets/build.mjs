@@ -1,4 +1,4 @@
-// Builds what the web server serves under /static; `--help` says how.
+// Builds the static files that the web server serves under /static; see `--help`.
 
 import crypto from "node:crypto";
 import fs from "node:fs/promises";
@@ -11,36 +11,35 @@ import zlib from "node:zlib";
 const OLDEST_NODE = 20;
 const ROOT = path.dirname(path.dirname(url.fileURLToPath(import.meta.url)));
 const ASSETS = path.join(ROOT, "assets");
-const RELEASES = ".releases"; // `publish-assets` keeps its ledger there
+const RELEASES = ".releases"; // the records of `publish-assets`
 const DIGEST = /-[A-Z0-9]{8}(?=\.)/;
 const COMPRESSIBLE = /\.(css|js|svg|map|json|txt)$/;
 const POLL_MILLISECONDS = 200;
 
 const HELP = `usage: npm run build -- [--outdir DIR] [--manifest FILE] [--watch]
 
-Bundles and minifies assets/css/main.scss, assets/css/docs.css and each script
-in assets/js/; what several scripts import is in assets/js/lib/.
-Copies assets/img (images, fonts). Every built file carries a digest of its content in its name,
-and has a .gz and a .br file beside it where that is smaller. The manifest, a
-JSON object from plain names to digested names, is written last.
+Bundle and minify assets/css/main.scss, assets/css/docs.css and each script in
+assets/js/ (shared modules are in assets/js/lib/), and copy the images and fonts
+in assets/img/. The name of each built file contains a digest of its content. A
+compressed .gz and .br copy is written next to it if that is smaller. The
+manifest, a JSON object that maps plain names to digested names, is written last.
 
-  --outdir DIR     where the files go (default: app/static)
-  --manifest FILE  where the manifest goes (default: app/manifest.json)
-  --watch          build again after each change, until stdin is closed
-                   or SIGINT or SIGTERM comes
-  --help           show this text
+  --outdir DIR     output directory (default: app/static)
+  --manifest FILE  manifest file (default: app/manifest.json)
+  --watch          rebuild after each change, until stdin is closed or SIGINT or
+                   SIGTERM is received
+  --help           show this help message
 
-Files of earlier builds are removed, but not with --watch, and not from a
-directory that "python -m quart_upsun publish-assets" fills.
-Exit codes: 0 built, 1 the build failed (manifest untouched), 2 wrong usage.
+Files of previous builds are removed, but not with --watch, and not from a
+directory that "python -m quart_upsun publish-assets" manages.
+Exit codes: 0 success, 1 build failed (manifest unchanged), 2 usage error.
 `;
 
-// Bytes from which on brotli's best would take seconds of every build for a few percent; and the
-// quality in its place.
-const LARGE = 512 * 1024;
-const QUICK = 9;
+// For files of this size, brotli's best quality takes seconds and saves only a few percent.
+const LARGE_BYTES = 512 * 1024;
+const LARGE_FILE_QUALITY = 9;
 
-/** An error whose message is all that the reader needs. */
+/** A build error that is reported without a stack trace. */
 class BuildError extends Error {}
 
 function readOptions(args) {
@@ -65,7 +64,7 @@ async function loadPackage(name) {
     return await import(name);
   } catch (error) {
     if (error.code !== "ERR_MODULE_NOT_FOUND") throw error;
-    throw new BuildError(`the npm package ${name} is not installed: run \`npm ci\` first`);
+    throw new BuildError(`the npm package ${name} is not installed: run \`npm ci\``);
   }
 }
 
@@ -75,10 +74,10 @@ function sassPlugin(sass) {
     setup(build) {
       build.onLoad({ filter: /\.scss$/ }, ({ path: file }) => {
         try {
-          // compileAsync, which would let us go on meanwhile, takes four times as long.
+          // compileAsync takes four times as long.
           const { css } = sass.compile(file, {
             loadPaths: [path.join(ROOT, "node_modules")],
-            // Bootstrap 5 is written with @import, and can be used in no other way.
+            // Bootstrap 5 requires @import.
             quietDeps: true,
             silenceDeprecations: ["import"],
           });
@@ -122,14 +121,16 @@ async function bundle() {
   );
   for (const image of images) {
     if (path.extname(image) in copied) continue;
-    throw new BuildError(`${path.relative(ROOT, image)} is neither an image nor a font`);
+    throw new BuildError(
+      `${path.relative(ROOT, image)} is not an image or font: move it out of assets/img/`,
+    );
   }
   const options = {
     absWorkingDir: ROOT,
     entryPoints: [
       { in: path.join(ASSETS, "css", "main.scss"), out: "main" },
       { in: path.join(ASSETS, "css", "docs.css"), out: "docs" },
-      // What several scripts import is in js/lib/.
+      // Modules in js/lib/ are only imported.
       ...scripts.map((script) => ({ in: script, out: path.basename(script, ".js") })),
       ...images.map((image) => {
         const { dir, name } = path.parse(path.relative(ASSETS, image));
@@ -137,7 +138,7 @@ async function bundle() {
       }),
     ],
     outbase: ASSETS,
-    outdir: path.join(ROOT, "build"), // only named, never written: `write` is off
+    outdir: path.join(ROOT, "build"), // only used for names: nothing is written there
     write: false,
     bundle: true,
     minify: true,
@@ -165,7 +166,7 @@ async function bundle() {
   );
 }
 
-/** The siblings of a file that a web server may send in its place: [suffix, bytes]. */
+/** Returns the compressed copies that are smaller than the file: [suffix, bytes]. */
 function compress(contents) {
   const { constants } = zlib;
   return [
@@ -175,7 +176,7 @@ function compress(contents) {
       zlib.brotliCompressSync(contents, {
         params: {
           [constants.BROTLI_PARAM_QUALITY]:
-            contents.length < LARGE ? constants.BROTLI_MAX_QUALITY : QUICK,
+            contents.length < LARGE_BYTES ? constants.BROTLI_MAX_QUALITY : LARGE_FILE_QUALITY,
           [constants.BROTLI_PARAM_SIZE_HINT]: contents.length,
         },
       }),
@@ -183,8 +184,8 @@ function compress(contents) {
   ].filter(([, compressed]) => compressed.length < contents.length);
 }
 
-/** Nobody ever sees half a file: a server may be reading here. */
-async function writeWhole(file, contents) {
+/** Writes a file atomically, because a server may be reading it. */
+async function writeAtomically(file, contents) {
   const temporary = path.join(
     path.dirname(file),
     `.${path.basename(file)}.${crypto.randomBytes(4).toString("hex")}.tmp`,
@@ -203,11 +204,11 @@ async function readManifest(file) {
   try {
     return JSON.parse(await fs.readFile(file, "utf8"));
   } catch {
-    return {}; // The first build, or a broken manifest that this build replaces.
+    return {}; // The manifest is missing or invalid; this build writes a new one.
   }
 }
 
-/** Removes what earlier builds of the same sources left, and nothing else. */
+/** Removes files of previous builds that the manifests name, and nothing else. */
 async function removeOldFiles(outdir, plainNames, current) {
   const published = await fs.stat(path.join(outdir, RELEASES)).catch(() => null);
   if (published) return;
@@ -228,25 +229,25 @@ async function build({ outdir, manifest, watch }) {
   for (const name of [...files.keys()].sort()) {
     const contents = files.get(name);
     names[name.replace(DIGEST, "")] = name;
-    // The name holds a digest, and the file comes after its siblings: what is there is the same.
-    // To compress Swagger UI again takes longer than all the rest of a build.
-    const there = await fs.stat(path.join(outdir, name)).catch(() => null);
-    if (there?.size === contents.length) {
+    // The digest in the name identifies the content, so an existing file and its copies are complete.
+    // Skipping it saves most of the build time: compressing Swagger UI is slow.
+    const existing = await fs.stat(path.join(outdir, name)).catch(() => null);
+    if (existing?.size === contents.length) {
       for (const suffix of ["", ".gz", ".br"]) written.add(name + suffix);
       continue;
     }
-    // Siblings first: a file that can be served can be served compressed.
+    // Write the compressed copies first, so that they exist when the file can be served.
     const siblings = COMPRESSIBLE.test(name) ? compress(contents) : [];
     for (const [suffix, bytes] of [...siblings, ["", contents]]) {
-      await writeWhole(path.join(outdir, name + suffix), bytes);
+      await writeAtomically(path.join(outdir, name + suffix), bytes);
       written.add(name + suffix);
     }
   }
   const sorted = Object.fromEntries(Object.keys(names).sort().map((key) => [key, names[key]]));
-  const earlier = await readManifest(manifest);
-  await writeWhole(manifest, `${JSON.stringify(sorted, null, 2)}\n`);
+  const previous = await readManifest(manifest);
+  await writeAtomically(manifest, `${JSON.stringify(sorted, null, 2)}\n`);
   if (!watch) {
-    const plainNames = new Set([...Object.keys(earlier), ...Object.keys(sorted)]);
+    const plainNames = new Set([...Object.keys(previous), ...Object.keys(sorted)]);
     await removeOldFiles(outdir, plainNames, written);
   }
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
@@ -258,13 +259,13 @@ function report(error) {
   if (error instanceof BuildError) {
     console.error(`build failed: ${error.message}`);
   } else if (error.syscall) {
-    console.error(`build failed: ${error.message}`); // Node's text names the file.
+    console.error(`build failed: ${error.message}`); // The message contains the path.
   } else {
     console.error("build failed:", error);
   }
 }
 
-/** What changes when a source changes: names, times and sizes. */
+/** Returns names, modification times and sizes of the sources, for comparison. */
 async function snapshot() {
   const files = await listFiles(ASSETS);
   const stats = await Promise.all(files.map((file) => fs.stat(file).catch(() => null)));
@@ -274,12 +275,12 @@ async function snapshot() {
 async function watchSources(options) {
   const stop = () => process.exit(0);
   process.on("SIGINT", stop).on("SIGTERM", stop);
-  // A parent holds the other end of the pipe: when the parent dies, however it dies, this ends
-  // too. A terminal is left alone, reading from it would stop a background job.
+  // stdin is a pipe from the parent process, which closes when the parent dies, even if it is killed.
+  // Do not read from a terminal: that would stop a background job.
   if (!process.stdin.isTTY) process.stdin.on("end", stop).on("error", stop).resume();
-  // Polling a dozen files costs nothing and works on every file system, unlike fs.watch.
+  // Polling a few files is cheap and works on every file system, unlike fs.watch.
   for (let seen = null; ; await timers.setTimeout(POLL_MILLISECONDS)) {
-    const current = await snapshot().catch(String); // a directory may vanish meanwhile
+    const current = await snapshot().catch(String); // a directory may be deleted meanwhile
     if (current === seen) continue;
     seen = current;
     await build(options).catch(report);
@@ -288,7 +289,7 @@ async function watchSources(options) {
 
 const node = process.versions.node;
 if (Number.parseInt(node, 10) < OLDEST_NODE) {
-  console.error(`build.mjs needs Node ${OLDEST_NODE} or later, and this is Node ${node}`);
+  console.error(`build.mjs requires Node ${OLDEST_NODE} or later, but this is Node ${node}`);
   process.exit(1);
 }
 

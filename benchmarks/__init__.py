@@ -1,1 +1,1 @@
-"""Measurements that are no tests: they take time, and their numbers depend on the machine."""
+"""Benchmarks. They are not tests: they are slow, and the results depend on the machine."""

@@ -1,13 +1,19 @@
-"""Measure what is promised of speed, and write it into docs/performance.md: `make bench`.
+"""Run the benchmarks and write the results to docs/performance.md (`make bench`).
 
-  python -m benchmarks [--only NAME …] [--keep-readme]
+  python -m benchmarks [--only NAME …] [--no-write]
 
-Runs, one after the other: api (the JSON list beside Flask and FastAPI), growth (1,000 and a million
-links), streams (5,000 open ones), jobs (with workers that are killed) and fetches (1,000 slow
-pages). Each can be run by itself, `python -m benchmarks.api --help` and so on. All of them take
-about ten minutes, and want a machine that does nothing else.
+The benchmarks run in this order:
 
-With --only the page stays as it is. Exit code 1: a promise was not kept, or a benchmark failed.
+  api      the JSON list of links, compared with Flask and FastAPI
+  growth   query times with 1,000 and 1,000,000 links
+  streams  5,000 open event streams
+  jobs     10,000 background jobs while workers are killed
+  fetches  1,000 slow pages
+
+To run one of them with options, see `python -m benchmarks.api --help` and so on. All of them take
+about ten minutes. Run them on an otherwise idle machine.
+
+Exit codes: 0 success, 1 a benchmark failed or missed its target.
 """
 
 import argparse
@@ -22,17 +28,17 @@ from benchmarks import report
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
-# Those whose module exists: a feature that is removed takes its benchmark along.
+# Removing a feature also removes its benchmark, so list only the modules that exist.
 NAMES = [
     name
     for name in ("api", "growth", "streams", "jobs", "fetches")
     if (Path(__file__).parent / f"{name}.py").exists()
 ]
-PATIENCE = 20  # seconds for what a benchmark has started to end with it
+STOP_SECONDS = 20  # grace period for a benchmark to stop its child processes
 
 
 def run(name: str) -> dict[str, Any] | None:
-    """Run a benchmark, pass on what it says, and return its result; None if it has none."""
+    """Run a benchmark and print its output; return its result, or None if it failed."""
     print(f"== {name}", flush=True)
     process = subprocess.Popen(
         [sys.executable, "-m", f"benchmarks.{name}"],
@@ -46,15 +52,15 @@ def run(name: str) -> dict[str, Any] | None:
         assert process.stdout is not None  # noqa: S101
         for line in process.stdout:
             last = line.strip()
-            # The result stands in the report, for people.
+            # Do not print the JSON result: the report shows it.
             if not last.startswith("{"):
                 print(line, end="", flush=True)
         code = process.wait()
     except BaseException:
-        # At Ctrl-C it has had the signal, too, and cleans up; at SIGTERM it has not.
+        # With Ctrl-C the child has already received the signal; with SIGTERM it has not.
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(PATIENCE)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
         raise
@@ -73,8 +79,16 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--keep-readme", action="store_true", help="only print the section")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=NAMES,
+        metavar="NAME",
+        help="run only these benchmarks, and do not change docs/performance.md",
+    )
+    parser.add_argument(
+        "--no-write", action="store_true", help="print the results, do not change the document"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results: dict[str, dict[str, Any]] = {}
@@ -87,14 +101,14 @@ def main() -> int:
             results[name] = result
     section = report.section(results)
     print(f"\n{section}\n")
-    if not options.only and not options.keep_readme and not failed:
-        PAGE.write_text(report.replaced(PAGE.read_text(), section))
+    if not options.only and not options.no_write and not failed:
+        PAGE.write_text(report.replace_section(PAGE.read_text(), section))
     for name in failed:
-        print(f"{name} has failed.", file=sys.stderr)
-    broken = [name for name, result in results.items() if not result["ok"]]
-    for name in broken:
-        print(f"{name}: a promise was not kept.", file=sys.stderr)
-    return 1 if failed or broken else 0
+        print(f"{name} failed; see the output above.", file=sys.stderr)
+    missed = [name for name, result in results.items() if not result["ok"]]
+    for name in missed:
+        print(f"{name} missed its target.", file=sys.stderr)
+    return 1 if failed or missed else 0
 
 
 if __name__ == "__main__":

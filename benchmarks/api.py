@@ -1,18 +1,19 @@
-"""GET /api/v1/links?limit=20 with a token: this application beside Flask and FastAPI.
+"""Compare GET /api/v1/links?limit=20 in this application, Flask and FastAPI.
 
   python -m benchmarks.api [--rounds N] [--seconds S] [--alone]
 
-Starts the embedded PostgreSQL in a directory that is removed at the end, and every server as one
-process on the same database: a user with 1,000 links, and a token. The servers take turns, several
-times, so that what else happens on the machine hits all alike; the load (benchmarks/load.py) keeps
-32 connections busy. The peers are in benchmarks/side_by_side/, and their packages are installed
-into build/side-by-side/ at the first run. `--alone` leaves them out. In any case there is a view
-that does nothing at all, in Quart and Hypercorn as well: what is possible on this machine now.
+Starts an embedded PostgreSQL in a temporary directory, and each server as one process on the same
+database, which has a user with 1,000 links and an access token. The servers are measured in turn,
+in several rounds, so that other activity on the machine affects all of them. The load generator
+(benchmarks/load.py) uses 32 concurrent connections.
 
-Prints a line for people for each result, and at the end one line of JSON: for each server requests
-a second, the 50th and 99th percentile and the longest wait in milliseconds, milliseconds of
-processor time that the server took for one request, and resident memory in MB; the medians of the
-rounds, and the longest wait of all of them.
+The other applications are in benchmarks/side_by_side/. The first run installs their packages into
+build/side-by-side/. A baseline, a Quart view that returns a constant, shows the upper limit of the
+machine.
+
+Prints the results and, as the last line, JSON. For each server it contains requests per second, the
+50th and 99th percentile of the latency (ms), the maximum latency (ms), CPU time per request (ms)
+and resident memory (MB). The values are medians of the rounds; the maximum is that of all rounds.
 """
 
 import argparse
@@ -40,7 +41,7 @@ import psutil
 
 from app.user.tokens import access_tokens as tokens
 from benchmarks.filling import fill, migrate
-from benchmarks.load import Measured, Order, measure
+from benchmarks.load import LoadOptions, Measured, measure
 from embedded_postgres import create_database, postgres
 from quart_upsun.server.serve import listen
 
@@ -49,12 +50,12 @@ PEERS = ROOT / "benchmarks" / "side_by_side"
 PACKAGES = ROOT / "build" / "side-by-side"
 PATH = "/api/v1/links?limit=20"
 LINKS = 1000
-POOL = 8  # connections to the database, for each; and threads of those that have threads
+POOL_SIZE = 8  # database connections of each server, and threads of the threaded servers
 CONNECTIONS = 32
 OURS = "this application (Quart, Hypercorn)"
-BARE = "Quart, Hypercorn: the same answer, without the work"
-PROMISED = 600  # requests a second
-ADD_TOKEN = """
+BASELINE = "baseline: constant response (Quart, Hypercorn)"
+TARGET = 600  # requests per second
+INSERT_TOKEN = """
     INSERT INTO access_tokens (user_id, name, digest, scopes, expires_at)
     VALUES ($1, 'benchmark', $2, ARRAY['links:read'], now() + interval '1 day')
 """
@@ -62,7 +63,7 @@ ADD_TOKEN = """
 
 @dataclass
 class Server:
-    """A server that runs, and what was measured of it."""
+    """A running server and its measurements."""
 
     name: str
     port: int
@@ -70,7 +71,7 @@ class Server:
     body: str = ""
     rounds: list[Measured] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    """Milliseconds for one request, of each round."""
+    """CPU time per request in each round, in milliseconds."""
 
     def result(self) -> dict[str, float]:
         return {
@@ -83,27 +84,27 @@ class Server:
         }
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that answer: without gunicorn's master, which only watches."""
+        """Return the processes that handle requests, without the master of gunicorn."""
         return self.process.children() or [self.process]
 
     def cpu_seconds(self) -> float:
         return sum(sum(each.cpu_times()[:2]) for each in self.workers())
 
 
-def bare() -> list[str]:
-    """Return how the view without work is started, on `PORT`."""
-    # No workers beside it: the process serves itself.
+def baseline_command() -> list[str]:
+    """Return the command of the baseline, with the placeholder `PORT`."""
+    # With 0 workers, Hypercorn serves in the main process.
     hypercorn = ["-m", "hypercorn", "--workers", "0", "--log-level", "warning"]
     view = "benchmarks.side_by_side.bare_app:app"
     return [sys.executable, *hypercorn, "--bind", "127.0.0.1:PORT", view]
 
 
-def commands(python: Path) -> dict[str, list[str]]:
-    """Return how each peer is started, on `PORT`."""
+def peer_commands(python: Path) -> dict[str, list[str]]:
+    """Return the command of each other server, with the placeholder `PORT`."""
     flask = "benchmarks.side_by_side.flask_app:create_app"
     fastapi = "benchmarks.side_by_side.fastapi_app:app"
     threads = "benchmarks.side_by_side.fastapi_threads_app:app"
-    gunicorn = [*("--workers", "1", "--worker-class", "gthread"), *("--threads", str(POOL))]
+    gunicorn = [*("--workers", "1", "--worker-class", "gthread"), *("--threads", str(POOL_SIZE))]
     uvicorn = [
         *("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"),
         *("--host", "127.0.0.1", "--port", "PORT"),
@@ -123,12 +124,12 @@ def commands(python: Path) -> dict[str, list[str]]:
 
 
 def install() -> Path:
-    """Give the peers a virtual environment of their own; return its interpreter."""
+    """Create the virtual environment of the other servers; return its interpreter."""
     python = PACKAGES / "bin" / "python"
     requirements, installed = PEERS / "requirements.txt", PACKAGES / "installed.txt"
-    # Written last, so that a set-up that was interrupted does not count.
-    if not installed.exists() or installed.read_text() != wanted(requirements):
-        print("Installing the peers' packages into build/side-by-side/", flush=True)
+    # Written last, so that an interrupted installation is repeated.
+    if not installed.exists() or installed.read_text() != installation_key(requirements):
+        print("Installing Flask and FastAPI into build/side-by-side/", flush=True)
         shutil.rmtree(PACKAGES, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(PACKAGES)], check=True)
         subprocess.run(
@@ -141,26 +142,26 @@ def install() -> Path:
             },
             check=True,
         )
-        installed.write_text(wanted(requirements))
+        installed.write_text(installation_key(requirements))
     return python
 
 
-def wanted(requirements: Path) -> str:
+def installation_key(requirements: Path) -> str:
     return f"{sys.version}\n{requirements.read_text()}"
 
 
 @contextmanager
 def serving(
-    name: str, command: list[str], url: str, logs: Path, *, answer: str = ""
+    name: str, command: list[str], url: str, logs: Path, *, response: str = ""
 ) -> Iterator[Server]:
-    """Run a server on a free port, and end it and its children.
+    """Run a server on a free port; kill it and its children on exit.
 
     Args:
-        name: for people.
-        command: with `PORT` where its number belongs.
-        url: of the database.
-        logs: where it may write.
-        answer: what the view without work says.
+        name: the name in the report.
+        command: the command, with the placeholder `PORT`.
+        url: the URL of the database.
+        logs: the directory for its log and its home directory.
+        response: the response body of the baseline.
     """
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
@@ -175,17 +176,17 @@ def serving(
                 "PORT": str(port),
                 "WEB_CONCURRENCY": "1",
                 "DATABASE_URL": url,
-                "DATABASE_POOL_SIZE": str(POOL),
+                "DATABASE_POOL_SIZE": str(POOL_SIZE),
                 "SECRET_KEY": "QmVhdXRpZnVsIGlzIGJldHRlciB0aGFuIHVnbHkuIEV4cGxpY2l0",
                 "MAIL_URL": "console:",
                 "RUN_JOBS": "false",
                 "LOG_LEVEL": "warning",
-                "ANSWER": answer,
+                "RESPONSE": response,
             },
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches only us, who end all the others
+            start_new_session=True,  # Ctrl-C reaches only the parent, which stops the servers
         )
     try:
         wait_for(name, port, process, log)
@@ -202,32 +203,32 @@ def wait_for(name: str, port: int, process: subprocess.Popen[bytes], log: Path) 
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
         except urllib.error.HTTPError:
-            return  # it answers, if only that there is no such page
+            return  # any HTTP response means that the server is running
         except OSError:
             time.sleep(0.1)
         else:
             return
-    raise SystemExit(f"{name} does not serve:\n{log.read_text()[-2000:]}")
+    raise SystemExit(f"{name} did not start:\n{log.read_text()[-2000:]}")
 
 
-def look(server: Server, token: str) -> Any:
-    """Ask once; keep the body, to which all others are compared, and return what it says."""
+def fetch_expected(server: Server, token: str) -> Any:
+    """Send one request; store its body as the expected one, and return the parsed JSON."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{server.port}{PATH}", headers={"X-API-Key": token}
     )
     with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
         server.body = response.read().decode()
-    said = json.loads(server.body)
-    if len(said["items"]) != 20:
-        raise SystemExit(f"{server.name} answers with {len(said['items'])} links")
-    for item in said["items"]:  # there are several ways to write a moment
+    data = json.loads(server.body)
+    if len(data["items"]) != 20:
+        raise SystemExit(f"{server.name} returned {len(data['items'])} links, expected 20.")
+    for item in data["items"]:  # timestamps may be formatted differently
         for name in ("created_at", "updated_at", "fetched_at"):
             item[name] = datetime.fromisoformat(item[name].replace("Z", "+00:00"))
-    return said
+    return data
 
 
 async def one_round(server: Server, token: str, seconds: float, warm_up: float) -> None:
-    order = Order(
+    load = LoadOptions(
         port=server.port,
         path=PATH,
         headers={"X-API-Key": token},
@@ -237,20 +238,23 @@ async def one_round(server: Server, token: str, seconds: float, warm_up: float) 
         body=server.body,
     )
     before = server.cpu_seconds()
-    measured = await measure(order)
+    measured = await measure(load)
     took = server.cpu_seconds() - before
     server.rounds.append(measured)
-    # The warm-up is as fast as the rest, nearly.
+    # Approximate: assumes the same throughput during the warm-up.
     server.cpu.append(1000 * took / (measured.rate * (measured.seconds + warm_up)))
     print(
         f"{server.name}: {measured.rate:.0f} requests/s, p50 {measured.p50} ms,"
-        f" p99 {measured.p99} ms; the load took {measured.cpu:.0%} of a core",
+        f" p99 {measured.p99} ms; the load generator used {measured.cpu:.0%} of a core",
         flush=True,
     )
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    others = {BARE: bare(), **({} if options.alone else commands(install()))}
+    others = {
+        BASELINE: baseline_command(),
+        **({} if options.alone else peer_commands(install())),
+    }
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="api-")))
         postgres_url = stack.enter_context(postgres(directory / "postgres"))
@@ -259,50 +263,61 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         users = await fill(url, {"ada": LINKS})
         token = tokens.generate_token()
         connection = await asyncpg.connect(url)
-        await connection.execute(ADD_TOKEN, users["ada"], tokens.hash_token(token))
+        await connection.execute(INSERT_TOKEN, users["ada"], tokens.hash_token(token))
         await connection.close()
         own = [sys.executable, "-m", "app.server"]
         servers = [stack.enter_context(serving(OURS, own, url, directory))]
-        said = [look(servers[0], token)]
-        answer = servers[0].body
+        expected = fetch_expected(servers[0], token)
+        response = servers[0].body
         for name, command in others.items():
-            starting = serving(name, command, url, directory, answer=answer)
+            starting = serving(name, command, url, directory, response=response)
             servers.append(stack.enter_context(starting))
-            said.append(look(servers[-1], token))
-        if any(each != said[0] for each in said):
-            raise SystemExit("The servers do not answer the same.")
+            if fetch_expected(servers[-1], token) != expected:
+                raise SystemExit(f"{name} returned a different response.")
         for number in range(options.rounds + 1):
-            print(f"round {number}" if number else "to warm up", flush=True)
+            print(f"round {number}" if number else "warm-up", flush=True)
             for server in servers:
                 await one_round(server, token, options.seconds, 0.5)
                 if number == 0:
                     server.rounds.clear()
                     server.cpu.clear()
         results = {server.name: server.result() for server in servers}
-    return {"servers": results, "ours": OURS, "promised": PROMISED}
+    return {"servers": results, "ours": OURS, "target": TARGET}
 
 
-def broken(result: dict[str, Any]) -> list[str]:
-    """Return the promises that were not kept."""
+def missed_targets(result: dict[str, Any]) -> list[str]:
+    """Return a message for each target that was missed."""
     rate = result["servers"][OURS]["requests_per_second"]
-    return [] if rate >= PROMISED else [f"{PROMISED} requests a second; it was {rate}"]
+    return [] if rate >= TARGET else [f"{TARGET} requests/s, measured {rate}"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.api",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="%(default)s")
-    parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="%(default)s")
-    parser.add_argument("--alone", action="store_true", help="without the peers")
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="number of rounds (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=4.0,
+        metavar="S",
+        help="duration of each measurement (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--alone", action="store_true", help="measure only this application and the baseline"
+    )
     result = asyncio.run(run(parser.parse_args()))
     for name, measured in result["servers"].items():
         print(f"{name}: {measured}")
-    promises = broken(result)
-    for promise in promises:
-        print(f"Not kept: {promise}")
-    print(json.dumps(result | {"ok": not promises}))
-    return 1 if promises else 0
+    missed = missed_targets(result)
+    for target in missed:
+        print(f"Target missed: {target}")
+    print(json.dumps(result | {"ok": not missed}))
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Databases full of links, filled quickly.
+"""Fill a database with a large number of links.
 
-Row by row the triggers and indexes of `links` would make a million links a matter of many minutes.
-Here a table is filled first, on two connections, and indexed afterwards; what the trigger of
-`link_tags` does is done by one statement. The words of a link are made by the trigger itself.
+With triggers and indexes, a million inserts take many minutes. Here the tables are filled without
+them, on two connections, and the indexes are created afterwards. One statement fills `link_tags` as
+its trigger would, and the INSERT computes the search vector of each link.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import asyncpg
 ROOT = Path(__file__).parent.parent
 CONNECTIONS = 2
 SETTINGS = """
-    -- No triggers but those that are told to, and no foreign keys.
+    -- Disables triggers and foreign keys.
     SET session_replication_role = replica;
     SET maintenance_work_mem = '512MB';
     SET synchronous_commit = off
@@ -37,8 +37,8 @@ WORDS = [
         "history",
     ),
 ]
-# `article` is in every title, `rare7` in one of so many descriptions, and each word of `WORDS` in
-# one of ten titles; half of the links have the tag `common`, one in 50 the tag `tag7`.
+# `article` is in every title, and each word of `WORDS` in one of ten titles. A word such as `rare7`
+# is in one of RARE descriptions. Half of the links have the tag `common`, one in 50 the tag `tag7`.
 RARE = 100_000
 USER = """
     INSERT INTO users (username, email, password_hash)
@@ -61,7 +61,7 @@ LINKS = f"""
         n % 3 = 0
         FROM generate_series($2::int, $3::int) AS n, (SELECT $4::text[]) AS known (words)
     ) AS link (user_id, url, title, title_given, description, tags, archived)
-"""  # noqa: S608 only numbers
+"""  # noqa: S608 interpolates a constant
 TAGS = """
     INSERT INTO link_tags (link_id, tag, user_id, archived)
     SELECT id, tag, user_id, archived FROM links, unnest(tags) AS tag ORDER BY id
@@ -75,7 +75,7 @@ INDEXES = """
 
 
 def migrate(url: str) -> None:
-    """Give an empty database the schema."""
+    """Migrate an empty database."""
     subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
         cwd=ROOT,
@@ -86,17 +86,17 @@ def migrate(url: str) -> None:
 
 
 async def fill(
-    url: str, links: Mapping[str, int], say: Callable[[str], None] = lambda _: None
+    url: str, links: Mapping[str, int], on_step: Callable[[str], None] = lambda _: None
 ) -> dict[str, int]:
     """Fill a migrated, empty database.
 
     Args:
-        url: of the database; its user must be a superuser.
-        links: how many links each user has, by the user's name.
-        say: told what is being done.
+        url: the URL of the database, with a superuser.
+        links: user name -> number of links.
+        on_step: called with the name of each step.
 
     Returns:
-        The users' ids by their names.
+        User name -> user id.
     """
     connection = await _connect(url)
     try:
@@ -105,12 +105,12 @@ async def fill(
         for index in indexes:
             await connection.execute(f"DROP INDEX {index['name']}")
         for name, count in links.items():
-            say(f"{count:,} links")
+            on_step(f"{count:,} links")
             await _fill_one(url, users[name], count)
-        say("their tags")
+        on_step("tags")
         await connection.execute(TAGS)
         for index in indexes:
-            say(index["name"])
+            on_step(index["name"])
             await connection.execute(index["definition"])
         await connection.execute("VACUUM ANALYZE")
     finally:
@@ -125,7 +125,7 @@ async def _connect(url: str) -> asyncpg.Connection:
 
 
 async def _fill_one(url: str, user_id: int, count: int) -> None:
-    async def some(first: int, last: int) -> None:
+    async def insert(first: int, last: int) -> None:
         connection = await _connect(url)
         try:
             await connection.execute(LINKS, user_id, first, last, WORDS)
@@ -135,4 +135,4 @@ async def _fill_one(url: str, user_id: int, count: int) -> None:
     part = -(-count // CONNECTIONS)
     async with asyncio.TaskGroup() as group:
         for first in range(1, count + 1, part):
-            group.create_task(some(first, min(first + part - 1, count)))
+            group.create_task(insert(first, min(first + part - 1, count)))

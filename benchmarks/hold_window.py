@@ -1,10 +1,10 @@
-"""How long a deploy holds requests: this application beside the recipe of the platform's guide.
+"""Compare how long a deploy holds requests: this application and the recipe of the Flask guide.
 
   python -m benchmarks.hold_window [--runs N]
 
-Rehearses both in turn, each on an environment of its own, and prints a table. Every run is a
-redeploy of a commit that changes a style sheet, onto the data of the run before, so that there is
-nothing to migrate but assets to publish. Needs what `make rehearse` needs, and Node 20 or later.
+Rehearses deploys of both in turn, each in its own environment, and prints a table. Every run
+deploys a commit that changes a style sheet on top of the data of the previous run: there are assets
+to publish, but nothing to migrate. Requires Node 20 or later, and the programs of `make rehearse`.
 """
 
 import argparse
@@ -29,12 +29,12 @@ PARTS = ("start", "post_start", "deploy")
 
 @dataclass
 class Candidate:
-    """A project, and the hold windows that were measured of it."""
+    """A project and its measured hold windows."""
 
     name: str
     repository: Path
     style: str
-    """A style sheet, of which each run changes something."""
+    """The style sheet that each run changes."""
     holds: list[dict[str, float]] = field(default_factory=list)
 
     def row(self) -> str:
@@ -58,7 +58,7 @@ def git(repository: Path, *arguments: str) -> None:
 
 
 def project(name: str, source: Path, directory: Path, style: str) -> Candidate:
-    """Make a repository of its own of the files that Git knows in a directory."""
+    """Copy the tracked files of a directory to a new Git repository."""
     for file in tracked(source):
         target = directory / file
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def project(name: str, source: Path, directory: Path, style: str) -> Candidate:
 
 
 def tracked(directory: Path) -> list[str]:
-    """Return the files below a directory that Git knows."""
+    """Return the files in a directory that Git tracks."""
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=directory, capture_output=True, text=True, check=True
     )
@@ -76,7 +76,7 @@ def tracked(directory: Path) -> list[str]:
 
 
 async def measure(candidate: Candidate, state: Path, run: int) -> None:
-    """Deploy another commit."""
+    """Commit a change, deploy it and record the hold window; run 0 is not recorded."""
     with (candidate.repository / candidate.style).open("a") as style:
         style.write(f"\n.run-{run} {{ color: red; }}\n")
     git(candidate.repository, "add", "--all")
@@ -86,24 +86,28 @@ async def measure(candidate: Candidate, state: Path, run: int) -> None:
         pass
 
     name = candidate.repository.name
-    # The recipe has faults that are not measured here, such as requests that are lost at SIGTERM.
+    # `force`: the recipe fails checks that do not matter here, such as a graceful shutdown.
     options = Options(candidate.repository, state, environment=name, force=True)
     report = await rehearse(options, Console(quiet=True), complete)
     failed = [stage.name for stage in report.stages if stage.name in PARTS and stage.result != "ok"]
     if report.hold is None or failed:
         for finding in report.findings:
             print(finding, file=sys.stderr)
-        raise SystemExit(f"{candidate.name} could not be deployed")
+        raise SystemExit(f"The deploy of {candidate.name} failed.")
     print(f"run {run}, {candidate.name}: {report.hold.seconds:.2f} s", file=sys.stderr)
-    if run:  # the first has an empty database and empty caches
+    if run:  # the first run starts with an empty database and empty caches
         candidate.holds.append(report.hold.parts)
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.hold_window",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--runs", type=int, default=5, help="of each (default: %(default)s)")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="deploys of each project (default: %(default)s)"
+    )
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory(prefix="hold-window-") as temporary:
         directory = Path(temporary)
@@ -120,10 +124,10 @@ async def main() -> None:
             for candidate in candidates:
                 await measure(candidate, directory / "state", run)
     print(
-        f"Median of {runs} deploys each, in turn, in seconds; {platform.machine()},"
-        f" Python {platform.python_version()}:\n"
+        f"Median of {runs} alternating deploys, in seconds ({platform.machine()},"
+        f" Python {platform.python_version()}):\n"
     )
-    print(f"| | {' | '.join(PARTS)} | held | from … to |")
+    print(f"| | {' | '.join(PARTS)} | total | range |")
     print(f"|---|{'---|' * (len(PARTS) + 2)}")
     for candidate in candidates:
         print(candidate.row())

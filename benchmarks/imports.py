@@ -1,15 +1,15 @@
-"""How long an import of 50,000 links takes, what it does to the process meanwhile, and an export.
+"""Measure an import and an export of 50,000 links, and how they affect the process.
 
   python -m benchmarks.imports [--links N]
 
-Starts the embedded PostgreSQL in a directory that is removed at the end, sends a file as Firefox
-writes it, and does the job in this process, beside a task that only wakes up every 5 ms. Prints a
-line of JSON:
+Starts an embedded PostgreSQL in a temporary directory, uploads a bookmark file in the format of
+Firefox, and runs the import job in this process. Meanwhile a task wakes up every 5 ms to measure
+the lag of the event loop. Prints JSON:
 
-- links, megabytes: of the file
-- receive_s, import_s, export_s: until the file is kept, its links are there, and are read again
-- lag_ms, export_lag_ms: the longest that the event loop was late
-- grown_mb: memory of the process, at the most, beyond what it had before
+- links, megabytes: size of the file
+- receive_s, import_s, export_s: duration of the upload, the import job and the export
+- lag_ms, export_lag_ms: maximum lag of the event loop during the import and the export
+- grown_mb: peak growth of the process's memory
 """
 
 import argparse
@@ -35,11 +35,12 @@ from quart_upsun.database.url import parse_database_url
 from quart_upsun.testing import runner_of
 from tests.features.factories import Person
 
-TICK = 0.005  # seconds
+ENVIRONMENT = "benchmark"
+TICK_SECONDS = 0.005
 
 
 class Watch:
-    """Sees how late the event loop is, and how large the process gets."""
+    """Measures the lag of the event loop, and the peak memory of the process."""
 
     def __init__(self) -> None:
         self.lag = 0.0
@@ -49,8 +50,8 @@ class Watch:
     async def run(self) -> None:
         while True:
             started = time.perf_counter()
-            await asyncio.sleep(TICK)
-            self.lag = max(self.lag, time.perf_counter() - started - TICK)
+            await asyncio.sleep(TICK_SECONDS)
+            self.lag = max(self.lag, time.perf_counter() - started - TICK_SECONDS)
             self.most = max(self.most, self._process.memory_info().rss)
 
     @property
@@ -75,7 +76,8 @@ async def bookmarks(links: int) -> AsyncIterator[bytes]:
 async def measure(url: str, links: int) -> dict[str, float]:
     settings = Settings(
         database_url=parse_database_url(url),
-        secret_key=SecretStr("a key for measuring, of no worth elsewhere"),
+        secret_key=SecretStr("a secret key used only by this benchmark"),
+        database_environment=ENVIRONMENT,
         run_jobs=False,
     )
     app = create_app(settings)
@@ -100,7 +102,7 @@ async def measure(url: str, links: int) -> dict[str, float]:
         async with database.read() as session:
             done = await jobs.get_import(session, person.id, number)
         if done is None or (done.state, done.added) != ("done", links):
-            raise RuntimeError(f"not all was imported: {done}")
+            raise RuntimeError(f"the import is incomplete: {done}")
     return {
         "links": links,
         "megabytes": round(done.size / 1e6, 1),
@@ -114,14 +116,24 @@ async def measure(url: str, links: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--links", type=int, default=jobs.MAX_LINKS)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.imports",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--links",
+        type=int,
+        default=jobs.MAX_LINKS,
+        metavar="N",
+        help="number of links (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="quart-upsun-") as directory,
         postgres(Path(directory) / "data", durable=True) as url,
     ):
-        os.environ["DATABASE_URL"] = url
+        os.environ |= {"DATABASE_URL": url, "DATABASE_ENVIRONMENT": ENVIRONMENT}
         command.upgrade(Config(ROOT / "alembic.ini"), "head")
         print(json.dumps(asyncio.run(measure(url, arguments.links))))
 

@@ -1,28 +1,29 @@
-"""Whether jobs survive the death of their workers, and how many can wait at once.
+"""Check that background jobs survive killed workers, and measure concurrent jobs.
 
   python -m benchmarks.jobs [--jobs N] [--workers N] [--kills N] [--waiting N] [--seconds S]
 
-Starts the embedded PostgreSQL in a directory that is removed at the end. The first part asks for
-many short jobs, each of which leaves a row in the transaction that ends it, in a table that would
-take it twice. Workers, `app.worker` in processes of their own, do them; in the middle they are
-killed without warning one after the other, and each is replaced by a new one. The second part lets
-one worker do jobs that only wait, all at the same time.
+Starts an embedded PostgreSQL in a temporary directory. The first part enqueues many short jobs.
+Each inserts a row in the transaction that completes it, into a table that accepts duplicates.
+Worker processes (`app.worker`) run the jobs; some are killed with SIGKILL, one after the other, and
+each is replaced by a new one. In the second part, one worker runs many jobs that only sleep, all at
+the same time.
 
-Prints a line for people for each result, and at the end one line of JSON:
+Prints the results and, as the last line, JSON:
 
-- jobs, kills: what was asked for, and how many workers were killed
-- under_way_at_kills: jobs that all workers together had begun then
-- done, missing, doubles: rows of different jobs; jobs without a row; rows too many
-- jobs_per_second: until the last job was done, the time without heartbeats among it
-- undisturbed_per_second: of all workers together, from the first row to the first kill
+- jobs, kills: number of enqueued jobs, and of killed workers
+- running_at_kills: jobs that were running in all workers at each kill
+- done, missing, duplicates: jobs with a row, jobs without a row, and surplus rows
+- jobs_per_second: throughput until the last job is done, including waits for missed heartbeats
+- undisturbed_per_second: throughput from the first row to the first kill
 - after_last_kill_s: from the last kill to the end
-- waiting, waiting_s, waited_s: jobs that wait, how long each, and from the commit to the end of all
-- waiting_cpu_s: seconds of a processor that the worker used meanwhile
-- start_s, idle_mb, idle_cpu_percent: of one worker that has nothing to do
-- waiting_mb: of one that does all these at once
-- connections: the most that one worker had
+- waiting, waiting_s, waited_s: number of sleeping jobs, the duration of each, and the total time
+- waiting_cpu_s: CPU time of the worker during the sleeping jobs
+- start_s, idle_mb, idle_cpu_percent: start-up time, memory and CPU usage of an idle worker
+- waiting_mb: peak memory of the worker with all sleeping jobs
+- connections: maximum number of connections of one worker
 
-Exit code 1 if a job has no effect or more than one, or waiting took much longer than one job.
+Exit code 1 if a job does not take effect exactly once, or if the sleeping jobs together take much
+longer than one of them.
 """
 
 import argparse
@@ -53,11 +54,11 @@ from quart_upsun.server import worker
 
 ROOT = Path(__file__).parent.parent
 WORK = "--work"
-CHUNK = 1000  # jobs that are asked for in one transaction
+BATCH_SIZE = 1000  # jobs enqueued in one transaction
 IDLE_SECONDS = 20.0
-LIMIT = 600.0
-# What a burst may cost beside the waiting itself: to begin, to end, to note it, a thousand times.
-OVERHEAD = 5.0
+TIMEOUT_SECONDS = 600.0
+# Allowed for starting and completing all sleeping jobs, in addition to the sleep itself.
+OVERHEAD_SECONDS = 5.0
 
 
 async def short(running: JobContext) -> None:
@@ -86,7 +87,7 @@ def factory(settings: Settings) -> Quart:
 
 
 class Worker:
-    """A process that does jobs."""
+    """A worker process."""
 
     def __init__(self, url: str) -> None:
         self.spawned = time.monotonic()
@@ -122,13 +123,13 @@ class Worker:
         self._process.wait()
 
     def stop(self) -> None:
-        """Let it end as a deploy does."""
+        """Stop it gracefully, as a deploy does."""
         self._process.terminate()
         self._process.wait(30)
 
 
 class Watch:
-    """What can be seen in the database while workers are busy with it."""
+    """Enqueues jobs, and observes their progress in the database."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -140,9 +141,9 @@ class Watch:
                 text("CREATE TABLE effects (number integer NOT NULL, worker integer NOT NULL)")
             )
 
-    async def ask(self, task: Task, count: int, **data: Any) -> None:
-        for first in range(0, count, CHUNK):
-            numbers = range(first, min(first + CHUNK, count))
+    async def enqueue(self, task: Task, count: int, **data: Any) -> None:
+        for first in range(0, count, BATCH_SIZE):
+            numbers = range(first, min(first + BATCH_SIZE, count))
             async with self.database.write() as session:
                 await enqueue_many(session, task, [{"number": n, **data} for n in numbers])
 
@@ -153,42 +154,42 @@ class Watch:
     async def rows(self) -> int:
         return await self.scalar("SELECT count(*) FROM effects")
 
-    async def under_way(self) -> int:
+    async def running(self) -> int:
         return await self.scalar("SELECT count(*) FROM pgqueuer WHERE status = 'picked'")
 
-    async def left(self) -> int:
+    async def remaining(self) -> int:
         return await self.scalar("SELECT count(*) FROM pgqueuer WHERE status <> 'failed'")
 
-    async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
-        deadline = time.monotonic() + LIMIT
+    async def wait_until(self, condition: Callable[[], Awaitable[bool]], event: str) -> None:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while not await condition():
             if time.monotonic() > deadline:
-                raise SystemExit(f"{what} did not come within {LIMIT:g} s")
+                raise SystemExit(f"Timed out after {TIMEOUT_SECONDS:g} s waiting for {event}.")
             await asyncio.sleep(0.02)
 
-    async def has_rows(self, count: int) -> None:
+    async def wait_for_rows(self, count: int) -> None:
         async def enough() -> bool:
             return await self.rows() >= count
 
-        await self.until(enough, f"row {count}")
+        await self.wait_until(enough, f"row {count}")
 
-    async def is_empty(self) -> None:
+    async def wait_for_empty_queue(self) -> None:
         async def empty() -> bool:
-            return not await self.left()
+            return not await self.remaining()
 
-        await self.until(empty, "the end of the queue")
+        await self.wait_until(empty, "an empty queue")
 
-    async def outcome(self, asked: int) -> dict[str, int]:
-        """Compare what was asked for with what was done, and forget it."""
+    async def outcome(self, enqueued: int) -> dict[str, int]:
+        """Compare the rows with the enqueued jobs, and delete them."""
         rows = await self.rows()
         done = await self.scalar("SELECT count(DISTINCT number) FROM effects")
         async with self.database.write() as session:
             await session.execute(text("TRUNCATE effects, pgqueuer_log"))
-        return {"done": done, "missing": asked - done, "doubles": rows - done}
+        return {"done": done, "missing": enqueued - done, "duplicates": rows - done}
 
 
 @contextmanager
-def ended(workers: list[Worker]) -> Iterator[None]:
+def killed_at_exit(workers: list[Worker]) -> Iterator[None]:
     try:
         yield
     finally:
@@ -197,35 +198,35 @@ def ended(workers: list[Worker]) -> Iterator[None]:
 
 
 async def survive(watch: Watch, jobs: int, count: int, kills: int) -> dict[str, Any]:
-    """Kill workers while they work."""
-    await watch.ask(SHORT, jobs)
+    """Kill workers while they run jobs."""
+    await watch.enqueue(SHORT, jobs)
     begun = time.monotonic()
     workers = [Worker(watch.url) for _ in range(count)]
     killed: list[Worker] = []
-    with ended(workers):
-        await watch.has_rows(1)
+    with killed_at_exit(workers):
+        await watch.wait_for_rows(1)
         first, rate = time.monotonic(), 0.0
-        under_way: list[int] = []
+        running: list[int] = []
         last = first
         for number in range(kills):
-            # Spread over the middle half.
-            await watch.has_rows(int(jobs * (0.25 + 0.5 * number / max(1, kills - 1))))
+            # Spread the kills over the middle half of the jobs.
+            await watch.wait_for_rows(int(jobs * (0.25 + 0.5 * number / max(1, kills - 1))))
             if not number:
                 rate = await watch.rows() / (time.monotonic() - first)
             victim = workers.pop(0)
             victim.kill()
             last = time.monotonic()
-            under_way.append(await watch.under_way())
+            running.append(await watch.running())
             killed.append(victim)
             workers.append(Worker(watch.url))
-        await watch.is_empty()
+        await watch.wait_for_empty_queue()
         end = time.monotonic()
         for each in workers:
             each.stop()
     return {
         "jobs": jobs,
         "kills": len(killed),
-        "under_way_at_kills": under_way,
+        "running_at_kills": running,
         **await watch.outcome(jobs),
         "jobs_per_second": round(jobs / (end - begun)),
         "undisturbed_per_second": round(rate),
@@ -235,26 +236,26 @@ async def survive(watch: Watch, jobs: int, count: int, kills: int) -> dict[str, 
 
 @asynccontextmanager
 async def one_worker(watch: Watch) -> AsyncIterator[tuple[Worker, float]]:
-    """Run a worker; yield it and how long it took to do its first job."""
-    await watch.ask(SHORT, 1)
+    """Run a worker; yield it, and the seconds from its start to the end of its first job."""
+    await watch.enqueue(SHORT, 1)
     one = Worker(watch.url)
-    with ended([one]):
-        await watch.is_empty()
+    with killed_at_exit([one]):
+        await watch.wait_for_empty_queue()
         start = time.monotonic() - one.spawned
         await watch.outcome(1)
         yield one, start
         one.stop()
 
 
-async def wait(watch: Watch, count: int, seconds: float) -> dict[str, Any]:
-    """Let one worker do nothing, and then very many things that only wait."""
+async def measure_waiting(watch: Watch, count: int, seconds: float) -> dict[str, Any]:
+    """Measure an idle worker, and then the same worker with many sleeping jobs."""
     async with one_worker(watch) as (one, start):
-        await asyncio.sleep(1)  # what the start has left to do
+        await asyncio.sleep(1)  # let start-up work finish
         used, begun = one.cpu_seconds, time.monotonic()
         await asyncio.sleep(IDLE_SECONDS)
         idle = (one.cpu_seconds - used) / (time.monotonic() - begun)
         idle_mb, used = one.megabytes, one.cpu_seconds
-        await watch.ask(WAITING, count, seconds=seconds)
+        await watch.enqueue(WAITING, count, seconds=seconds)
         begun = time.monotonic()
         most = connections = 0.0
 
@@ -262,9 +263,9 @@ async def wait(watch: Watch, count: int, seconds: float) -> dict[str, Any]:
             nonlocal most, connections
             most = max(most, one.megabytes)
             connections = max(connections, len(one.inside.net_connections("tcp")))
-            return not await watch.left()
+            return not await watch.remaining()
 
-        await watch.until(empty, "the end of those that wait")
+        await watch.wait_until(empty, "the sleeping jobs")
         waited, used = time.monotonic() - begun, one.cpu_seconds - used
         failures = await watch.scalar(
             "SELECT count(*) FROM pgqueuer_log WHERE traceback IS NOT NULL"
@@ -277,7 +278,7 @@ async def wait(watch: Watch, count: int, seconds: float) -> dict[str, Any]:
         "waiting_cpu_s": round(used, 2),
         "waiting_failed_attempts": failures,
         "waiting_missing": outcome["missing"],
-        "waiting_doubles": outcome["doubles"],
+        "waiting_duplicates": outcome["duplicates"],
         "start_s": round(start, 2),
         "idle_mb": round(idle_mb, 1),
         "idle_cpu_percent": round(100 * idle, 2),
@@ -286,15 +287,16 @@ async def wait(watch: Watch, count: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def broken(result: dict[str, Any]) -> list[str]:
-    """Return the promises that were not kept."""
+def missed_targets(result: dict[str, Any]) -> list[str]:
+    """Return a message for each target that was missed."""
     checks = {
         "every job is done": not result["missing"] and not result["waiting_missing"],
-        "each effect once": not result["doubles"] and not result["waiting_doubles"],
-        "waiting at once": result["waited_s"] <= result["waiting_s"] + OVERHEAD,
+        "no job takes effect twice": not result["duplicates"] and not result["waiting_duplicates"],
+        "sleeping jobs run concurrently": result["waited_s"]
+        <= result["waiting_s"] + OVERHEAD_SECONDS,
         "no attempt failed": not result["waiting_failed_attempts"],
     }
-    return [promise for promise, kept in checks.items() if not kept]
+    return [target for target, met in checks.items() if not met]
 
 
 def migrate(url: str) -> None:
@@ -313,36 +315,68 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     result = await survive(watch, options.jobs, options.workers, options.kills)
     print(
         f"{result['jobs']} jobs, {options.workers} workers, {result['kills']} killed:"
-        f" {result['missing']} without effect, {result['doubles']} effects too many;"
-        f" {result['jobs_per_second']} jobs/s in all, {result['undisturbed_per_second']} before the"
-        f" first kill; the last were done {result['after_last_kill_s']} s after the last kill"
-        f" (heartbeats are missed after {HEARTBEAT_TIMEOUT.seconds} s, looked for every"
+        f" {result['missing']} effects missing, {result['duplicates']} duplicated;"
+        f" {result['jobs_per_second']} jobs/s in total, {result['undisturbed_per_second']} before"
+        f" the first kill; finished {result['after_last_kill_s']} s after the last kill"
+        f" (heartbeat timeout {HEARTBEAT_TIMEOUT.seconds} s, poll interval"
         f" {POLL_INTERVAL.seconds} s)"
     )
-    result |= await wait(watch, options.waiting, options.seconds)
+    result |= await measure_waiting(watch, options.waiting, options.seconds)
     await watch.database.close()
     print(
-        f"{result['waiting']} jobs that wait {result['waiting_s']:g} s, one worker: all done after"
-        f" {result['waited_s']} s, {result['waiting_cpu_s']} s of a processor,"
+        f"{result['waiting']} jobs that sleep {result['waiting_s']:g} s, one worker: finished after"
+        f" {result['waited_s']} s, {result['waiting_cpu_s']} s of CPU time,"
         f" {result['waiting_failed_attempts']} failed attempts;"
         f" {result['waiting_mb']} MB, {result['connections']} connections"
     )
     print(
-        f"An idle worker: first job {result['start_s']} s after its start, {result['idle_mb']} MB,"
-        f" {result['idle_cpu_percent']} % of a processor"
+        f"Idle worker: first job done {result['start_s']} s after start, {result['idle_mb']} MB,"
+        f" {result['idle_cpu_percent']}% CPU"
     )
     return result
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.jobs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--jobs", type=int, default=10_000, help="short ones (%(default)s)")
-    parser.add_argument("--workers", type=int, default=3, help="at the same time (%(default)s)")
-    parser.add_argument("--kills", type=int, default=3, help="in the middle (%(default)s)")
-    parser.add_argument("--waiting", type=int, default=1000, help="that wait (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="each waits (%(default)s)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="number of short jobs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=3,
+        metavar="N",
+        help="number of workers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=3,
+        metavar="N",
+        help="number of workers to kill (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--waiting",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="number of sleeping jobs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=2.0,
+        metavar="S",
+        help="duration of a sleeping job (default: %(default)s)",
+    )
     options = parser.parse_args()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobs-")))
@@ -350,11 +384,11 @@ def main() -> int:
         url = asyncio.run(create_database(server, "benchmark"))
         migrate(url)
         result = asyncio.run(measure(url, options))
-    promises = broken(result)
-    for promise in promises:
-        print(f"Not kept: {promise}")
-    print(json.dumps(result | {"ok": not promises}))
-    return 1 if promises else 0
+    missed = missed_targets(result)
+    for target in missed:
+        print(f"Target missed: {target}")
+    print(json.dumps(result | {"ok": not missed}))
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""The load of the benchmarks: connections that ask for one page again and again.
+"""Load generator: send the same request repeatedly on several connections.
 
-  python -m benchmarks.load <order.json
+  python -m benchmarks.load <options.json
 
-In a process of its own, on raw sockets, so that it costs little of the machine that it shares with
-the server. Each connection sends its next request when the answer to the last one is complete. An
-answer counts only if it is 200 and its body, byte by byte, the one that was expected: a server
-cannot win by answering something else.
+Runs in a separate process and uses raw sockets, because it shares the machine with the server. Each
+connection sends the next request when it has received the complete response to the previous one.
+Every response must have the status 200 and exactly the expected body.
 """
 
 import asyncio
@@ -23,48 +22,48 @@ CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is asked for."""
+class LoadOptions:
+    """The request to send, and for how long."""
 
     port: int
     path: str
     headers: dict[str, str] = field(default_factory=dict)
     connections: int = 32
     warm_up: float = 1.0
-    """Seconds before the time that counts."""
+    """Seconds of load before the measurement starts."""
     seconds: float = 4.0
     body: str = ""
-    """What each answer must hold."""
+    """The expected response body."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of it; times in milliseconds."""
+    """The result of a measurement; latencies in milliseconds."""
 
     requests: int
     seconds: float
     p50: float
     p99: float
     longest: float
-    """Of those that wait still, too: who is overtaken again and again is in no percentile."""
+    """The maximum, including requests still waiting: a starved request is in no percentile."""
     cpu: float
-    """Of the load's process, as a share of one core: near 1 it would be the load that is slow."""
+    """CPU usage of the load generator, as a share of one core. Near 1, it is the bottleneck."""
 
     @property
     def rate(self) -> float:
-        """Requests a second."""
+        """Requests per second."""
         return self.requests / self.seconds
 
 
-class WrongAnswerError(SystemExit):
-    """An answer is not the expected one."""
+class UnexpectedResponseError(SystemExit):
+    """A response differs from the expected one."""
 
 
-async def measure(order: Order) -> Measured:
-    """Give the load, in another process.
+async def measure(options: LoadOptions) -> Measured:
+    """Run the load generator in another process.
 
     Raises:
-        WrongAnswerError: an answer was not the expected one.
+        UnexpectedResponseError: a response differs from the expected one.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -74,100 +73,102 @@ async def measure(order: Order) -> Measured:
         stdout=asyncio.subprocess.PIPE,
     )
     try:
-        output, _ = await process.communicate(json.dumps(asdict(order)).encode())
+        output, _ = await process.communicate(json.dumps(asdict(options)).encode())
     except BaseException:
         process.kill()
         await process.wait()
         raise
     if process.returncode != 0:
-        raise WrongAnswerError(f"The load on {order.path} ended early.")
+        raise UnexpectedResponseError(
+            f"The load generator failed for {options.path}; see the error above."
+        )
     return Measured(**json.loads(output))
 
 
 class Connection(asyncio.Protocol):
-    """One client."""
+    """A connection that sends one request at a time."""
 
     def __init__(self, load: "Load") -> None:
         self._load = load
         self._received = b""
         self._begun = 0.0
-        self._awaited = 0  # bytes of an answer, once its header is there
+        self._expected_bytes = 0  # bytes of the response; known once its headers are received
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101
         self._transport = transport
-        self._ask()
+        self._send()
 
     @property
-    def waits_since(self) -> float:
-        """When it has asked for what is not answered yet; 0 if it has not."""
+    def pending_since(self) -> float:
+        """When the pending request was sent; 0 if there is none."""
         return self._begun
 
-    def _ask(self) -> None:
-        self._received, self._awaited = b"", 0
+    def _send(self) -> None:
+        self._received, self._expected_bytes = b"", 0
         if not self._begun:
             self._begun = time.perf_counter()
         self._transport.write(self._load.request)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if not self._awaited:
+        if not self._expected_bytes:
             end = self._received.find(b"\r\n\r\n")
             length = LENGTH.search(self._received, 0, end + 2) if end > 0 else None
             if length is None:
                 return
-            self._awaited = end + 4 + int(length[1])
-        if len(self._received) < self._awaited:
+            self._expected_bytes = end + 4 + int(length[1])
+        if len(self._received) < self._expected_bytes:
             return
-        self._load.answered(self._begun, self._received)
+        self._load.received(self._begun, self._received)
         self._begun = 0.0
-        if not CLOSES.search(self._received, 0, self._awaited - len(self._load.body)):
-            self._ask()
+        if not CLOSES.search(self._received, 0, self._expected_bytes - len(self._load.body)):
+            self._send()
 
     def connection_lost(self, error: Exception | None) -> None:
-        # Some servers close after each answer; to connect again is part of what their clients wait.
+        # Some servers close the connection after a response. Reconnecting is part of the latency.
         if self._load.is_over:
             return
         if self._begun:
-            self._load.wrong(f"The connection was lost: {error}")
+            self._load.fail(f"connection lost: {error}")
         else:
             self._begun = time.perf_counter()
             self._load.connect(self)
 
 
 class Load:
-    """All clients."""
+    """All connections, and their latencies."""
 
-    def __init__(self, order: Order) -> None:
-        self.body = order.body.encode()
-        headers = {"Host": f"127.0.0.1:{order.port}", "Accept": "*/*", **order.headers}
-        lines = [f"GET {order.path} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
+    def __init__(self, options: LoadOptions) -> None:
+        self.body = options.body.encode()
+        headers = {"Host": f"127.0.0.1:{options.port}", "Accept": "*/*", **options.headers}
+        lines = [f"GET {options.path} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
         self.request = "\r\n".join([*lines, "", ""]).encode()
-        self._order = order
+        self._options = options
         self._taken: list[float] = []
         self._counts = False
         self.is_over = False
         self._failed: asyncio.Future[None]
-        self._connections = [Connection(self) for _ in range(order.connections)]
+        self._connections = [Connection(self) for _ in range(options.connections)]
         self._connecting: set[asyncio.Task[object]] = set()
 
     async def run(self) -> Measured:
-        """Warm up, and count for as long as was ordered."""
+        """Warm up, then measure."""
         self._failed = asyncio.get_running_loop().create_future()
         for connection in self._connections:
             self.connect(connection)
-        await self._wait(self._order.warm_up)
+        await self._wait(self._options.warm_up)
         begun, cpu = time.perf_counter(), time.process_time()
         self._counts = True
-        await self._wait(self._order.seconds)
+        await self._wait(self._options.seconds)
         seconds = time.perf_counter() - begun
         cpu = time.process_time() - cpu
         self.is_over = True
         now = time.perf_counter()
-        waiting = [now - each.waits_since for each in self._connections if each.waits_since]
+        waiting = [now - each.pending_since for each in self._connections if each.pending_since]
         if not self._taken:
-            raise WrongAnswerError("Nothing was answered.")
+            raise UnexpectedResponseError("No response was received.")
         return Measured(
             len(self._taken),
             round(seconds, 3),
@@ -179,7 +180,7 @@ class Load:
 
     def connect(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
-        coming = loop.create_connection(lambda: connection, "127.0.0.1", self._order.port)
+        coming = loop.create_connection(lambda: connection, "127.0.0.1", self._options.port)
         task: asyncio.Task[object] = loop.create_task(coming)
         self._connecting.add(task)
         task.add_done_callback(self._connected)
@@ -187,19 +188,21 @@ class Load:
     def _connected(self, task: asyncio.Task[object]) -> None:
         self._connecting.discard(task)
         if not self.is_over and not task.cancelled() and (error := task.exception()) is not None:
-            self.wrong(f"No connection: {error}")
+            self.fail(f"cannot connect: {error}")
 
-    def answered(self, begun: float, answer: bytes) -> None:
-        if not answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.0 200 ")):
-            self.wrong(answer[:300].decode(errors="replace"))
-        elif not answer.endswith(b"\r\n\r\n" + self.body):
-            self.wrong("the body is not the expected one")
+    def received(self, begun: float, response: bytes) -> None:
+        if not response.startswith((b"HTTP/1.1 200 ", b"HTTP/1.0 200 ")):
+            self.fail(response[:300].decode(errors="replace"))
+        elif not response.endswith(b"\r\n\r\n" + self.body):
+            self.fail("unexpected response body")
         elif self._counts:
             self._taken.append(time.perf_counter() - begun)
 
-    def wrong(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
         if not self._failed.done():
-            self._failed.set_exception(WrongAnswerError(f"GET {self._order.path}: {reason}"))
+            self._failed.set_exception(
+                UnexpectedResponseError(f"GET {self._options.path}: {reason}")
+            )
 
     async def _wait(self, seconds: float) -> None:
         await asyncio.wait([self._failed], timeout=seconds)
@@ -208,13 +211,13 @@ class Load:
 
 
 def quantile(seconds: Sequence[float], share: float) -> float:
-    """Return the time that so many did not exceed, in milliseconds."""
+    """Return a quantile of the times, in milliseconds."""
     ordered = sorted(seconds)
     return round(1000 * ordered[min(len(ordered) - 1, int(len(ordered) * share))], 2)
 
 
 async def main() -> None:
-    print(json.dumps(asdict(await Load(Order(**json.load(sys.stdin))).run())))
+    print(json.dumps(asdict(await Load(LoadOptions(**json.load(sys.stdin))).run())))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How long `quart sanitize` takes on many users.
+"""Measure how long `quart sanitize` takes on a large database.
 
   python -m benchmarks.sanitize [--users N]
 
-Fills a database of the embedded PostgreSQL, in a directory that is removed at the end, with users
-(one in a hundred bears a name that another one is about to get) and two audit events for each.
-Prints the seconds of a run, of a second one that finds nothing to do, and of one that is killed in
-the middle of the users with SIGKILL and gone on with by the next.
+Starts an embedded PostgreSQL in a temporary directory, and creates users with two audit events
+each. One user in a hundred has a name that another user gets when it is sanitized. Prints the
+duration of a first run, of a second run with nothing to do, and of a run that resumes after one
+that was killed with SIGKILL.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 import asyncpg
 
 from embedded_postgres import create_database, postgres
+from quart_upsun.database import load_models
 from quart_upsun.database.ownership import Identity
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.sanitize.sanitizer import sanitize
@@ -40,7 +41,7 @@ FILL = (
     SELECT 'login', n / 2, '203.0.113.' || n % 256 FROM generate_series(1, 2 * $1::int) AS n
     """,
 )
-REAL = r"""
+NOT_SANITIZED = r"""
     SELECT count(*) FROM users WHERE username <> 'user-' || id
     OR email <> 'user-' || id || '@example.invalid' OR password_hash <> 'sanitized'
     OR session_version <> 2
@@ -51,7 +52,7 @@ def migrate(url: str) -> None:
     subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url},
+        env={**os.environ, "DATABASE_URL": url, "DATABASE_ENVIRONMENT": ENVIRONMENT},
         check=True,
         stderr=subprocess.DEVNULL,
     )
@@ -74,8 +75,8 @@ async def timed(url: str, name: str) -> float:
     return seconds
 
 
-async def kill_in_the_middle(url: str, users: int) -> None:
-    """Run the command itself, and kill it."""
+async def kill_halfway(url: str, users: int) -> None:
+    """Run `quart sanitize`, and kill it when half of the users are done."""
     environment = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": url,
@@ -94,7 +95,7 @@ async def kill_in_the_middle(url: str, users: int) -> None:
     while position < users / 2:
         await asyncio.sleep(0.02)
         if command.returncode is not None:
-            raise SystemExit("It has ended before it could be killed: take more users.")
+            raise SystemExit("The command finished before it could be killed. Use more --users.")
         position = await connection.fetchval("SELECT max(position) FROM sanitizations") or 0
     command.kill()
     await command.wait()
@@ -103,6 +104,7 @@ async def kill_in_the_middle(url: str, users: int) -> None:
 
 
 async def main(users: int) -> None:
+    load_models("app")  # their rules say what is replaced
     with (
         tempfile.TemporaryDirectory(prefix="sanitize-") as directory,
         postgres(Path(directory)) as server,
@@ -111,22 +113,30 @@ async def main(users: int) -> None:
         whole = await create_database(server, "whole")
         migrate(whole)
         await fill(whole, users)
-        print(f"{users:,} users filled in: {time.monotonic() - begun:.1f} s")
+        print(f"{users:,} users created: {time.monotonic() - begun:.1f} s")
         killed = await create_database(server, "killed", template="whole")
         await timed(whole, "first run")
         await timed(whole, "second run")
-        await kill_in_the_middle(killed, users)
-        await timed(killed, "the run after")
+        await kill_halfway(killed, users)
+        await timed(killed, "resumed run")
         for url in (whole, killed):
             connection = await asyncpg.connect(url)
-            assert await connection.fetchval(REAL) == 0  # noqa: S101
+            assert await connection.fetchval(NOT_SANITIZED) == 0  # noqa: S101
             assert await connection.fetchval("SELECT count(*) FROM audit_events") == 0  # noqa: S101
             await connection.close()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.sanitize",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--users", type=int, default=1_000_000, metavar="N")
+    parser.add_argument(
+        "--users",
+        type=int,
+        default=1_000_000,
+        metavar="N",
+        help="number of users (default: %(default)s)",
+    )
     asyncio.run(main(parser.parse_args().users))

@@ -1,25 +1,26 @@
-"""What open streams of live events cost one server process, and how quickly an event reaches all.
+"""Measure the cost of open event streams in one server process, and the latency of events.
 
   python -m benchmarks.streams [--streams N] [--shared N] [--rounds N]
 
-Starts the embedded PostgreSQL in a directory that is removed at the end, the real server with one
-process, and a client process with a raw connection for each stream. Some of the streams are one
-user's, each of the others belongs to a user of its own. In each round one transaction for the first
-of these and one for each of the others publish an event, and every client notes when it arrives.
-Meanwhile `GET /about/` is asked for all the time, on a connection of its own.
+Starts an embedded PostgreSQL in a temporary directory, the production server with one process, and
+a client process with a raw connection for each stream. Some of the streams belong to one user (the
+shared user), each of the others to a different user. In each round, one transaction publishes an
+event for the shared user, and one transaction for each other user. The client records when each
+event arrives. Meanwhile another connection requests `GET /about/` repeatedly.
 
-Prints a line for people for each result, and at the end one line of JSON:
+Prints the results and, as the last line, JSON:
 
-- idle_mb, open_mb, after_mb: the server's resident memory without streams, with all of them, and
-  after the events; open_pss_mb: without what it shares with other processes
-- kb_per_stream: what one more stream takes
-- shared_ms: from the commit of one event for the shared user to its arrival at each of the streams
-- spread_ms: the same for an event of every other user, from the commit of each
-- about_idle_ms, about_ms: answers of /about/ without streams, and while the events arrive
-- connections: those that listen in the database
-- drained_s: from SIGTERM to the end of the process
+- idle_mb, open_mb, after_mb: the server's resident memory without streams, with all streams, and
+  after the events
+- open_pss_mb: proportional set size (PSS) with all streams
+- kb_per_stream: memory per stream
+- shared_ms: from the commit of an event of the shared user to its arrival at each stream
+- spread_ms: the same for the events of the other users
+- about_idle_ms, about_ms: response time of /about/ without streams, and while events arrive
+- connections: listening database connections
+- drained_s: seconds from SIGTERM to the exit of the process
 
-Times are milliseconds, as the median, the 99th percentile and the largest.
+Times in milliseconds are given as median, 99th percentile and maximum.
 """
 
 import argparse
@@ -56,13 +57,13 @@ from quart_upsun.server import serve as server
 ROOT = Path(__file__).parent.parent
 SERVE = "--serve"
 SPARE_FILES = 200
-OPENING = 100  # connections that are being opened at the same time
+MAX_OPENING = 100  # connections to open at the same time
 PUBLISHERS = 4
-WAIT = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
 def factory(settings: Settings) -> Quart:
-    """The application, with a stream for whoever asks."""
+    """Create the application, with a stream that needs no login."""
     app = create_app(settings)
     app.extensions["quart_upsun"].live.per_user = app.extensions["quart_upsun"].live.per_process
 
@@ -74,14 +75,17 @@ def factory(settings: Settings) -> Quart:
 
 
 def raise_limit(files: int) -> None:
-    """Let this process and those it starts open so many files.
+    """Raise the limit of open files for this process and its children.
 
     Raises:
-        SystemExit: they may not.
+        SystemExit: the hard limit is too low.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < files:
-        raise SystemExit(f"{files} open files are needed, and {hard} allowed: take fewer streams.")
+        raise SystemExit(
+            f"{files} open files are required, but the limit is {hard}. Use fewer --streams, or"
+            " raise the limit (ulimit -n)."
+        )
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
 
 
@@ -107,11 +111,11 @@ def serving(url: str) -> Iterator[tuple[psutil.Process, int]]:
         assert process.stdout is not None  # noqa: S101
         port = 0
         for line in process.stdout:
-            said = json.loads(line)
-            port = said.get("port", port)
-            if said["event"] == "serving":
+            entry = json.loads(line)
+            port = entry.get("port", port)
+            if entry["event"] == "serving":
                 break
-        # Nobody reads on: what it says from now on is little.
+        # The rest of the log is short enough for the buffer of the pipe.
         yield psutil.Process(process.pid), port
     finally:
         process.kill()
@@ -119,25 +123,25 @@ def serving(url: str) -> Iterator[tuple[psutil.Process, int]]:
 
 
 class Clients:
-    """The connections, in the process that holds them."""
+    """The client connections, in their own process."""
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.arrivals: list[tuple[int, float]] = []  # the number an event carries, and when
+        self.arrivals: list[tuple[int, float]] = []  # the number of the event, and the time
         self.opened = 0
         self.ended = 0
         self.tasks: list[asyncio.Task[None]] = []
-        self._turn = asyncio.Semaphore(OPENING)
+        self._turn = asyncio.Semaphore(MAX_OPENING)
 
     async def serve(self, orders: Connection) -> None:
-        """Do what the other process asks for."""
+        """Handle commands from the parent process."""
         loop = asyncio.get_running_loop()
         while True:
             order, *arguments = await loop.run_in_executor(None, orders.recv)
             match order:
                 case "open":
                     self.tasks = [asyncio.create_task(self._read(user)) for user in arguments[0]]
-                    await self._until(lambda: self.opened == len(self.tasks))
+                    await self._wait_until(lambda: self.opened == len(self.tasks))
                     answer: Any = None
                 case "arrivals":
                     await self._arrived(arguments[0])
@@ -149,14 +153,15 @@ class Clients:
             orders.send(answer)
 
     async def _arrived(self, count: int) -> None:
-        await self._until(lambda: len(self.arrivals) >= count)
+        await self._wait_until(lambda: len(self.arrivals) >= count)
 
-    async def _until(self, condition: Any) -> None:
-        deadline = time.monotonic() + WAIT
+    async def _wait_until(self, condition: Any) -> None:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while not condition():
             if time.monotonic() > deadline or self.ended:
                 raise SystemExit(
-                    f"{self.opened} opened, {self.ended} ended, {len(self.arrivals)} arrivals"
+                    f"Timed out or disconnected: {self.opened} streams opened, {self.ended} closed,"
+                    f" {len(self.arrivals)} events received."
                 )
             await asyncio.sleep(0.01)
 
@@ -181,7 +186,7 @@ class Clients:
         self.ended += 1
 
     async def _ask(self, least: int, seconds: float) -> list[float]:
-        """Ask for the page for so long, and so often at least; return how long each took."""
+        """Request the page for some time, and at least `least` times; return the response times."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         taken: list[float] = []
         begun = time.monotonic()
@@ -190,7 +195,7 @@ class Clients:
             writer.write(b"GET /about/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             if " 200 " not in head.split("\r\n")[0]:
-                raise SystemExit(f"the page was not answered: {head}")
+                raise SystemExit(f"Unexpected response: {head}")
             await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
             taken.append(time.monotonic() - asked)
             await asyncio.sleep(0.01)
@@ -198,7 +203,7 @@ class Clients:
         return taken
 
 
-def hold_clients(port: int, orders: Connection) -> None:
+def run_clients(port: int, orders: Connection) -> None:
     asyncio.run(Clients(port).serve(orders))
 
 
@@ -211,29 +216,29 @@ def quantiles(seconds: Iterable[float]) -> dict[str, float]:
     }
 
 
-class Published:
-    """Knows when each event was committed, by the number it carries."""
+class Publisher:
+    """Publishes numbered events, and records when each was committed."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.committed: dict[int, float] = {}
 
-    async def to(self, user: int) -> None:
+    async def publish_to(self, user: int) -> None:
         number = len(self.committed)
         self.committed[number] = 0.0
         async with self.database.write() as session:
             await publish(session, user, "benchmark", number=number, title="A page that was kept")
-            before = time.time()  # the commit takes a moment, which counts as the event's
+            before = time.time()  # so that the delay includes the commit
         self.committed[number] = before
 
-    async def to_all(self, users: list[int]) -> None:
+    async def publish_to_all(self, users: list[int]) -> None:
         left = iter(users)
 
-        async def some() -> None:
+        async def worker() -> None:
             for user in left:
-                await self.to(user)
+                await self.publish_to(user)
 
-        await asyncio.gather(*(some() for _ in range(PUBLISHERS)))
+        await asyncio.gather(*(worker() for _ in range(PUBLISHERS)))
 
     def delays(self, arrivals: list[tuple[int, float]]) -> list[float]:
         return [at - self.committed[number] for number, at in arrivals]
@@ -258,32 +263,34 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     with serving(url) as (process, port):
         here, there = multiprocessing.Pipe()
         spawn = multiprocessing.get_context("spawn")
-        client = spawn.Process(target=hold_clients, args=(port, there), daemon=True)
+        client = spawn.Process(target=run_clients, args=(port, there), daemon=True)
         client.start()
 
         async def ask(*order: Any) -> Any:
             here.send(order)
             return await asyncio.to_thread(here.recv)
 
-        def note(name: str, value: Any, words: str) -> None:
+        def record(name: str, value: Any, label: str) -> None:
             result[name] = value
-            print(f"{words}: {value}", flush=True)
+            print(f"{label}: {value}", flush=True)
 
         def memory() -> float:
             return round(process.memory_info().rss / 1e6, 1)
 
-        note("about_idle_ms", quantiles(await ask("about", 100, 1.0)), "/about/, no streams, ms")
-        note("idle_mb", memory(), "memory without streams, MB")
+        record(
+            "about_idle_ms", quantiles(await ask("about", 100, 1.0)), "/about/ without streams, ms"
+        )
+        record("idle_mb", memory(), "memory without streams, MB")
         begun = time.monotonic()
         await ask("open", [users[0]] * shared + users[1:])
-        note("opened_s", round(time.monotonic() - begun, 1), "all streams opened, s")
-        note("open_mb", memory(), "memory with all streams, MB")
+        record("opened_s", round(time.monotonic() - begun, 1), "time to open all streams, s")
+        record("open_mb", memory(), "memory with all streams, MB")
         pss = process.memory_full_info().pss / 1e6
-        note("open_pss_mb", round(pss, 1), "of that not shared (PSS), MB")
+        record("open_pss_mb", round(pss, 1), "memory with all streams (PSS), MB")
         each = (result["open_mb"] - result["idle_mb"]) * 1000 / options.streams
-        note("kb_per_stream", round(each, 1), "one stream, kB")
+        record("kb_per_stream", round(each, 1), "memory per stream, kB")
 
-        published = Published(database)
+        publisher = Publisher(database)
         delays: dict[str, list[float]] = {"shared_ms": [], "spread_ms": []}
         pages: list[float] = []
         for _ in range(options.rounds):
@@ -293,25 +300,25 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
             ):
                 if count == 0:
                     continue
-                publishing = asyncio.create_task(published.to_all(targets))
+                publishing = asyncio.create_task(publisher.publish_to_all(targets))
                 pages += await ask("about", 20, 1.0)
                 await publishing
-                delays[name] += published.delays(await ask("arrivals", count))
-        for name, words in (("shared_ms", "one user's streams"), ("spread_ms", "everybody's")):
+                delays[name] += publisher.delays(await ask("arrivals", count))
+        for name, label in (("shared_ms", "one user"), ("spread_ms", "many users")):
             if delays[name]:
-                note(name, quantiles(delays[name]), f"an event to {words}, ms")
-        note("about_ms", quantiles(pages), "/about/ meanwhile, ms")
-        note("after_mb", memory(), "memory after the events, MB")
+                record(name, quantiles(delays[name]), f"event delay, {label}, ms")
+        record("about_ms", quantiles(pages), "/about/ during events, ms")
+        record("after_mb", memory(), "memory after the events, MB")
         async with database.read() as session:
             listening = await session.scalar(
                 text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name"),
                 {"name": APPLICATION_NAME},
             )
-        note("connections", listening, "connections that listen")
+        record("connections", listening, "listening connections")
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(process.wait, 30)
-        note("drained_s", round(time.monotonic() - begun, 1), "from SIGTERM to the end, s")
+        record("drained_s", round(time.monotonic() - begun, 1), "from SIGTERM to exit, s")
         client.kill()
     await database.close()
     return result
@@ -321,13 +328,23 @@ def main() -> None:
     if SERVE in sys.argv:
         sys.exit(server.main(factory, load_settings))
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.streams",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--streams", type=int, default=5000, metavar="N")
     parser.add_argument(
-        "--shared", type=int, metavar="N", help="streams of one user (default: half of them)"
+        "--streams",
+        type=int,
+        default=5000,
+        metavar="N",
+        help="number of streams (default: %(default)s)",
     )
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument(
+        "--shared", type=int, metavar="N", help="streams of the shared user (default: half of them)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="number of rounds (default: %(default)s)"
+    )
     options = parser.parse_args()
     if options.shared is None:
         options.shared = options.streams // 2

@@ -1,1 +1,1 @@
-"""What `make run` needs on a laptop. Nothing of it is part of the deployed application."""
+"""The development server and tools. The deployed application does not use them."""

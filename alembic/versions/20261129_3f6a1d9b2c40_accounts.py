@@ -1,7 +1,7 @@
-"""accounts, and what the rest of the application builds on
+"""accounts and toolkit tables
 
-Revision: 3f6a1d9b2c40
-Follows: nothing
+Revision ID: 3f6a1d9b2c40
+Revises: none
 """
 
 import sqlalchemy as sa
@@ -58,7 +58,7 @@ def create_users() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
     )
-    # Unique whatever the case: "Ada" and "ada" are one user.
+    # Case-insensitive: "Ada" and "ada" are the same user.
     op.create_index("uq_users_username", "users", [sa.text("lower(username)")], unique=True)
     op.create_index("uq_users_email", "users", [sa.text("lower(email)")], unique=True)
     for column in ("username", "email", "pending_email"):
@@ -130,7 +130,7 @@ def create_security() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_events")),
     )
     op.create_index("ix_audit_events_user_id", "audit_events", ["user_id", "id"])
-    # Append-only, also for a mistake in the application: what must remove rows, says so first.
+    # Append-only, even for bugs in the application. Maintenance sets app.audit_maintenance first.
     op.execute(
         """
         CREATE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -162,8 +162,8 @@ def create_security() -> None:
 
 
 def create_jobs() -> None:
-    # As PgQueuer's own `pgq sql install` has it, in its version 1.6.
-    # squawk-ignore prefer-identity: the library asks for the name of the sequence
+    # The same as `pgq sql install` of PgQueuer 1.6.
+    # squawk-ignore prefer-identity: the library uses the name of the sequence
     STATUS.create(op.get_bind())
     op.create_table(
         "pgqueuer",
@@ -274,7 +274,7 @@ INDEXES = (
     ),
 )
 
-# Tells the workers that there is something to look at. They change rows themselves all the time.
+# Notifies the workers of changes, except updates: these are mostly their own.
 CHANGED = """
 CREATE FUNCTION fn_pgqueuer_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,7 +1,7 @@
-"""links: the reading list
+"""reading list
 
-Revision: b27e58c4d019
-Follows: 3f6a1d9b2c40
+Revision ID: b27e58c4d019
+Revises: 3f6a1d9b2c40
 """
 
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-"""What FLASK_APP names."""
+"""The application that FLASK_APP names."""
 
 from flask_app import create_app
 

@@ -1,7 +1,7 @@
 const path = require("path");
 const MiniCssExtractPlugin = require("mini-css-extract-plugin");
 
-// Notes in manifest.json which name each file got.
+// Writes manifest.json, which maps names to digested file names.
 class Manifest {
   apply(compiler) {
     compiler.hooks.thisCompilation.tap("Manifest", (compilation) => {
@@ -24,7 +24,7 @@ module.exports = {
     path: path.resolve(__dirname, "flask_app/static"),
     filename: "[name].[contenthash].js",
   },
-  cache: false, // node_modules is read-only when this runs
+  cache: false, // node_modules is read-only in the deploy hook
   performance: { hints: false },
   module: {
     rules: [

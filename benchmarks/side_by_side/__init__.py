@@ -1,4 +1,4 @@
-"""The same work, done by others, on the packages of `requirements.txt` alone.
+"""The compared applications. They use only the packages in `requirements.txt`.
 
-But for `bare_app`, which runs on this application's: what Quart and Hypercorn cost without work.
+Except `bare_app`, the baseline, which runs on Quart and Hypercorn.
 """

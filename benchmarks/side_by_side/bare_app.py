@@ -1,14 +1,14 @@
-"""What Quart and Hypercorn cost by themselves: one view, which has its answer from the start."""
+"""The baseline: a Quart view that returns a constant, to show the cost of Quart and Hypercorn."""
 
 import os
 
 from quart import Quart, Response
 
-ANSWER = os.environ["ANSWER"]
+RESPONSE = os.environ["RESPONSE"]
 
 app = Quart(__name__)
 
 
 @app.get("/api/v1/links")
 async def index() -> Response:
-    return Response(ANSWER, content_type="application/json")
+    return Response(RESPONSE, content_type="application/json")

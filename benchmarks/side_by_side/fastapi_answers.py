@@ -1,4 +1,4 @@
-"""What both applications of FastAPI answer, and who may ask."""
+"""Response models and authorization of both FastAPI applications."""
 
 from datetime import datetime
 from typing import Annotated
@@ -37,7 +37,11 @@ class LinksAnswer(BaseModel):
 
 
 def authorized(found: Row[int, str, list[str]] | None) -> int:
-    """Return the id of who holds the token."""
+    """Return the user id of the token's owner.
+
+    Raises:
+        HTTPException: the token is invalid, or does not have the scope `links:read`.
+    """
     if found is None:
         raise HTTPException(401)
     if "links:read" not in found.scopes:
@@ -47,5 +51,5 @@ def authorized(found: Row[int, str, list[str]] | None) -> int:
 
 
 def following(request: Request, limit: int, last: int) -> str:
-    """Return where the next part is."""
+    """Return the URL of the next page."""
     return f"{request.url.path}?{urlencode({'limit': limit, 'before': last})}"

@@ -1,4 +1,4 @@
-"""The list of links by FastAPI, async SQLAlchemy and asyncpg, run by uvicorn with uvloop."""
+"""The list of links with FastAPI, async SQLAlchemy and asyncpg, served by uvicorn with uvloop."""
 
 import os
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ engine = create_async_engine(
     os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+asyncpg://"),
     pool_size=int(os.environ["DATABASE_POOL_SIZE"]),
     max_overflow=0,
-    # As ours: queries that only read need no transaction.
+    # As in this project: reads need no transaction.
     isolation_level="AUTOCOMMIT",
     connect_args={"server_settings": {"jit": "off"}},
 )

@@ -1,7 +1,7 @@
-"""The list of links as FastAPI's full-stack template would answer it: functions in threads.
+"""The list of links in the style of FastAPI's full-stack template: functions in threads.
 
-FastAPI, SQLAlchemy with psycopg 3 and its pool, a session for each request, entities that the
-response's model is made of. Run by uvicorn.
+FastAPI and SQLAlchemy with psycopg 3 and a connection pool, one session per request; the response
+model is created from ORM objects. Served by uvicorn.
 """
 
 import os
@@ -19,7 +19,7 @@ engine = create_engine(
     os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"),
     pool_size=int(os.environ["DATABASE_POOL_SIZE"]),
     max_overflow=0,
-    # As ours: queries that only read need no transaction.
+    # As in this project: reads need no transaction.
     isolation_level="AUTOCOMMIT",
     connect_args={"options": "-c jit=off"},
 )

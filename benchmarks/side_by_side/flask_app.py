@@ -1,7 +1,7 @@
-"""The list of links as an application of cookiecutter-flask would answer it.
+"""The list of links in the style of cookiecutter-flask.
 
-Flask, SQLAlchemy with psycopg 3 and its pool, one session a request. Run by gunicorn with threads,
-and by `flask run`.
+Flask and SQLAlchemy with psycopg 3 and a connection pool, one session per request. Served by
+gunicorn with threads, and by `flask run`.
 """
 
 import os
@@ -65,7 +65,7 @@ def create_app() -> Flask:
         os.environ["DATABASE_URL"],  # postgresql:// means psycopg 3
         pool_size=int(os.environ["DATABASE_POOL_SIZE"]),
         max_overflow=0,
-        # As ours: queries that only read need no transaction.
+        # As in this project: reads need no transaction.
         isolation_level="AUTOCOMMIT",
     )
     app.extensions["engine"] = engine

@@ -1,4 +1,4 @@
-"""The tables that the peers read, and their two queries: what differs is how each serves them."""
+"""The tables and the two queries that all compared applications use."""
 
 import hashlib
 from datetime import datetime
@@ -57,7 +57,7 @@ class Link(Base):
 
 
 def holder(token: str) -> Select[int, str, list[str]]:
-    """Ask whose token it is: `id`, `username` and `scopes`."""
+    """Select the owner of a token: `id`, `username` and `scopes`."""
     return (
         select(User.id, User.username, AccessToken.scopes)
         .join(AccessToken, AccessToken.user_id == User.id)
@@ -70,5 +70,5 @@ def holder(token: str) -> Select[int, str, list[str]]:
 
 
 def newest(user_id: int, limit: int) -> Select[Link]:
-    """Ask for the links that a user has saved last."""
+    """Select the newest links of a user."""
     return select(Link).where(Link.user_id == user_id).order_by(Link.id.desc()).limit(limit)

@@ -1,4 +1,4 @@
-"""The asset build: names, manifest, compressed siblings, errors and watching."""
+"""The asset build: file names, manifest, compressed copies, errors and watch mode."""
 
 import fcntl
 import gzip
@@ -20,7 +20,7 @@ from quart_upsun.testing.programs import require
 ROOT = Path(__file__).resolve().parents[2]
 NODE_MODULES = ROOT / "node_modules"
 DIGEST = re.compile(r"-[A-Z0-9]{8}(?=\.)")
-SECONDS = 120  # for one build on a machine that is busy with other tests
+SECONDS = 120  # for one build, on a machine that runs other tests at the same time
 SMALL_STYLES = "$ink: #123456;\nbody { color: $ink; background: url('../img/logo.svg'); }\n"
 SMALL_SCRIPT = "document.body.dataset.version = 'one';\n"
 READ_BROTLI = """
@@ -36,17 +36,17 @@ Result = subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def node() -> str:
-    """Node, with the packages that the build needs."""
+    """The path of Node, with the npm packages installed."""
     npm = require("npm")
     with (ROOT / "package-lock.json").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # Tests run in several processes.
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
         if not NODE_MODULES.is_dir():
             subprocess.run([npm, "ci"], cwd=ROOT, check=True, capture_output=True, timeout=600)
     return require("node")
 
 
 class Build(NamedTuple):
-    """Where a build went."""
+    """The output of a build."""
 
     outdir: Path
     manifest: Path
@@ -64,7 +64,7 @@ class Build(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """A copy of the sources with small ones of our own, which builds in no time."""
+    """A copy of the sources with small style sheets and scripts, which builds quickly."""
 
     node: str
     root: Path
@@ -90,9 +90,9 @@ class Tree(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def shipped(node: str, tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """The shipped sources, built as a developer and the platform build them."""
-    directory = tmp_path_factory.mktemp("shipped")
+def repository_build(node: str, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """The build of the repository's own sources with `npm run build`."""
+    directory = tmp_path_factory.mktemp("repository")
     build = Build(directory / "static", directory / "app" / "manifest.json")
     subprocess.run(
         [require("npm"), "run", "build", "--", *build.options()],
@@ -113,44 +113,44 @@ def tree(node: str, tmp_path: Path) -> Tree:
     tree = Tree(node, root)
     tree.path("css/main.scss").write_text(SMALL_STYLES)
     tree.path("js/main.js").write_text(SMALL_SCRIPT)
-    for name in ("css/docs.css", "js/docs.js"):  # with Swagger UI they take seconds
+    for name in ("css/docs.css", "js/docs.js"):  # Swagger UI takes seconds to build
         tree.path(name).write_text("")
     return tree
 
 
 def failed(result: Result) -> str:
-    """Return the message of a failed build."""
+    """Assert that the build failed with a one-line message; return the message."""
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.count("\n") == 1
     return result.stderr
 
 
-def test_the_manifest_maps_sources_to_digested_files(shipped: Build) -> None:
-    names = shipped.names()
+def test_manifest_maps_names_to_digested_files(repository_build: Build) -> None:
+    names = repository_build.names()
     assert {"main.css", "main.js", "img/logo.svg", "img/favicon.svg"} <= names.keys()
     assert list(names) == sorted(names)
     for plain, digested in names.items():
         assert DIGEST.sub("", digested) == plain != digested
-        assert (shipped.outdir / digested).is_file()
+        assert (repository_build.outdir / digested).is_file()
 
 
-def test_every_file_is_named_or_a_sibling(shipped: Build) -> None:
-    named = set(shipped.names().values())
-    siblings = {f"{name}{suffix}" for name in named for suffix in (".gz", ".br")}
-    assert shipped.files().keys() <= named | siblings
+def test_every_file_is_in_the_manifest_or_a_compressed_copy(repository_build: Build) -> None:
+    listed = set(repository_build.names().values())
+    copies = {f"{name}{suffix}" for name in listed for suffix in (".gz", ".br")}
+    assert repository_build.files().keys() <= listed | copies
 
 
-def test_siblings_hold_the_same_bytes(node: str, shipped: Build) -> None:
-    files = shipped.files()
+def test_compressed_copies_have_the_same_content(node: str, repository_build: Build) -> None:
+    files = repository_build.files()
     for plain in ("main.css", "main.js", "img/logo.svg"):
-        name = shipped.names()[plain]
+        name = repository_build.names()[plain]
         assert gzip.decompress(files[f"{name}.gz"]) == files[name]
         assert len(files[f"{name}.br"]) < len(files[f"{name}.gz"]) < len(files[name])
-    brotli = [str(shipped.outdir / name) for name in files if name.endswith(".br")]
+    brotli = [str(repository_build.outdir / name) for name in files if name.endswith(".br")]
     subprocess.run([node, "-e", READ_BROTLI, *brotli], check=True, timeout=SECONDS)
 
 
-def test_the_same_sources_give_the_same_files(node: str, shipped: Build, tmp_path: Path) -> None:
+def test_builds_are_reproducible(node: str, repository_build: Build, tmp_path: Path) -> None:
     again = Build(tmp_path / "static", tmp_path / "manifest.json")
     script = str(ROOT / "assets" / "build.mjs")
     subprocess.run(
@@ -160,22 +160,22 @@ def test_the_same_sources_give_the_same_files(node: str, shipped: Build, tmp_pat
         capture_output=True,
         timeout=SECONDS,
     )
-    assert again.files() == shipped.files()
-    assert again.manifest.read_bytes() == shipped.manifest.read_bytes()
+    assert again.files() == repository_build.files()
+    assert again.manifest.read_bytes() == repository_build.manifest.read_bytes()
 
 
-def test_styles_and_script_are_minified(shipped: Build) -> None:
+def test_styles_and_scripts_are_minified(repository_build: Build) -> None:
     for plain in ("main.css", "main.js"):
-        text = (shipped.outdir / shipped.names()[plain]).read_text()
-        assert text.count("\n") < 20  # those of the licence
+        text = (repository_build.outdir / repository_build.names()[plain]).read_text()
+        assert text.count("\n") < 20  # those of the license comment
 
 
-def test_dark_mode_needs_no_script(shipped: Build) -> None:
-    css = (shipped.outdir / shipped.names()["main.css"]).read_text()
+def test_dark_mode_works_without_a_script(repository_build: Build) -> None:
+    css = (repository_build.outdir / repository_build.names()["main.css"]).read_text()
     assert "prefers-color-scheme:dark" in css.replace(" ", "")
 
 
-def test_the_lock_file_names_no_host() -> None:
+def test_lock_file_contains_no_urls() -> None:
     packages = json.loads((ROOT / "package-lock.json").read_text())["packages"]
     assert all("resolved" not in package for package in packages.values())
 
@@ -186,7 +186,7 @@ def test_images_in_styles_are_digested(tree: Tree) -> None:
     assert re.findall(r"url\(\W*(img/.+?)\W*\)", css) == [build.names()["img/logo.svg"]]
 
 
-def test_what_does_not_get_smaller_is_not_compressed(tree: Tree) -> None:
+def test_files_that_do_not_shrink_are_not_compressed(tree: Tree) -> None:
     tree.path("img/tiny.svg").write_text("<svg/>")
     (tree.path("img/photo.png")).write_bytes(b"\x89PNG" + b"a" * 1000)
     build = tree.build()
@@ -195,7 +195,7 @@ def test_what_does_not_get_smaller_is_not_compressed(tree: Tree) -> None:
         assert {file for file in build.files() if file.startswith(name)} == {name}
 
 
-def test_a_change_renames_one_file_and_removes_the_old_one(tree: Tree) -> None:
+def test_change_renames_one_file_and_removes_the_old_one(tree: Tree) -> None:
     before = tree.build()
     names = before.names()
     foreign = {"main.css", "main-notours.css", "photo-ABCD2345.jpg", "img/note.txt"}
@@ -212,7 +212,7 @@ def test_a_change_renames_one_file_and_removes_the_old_one(tree: Tree) -> None:
     assert not any(file.startswith(names["main.js"]) for file in after.files())
 
 
-def test_a_published_directory_keeps_its_files(tree: Tree) -> None:
+def test_build_keeps_files_in_a_published_directory(tree: Tree) -> None:
     before = tree.build()
     (before.outdir / ".releases").mkdir()
     old = before.files()
@@ -231,7 +231,7 @@ def test_a_published_directory_keeps_its_files(tree: Tree) -> None:
         ("img/notes.txt", "not an image", "assets/img/notes.txt "),
     ],
 )
-def test_an_error_names_the_file_and_changes_nothing(
+def test_error_names_the_file_and_changes_nothing(
     tree: Tree, name: str, content: str, place: str
 ) -> None:
     build = tree.build()
@@ -241,28 +241,30 @@ def test_an_error_names_the_file_and_changes_nothing(
     assert (build.files(), build.manifest.read_bytes()) == before
 
 
-def test_an_output_that_cannot_be_written(tree: Tree) -> None:
+def test_error_names_an_unwritable_output_directory(tree: Tree) -> None:
     (tree.root / "file").write_text("no directory")
     message = failed(tree.run("--outdir", str(tree.root / "file" / "static")))
     assert str(tree.root / "file") in message
     assert not (tree.root / "app" / "manifest.json").exists()
 
 
-def test_missing_packages_are_named_with_the_remedy(tree: Tree) -> None:
+def test_error_names_a_missing_package_and_npm_ci(tree: Tree) -> None:
     (tree.root / "node_modules").unlink()
     message = failed(tree.run())
     assert "esbuild" in message
     assert "npm ci" in message
 
 
-def test_an_old_node_is_refused(tree: Tree) -> None:
+def test_build_rejects_an_old_node(tree: Tree) -> None:
     old = "Object.defineProperty(process, 'versions', {value: {node: '18.20.0'}})"
     result = tree.run(node_options=("--import", f"data:text/javascript,{old}"))
-    assert failed(result) == "build.mjs needs Node 20 or later, and this is Node 18.20.0\n"
+    message = failed(result)
+    assert "Node 20 or later" in message
+    assert "18.20.0" in message
 
 
 @pytest.mark.parametrize("arguments", [["--minify"], ["extra"], ["--outdir"], ["--outdir="]])
-def test_wrong_usage(tree: Tree, arguments: list[str]) -> None:
+def test_build_rejects_invalid_arguments(tree: Tree, arguments: list[str]) -> None:
     result = tree.run(*arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
@@ -278,7 +280,7 @@ def test_help_names_every_option(tree: Tree) -> None:
 
 
 class Watcher(NamedTuple):
-    """A build that watches, and the lines it prints."""
+    """A build in watch mode, and the lines of its output."""
 
     process: subprocess.Popen[str]
     lines: queue.SimpleQueue[str]
@@ -312,13 +314,11 @@ def watcher(tree: Tree) -> Iterator[Watcher]:
     yield Watcher(process, lines)
     process.kill()
     reader.join()
-    with process:  # closes its pipes
+    with process:  # closes the pipes
         pass
 
 
-def test_watching_builds_after_each_change_and_goes_on_after_errors(
-    tree: Tree, watcher: Watcher
-) -> None:
+def test_watch_rebuilds_after_changes_and_errors(tree: Tree, watcher: Watcher) -> None:
     build = Build(tree.root / "app" / "static", tree.root / "app" / "manifest.json")
     assert watcher.line().startswith("built ")
     first = build.names()
@@ -328,7 +328,7 @@ def test_watching_builds_after_each_change_and_goes_on_after_errors(
     tree.path("js/main.js").write_text("document.title = 'two';\n")
     assert watcher.line().startswith("built ")
     assert build.names()["main.js"] != first["main.js"]
-    # An open page may still ask for the file that it was rendered with.
+    # An open page may still request the previous file.
     assert (build.outdir / first["main.js"]).exists()
     (tree.path("img/new.svg")).write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     assert watcher.line().startswith("built ")
@@ -338,12 +338,12 @@ def test_watching_builds_after_each_change_and_goes_on_after_errors(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_watching_ends_on_signals(watcher: Watcher, number: signal.Signals) -> None:
+def test_watch_stops_on_signals(watcher: Watcher, number: signal.Signals) -> None:
     assert watcher.line().startswith("built ")
     watcher.process.send_signal(number)
     assert watcher.process.wait(SECONDS) == 0
 
 
-def test_watching_ends_with_its_parent_during_a_build(watcher: Watcher) -> None:
+def test_watch_stops_with_its_parent_during_a_build(watcher: Watcher) -> None:
     watcher.close_stdin()
     assert watcher.process.wait(SECONDS) == 0

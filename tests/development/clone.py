@@ -1,4 +1,4 @@
-"""A clone of the repository, as it lies here, to run its verbs in."""
+"""Run commands in a copy of the working tree."""
 
 import os
 import signal
@@ -17,18 +17,18 @@ import pytest
 from app.settings import ROOT
 
 SECONDS = 90
-# What an outer `make test` says to the makes below it; DATABASE_URL and its like are gone already.
+# Set by an outer `make test` for nested makes. DATABASE_URL and the like are already unset.
 OUTER = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHON", "VENV", "ARGS"}
 
 
 def share_packages(clone: Path) -> None:
-    """Link the packages this test runs with into the clone, if `make` will find nothing to do."""
+    """Link the installed packages into the clone; fail if they do not match the lock files."""
     for installed, lock, name in (
         (Path(sys.prefix) / "installed.txt", "requirements-dev.txt", ".venv"),
         (ROOT / "node_modules" / ".installed.json", "package-lock.json", "node_modules"),
     ):
         if not installed.exists() or installed.read_bytes() != (clone / lock).read_bytes():
-            pytest.fail(f"what is installed is not what {lock} asks for: use `make test`")
+            pytest.fail(f"the installed packages do not match {lock}: run `make test`")
         (clone / name).symlink_to(installed.parent)
 
 
@@ -43,7 +43,7 @@ def free_port() -> str:
 
 
 class Running:
-    """A command that runs in a clone, and what it has said."""
+    """A command running in a clone, and its output so far."""
 
     def __init__(self, clone: Path, *command: str, **variables: str) -> None:
         self.clone = clone
@@ -76,19 +76,19 @@ class Running:
             time.sleep(0.05)
 
     def wait(self, seconds: float = SECONDS) -> int:
-        """Wait for the end, and return the exit code."""
+        """Wait for the command to exit; return the exit code."""
         code = self.process.wait(seconds)
         self._thread.join(SECONDS)
         return code
 
     def interrupt(self) -> int:
-        """Do what Ctrl-C does in a terminal; return the exit code."""
+        """Send SIGINT to the process group, as Ctrl-C does; return the exit code."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.wait()
 
 
-def left_in(clone: Path) -> list[psutil.Process]:
-    """Return the processes that work in the clone or use its files."""
+def processes_in(clone: Path) -> list[psutil.Process]:
+    """Return the running processes whose directory or arguments are in the clone."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         try:
@@ -102,19 +102,19 @@ def left_in(clone: Path) -> list[psutil.Process]:
 
 
 def assert_nothing_left(clone: Path) -> None:
-    """Hold that every process has ended; the init process may need a moment to bury them."""
-    _, alive = psutil.wait_procs(left_in(clone), timeout=2)
+    """Assert that no process is left; init may need a moment to reap them."""
+    _, alive = psutil.wait_procs(processes_in(clone), timeout=2)
     assert not alive
 
 
 @contextmanager
 def running(clone: Path, *command: str, **variables: str) -> Iterator[Running]:
-    """Run a command; at the end kill whatever is left of it."""
+    """Run a command; kill its process group on exit from the context."""
     run = Running(clone, *command, **variables)
     try:
         yield run
     finally:
-        # The group first: nothing of it can start anything any more.
+        # Kill the whole group at once, so that no member can start another process.
         if run.process.poll() is None:
             os.killpg(run.process.pid, signal.SIGKILL)
         run.wait()

@@ -1,4 +1,4 @@
-"""The commands of docs/adding-a-feature.md remove a feature, and nothing else names it."""
+"""Removing a feature with the commands of docs/adding-a-feature.md."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from tests.repository import checkout
 DOCUMENT = ROOT / "docs" / "adding-a-feature.md"
 FORMAT = "make format\n"
 SECONDS = 1800
-# By the heading of the commands: what nothing may name afterwards.
+# Heading of the commands -> pattern of names that must not occur afterwards.
 REMOVALS = {
     "the example": r"(app|templates|features)[./](links|fetching|bookmarks)\b|pages_links"
     r"|browser[./](worker|test_links)|_links\.scss|adding-a-feature|test_side_by_side",
@@ -25,8 +25,8 @@ REMOVALS = {
     "access tokens": r"user[./]tokens\b|(templates|features)[./]tokens\b|\btokens\.index"
     r"|account/tokens|access_tokens\.py|test_side_by_side",
 }
-# Without the example, all other tests run. Without another feature, those that look at all routes,
-# and those of the features next to it. REST=tests/features in the environment runs more.
+# Tests that run after the removal: all for the example; otherwise those that cover all
+# routes and those of related features. Set REST=tests/features to run more.
 SHARED = ("tests/unit", "tests/documents", "tests/features/test_policy.py")
 REST = {
     "the example": ("tests/unit", "tests/documents", "tests/features"),
@@ -34,7 +34,7 @@ REST = {
     "import and export": (*SHARED, "tests/features/links/test_views.py", "tests/features/fetching"),
     "access tokens": (*SHARED, "tests/features/api", "tests/features/links/test_api.py"),
 }
-# The changelog is history; the results of benchmarks are written by the next `make bench`.
+# The changelog is history, and `make bench` rewrites the benchmark results.
 NOT_SCANNED = {"CHANGELOG.md", "docs/performance.md", "docs/adding-a-feature.md"}
 
 
@@ -48,17 +48,17 @@ def commands(feature: str) -> str:
 
 
 def remove(feature: str, tree: Path) -> None:
-    """Copy the repository, and remove a feature from the copy; `make format` is not run."""
+    """Copy the repository and remove a feature from the copy, without running `make format`."""
     checkout(tree)
 
     def run(*command: str) -> None:
         subprocess.run(command, cwd=tree, check=True)
 
     run("git", "init", "--quiet")
-    # Links to the packages are no folders, which .gitignore would cover.
+    # .gitignore covers these directories, but not symbolic links of the same name.
     (tree / ".git" / "info" / "exclude").write_text(".venv\nnode_modules\n")
     run("git", "add", "--all")
-    # `git rm` asks whether what it removes is committed.
+    # `git rm` requires the files to be committed.
     author = ("-c", "user.name=Ada", "-c", "user.email=ada@example.com")
     run("git", *author, "commit", "--quiet", "--no-gpg-sign", "--message", "A clone")
     run("bash", "-euc", commands(feature).replace(FORMAT, ""))
@@ -72,7 +72,7 @@ def test_paths_in_the_document_exist() -> None:
 
 
 @pytest.mark.parametrize("feature", REMOVALS)
-def test_nothing_names_a_removed_feature(tmp_path: Path, feature: str) -> None:
+def test_no_file_mentions_a_removed_feature(tmp_path: Path, feature: str) -> None:
     pattern = re.compile(REMOVALS[feature])
     before = {path for path in checkout(tmp_path / "before").rglob("*") if path.is_file()}
     assert any(pattern.search(str(path)) for path in before)
@@ -89,10 +89,10 @@ def test_nothing_names_a_removed_feature(tmp_path: Path, feature: str) -> None:
     assert left == []
 
 
-# It takes as long as builds do, and shall not be in the way of what measures time.
+# Slow: in the group of the builds, so that it does not disturb tests that measure time.
 @pytest.mark.xdist_group("builds")
 @pytest.mark.parametrize("feature", REMOVALS)
-def test_the_rest_works_without_a_feature(tmp_path: Path, feature: str) -> None:
+def test_other_features_work_without_the_removed_one(tmp_path: Path, feature: str) -> None:
     tree = tmp_path / "tree"
     remove(feature, tree)
     share_packages(tree)
@@ -101,10 +101,10 @@ def test_the_rest_works_without_a_feature(tmp_path: Path, feature: str) -> None:
         with running(tree, *command) as process:
             assert process.wait(SECONDS) == 0, process.output
 
-    cache = ROOT / ".mypy_cache"  # most of the tree is as it was when `make lint` was run last
+    cache = ROOT / ".mypy_cache"  # most files are unchanged since the last `make lint`
     if cache.is_dir():
         copytree(cache, tree / cache.name)
-    for verb in ("format", "lint"):
-        run("make", verb)
+    for target in ("format", "lint"):
+        run("make", target)
     tests = os.environ.get("REST") or " ".join(REST[feature])
     run("make", "test", f"ARGS=-n 0 {tests}")

@@ -1,4 +1,4 @@
-"""The verbs of the Makefile, run in a clone."""
+"""The commands of the Makefile, run in a clone."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ from tests.development.clone import (
     assert_nothing_left,
     environment,
     free_port,
-    left_in,
+    processes_in,
     running,
     share_packages,
 )
@@ -36,17 +36,17 @@ SERVER = (".venv/bin/python", "-m", "development")
 
 @pytest.fixture
 def bare_clone(tmp_path: Path) -> Path:
-    """A clone in which nothing is installed."""
+    """A clone without installed packages."""
     return checkout(tmp_path / "a clone")
 
 
 @pytest.fixture
 def clone(bare_clone: Path) -> Iterator[Path]:
-    """A clone in which the packages are installed, and nothing else is set up."""
+    """A clone with installed packages, and nothing else set up."""
     require("node")
     share_packages(bare_clone)
     yield bare_clone
-    for process in left_in(bare_clone):
+    for process in processes_in(bare_clone):
         process.kill()
 
 
@@ -67,8 +67,8 @@ def make(clone: Path, *arguments: str, **variables: str) -> subprocess.Completed
     )
 
 
-def said(output: str) -> list[str]:
-    """Return the lines that are not make's own."""
+def messages(output: str) -> list[str]:
+    """Return the lines of the output without those of make itself."""
     return [line for line in output.splitlines() if not line.startswith("make: ")]
 
 
@@ -79,18 +79,18 @@ def write_program(path: Path, script: str) -> Path:
     return path
 
 
-def test_help_lists_every_verb() -> None:
+def test_help_lists_every_command() -> None:
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert phony
-    verbs = {name for name in phony[1].split() if not name.endswith("-packages")}
+    commands = {name for name in phony[1].split() if not name.endswith("-packages")}
     listed = re.findall(r"^  make ([\w-]+) +\w", make(ROOT, "help").stdout, re.MULTILINE)
-    assert sorted(listed) == sorted(verbs)
+    assert sorted(listed) == sorted(commands)
     assert make(ROOT).stdout == make(ROOT, "help").stdout
 
 
 async def execute(url: str, statement: str) -> str:
-    """Run a statement in the database that `make run` uses."""
+    """Run a statement in the database of `make run`; return the command tag."""
     connection = await asyncpg.connect(make_url(url).set(database="app").render_as_string(False))
     try:
         return str(await connection.execute(statement))
@@ -108,7 +108,7 @@ async def test_run_serves_and_leaves_only_data_behind(clone: Path) -> None:
         assert fetch(run.port, style[1]).status_code == 200
         with postgres(clone / ".data" / "postgres") as url:
             await execute(url, "CREATE TABLE kept ()")
-        # Like every make, this one dies of the signal itself. It has no error to report.
+        # make re-raises the signal, and reports no error.
         assert run.interrupt() == -signal.SIGINT
         assert not re.search("make: |Traceback", run.output), run.output
         assert_nothing_left(clone)
@@ -125,39 +125,39 @@ async def test_run_serves_and_leaves_only_data_behind(clone: Path) -> None:
         assert_nothing_left(clone)
 
 
-async def test_what_runs_in_the_background_can_be_interrupted(clone: Path) -> None:
-    """A shell without job control starts it with SIGINT ignored, as `nohup make test &` does."""
+async def test_background_commands_can_be_interrupted(clone: Path) -> None:
+    """A shell without job control starts background jobs with SIGINT ignored."""
     script = (
         "import signal, sys, pytest; signal.signal(signal.SIGINT, signal.SIG_IGN);"
         "sys.exit(pytest.main(['-q', '-p', 'no:randomly',"
-        " 'tests/development/test_make.py::test_a_database_of_ones_own']))"
+        " 'tests/development/test_make.py::test_run_uses_and_migrates_database_url']))"
     )
     with running(ROOT, sys.executable, "-c", script) as run:
         assert run.wait() == 0, run.output
 
 
-def test_changes_are_served_without_a_restart_by_hand(clone: Path) -> None:
+def test_run_reloads_after_changes(clone: Path) -> None:
     with running(clone, *SERVER) as run:
         run.wait_for("Serving on ")
         template = clone / "app" / "templates" / "public" / "about.html"
-        template.write_text(template.read_text().replace("</h1>", ", by hand</h1>", 1))
+        template.write_text(template.read_text().replace("</h1>", ", edited</h1>", 1))
         run.wait_for("Serving on ", times=2)
-        assert ", by hand</h1>" in fetch(run.port, "/about/").text
+        assert ", edited</h1>" in fetch(run.port, "/about/").text
 
         views = clone / "app" / "public" / "views.py"
         correct = views.read_text()
         views.write_text(f"{correct}\n!")
-        run.wait_for("The server ended with exit code 1; waiting for a change")
+        run.wait_for("The server exited with code 1; waiting for changes")
         views.write_text(correct)
         run.wait_for("Serving on ", times=3)
 
         style = clone / "assets" / "css" / "main.scss"
-        style.write_text(style.read_text() + "\n.by-hand { color: red }\n")
+        style.write_text(style.read_text() + "\n.edited { color: red }\n")
         run.wait_for("Changed: app/manifest.json")
         run.wait_for("Serving on ", times=4)
         sheet = re.search(r'"(/static/[^"]+\.css)"', fetch(run.port, "/").text)
         assert sheet
-        assert ".by-hand" in fetch(run.port, sheet[1]).text
+        assert ".edited" in fetch(run.port, sheet[1]).text
 
         versions = clone / "alembic" / "versions"
         newest = head()
@@ -175,56 +175,58 @@ def test_changes_are_served_without_a_restart_by_hand(clone: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_other_signals_end_it_in_order_too(clone: Path, number: signal.Signals) -> None:
+def test_run_stops_gracefully_on_sigterm_and_sighup(clone: Path, number: signal.Signals) -> None:
     with running(clone, *SERVER) as run:
-        run.wait_for("PostgreSQL is running")  # in the middle of the set-up
+        run.wait_for("PostgreSQL is running")  # during setup
         run.process.send_signal(number)
         assert run.wait() == 0
         assert "Traceback" not in run.output
         assert_nothing_left(clone)
 
 
-def test_a_second_signal_hurries(clone: Path) -> None:
+def test_second_signal_forces_stop(clone: Path) -> None:
     with running(clone, *SERVER) as run:
         run.wait_for("Serving on ")
         (server,) = (
-            process for process in left_in(clone) if process.cmdline()[1:] == ["-m", "app.server"]
+            process
+            for process in processes_in(clone)
+            if process.cmdline()[1:] == ["-m", "app.server"]
         )
-        server.suspend()  # it will not answer to SIGTERM
+        server.suspend()  # it cannot handle SIGTERM
         run.process.send_signal(signal.SIGINT)
         run.wait_for("Stopping")
         assert server.is_running()
         run.process.send_signal(signal.SIGINT)
         begun = time.monotonic()
         assert run.wait() == 0
-        assert time.monotonic() - begun < 10  # without the hurry it is 12 seconds
+        assert time.monotonic() - begun < 10  # the grace period is 12 seconds
         assert_nothing_left(clone)
 
 
-def test_what_a_kill_leaves_is_named_by_the_next_start(clone: Path) -> None:
+def test_run_reports_a_server_left_by_a_killed_run(clone: Path) -> None:
     with running(clone, *SERVER) as run:
         run.wait_for("Serving on ")
         run.process.kill()
         run.process.wait()
         deadline = time.monotonic() + 20
-        while len(left := left_in(clone)) > 1:  # the build and PostgreSQL notice, and end
+        while len(left := processes_in(clone)) > 1:  # the others exit by themselves
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
         again = make(clone, "run", PORT=run.port)
         assert again.returncode != 0
-        (sentence,) = said(again.stdout)
-        assert f"Port {run.port} is taken" in sentence
+        (sentence,) = messages(again.stdout)
+        assert f"Port {run.port} is already in use" in sentence
         assert "that was killed" in sentence
         left[0].kill()
 
 
-def test_a_taken_port(clone: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+def test_run_rejects_a_port_in_use(clone: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
         result = make(clone, "run", PORT=port)
     assert result.returncode != 0
-    (sentence,) = said(result.stdout)
-    assert f"Port {port} is taken" in sentence
+    (sentence,) = messages(result.stdout)
+    assert f"Port {port} is already in use" in sentence
     assert "PORT=8000 make run" in sentence
     assert not (clone / ".data").exists()
 
@@ -232,37 +234,39 @@ def test_a_taken_port(clone: Path) -> None:
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({"PORT": "http"}, "PORT must be a number from 1 to 65535, not 'http'."),
-        ({"PORT": "65536"}, "PORT must be a number from 1 to 65535, not '65536'."),
+        ({"PORT": "http"}, "PORT must be a number from 1 to 65535, got 'http'."),
+        ({"PORT": "65536"}, "PORT must be a number from 1 to 65535, got '65536'."),
         ({"HOST": "no.such.host.invalid"}, "no.such.host.invalid"),
-        ({"DATABASE_URL": "sqlite:///app.db"}, "DATABASE_URL must begin with postgresql://"),
-        ({"DATABASE_URL": "what?"}, "DATABASE_URL is not of the form postgresql://"),
+        ({"DATABASE_URL": "sqlite:///app.db"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "what?"}, "DATABASE_URL"),
         (
             {"DATABASE_URL": "postgresql://me:hidden@127.0.0.1:1/some"},
-            "DATABASE_URL names the database 'some' at 127.0.0.1:1, which cannot be reached:"
+            "Cannot connect to the database 'some' at 127.0.0.1:1 (from DATABASE_URL):"
             " Connection refused.",
         ),
     ],
 )
-def test_a_wrong_variable(clone: Path, variables: dict[str, str], expected: str) -> None:
+def test_run_reports_an_invalid_variable(
+    clone: Path, variables: dict[str, str], expected: str
+) -> None:
     result = make(clone, "run", **{"PORT": free_port(), **variables})
     assert result.returncode != 0
-    (sentence,) = said(result.stdout)
+    (sentence,) = messages(result.stdout)
     assert expected in sentence
     assert "hidden" not in sentence
     assert not (clone / ".data").exists()
 
 
-def test_a_database_that_refuses_the_password(clone: Path, server_url: str) -> None:
+def test_run_reports_a_rejected_password(clone: Path, server_url: str) -> None:
     url = make_url(server_url).set(password="hidden").render_as_string(False)
     result = make(clone, "run", PORT=free_port(), DATABASE_URL=url)
     assert result.returncode != 0
-    (sentence,) = said(result.stdout)
+    (sentence,) = messages(result.stdout)
     assert "password authentication failed" in sentence
     assert "hidden" not in sentence
 
 
-def test_a_database_of_ones_own(clone: Path, empty_database: str) -> None:
+def test_run_uses_and_migrates_database_url(clone: Path, empty_database: str) -> None:
     with running(clone, *SERVER, DATABASE_URL=empty_database) as run:
         run.wait_for("Serving on ")
         assert "Running upgrade" in run.output
@@ -271,10 +275,10 @@ def test_a_database_of_ones_own(clone: Path, empty_database: str) -> None:
         assert_nothing_left(clone)
 
 
-async def test_a_database_of_another_environment_is_served_and_left_alone(
+async def test_run_does_not_change_a_database_of_another_environment(
     clone: Path, database_url: str
 ) -> None:
-    """Such as production's through a tunnel: no migration, no jobs, no schedules."""
+    """For instance production's through a tunnel: no migrations, jobs or schedules run."""
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute("UPDATE database_owner SET environment = 'main-bvxea6i'")
@@ -285,7 +289,7 @@ async def test_a_database_of_another_environment_is_served_and_left_alone(
         with running(clone, *SERVER, DATABASE_URL=database_url) as run:
             await asyncio.to_thread(run.wait_for, "Serving on ")
             await asyncio.to_thread(run.wait_for, "jobs are not run")
-            assert "Not migrating, and not running jobs: The database belongs to" in run.output
+            assert "Migrations and jobs are disabled: " in run.output
             assert "DATABASE_ENVIRONMENT=main-bvxea6i" in run.output
             assert "alembic" not in run.output.replace("`alembic upgrade head`", "")
             assert run.interrupt() == 0
@@ -299,12 +303,14 @@ async def test_a_database_of_another_environment_is_served_and_left_alone(
 @pytest.mark.parametrize(
     ("file", "broken", "expected"),
     [
-        ("assets/css/main.scss", "{", "The assets cannot be built; the lines above say why."),
-        ("alembic/env.py", "!", "The database cannot be migrated; the lines above say why."),
-        ("app/server.py", "!", "The server did not become ready; see above"),
+        ("assets/css/main.scss", "{", "The asset build failed;"),
+        ("alembic/env.py", "!", "The migration failed;"),
+        ("app/server.py", "!", "The server is not ready;"),
     ],
 )
-def test_a_step_that_fails(clone: Path, file: str, broken: str, expected: str) -> None:
+def test_run_reports_the_step_that_failed(
+    clone: Path, file: str, broken: str, expected: str
+) -> None:
     (clone / file).write_text(broken)
     with running(clone, *SERVER) as run:
         assert run.wait() == 1
@@ -314,7 +320,7 @@ def test_a_step_that_fails(clone: Path, file: str, broken: str, expected: str) -
 
 @pytest.mark.parametrize("installed", [True, False])
 @pytest.mark.parametrize("version", [None, "18.20.4"])
-def test_no_node_or_an_old_one(clone: Path, version: str | None, installed: bool) -> None:
+def test_run_requires_a_recent_node(clone: Path, version: str | None, installed: bool) -> None:
     if not installed:
         (clone / "node_modules").unlink()
     programs = clone.parent / "programs"
@@ -326,31 +332,31 @@ def test_no_node_or_an_old_one(clone: Path, version: str | None, installed: bool
         write_program(programs / "node", f"echo v{version}")
     result = make(clone, "run", PATH=str(programs), PORT=free_port())
     assert result.returncode != 0
-    (sentence,) = said(result.stdout)
-    assert re.search(version or "not (to be )?found", sentence)
+    (sentence,) = messages(result.stdout)
+    assert (version or "not installed") in sentence
     assert "Node 20 or later" in sentence
     assert not (clone / ".data").exists()
 
 
 @pytest.mark.parametrize("version", ["2.7.18", "3.6.15", "3.10.13"])
-def test_a_python_that_is_too_old(bare_clone: Path, version: str) -> None:
+def test_run_rejects_an_old_python(bare_clone: Path, version: str) -> None:
     python = write_program(bare_clone.parent / "python3", f"echo {version}")
     result = make(bare_clone, "run", PYTHON=str(python))
     assert result.returncode != 0
-    (sentence,) = said(result.stdout)
-    assert "Python 3.11 or later is needed" in sentence
+    (sentence,) = messages(result.stdout)
+    assert "Python 3.11 or later is required" in sentence
     assert f"is {version}" in sentence
 
 
-def test_no_python_at_all(bare_clone: Path) -> None:
+def test_run_reports_a_missing_python(bare_clone: Path) -> None:
     result = make(bare_clone, "run", PYTHON="python3.99")
     assert result.returncode != 0
-    (sentence,) = said(result.stdout)
-    assert "python3.99 is not to be found" in sentence
+    (sentence,) = messages(result.stdout)
+    assert "python3.99 is not installed" in sentence
 
 
 def write_python(path: Path, version: str, *, pip_fails: bool = False) -> Path:
-    """Write a Python that only tells its version, and says what is done with it."""
+    """Write a fake Python that prints its version, and the commands that it receives."""
     return write_program(
         path,
         f"""
@@ -364,8 +370,8 @@ esac""",
     )
 
 
-def test_when_python_packages_are_installed(bare_clone: Path) -> None:
-    """Once; again after an interruption, for another lock file, and for another interpreter."""
+def test_python_packages_are_installed_when_needed(bare_clone: Path) -> None:
+    """Once, and again after an interruption, a new lock file or another interpreter."""
 
     def steps(**variables: str) -> list[str]:
         output = make(bare_clone, "python-packages", **variables).stdout
@@ -378,11 +384,11 @@ def test_when_python_packages_are_installed(bare_clone: Path) -> None:
     write_python(python, "3.12.1")
     assert steps(**named) == [f"venv {python}", "pip"]
     assert steps(**named) == []
-    assert steps() == []  # no interpreter is asked for
+    assert steps() == []  # PYTHON is not set
 
     with (bare_clone / "requirements-dev.txt").open("a") as lock:
         lock.write("# changed\n")
-    assert steps() == [f"venv {python}", "pip"]  # the same interpreter as before
+    assert steps() == [f"venv {python}", "pip"]  # the interpreter of the previous environment
     assert steps() == []
 
     other = write_python(bare_clone.parent / "python3.13", "3.13.0")
@@ -391,7 +397,7 @@ def test_when_python_packages_are_installed(bare_clone: Path) -> None:
     assert steps(PYTHON=str(other), VENV=".other") == [f"venv {other}", "pip"]
 
 
-def test_npm_packages_are_installed_again_after_an_interruption(bare_clone: Path) -> None:
+def test_npm_packages_are_reinstalled_after_an_interruption(bare_clone: Path) -> None:
     programs = bare_clone.parent / "programs"
     write_program(programs / "node", "echo v20.1.0")
     path = f"{programs}:{os.environ['PATH']}"
@@ -409,10 +415,11 @@ def test_npm_packages_are_installed_again_after_an_interruption(bare_clone: Path
     assert installs()
 
 
-def test_migration_writes_what_changed_in_the_models(clone: Path) -> None:
+def test_migration_is_generated_from_the_models(clone: Path) -> None:
     result = make(clone, "migration")
     assert result.returncode != 0
-    assert said(result.stdout) == ['Say what it does: make migration m="add a column"']
+    (sentence,) = messages(result.stdout)
+    assert 'make migration m="add a column"' in sentence
 
     with (clone / "app" / "user" / "models.py").open("a") as models:
         models.write(
@@ -420,22 +427,22 @@ def test_migration_writes_what_changed_in_the_models(clone: Path) -> None:
             '    __tablename__ = "pets"\n\n'
             "    id: Mapped[int] = mapped_column(primary_key=True)\n"
         )
-    result = make(clone, "migration", 'm=Somebody\'s "pets"')
+    result = make(clone, "migration", 'm=A user\'s "pets"')
     assert result.returncode == 0, result.stdout
-    (written,) = (clone / "alembic" / "versions").glob("*_somebody_s_pets.py")
+    (written,) = (clone / "alembic" / "versions").glob("*_a_user_s_pets.py")
     assert "create_table" in written.read_text()
     for check in (("check",), ("format", "--check")):
         subprocess.run([sys.executable, "-m", "ruff", *check, str(written)], cwd=clone, check=True)
     assert_nothing_left(clone)
 
 
-def test_a_command_gets_the_database_and_its_own_exit_code(clone: Path) -> None:
+def test_command_receives_database_url_and_sets_the_exit_code(clone: Path) -> None:
     with running(clone, *SERVER, "sh", "-c", 'echo "url: $DATABASE_URL"; exit 7') as run:
         assert run.wait() == 7
         assert re.search(r"url: postgresql://.*@127\.0\.0\.1:\d+/app$", run.output, re.MULTILINE)
     with running(clone, *SERVER, "no-such-command") as run:
         assert run.wait() == 1
-        assert "no-such-command cannot be run: No such file or directory." in run.output
+        assert "Cannot run no-such-command: No such file or directory." in run.output
     assert_nothing_left(clone)
 
 

@@ -1,4 +1,4 @@
-"""The documents agree with the code."""
+"""The documentation matches the code."""
 
 import re
 from importlib import import_module
@@ -27,29 +27,29 @@ def read(document: str) -> str:
 
 
 def section(document: str, title: str) -> str:
-    """Return the text below a heading."""
+    """Return the text of a section, given its heading."""
     _, _, rest = read(document).partition(f"\n## {title}\n")
     assert rest, f"no section {title!r}"
     return rest.partition("\n## ")[0]
 
 
-# Fields that no variable of their own sets.
+# Fields without a variable of the same name.
 DERIVED = {"platform", "checkout"}
 
 
 def first_cells(text: str) -> list[str]:
-    """What stands in backticks in the first cell of each row of the section's tables."""
+    """Return the names in backticks in the first column of all tables."""
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     return [name for cell in rows for name in re.findall(r"`([^`]+)`", cell)]
 
 
 def exported() -> set[str]:
-    """The variables that `.environment` sets."""
+    """Return the variables that `.environment` sets."""
     code = re.sub(r"^\s*#.*", "", (ROOT / ".environment").read_text(), flags=re.MULTILINE)
     return set(re.findall(r"\b([A-Z][A-Z_]+)=", code)) - {"LC_ALL"}
 
 
-def test_the_table_of_variables_is_complete() -> None:
+def test_table_of_variables_is_complete() -> None:
     read = {name.upper() for name in Settings.model_fields if name not in DERIVED}
     listed = first_cells(section("docs/configuration.md", "Variables"))
     assert len(listed) == len(set(listed))
@@ -58,7 +58,7 @@ def test_the_table_of_variables_is_complete() -> None:
     assert set(listed) <= read | exported()
 
 
-def test_defaults_in_the_table_are_true() -> None:
+def test_table_of_variables_has_the_correct_defaults() -> None:
     table = section("docs/configuration.md", "Variables")
     for name, field in Settings.model_fields.items():
         if (
@@ -70,7 +70,7 @@ def test_defaults_in_the_table_are_true() -> None:
             assert f"| `{name.upper()}` | `{default}` |" in table, name
 
 
-def test_environment_explains_what_it_exports() -> None:
+def test_environment_file_explains_each_variable() -> None:
     comments = "\n".join(
         line for line in (ROOT / ".environment").read_text().splitlines() if "#" in line
     )
@@ -78,44 +78,44 @@ def test_environment_explains_what_it_exports() -> None:
         assert re.search(rf"\b{name}\b", comments), f"{name} is not explained in .environment"
 
 
-def test_verbs_of_make_are_documented() -> None:
-    verbs = set(re.findall(r"^([a-z-]+):.*?## ", read("Makefile"), re.MULTILINE))
+def test_make_commands_are_documented() -> None:
+    commands = set(re.findall(r"^([a-z-]+):.*?## ", read("Makefile"), re.MULTILINE))
     listed = [
         name.split()[1] for name in first_cells(read("docs/development.md")) if "make" in name
     ]
-    assert sorted(listed) == sorted(verbs)
+    assert sorted(listed) == sorted(commands)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_verbs_that_a_document_names_exist(document: str) -> None:
-    verbs = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+def test_make_commands_in_documents_exist(document: str) -> None:
+    commands = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
     named = re.findall(
         r"(?:^|`)(?:[A-Z_]+=\S+ )*make (?:[A-Z]+=\S+ )*([a-z-]+)", read(document), re.M
     )
-    for verb in named:
-        assert verb in verbs, f"{document} names `make {verb}`"
+    for command in named:
+        assert command in commands, f"{document} names `make {command}`"
 
 
-def test_the_map_names_what_exists_and_all_of_it() -> None:
+def test_project_layout_is_complete() -> None:
     files = set(tracked_files())
     listed = first_cells(section("README.md", "The map"))
     assert len(listed) == len(set(listed))
     for path in listed:
         assert exists(path, files), path
-    # The top level, and the packages and modules of the application, are all on the map.
-    on_map = {path.rstrip("/") for path in listed}
-    not_for_the_map = {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
-    not_for_the_map |= {".gitignore", ".npmrc"}
+    # The table lists the top level, and the packages and modules of the application.
+    names = {path.rstrip("/") for path in listed}
+    not_listed = {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
+    not_listed |= {".gitignore", ".npmrc"}
     for name in files:
         top, *rest = name.split("/")
-        if top not in not_for_the_map:
-            assert top in on_map, f"{name} is not on the map"
+        if top not in not_listed:
+            assert top in names, f"{name} is not listed"
         if top == "app":
-            assert f"app/{rest[0]}" in on_map, f"{name} is not on the map"
+            assert f"app/{rest[0]}" in names, f"{name} is not listed"
 
 
 def exists(path: str, files: set[str]) -> bool:
-    """Tell whether a path is in Git, or is built there."""
+    """Return whether a path is tracked by Git or created by a build."""
     folder = f"{path.rstrip('/')}/"
     return (
         path in files
@@ -124,15 +124,15 @@ def exists(path: str, files: set[str]) -> bool:
     )
 
 
-# The changelog is about the past. A recipe that deletes files has a test of its own.
+# The changelog is history. Recipes that delete files have their own test.
 CURRENT = [each for each in DOCUMENTS if each != "CHANGELOG.md" and "git rm" not in read(each)]
 
 
 @pytest.mark.parametrize("document", CURRENT)
-def test_paths_that_a_document_names_exist(document: str) -> None:
+def test_paths_in_documents_exist(document: str) -> None:
     files = set(tracked_files())
     tops = {name.partition("/")[0] for name in files if "/" in name}
-    # The results of benchmarks tell of the time when they were measured.
+    # Benchmark results may name paths that have since been removed.
     text = re.sub(f"{BEGIN}.*?{END}", "", read(document), flags=re.DOTALL)
     for path in re.findall(r"`([\w.-]+/[\w./-]*)`", text):
         if path.partition("/")[0] in tops:
@@ -140,28 +140,30 @@ def test_paths_that_a_document_names_exist(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", [each for each in PAGES if "decisions" not in each])
-def test_the_readme_leads_to_each_page(document: str) -> None:
+def test_readme_links_to_each_page(document: str) -> None:
     assert f"]({document})" in read("README.md")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_names_that_examples_import_exist(document: str) -> None:
+def test_imports_in_examples_exist(document: str) -> None:
     for code in re.findall(r"```python\n(.*?)```", read(document), re.DOTALL):
         imports = re.findall(r"^ *from ((?:app|quart_upsun)\b\S*) import (.+)$", code, re.MULTILINE)
         for module, names in imports:
-            for name in names.split(", ") if module != "app.notes" else ():  # the reader's feature
+            for name in (
+                names.split(", ") if module != "app.notes" else ()
+            ):  # an example feature that does not exist
                 if not hasattr(import_module(module), name):
                     import_module(f"{module}.{name}")
 
 
 def anchors(text: str) -> set[str]:
-    """Return the anchors of the headings of a document, as GitHub makes them."""
+    """Return the anchors that GitHub creates for the headings of a document."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_local_links_and_pictures_exist(document: str) -> None:
+def test_local_links_and_images_exist(document: str) -> None:
     here = (ROOT / document).parent
     for found in re.findall(r"\]\(([^)]+)\)|(?:src|srcset)=\"([^\"]+)\"", read(document)):
         target = found[0] or found[1]
@@ -172,7 +174,7 @@ def test_local_links_and_pictures_exist(document: str) -> None:
             assert not anchor or anchor in anchors(file.read_text()), target
 
 
-def test_a_test_stands_behind_every_threat() -> None:
+def test_every_threat_has_a_test() -> None:
     table = read("SECURITY.md").partition("\n## Threats")[2]
     rows = [line for line in table.splitlines() if line.startswith("|")][2:]
     assert len(rows) > 20
@@ -186,8 +188,8 @@ def test_a_test_stands_behind_every_threat() -> None:
         assert [name for name in files.get(file, []) if defined.search(read(name))], row
 
 
-def test_nothing_names_a_registry_or_a_machine() -> None:
-    """Lock files pin contents by hash; where they come from is the reader's own business."""
+def test_lock_files_contain_no_urls() -> None:
+    """Packages are pinned by hash, and can come from any registry."""
     for name in ("requirements.txt", "requirements-dev.txt", "package-lock.json"):
         text = (ROOT / name).read_text()
         assert "://" not in re.sub(r'"url": "https://[^"]+"', "", text), name
@@ -200,7 +202,7 @@ def test_nothing_names_a_registry_or_a_machine() -> None:
         assert all(line.endswith("\\") for line in requirements), "a requirement without a hash"
 
 
-def test_every_module_says_what_it_holds() -> None:
+def test_every_module_has_a_docstring() -> None:
     for path in sorted([*(ROOT / "app").rglob("*.py"), *(ROOT / "quart_upsun").rglob("*.py")]):
         text = path.read_text()
         assert not text or text.startswith('"""'), path

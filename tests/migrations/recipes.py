@@ -1,4 +1,4 @@
-"""The recipes of docs/migrations.md, taken from the document and put into a tree of their own."""
+"""Apply the recipes of docs/migrations.md to a copy of the migrations."""
 
 import asyncio
 import importlib.util
@@ -31,11 +31,11 @@ BLOCK = re.compile(
     r"```(?:python|diff)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-# What `alembic revision` writes above the functions; see alembic/script.py.mako.
+# The header of a generated migration; see alembic/script.py.mako.
 HEADER = '''"""{name}
 
-Revision: {revision}
-Follows: {down_revision}
+Revision ID: {revision}
+Revises: {down_revision}
 """
 
 import sqlalchemy as sa
@@ -51,7 +51,7 @@ depends_on = None
 
 
 def copy_with_second_migration(target: Path) -> Path:
-    """A tree like this one, with a migration that needs an exclusive lock on `users`."""
+    """Copy the migrations, and add one that needs an exclusive lock on `users`."""
     target.mkdir()
     (target / "alembic.ini").write_text(
         (ROOT / "alembic.ini").read_text().replace("attempts = 5", "attempts = 2")
@@ -73,48 +73,48 @@ def copy_with_second_migration(target: Path) -> Path:
 
 
 def blocks() -> list[tuple[str, str]]:
-    """Return name and code of every marked block, in the document's order."""
+    """Return the name and code of every marked block, in the order of the document."""
     return [(found["name"], found["code"]) for found in BLOCK.finditer(DOCUMENT.read_text())]
 
 
 def recipe(name: str) -> list[str]:
-    """Return the code of the blocks of one name, such as `rename 2 migration`."""
+    """Return the code of the blocks with a name, such as `rename 2 migration`."""
     return [code for found, code in blocks() if found == name]
 
 
 def head() -> str:
-    """Return the newest revision of this repository."""
+    """Return the head revision of this repository."""
     found = ScriptDirectory(str(ROOT / "alembic")).get_heads()
-    assert len(found) == 1, f"two branches of migrations: {found}; `alembic merge` joins them"
+    assert len(found) == 1, f"multiple heads: {found}; join them with `alembic merge`"
     return found[0]
 
 
 def applied(diff: str, text: str) -> str:
-    """Apply a block of `+`, `-` and unchanged lines to a text that has its old lines once."""
+    """Apply a block of `+`, `-` and unchanged lines to a text that contains the old lines once."""
     lines = diff.splitlines(keepends=True)
     old = "".join(line[1:] for line in lines if not line.startswith("+"))
     new = "".join(line[1:] for line in lines if not line.startswith("-"))
-    assert text.count(old) == 1, f"the models do not hold, or not once:\n{old}"
+    assert text.count(old) == 1, f"expected exactly once in the models:\n{old}"
     return text.replace(old, new)
 
 
 def reworded(code: str, words: Mapping[str, str]) -> str:
-    """Put other words in the place of some, all at once."""
+    """Replace words, all at the same time."""
     pattern = "|".join(re.escape(word) for word in words)
-    # Not inside another word, but inside the name of a constraint.
+    # Match parts of the name of a constraint, but not parts of a word.
     return (
         re.sub(rf"(?<![a-z])({pattern})(?![a-z])", lambda m: words[m[0]], code) if words else code
     )
 
 
 class Code:
-    """The code of one release, running: its models on the engine of the application.
+    """The running code of a release: its models on an engine of the application.
 
-    Its connections stay open, and its statements prepared, while later releases migrate.
+    Its connections stay open, with prepared statements, while later releases migrate.
     """
 
     def __init__(self, path: Path, url: str) -> None:
-        # Models of several releases live side by side, so each has a base of its own.
+        # The models of several releases are loaded at the same time, so each needs its own base.
         names = MetaData(naming_convention=Base.metadata.naming_convention)
         own: Any = type("Base", (DeclarativeBase,), {"metadata": names})
         spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -129,8 +129,8 @@ class Code:
         self._count = 0
         self._name = path.stem
 
-    async def works(self, **values: object) -> None:
-        """Do what the application does with the table: add, find, list, change."""
+    async def use_table(self, **values: object) -> None:
+        """Insert, find, update and list users, as the application does."""
         user = self.user
         self._count += 1
         name = f"{self._name}_{self._count}"
@@ -155,14 +155,14 @@ class Code:
         await self.rows()
 
     async def rows(self) -> list[Any]:
-        """Read every row with every column this release knows."""
+        """Return every row, with all columns of this release."""
         async with self.database.read() as session:
             return list(await session.scalars(select(self.user).order_by(self.user.id)))
 
     async def drift(self) -> list[Any]:
-        """Return the differences between models and schema, as `alembic check` sees them.
+        """Return the differences between models and schema, as in `alembic check`.
 
-        Other tables than that of the recipes are no business of theirs.
+        Only tables of the recipes are compared.
         """
 
         def is_ours(name: str | None, kind: str, parents: object) -> bool:
@@ -177,11 +177,11 @@ class Code:
 
 
 class MigrationFailedError(Exception):
-    """`alembic` would have ended with this message, and the deploy hook with it."""
+    """A migration failed, as it would fail the deploy hook."""
 
 
 class Tree:
-    """A repository whose releases follow the recipes, and its database."""
+    """A copy of the migrations, with releases that follow the recipes, and its database."""
 
     def __init__(self, directory: Path, url: str) -> None:
         self.directory = directory
@@ -213,20 +213,22 @@ class Tree:
         path.write_text(text)
 
     def code(self, models: str = "") -> Code:
-        """Start the code of the newest release, or that with certain models."""
+        """Load the code of the current release, or code with the given models."""
         path = self.directory / f"release_{len(self.running)}.py"
         path.write_text(applied("-from quart_upsun.database import Base\n", models or self.models))
         self.running.append(Code(path, self.url))
         return self.running[-1]
 
     async def release(
-        self, name: str, number: int, *, before: Code | None = None, **renamed: str
+        self, name: str, number: int, *, previous: Code | None = None, **renamed: str
     ) -> None:
-        """Make one release of a recipe, and migrate.
+        """Apply one release of a recipe, and migrate.
 
         Args:
-            before: the release before, which must work after each of the migrations.
-            renamed: what stands in the place of words of the recipe.
+            name: the name of the recipe.
+            number: the number of the release in the recipe.
+            previous: the code of the previous release, which must work after each migration.
+            renamed: words to replace in the recipe.
         """
         for diff in recipe(f"{name} {number} model"):
             self.models = applied(reworded(diff, renamed), self.models)
@@ -234,13 +236,13 @@ class Tree:
         for position, code in enumerate(migrations):
             code = reworded(code, renamed)
             self.add(code, f"{name} {number}")
-            if before is not None or position == len(migrations) - 1:
+            if previous is not None or position == len(migrations) - 1:
                 await self.upgrade()
-            if before is not None:
-                await before.works()
+            if previous is not None:
+                await previous.use_table()
 
-    def add(self, code: str, name: str = "by hand") -> Path:
-        """Write a migration that follows those that are there."""
+    def add(self, code: str, name: str = "added by a test") -> Path:
+        """Write a migration on top of the existing ones."""
         revision = f"step{len(self._revisions)}"
         path = self.directory / "alembic" / "versions" / f"{revision}.py"
         header = HEADER.format(name=name, revision=revision, down_revision=self._revisions[-1])
@@ -249,7 +251,7 @@ class Tree:
         return path
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        """Run the command line, as another deploy would at the same time."""
+        """Start the command line, as a concurrent deploy does."""
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "alembic", *arguments),
             cwd=self.directory,
@@ -262,22 +264,22 @@ class Tree:
         await self._migrate(command.upgrade, "head")
 
     async def downgrade(self) -> None:
-        """Go back to where this repository's own migrations end."""
+        """Downgrade to the head revision of this repository."""
         await self._migrate(command.downgrade, head())
 
-    async def _migrate(self, verb: Callable[[Config, str], None], revision: str) -> None:
+    async def _migrate(self, migrate: Callable[[Config, str], None], revision: str) -> None:
         config = Config(self.directory / "alembic.ini")
         config.set_main_option("script_location", str(self.directory / "alembic"))
-        # Alembic's own command, but in this process: starting another takes most of the time.
+        # Run Alembic in this process: starting another one takes most of the time.
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DATABASE_URL", self.url)
             try:
-                await asyncio.to_thread(verb, config, revision)
+                await asyncio.to_thread(migrate, config, revision)
             except Exception as error:
                 raise MigrationFailedError(str(error)) from error
 
     def lint(self) -> "subprocess.CompletedProcess[str]":
-        """Do what `make lint` does with migrations."""
+        """Lint the migrations, as `make lint` does."""
         return subprocess.run(
             [sys.executable, "-m", "development.migrations_lint"],
             cwd=self.directory,

@@ -1,4 +1,4 @@
-"""Migrations on a real PostgreSQL: complete, reversible, one at a time, and patient."""
+"""Migrations on a real PostgreSQL: complete, reversible, serialized and retried."""
 
 import asyncio
 import logging
@@ -25,13 +25,13 @@ INI = ROOT / "alembic.ini"
 
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch, empty_database: str) -> Config:
-    """Alembic's configuration, pointed at a database of this test's own."""
+    """Alembic's configuration for an empty database."""
     monkeypatch.setenv("DATABASE_URL", empty_database)
     return Config(INI)
 
 
 def alembic(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command line as a person or a deploy hook does."""
+    """Run the command line."""
     return subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=ROOT,
@@ -61,8 +61,8 @@ async def tables(url: str) -> set[str]:
         await connection.close()
 
 
-async def test_up_down_and_up_again_without_drift(config: Config, empty_database: str) -> None:
-    """Called from inside the running loop, as a test or an application would."""
+async def test_upgrade_and_downgrade_leave_no_drift(config: Config, empty_database: str) -> None:
+    """Alembic is called inside a running event loop, as an application may do."""
     command.upgrade(config, "head")
     assert await revision(empty_database) == head()
     command.check(config)
@@ -72,7 +72,7 @@ async def test_up_down_and_up_again_without_drift(config: Config, empty_database
     command.check(config)
 
 
-async def test_drift_is_noticed(config: Config, empty_database: str) -> None:
+async def test_check_detects_drift(config: Config, empty_database: str) -> None:
     command.upgrade(config, "head")
     connection = await asyncpg.connect(empty_database)
     await connection.execute("DROP INDEX uq_users_email")
@@ -81,7 +81,7 @@ async def test_drift_is_noticed(config: Config, empty_database: str) -> None:
         command.check(config)
 
 
-def test_the_command_line_works_and_says_each_step(empty_database: str) -> None:
+def test_upgrade_logs_each_migration(empty_database: str) -> None:
     result = alembic(empty_database, "upgrade", "head")
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("Running upgrade") == len(
@@ -93,14 +93,14 @@ def test_the_command_line_works_and_says_each_step(empty_database: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "pgsql", "postgresql+asyncpg"])
-def test_every_form_of_the_address_works(empty_database: str, scheme: str) -> None:
+def test_every_database_url_scheme_works(empty_database: str, scheme: str) -> None:
     url = empty_database.replace("postgresql://", f"{scheme}://", 1)
     result = alembic(url, "current")
     assert result.returncode == 0, result.stderr
 
 
-async def test_a_percent_sign_in_the_password(server_url: str, empty_database: str) -> None:
-    """Alembic's own template puts the address through configparser, which trips over it."""
+async def test_percent_sign_in_the_password_works(server_url: str, empty_database: str) -> None:
+    """With Alembic's own template, configparser would interpolate it."""
     role = f"percent_{secrets.token_hex(4)}"
     connection = await asyncpg.connect(server_url)
     await connection.execute(f"CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'a%b%%c@/'")
@@ -115,7 +115,7 @@ async def test_a_percent_sign_in_the_password(server_url: str, empty_database: s
     await connection.close()
 
 
-async def test_eight_at_once_all_succeed(empty_database: str) -> None:
+async def test_concurrent_upgrades_all_succeed(empty_database: str) -> None:
     results = await asyncio.gather(
         *(asyncio.to_thread(alembic, empty_database, "upgrade", "head") for _ in range(8))
     )
@@ -125,7 +125,7 @@ async def test_eight_at_once_all_succeed(empty_database: str) -> None:
     assert await revision(empty_database) == head()
 
 
-async def test_a_blocked_table_ends_the_migration_while_readers_go_on(
+async def test_blocked_migration_fails_without_blocking_readers(
     database_url: str, tmp_path: Path
 ) -> None:
     tree = copy_with_second_migration(tmp_path / "tree")
@@ -133,7 +133,7 @@ async def test_a_blocked_table_ends_the_migration_while_readers_go_on(
     reader = await asyncpg.connect(database_url)
     transaction = holder.transaction()
     await transaction.start()
-    await holder.fetch("SELECT * FROM users")  # a long report: blocks the ALTER, not readers
+    await holder.fetch("SELECT * FROM users")  # a long query: it blocks ALTER, but not readers
 
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "alembic", "upgrade", "head"),
@@ -154,7 +154,7 @@ async def test_a_blocked_table_ends_the_migration_while_readers_go_on(
     assert b"stayed locked" in stderr
     assert b"Traceback" not in stderr, stderr.decode()
     assert time.monotonic() - started < 30
-    assert longest < 5, "a reader waited longer than one attempt's lock time-out allows"
+    assert longest < 5, "a reader waited longer than the lock timeout of one attempt"
     assert await revision(database_url) == head()
 
     await transaction.rollback()
@@ -172,7 +172,7 @@ async def test_a_blocked_table_ends_the_migration_while_readers_go_on(
     assert await revision(database_url) == "second"
 
 
-async def test_loggers_of_the_application_stay_alive(config: Config) -> None:
+async def test_migrations_do_not_disable_loggers(config: Config) -> None:
     logger = logging.getLogger("app.something")
     handlers = list(logging.getLogger().handlers)
     command.upgrade(config, "head")
@@ -180,7 +180,7 @@ async def test_loggers_of_the_application_stay_alive(config: Config) -> None:
     assert logging.getLogger().handlers == handlers
 
 
-def test_sql_can_be_printed_without_a_database() -> None:
+def test_sql_is_printed_without_a_database() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     result = subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head", "--sql"],
@@ -194,7 +194,7 @@ def test_sql_can_be_printed_without_a_database() -> None:
     assert "CREATE TABLE users" in result.stdout
 
 
-def test_a_missing_address_is_one_sentence() -> None:
+def test_upgrade_reports_a_missing_database_url() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     result = subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
@@ -205,25 +205,18 @@ def test_a_missing_address_is_one_sentence() -> None:
         check=False,
     )
     assert result.returncode != 0
-    assert result.stderr.strip() == "DATABASE_URL is not set."
+    assert "DATABASE_URL" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("parameters", "sentence"),
+    ("parameters", "expected"),
     [
-        (
-            "sslmode=require&channel_binding=require",
-            "DATABASE_URL has a channel_binding other than disable or prefer, which is not"
-            " supported: to authenticate the server use sslmode=verify-full&sslrootcert=system"
-            " instead.",
-        ),
-        (
-            "keepalives_idle=30",
-            "DATABASE_URL has the parameter keepalives_idle, which is not supported.",
-        ),
+        ("sslmode=require&channel_binding=require", "sslmode=verify-full&sslrootcert=system"),
+        ("keepalives_idle=30", "keepalives_idle"),
     ],
 )
-def test_a_parameter_that_is_not_supported_is_one_sentence(parameters: str, sentence: str) -> None:
+def test_upgrade_reports_an_unsupported_url_parameter(parameters: str, expected: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
         cwd=ROOT,
@@ -233,28 +226,31 @@ def test_a_parameter_that_is_not_supported_is_one_sentence(parameters: str, sent
         check=False,
     )
     assert result.returncode == 1
-    assert result.stderr.strip() == sentence
+    assert "DATABASE_URL" in result.stderr
+    assert expected in result.stderr
+    assert "hunter2" not in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
-async def test_parameters_of_the_address_hold_for_migrations(
+async def test_url_parameters_apply_to_migrations(
     empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = await asyncpg.connect(empty_database)
-    await connection.execute("CREATE SCHEMA of_ones_own")
-    joined = "&" if "?" in empty_database else "?"
+    await connection.execute("CREATE SCHEMA separate")
+    separator = "&" if "?" in empty_database else "?"
     monkeypatch.setenv(
         "DATABASE_URL",
-        f"{empty_database}{joined}application_name=mine&connect_timeout=9&channel_binding=prefer"
-        "&options=-csearch_path%3Dof_ones_own",
+        f"{empty_database}{separator}application_name=mine&connect_timeout=9&channel_binding=prefer"
+        "&options=-csearch_path%3Dseparate",
     )
     await asyncio.to_thread(command.upgrade, Config(ROOT / "alembic.ini"), "head")
     schema = "SELECT schemaname FROM pg_tables WHERE tablename = 'users'"
-    assert await connection.fetchval(schema) == "of_ones_own"
+    assert await connection.fetchval(schema) == "separate"
     await connection.close()
 
 
-def test_migrations_import_nothing_from_the_application() -> None:
-    """They must still run when the code they were written with is gone."""
+def test_migrations_do_not_import_the_application() -> None:
+    """Migrations must still run after the code has changed."""
     for path in (ROOT / "alembic" / "versions").glob("*.py"):
         text = path.read_text()
         assert "import app" not in text, path

@@ -1,4 +1,4 @@
-"""The toolkit's models alone make the schema that the migrations make."""
+"""The toolkit's models create the same schema as the migrations."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ settings = DatabaseSettings()
 asyncio.run(create_schema(settings.database_url, settings.identity))
 """
 
-# What the application adds to the toolkit's tables is left out: foreign keys to its users.
+# Foreign keys are excluded: the application adds its own to the toolkit's tables.
 QUERIES = {
     "columns": """
         SELECT table_name, column_name, ordinal_position, data_type, udt_name,
@@ -70,7 +70,7 @@ async def schema(url: str, tables: list[str]) -> dict[str, set[tuple[Any, ...]]]
     try:
         return {
             name: {
-                # How a function is indented is not part of what it does.
+                # Ignore the indentation of functions.
                 tuple(" ".join(each.split()) if isinstance(each, str) else each for each in row)
                 for row in await connection.fetch(query, tables)
             }
@@ -80,7 +80,7 @@ async def schema(url: str, tables: list[str]) -> dict[str, set[tuple[Any, ...]]]
         await connection.close()
 
 
-async def test_models_create_what_migrations_create(
+async def test_models_create_the_same_schema_as_migrations(
     empty_database: str, database_url: str, tmp_path: Path
 ) -> None:
     root = Path(__file__).parents[2]

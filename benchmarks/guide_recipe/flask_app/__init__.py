@@ -9,7 +9,7 @@ from .models import db, migrate
 
 
 def create_app() -> Flask:
-    """Make the application from the variables of `.environment`."""
+    """Create the application, configured by the variables in `.environment`."""
     app = Flask(__name__)
     app.config["SECRET_KEY"] = os.environ["SECRET_KEY"]
     app.config["SQLALCHEMY_DATABASE_URI"] = os.environ["DATABASE_URL"]

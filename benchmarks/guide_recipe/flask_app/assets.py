@@ -1,4 +1,4 @@
-"""Addresses of what webpack has built."""
+"""URLs of the files that webpack builds."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,9 @@ from flask import current_app, url_for
 
 
 def static_url_for(name: str) -> str:
-    """Return the address of a built file by its name without a digest.
+    """Return the URL of a built file, given its name without a digest.
 
-    The manifest is read each time, because this program starts before the files are built.
+    The manifest is read each time, because the application starts before the files are built.
     """
     try:
         names = json.loads(Path(current_app.static_folder, "manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""The table and the extensions for it."""
+"""The users table and the database extensions."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    """What models derive from."""
+    """The base class of the models."""
 
 
 db = SQLAlchemy(model_class=Base)
@@ -17,7 +17,7 @@ migrate = Migrate()
 
 
 class User(db.Model):
-    """Somebody with an account."""
+    """A user account."""
 
     __tablename__ = "users"
 

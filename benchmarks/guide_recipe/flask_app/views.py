@@ -10,7 +10,7 @@ blueprint = Blueprint("public", __name__)
 
 @blueprint.get("/")
 def home() -> str:
-    """Show the home page, which needs no database."""
+    """Render the home page without using the database."""
     return render_template("home.html")
 
 

@@ -1,4 +1,4 @@
-"""Runs the migrations on the database of the application."""
+"""Run the migrations on the application's database."""
 
 import logging
 
