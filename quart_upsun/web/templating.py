@@ -27,6 +27,8 @@ from quart_upsun.database.url import parse_database_url
 from quart_upsun.settings import Settings
 
 COMPILED_DIRECTORY = Path("build", "templates")  # below the application's root
+# Jinja's key of a template does not say whether its code is asynchronous.
+CACHE_PATTERN = "__jinja2_sync_%s.cache"
 TOOLKIT_TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
@@ -147,7 +149,7 @@ def init_app(app: Quart, settings: Settings) -> None:
     app.jinja_env.context_class = SyncContext
     compiled = settings.root / COMPILED_DIRECTORY
     if compiled.is_dir() and not settings.traceback_pages:
-        app.jinja_env.bytecode_cache = PrecompiledCache(str(compiled))
+        app.jinja_env.bytecode_cache = PrecompiledCache(str(compiled), CACHE_PATTERN)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters["time"] = format_time
     app.jinja_env.globals["url_for"] = CachedUrls(app).url_for
@@ -190,7 +192,7 @@ def compile_all(package: str) -> Path:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     app: Quart = importlib.import_module(package).create_app(settings)
-    app.jinja_env.bytecode_cache = FileSystemBytecodeCache(str(directory))
+    app.jinja_env.bytecode_cache = FileSystemBytecodeCache(str(directory), CACHE_PATTERN)
     load_all(app)
     return directory
 
