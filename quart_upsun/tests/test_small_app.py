@@ -68,7 +68,7 @@ async def test_the_api_document_needs_no_assets(app: Quart) -> None:
 async def test_mails_of_a_laptop_are_shown(app: Quart) -> None:
     response = await app.test_client().get("/dev/mail/")
     assert response.status_code == 200
-    assert "No mail yet." in await response.get_data(as_text=True)
+    assert "No emails yet." in await response.get_data(as_text=True)
 
 
 async def test_live_pages_need_no_table_of_users(app: Quart, settings: Settings) -> None:
