@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import cast
 
+from bs4 import BeautifulSoup
 from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import delete
@@ -14,6 +15,12 @@ from quart_upsun.database import Database
 from quart_upsun.jobs.models import Job
 
 _numbers = count(1)
+
+
+def invalid_fields(page: str) -> list[str]:
+    """Return the names of the invalid form fields on a page, in their order."""
+    soup = BeautifulSoup(page, "html.parser")
+    return [str(field["name"]) for field in soup.select("main [aria-invalid=true]")]
 
 
 def new_client(app: Quart) -> Client:

@@ -26,7 +26,7 @@ from quart_upsun.sanitize.models import Sanitization
 from quart_upsun.security import audit
 from quart_upsun.security.models import AuditEvent
 from quart_upsun.testing import runner_of
-from tests.features.factories import Person, new_client
+from tests.features.factories import Person, invalid_fields, new_client
 
 
 @pytest.fixture
@@ -45,10 +45,10 @@ async def text_of(client: Client, path: str = "/account/") -> str:
 
 async def test_change_username(app: Quart, client: Client, ada: Person) -> None:
     bob = await Person().register(app)
-    for name, message in (("x", "Use 3 to 25"), (bob.username.upper(), "already taken")):
+    for name in ("x", bob.username.upper()):
         response = await client.post("/account/name/", form={"username": name})
         page = await response.get_data(as_text=True)
-        assert message in page
+        assert invalid_fields(page) == ["username"]
         assert "<title>Error: " in page
     assert (await client.post("/account/name/", form={"username": "Countess"})).status_code == 303
     assert "Logged in as" in await text_of(client)
@@ -61,14 +61,17 @@ async def test_password_change_ends_other_sessions(app: Quart, client: Client, a
     elsewhere = new_client(app)
     await ada.log_in(elsewhere)
     form = {"current_password": ada.password, "password": "staple battery", "confirm": "staple"}
-    for change, message in (
-        ({}, "do not match"),
-        ({"confirm": "staple battery", "current_password": "wrong password"}, "Incorrect password"),
-        ({"confirm": "short", "password": "short"}, "Use 10 to 1024"),
-        ({"confirm": ada.username, "password": ada.username}, "Use 10 to 1024"),
+    for change, field in (
+        ({}, "confirm"),
+        (
+            {"confirm": "staple battery", "current_password": "wrong password"},
+            "current_password",
+        ),
+        ({"confirm": "short", "password": "short"}, "password"),
+        ({"confirm": ada.username, "password": ada.username}, "password"),
     ):
         response = await client.post("/account/password/", form=form | change)
-        assert message in await response.get_data(as_text=True)
+        assert invalid_fields(await response.get_data(as_text=True)) == [field]
     form["confirm"] = form["password"]
     assert (await client.post("/account/password/", form=form)).status_code == 303
     assert "logged out everywhere else" in await text_of(client)
@@ -195,7 +198,7 @@ async def test_data_export_flags_truncated_events(
 
 async def test_account_deletion_requires_password(app: Quart, client: Client, ada: Person) -> None:
     response = await client.post("/account/delete/", form={"current_password": "wrong password"})
-    assert "Incorrect password" in await response.get_data(as_text=True)
+    assert invalid_fields(await response.get_data(as_text=True)) == ["current_password"]
     response = await client.post("/account/delete/", form={"current_password": ada.password})
     assert response.status_code == 303
     assert (await client.get("/account/")).status_code == 303

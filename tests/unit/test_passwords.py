@@ -44,9 +44,7 @@ async def test_a_password_is_the_same_however_its_letters_are_composed() -> None
 def test_the_first_passwords_that_are_tried_are_refused_in_any_form() -> None:
     assert passwords.find_problem("password123") is not None
     assert passwords.find_problem("ｐａｓｓｗｏｒｄ１２３") is not None  # noqa: RUF001
-    assert (
-        passwords.find_problem("correct horse \udcff") == "The password must be valid Unicode text."
-    )
+    assert passwords.find_problem("correct horse \udcff") == "Use only valid Unicode characters."
 
 
 async def test_spaces_of_any_kind_are_the_same() -> None:
