@@ -7,6 +7,7 @@ from quart.testing import QuartClient as Client
 from sqlalchemy import insert, text
 
 from app.admin import views
+from app.user import accounts
 from app.user.models import User
 from quart_upsun.mail.models import Mail
 from tests.features.factories import Person, new_client
@@ -137,3 +138,17 @@ async def test_stored_emails_are_listed(app: Quart, client: Client, root: Person
     assert article is not None
     assert "confirm #" in article.get_text()
     assert "Welcome, <Ada>." in article.get_text()
+
+
+async def test_empty_lists_show_the_next_step(app: Quart, client: Client, root: Person) -> None:
+    no_results = await page(client, "/admin/?q=unknown")
+    assert no_results.select("tbody td a[href='/admin/']")
+    for path in ("/admin/jobs/", "/admin/mail/"):
+        assert not (await page(client, path)).select("main article")
+        assert (await page(client, path)).select_one("main p")
+    member = new_client(app)
+    await (await Person().register(app, confirmed=False)).log_in(member)
+    async with app.extensions["quart_upsun"].database.write() as session:
+        await accounts.deactivate_user(session, root.id)
+    members = await page(member, "/users/")
+    assert members.select("tbody td a[href='/account/']")
