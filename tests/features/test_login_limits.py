@@ -70,9 +70,7 @@ async def test_login_limit_per_account_does_not_lock_out_owner(app: Quart) -> No
     statuses = [await guess(stranger, ada) for _ in range(count + 2)]
     assert statuses == [200] * count + [429] * 2
     response = await stranger.post("/login/", form=ada.login, scope_base=at("198.51.100.1"))
-    assert response.status_code == 429, (
-        "the limit also applies to the correct password, or it would reveal it"
-    )
+    assert response.status_code == 429, "otherwise, the limit would reveal the correct password"
     assert 1 <= int(response.headers["Retry-After"]) <= 30
     assert "Too many login attempts for this account" in await response.get_data(as_text=True)
     await ada.log_in(new_client(app))  # from elsewhere
@@ -116,9 +114,8 @@ async def test_successful_login_resets_the_limit(app: Quart) -> None:
     client = new_client(app)
     for _ in range(2):
         for _ in range(views.CLIENT_LOGIN_LIMIT.count - 1):
-            assert (
-                await guess(client, ada, "<local>") == 200
-            )  # the client address that `log_in` uses
+            # `log_in` uses the same client address.
+            assert await guess(client, ada, "<local>") == 200
         await ada.log_in(client)
         await client.post("/logout/")
         client = new_client(app)
