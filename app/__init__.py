@@ -1,4 +1,4 @@
-"""An async web application that Flask users know their way around in."""
+"""An async web application with the layout and idioms of Flask."""
 
 from typing import TYPE_CHECKING
 
@@ -14,16 +14,16 @@ FEATURES = [public, user, tokens, admin, links, fetching, bookmarks]
 
 
 def create_app(settings: "Settings | None" = None) -> "Quart":
-    """Build the application: this function is its table of contents, and its only wiring.
+    """Create the application. This is the only place that connects its parts.
 
     Args:
-        settings: read from the environment by default.
+        settings: the settings; read from the environment by default.
 
     Raises:
-        SettingsError: a variable is missing or wrong.
+        SettingsError: an environment variable is missing or invalid.
         AssetsMissingError: `npm run build` has not run.
     """
-    # Imported here, so that a migration can use the settings and models without Quart.
+    # Imported here so that migrations can import the settings and models without Quart.
     from quart import Quart
 
     from app import site

@@ -1,4 +1,4 @@
-"""The extensions that views and jobs import; `create_app` initializes them."""
+"""Extension instances that views and jobs import. `create_app` initializes them."""
 
 from typing import cast
 

@@ -1,6 +1,6 @@
-"""How the toolkit's tables refer to this application's users.
+"""Foreign keys from the toolkit's tables to this application's users.
 
-The toolkit knows users by their numbers alone; what it keeps for a user goes with the account.
+The toolkit stores only user ids. Its rows of a user are deleted with the account.
 """
 
 from sqlalchemy import ForeignKeyConstraint

@@ -11,7 +11,7 @@ from quart_upsun.server import serve
 
 
 def main(factory: Callable[[Settings], Quart] = create_app) -> int:
-    """Run until told to stop, and return the exit code."""
+    """Serve until SIGTERM or SIGINT, and return the exit code."""
     return serve.main(factory, load_settings)
 
 

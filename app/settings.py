@@ -1,4 +1,4 @@
-"""This application's settings: name, type, default, meaning. The toolkit's come with the base."""
+"""The application's settings. The base class adds those of the toolkit."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,11 +8,11 @@ from pydantic import Field
 import quart_upsun.settings as toolkit
 
 ROOT = Path(__file__).parent.parent
-DATA_DIRECTORY = ROOT / ".data"  # what a laptop keeps: the embedded database, the development key
+DATA_DIRECTORY = ROOT / ".data"  # embedded database and development key of a laptop
 
 
 class Settings(toolkit.Settings):
-    """The application's settings, frozen once they are read."""
+    """The application's settings. Immutable."""
 
     root: ClassVar[Path] = ROOT
 
@@ -20,20 +20,20 @@ class Settings(toolkit.Settings):
         default="quart-upsun",
         min_length=1,
         max_length=60,
-        description="The name of the site, in pages, mails and the API document",
+        description="Site name in pages, emails and the OpenAPI document",
     )
     session_hours: int = Field(
         default=12,
         ge=1,
         le=24 * 365,
-        description="Hours that a login lasts without “Keep me logged in”",
+        description="Hours until a login without “Keep me logged in” expires",
     )
     remember_days: int = Field(
-        default=30, ge=1, le=365, description="Days that a login lasts with “Keep me logged in”"
+        default=30, ge=1, le=365, description="Days until a login with “Keep me logged in” expires"
     )
 
     def quart(self) -> dict[str, Any]:
-        """Return the configuration of Quart, its extensions and this application."""
+        """Return the configuration for Quart, its extensions and this application."""
         config = super().quart()
         return {
             **config,
@@ -49,18 +49,18 @@ def load_settings() -> Settings:
     """Read the settings from the environment.
 
     Raises:
-        SettingsError: one sentence that names the variable.
+        SettingsError: an environment variable is missing or invalid. The message names it.
     """
     return toolkit.load_settings(Settings)
 
 
 def load_database_settings(url: str | None = None) -> toolkit.DatabaseSettings:
-    """Read what a migration needs from the environment.
+    """Read the settings for migrations from the environment.
 
     Args:
-        url: of the database; by default what DATABASE_URL says.
+        url: the database URL; DATABASE_URL by default.
 
     Raises:
-        SettingsError: a variable is missing or malformed.
+        SettingsError: an environment variable is missing or invalid.
     """
     return toolkit.load_database_settings(Settings.root, url)

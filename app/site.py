@@ -1,6 +1,7 @@
-"""What features add to parts of the site that belong to no feature, or to another one.
+"""Extension points through which features add to shared parts of the site, such as the menu.
 
-Each feature's `init_app` registers its own, so that a feature can be deleted without a trace.
+The `init_app` of a feature registers its additions. Nothing else mentions the feature, so it can be
+removed by deleting its files.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,27 +26,27 @@ class MenuEntry:
     label: str
     endpoint: str
     audience: Literal["everybody", "visitors", "users", "administrators"] = "everybody"
-    """Who sees it; visitors are those who are not logged in."""
+    """Who sees the entry. Visitors are users who are not logged in."""
     position: int = 50
-    """The menu is sorted by it."""
+    """The sort key in the menu, ascending."""
 
 
 @dataclass(frozen=True)
 class PersonalDataSection:
-    """A list of a user's rows in "Download your data"."""
+    """A list of rows in the export behind "Download your data"."""
 
     name: str
-    """The member of the JSON object."""
+    """The key in the JSON object."""
     rows: Callable[[Database, int], AsyncIterator[Sequence[dict[str, Any]]]]
-    """Yields the rows of a user by the page, and holds no connection meanwhile."""
+    """Yields the rows of a user in pages, without holding a connection between them."""
     tables: tuple[str, ...]
-    """The tables that it covers."""
+    """The tables that the section covers."""
     is_account_in_use: bool = True
-    """Whether an account with such rows is in use, though it was never confirmed."""
+    """Whether an unconfirmed account with such rows counts as in use, and is not deleted."""
 
 
 class RevokeAccess(Protocol):
-    """Ends what lets programs act for a user, such as access tokens."""
+    """Revokes credentials of programs that act for a user, such as access tokens."""
 
     async def __call__(
         self, session: AsyncSession, user_id: int, *, actor_id: int | None = None
@@ -57,23 +58,23 @@ class Site:
     """The additions of all features."""
 
     menu: list[MenuEntry] = field(default_factory=list)
-    """The navigation bar."""
+    """Entries of the navigation bar."""
     start_page: MenuEntry | None = None
-    """Where the home page leads a user who is logged in."""
+    """The link on the home page for users who are logged in."""
     admin_menu: list[MenuEntry] = field(default_factory=list)
-    """The administrators' pages."""
+    """Entries of the administration menu."""
     account_cards: list[str] = field(default_factory=list)
-    """Templates that the account page includes."""
+    """Templates included in the account page."""
     personal_data: list[PersonalDataSection] = field(default_factory=list)
     tables_not_exported: dict[str, str] = field(default_factory=dict)
-    """Tables with rows of users that are not downloaded, and why."""
+    """Tables with rows of users that are not exported, with the reason."""
     in_use_conditions: list[Callable[[], ColumnElement[bool]]] = field(default_factory=list)
-    """Conditions on `users`: an account for which one is true is in use."""
+    """SQL conditions on `users`. Unconfirmed accounts that meet one are in use, and not deleted."""
     revoke_callbacks: list[RevokeAccess] = field(default_factory=list)
-    """Called in the transaction that signs a user out everywhere, or deactivates them."""
+    """Called in the transaction that ends all sessions of a user or deactivates the user."""
 
     def menu_for(self, user: "User | None") -> list[MenuEntry]:
-        """Return the entries of the navigation bar for a user; None for a visitor."""
+        """Return the sorted entries of the navigation bar for a user, or for a visitor if None."""
         audiences = {"everybody", "users" if user else "visitors"}
         if user is not None and user.is_administrator:
             audiences.add("administrators")
@@ -85,24 +86,24 @@ class Site:
     async def revoke_access(
         self, session: AsyncSession, user_id: int, *, actor_id: int | None = None
     ) -> None:
-        """Revoke what lets programs act for a user.
+        """Revoke all credentials of programs that act for a user, such as access tokens.
 
         Args:
-            session: of `write()`.
-            user_id: whose.
-            actor_id: who does it, if it is another user.
+            session: a session of `write()`.
+            user_id: the user whose access is revoked.
+            actor_id: the administrator, if one does it.
         """
         for revoke in self.revoke_callbacks:
             await revoke(session, user_id, actor_id=actor_id)
 
 
 def init_app(app: Quart) -> None:
-    """Begin with a site without any feature."""
+    """Create an empty `Site`, which features then extend."""
     app.extensions["site"] = site = Site()
     app.jinja_env.globals["site"] = site
 
 
 def get_site(app: Quart) -> Site:
-    """Return the site of an application, for the `init_app` of a feature."""
+    """Return the `Site` of an application, for use in the `init_app` of a feature."""
     site: Site = app.extensions["site"]
     return site

@@ -1,4 +1,4 @@
-"""The worker: `python -m app.worker` runs jobs, and nothing else."""
+"""The background worker, which runs jobs: `python -m app.worker`."""
 
 import sys
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from quart_upsun.server import worker
 
 
 def main(factory: Callable[[Settings], Quart] = create_app) -> int:
-    """Run until told to stop, and return the exit code."""
+    """Run jobs until SIGTERM or SIGINT, and return the exit code."""
     return worker.main(factory, load_settings)
 
 

@@ -1,10 +1,10 @@
-"""The administrators' pages."""
+"""The administration pages."""
 
 from quart import Quart
 
 
 def init_app(app: Quart) -> None:
-    """Add the pages; other features may add theirs to `site.admin_menu`."""
+    """Register the pages. Other features can add entries to `site.admin_menu`."""
     from app.admin import views
     from app.site import MenuEntry, get_site
 
@@ -15,5 +15,5 @@ def init_app(app: Quart) -> None:
         MenuEntry("Users", "admin.users", position=10),
         MenuEntry("Audit trail", "admin.trail", position=20),
         MenuEntry("Jobs", "admin.jobs", position=30),
-        MenuEntry("Mail", "admin.mail", position=40),
+        MenuEntry("Email", "admin.mail", position=40),
     ]

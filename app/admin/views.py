@@ -1,4 +1,4 @@
-"""What administrators see: users, the audit trail, jobs, and the mails that were not sent."""
+"""Administration pages: users, audit trail, jobs, and stored emails."""
 
 from quart import Blueprint, abort, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
@@ -21,7 +21,7 @@ log = get_logger(__name__)
 blueprint = Blueprint("admin", __name__, url_prefix="/admin")
 
 CHANGE_LIMIT = Limit("admin", 60, 60)
-# Letters that nobody's name begins with are looked for in every row.
+# A prefix that matches no user makes PostgreSQL read every row.
 SEARCH_LIMIT = Limit("admin-search", 60, 60)
 PAGE_SIZE = 50
 
@@ -30,9 +30,9 @@ PAGE_SIZE = 50
 @no_store
 @admin_required
 @rate_limit(SEARCH_LIMIT, by_account, when=is_search)
-@no_rate_limit("one page by an index, for administrators")
+@no_rate_limit("reads one page with an index, administrators only")
 async def users() -> ResponseReturnValue:
-    """List users, newest first, by the first letters of name or address if some are given."""
+    """List users, newest first, optionally by a prefix of username or email address."""
     prefix = request.args.get("q", "").replace("\x00", "").strip()
     async with database.read() as session:
         found = await accounts.search_users(
@@ -46,9 +46,9 @@ async def users() -> ResponseReturnValue:
 @blueprint.get("/users/<id:user_id>/")
 @no_store
 @admin_required
-@no_rate_limit("one page by an index, for administrators")
+@no_rate_limit("reads one page with an index, administrators only")
 async def user(user_id: int) -> ResponseReturnValue:
-    """Show one user, and what happened to the account."""
+    """Show a user and their audit events."""
     found = await get_user_or_404(user_id)
     async with database.read() as session:
         events = await audit.list_events(
@@ -65,19 +65,19 @@ async def user(user_id: int) -> ResponseReturnValue:
 @rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.DEACTIVATED, Event.TOKEN_DELETED)
 async def deactivate(user_id: int) -> ResponseReturnValue:
-    """Deactivate a user, end the sessions and revoke the tokens.
+    """Deactivate a user, end their sessions and revoke their access tokens.
 
-    Not one's own account, or soon there would be no administrator.
+    Administrators cannot deactivate themselves, so that at least one remains active.
     """
     if user_id == logged_in_user().id:
-        await flash("You cannot deactivate yourself.", "warning")
+        await flash("You cannot deactivate your own account.", "warning")
     else:
         await get_user_or_404(user_id)
         async with database.write() as session:
             await accounts.deactivate_user(session, user_id, actor_id=logged_in_user().id)
             await site.revoke_access(session, user_id, actor_id=logged_in_user().id)
         await flash(
-            "The account is deactivated, its sessions are ended and its access tokens revoked.",
+            "The user was deactivated, all sessions were ended and all access tokens revoked.",
             "success",
         )
     return redirect(url_for("admin.user", user_id=user_id), 303)
@@ -92,7 +92,7 @@ async def reactivate(user_id: int) -> ResponseReturnValue:
     await get_user_or_404(user_id)
     async with database.write() as session:
         await accounts.reactivate_user(session, user_id, actor_id=logged_in_user().id)
-    await flash("The account is active again.", "success")
+    await flash("The user was reactivated.", "success")
     return redirect(url_for("admin.user", user_id=user_id), 303)
 
 
@@ -102,21 +102,23 @@ async def reactivate(user_id: int) -> ResponseReturnValue:
 @rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.SESSIONS_ENDED, Event.TOKEN_DELETED)
 async def end_sessions(user_id: int) -> ResponseReturnValue:
-    """End all sessions and revoke all tokens, which an intruder may have created."""
+    """End all sessions of a user and revoke all tokens, which an attacker may have created."""
     await get_user_or_404(user_id)
     async with database.write() as session:
         await accounts.end_sessions(session, user_id, actor_id=logged_in_user().id)
         await site.revoke_access(session, user_id, actor_id=logged_in_user().id)
-    await flash("The user is signed out everywhere, and the access tokens are revoked.", "success")
+    await flash(
+        "The user was logged out everywhere, and all access tokens were revoked.", "success"
+    )
     return redirect(url_for("admin.user", user_id=user_id), 303)
 
 
 @blueprint.get("/audit/")
 @no_store
 @admin_required
-@no_rate_limit("one page by an index, for administrators")
+@no_rate_limit("reads one page with an index, administrators only")
 async def trail() -> ResponseReturnValue:
-    """Show what happened to all accounts, newest first."""
+    """List the audit events of all accounts, newest first."""
     async with database.read() as session:
         events = await audit.list_events(session, before=before_id(), limit=PAGE_SIZE + 1)
     return await render_template(
@@ -127,11 +129,11 @@ async def trail() -> ResponseReturnValue:
 @blueprint.get("/jobs/")
 @no_store
 @admin_required
-@no_rate_limit("few rows, because finished jobs are not kept")
+@no_rate_limit("reads few rows, because finished jobs are deleted")
 async def jobs() -> ResponseReturnValue:
-    """Count the jobs, and show those that were given up.
+    """Show job counts and failed jobs.
 
-    Of what they are about only what a task names: the rest may tell about people.
+    Of a job's data, only the `logged_fields` of its task are shown: the rest may be personal data.
     """
     async with database.read() as session:
         counts = await failed.count_jobs(session)
@@ -150,21 +152,21 @@ async def jobs() -> ResponseReturnValue:
     )
 
 
-@blueprint.post("/jobs/<id:job_id>/again/", endpoint="do_again")
+@blueprint.post("/jobs/<id:job_id>/again/")
 @no_store
 @admin_required
 @rate_limit(CHANGE_LIMIT, by_account)
-@not_audited("concerns no account")
+@not_audited("does not concern an account")
 async def retry_job(job_id: int) -> ResponseReturnValue:
-    """Let a job that was given up begin anew."""
+    """Retry a failed job."""
     try:
         async with database.write() as session:
             task = await failed.retry_job(session, job_id) or abort(404)
     except failed.DuplicateJobError:
-        await flash("This is being done already, as another job. You can remove this one.", "info")
+        await flash("An identical job is already in the queue. You can delete this one.", "info")
     else:
-        log.info("job begun anew", task=task, job=job_id, by=logged_in_user().id)
-        await flash("The job is tried again.", "success")
+        log.info("job retried", task=task, job_id=job_id, user_id=logged_in_user().id)
+        await flash("The job was queued again.", "success")
     return redirect(url_for("admin.jobs"), 303)
 
 
@@ -172,22 +174,22 @@ async def retry_job(job_id: int) -> ResponseReturnValue:
 @no_store
 @admin_required
 @rate_limit(CHANGE_LIMIT, by_account)
-@not_audited("concerns no account")
+@not_audited("does not concern an account")
 async def remove_job(job_id: int) -> ResponseReturnValue:
-    """Forget a job that was given up."""
+    """Delete a failed job."""
     async with database.write() as session:
         task = await failed.delete_failed_job(session, job_id) or abort(404)
-    log.info("job removed", task=task, job=job_id, by=logged_in_user().id)
-    await flash("The job is removed.", "success")
+    log.info("failed job deleted", task=task, job_id=job_id, user_id=logged_in_user().id)
+    await flash("The job was deleted.", "success")
     return redirect(url_for("admin.jobs"), 303)
 
 
 @blueprint.get("/mail/")
 @no_store
 @admin_required
-@no_rate_limit("one page by an index, for administrators")
+@no_rate_limit("reads one page with an index, administrators only")
 async def mail() -> ResponseReturnValue:
-    """Show the mails that are kept instead of sent: in a preview all of them."""
+    """List emails that were stored instead of sent, as in previews."""
     async with database.read() as session:
         mails = await outbox.list_kept_mails(session, before=before_id(), limit=PAGE_SIZE + 1)
     texts = {mail.id: rendering.parse_message(mail.message).text for mail in mails}
@@ -197,13 +199,13 @@ async def mail() -> ResponseReturnValue:
 
 
 def before_id() -> int | None:
-    """Return the id that the page asked for begins below; None for the first page."""
+    """Return the pagination cursor, an id; None for the first page."""
     number = request.args.get("before", "", type=str)
     is_id = len(number) < 20 and number.isascii() and number.isdecimal()
     return min(int(number), MAX_ID) if is_id else None
 
 
 async def get_user_or_404(user_id: int) -> User:
-    """Return the user, or answer 404."""
+    """Return the user, or abort with a 404."""
     async with database.read() as session:
         return await accounts.get_user(session, user_id) or abort(404)

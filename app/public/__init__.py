@@ -1,4 +1,4 @@
-"""Pages for everybody."""
+"""Public pages."""
 
 from quart import Quart
 

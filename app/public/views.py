@@ -1,4 +1,4 @@
-"""The pages everybody may see."""
+"""Public pages: home and about."""
 
 from quart import Blueprint, render_template
 
@@ -10,7 +10,7 @@ blueprint = Blueprint("public", __name__)
 @blueprint.get("/")
 @cache_public(300)
 @public
-@no_rate_limit("no query, and the router keeps it")
+@no_rate_limit("no query, and cached by the router")
 async def home() -> str:
     return await render_template("public/home.html")
 
@@ -18,6 +18,6 @@ async def home() -> str:
 @blueprint.get("/about/")
 @cache_public(300)
 @public
-@no_rate_limit("no query, and the router keeps it")
+@no_rate_limit("no query, and cached by the router")
 async def about() -> str:
     return await render_template("public/about.html")

@@ -1,10 +1,10 @@
-"""Accounts: registration, login, the account page, the mails and commands about them."""
+"""Accounts: registration, login, the account page, and related emails and commands."""
 
 from quart import Quart
 
 
 def init_app(app: Quart) -> None:
-    """Add accounts, and find the user of each request."""
+    """Register the views, emails, jobs and commands, and load the user of each request."""
     from app.site import MenuEntry, get_site
     from app.user import (
         account_page,
@@ -27,7 +27,7 @@ def init_app(app: Quart) -> None:
     site = get_site(app)
     site.menu.append(MenuEntry("Members", "user.members", "users", position=40))
     site.tables_not_exported |= {
-        "audit_events": "listed with the account",
-        "idempotent_answers": "answers of the API, deleted after a day",
-        "live_events": "what open pages were told, deleted after a day",
+        "audit_events": "exported with the account",
+        "idempotent_answers": "cached API responses, deleted after a day",
+        "live_events": "live updates of open pages, deleted after a day",
     }

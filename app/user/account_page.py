@@ -1,4 +1,4 @@
-"""The page on which people look after their own account."""
+"""The account page, on which users manage their own account."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,9 +26,9 @@ CHANGE_LIMIT = Limit("account", 20, 600)
 EMAIL_LIMIT = Limit("account-mails", 5, 3600)
 
 DOWNLOAD_LIMIT = Limit("account-data", 10, 3600)
-DOWNLOAD_TIMEOUT_SECONDS = 3600  # then a client that does not take the rest is dropped
+DOWNLOAD_TIMEOUT_SECONDS = 3600  # slower clients are disconnected
 
-# Apart, because strangers can make any number of them.
+# Listed separately, because anyone can cause any number of them.
 FAILED_LOGIN_EVENTS = (Event.LOGIN_FAILED,)
 MAX_EVENTS_SHOWN, MAX_FAILED_LOGINS_SHOWN = 20, 5
 MAX_EVENTS_DOWNLOADED, MAX_FAILED_LOGINS_DOWNLOADED = 5000, 1000
@@ -37,7 +37,7 @@ MAX_EVENTS_DOWNLOADED, MAX_FAILED_LOGINS_DOWNLOADED = 5000, 1000
 @blueprint.get("/")
 @no_store
 @login_required
-@no_rate_limit("the newest events by an index")
+@no_rate_limit("reads the newest events with an index")
 async def show() -> ResponseReturnValue:
     return await render_page()
 
@@ -57,7 +57,7 @@ async def change_name() -> ResponseReturnValue:
     except accounts.AccountTakenError:
         form["username"].errors = [USERNAME_TAKEN]
         return await render_page(name=form)
-    return await redirect_with_message("Your user name was changed.")
+    return await redirect_with_message("Your username was changed.")
 
 
 @blueprint.post("/email/")
@@ -66,7 +66,7 @@ async def change_name() -> ResponseReturnValue:
 @rate_limit(EMAIL_LIMIT, by_account)
 @audited(Event.EMAIL_CHANGE_REQUESTED)
 async def change_email() -> ResponseReturnValue:
-    """Ask for another address, which becomes the account's once it is confirmed by mail."""
+    """Request a new email address, which takes effect once it is confirmed."""
     form = EmailForm(await request.form)
     if not form.validate() or not await check_current_password(form):
         return await render_page(email=form)
@@ -75,7 +75,7 @@ async def change_email() -> ResponseReturnValue:
     async with database.write() as session:
         await accounts.request_email_change(session, logged_in_user(), email)
     return await redirect_with_message(
-        "Follow the link in the mail that is on its way to the new address."
+        "To confirm the change, open the link in the email sent to your new address."
     )
 
 
@@ -83,16 +83,16 @@ async def change_email() -> ResponseReturnValue:
 @no_store
 @login_required
 @rate_limit(EMAIL_LIMIT, by_account)
-@not_audited("sends again what was asked for before")
+@not_audited("resends an email that was audited when it was requested")
 async def resend() -> ResponseReturnValue:
-    """Send the mail again that confirms an address."""
+    """Resend the confirmation email."""
     email = logged_in_user().pending_email
     if email is None:
-        return await redirect_with_message("Your address is confirmed already.")
+        return await redirect_with_message("Your email address is already confirmed.")
     await emails.CONFIRMATION_LIMIT.require(email.lower())
     async with database.write() as session:
         await outbox.send_later(session, "confirm", user_id=logged_in_user().id)
-    return await redirect_with_message("The mail is on its way again.")
+    return await redirect_with_message("The confirmation email was sent again.")
 
 
 @blueprint.post("/password/")
@@ -101,7 +101,7 @@ async def resend() -> ResponseReturnValue:
 @rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.PASSWORD_CHANGED)
 async def change_password() -> ResponseReturnValue:
-    """Change the password; every other session ends."""
+    """Change the password and end all other sessions."""
     user = logged_in_user()
     form = PasswordForm(
         await request.form, personal=(user.username, user.email, user.pending_email)
@@ -115,7 +115,7 @@ async def change_password() -> ResponseReturnValue:
         )
     renew_login(changed)
     response = await redirect_with_message(
-        "Your password was changed. You were signed out everywhere else."
+        "Your password was changed. You were logged out everywhere else."
     )
     devices.remember_device(response, changed)
     return response
@@ -127,7 +127,7 @@ async def change_password() -> ResponseReturnValue:
 @rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.SESSIONS_ENDED, Event.TOKEN_DELETED)
 async def sign_out_everywhere() -> ResponseReturnValue:
-    """End all sessions, and revoke all access tokens unless the form says to keep them."""
+    """End all sessions, and revoke all access tokens unless the user keeps them."""
     keeps_tokens = (await request.form).get("tokens") == "keep"
     async with database.write() as session:
         await accounts.sign_out_everywhere(session, logged_in_user())
@@ -135,8 +135,8 @@ async def sign_out_everywhere() -> ResponseReturnValue:
             await site.revoke_access(session, logged_in_user().id)
     log_out()
     await flash(
-        "You are signed out everywhere."
-        + ("" if keeps_tokens else " Your access tokens are revoked."),
+        "You were logged out everywhere."
+        + ("" if keeps_tokens else " Your access tokens were revoked."),
         "info",
     )
     return redirect(url_for("public.home"), 303)
@@ -147,7 +147,7 @@ async def sign_out_everywhere() -> ResponseReturnValue:
 @login_required
 @rate_limit(DOWNLOAD_LIMIT, by_account)
 async def download() -> Response:
-    """Return what is kept about the user, as a file. Of very many events, the newest are in it."""
+    """Return the user's data as a JSON file. The lists of events are truncated to the newest."""
     user, database = logged_in_user(), current_toolkit().database
     async with database.read() as session:
         events = await audit.list_events(
@@ -200,7 +200,7 @@ async def delete() -> ResponseReturnValue:
 
 
 async def render_page(**submitted_forms: Form) -> str:
-    """Render the page with empty forms, but for one that was sent and refused."""
+    """Render the page with empty forms, except for those that were submitted and are invalid."""
     user = logged_in_user()
     forms: Mapping[str, Any] = {
         "name": NameForm(username=user.username),
@@ -226,14 +226,14 @@ async def render_page(**submitted_forms: Form) -> str:
 
 
 def event_to_json(event: AuditEvent) -> dict[str, Any]:
-    """Return an event as its user may see it: where an administrator sits is none of it."""
+    """Return an event for its user, without the IP address of an administrator."""
     client = None if event.actor_id else event.client
     return {"at": event.at.isoformat(), "what": event.kind, "client": client}
 
 
 @blueprint.errorhandler(accounts.SessionEndedError)
 async def session_ended(error: accounts.SessionEndedError) -> ResponseTypes:
-    """Send somebody to the login whose session was ended while the request was on its way."""
+    """Redirect to the login page if the session ended during the request."""
     log_out()
     return redirect(url_for("user.login"), 303)
 
@@ -244,9 +244,9 @@ async def redirect_with_message(message: str) -> ResponseTypes:
 
 
 async def check_current_password(form: Form) -> bool:
-    """Tell whether the user has typed the current password, and say it at the field if not."""
+    """Return whether the current password is correct; add a field error if it is not."""
     field = form["current_password"]
     if await passwords.verify_password(logged_in_user().password_hash, str(field.data)):
         return True
-    field.errors = ["This is not your password."]
+    field.errors = ["Incorrect password."]
     return False

@@ -1,4 +1,4 @@
-"""What is done with accounts: functions of a session and plain values."""
+"""Queries and changes of accounts. The functions take a database session and plain values."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,8 +24,8 @@ from quart_upsun.database.statements import Source, Statement
 from quart_upsun.mail import outbox
 from quart_upsun.security import audit
 
-# Built once: these run with nearly every request of a member, and building them took longer than
-# the database takes to answer.
+# Built once: they run with nearly every request of a logged-in user, and building them takes longer
+# than running them.
 _users = Base.metadata.tables[User.__tablename__]
 SELECT_BY_SESSION = Statement(
     select(_users).where(
@@ -35,16 +35,16 @@ SELECT_BY_SESSION = Statement(
     ),
     lambda values: User(**dict(zip(_users.c.keys(), values, strict=True))),
 )
-# What ends every session of a user, and with them an address that one of them has asked for.
+# Ends all sessions of a user, and cancels an email change that one of them may have requested.
 END_SESSIONS_VALUES: dict[str, Any] = {
     "session_version": User.session_version + 1,
     "pending_email": case((User.email.is_(None), User.pending_email)),
 }
-MAX_CLAIMS = 10  # of one address that are looked at
+MAX_CLAIMS = 10  # unconfirmed accounts considered for one email address
 
 
 class Member(NamedTuple):
-    """A user as other members see one."""
+    """What other members see of a user."""
 
     username: str
     created_at: datetime
@@ -60,7 +60,7 @@ SELECT_NEWEST = Statement(
 
 
 class AccountTakenError(Exception):
-    """Another user has this user name or address.
+    """Another user has this username or email address.
 
     Attributes:
         field: `username` or `email`.
@@ -72,7 +72,7 @@ class AccountTakenError(Exception):
 
 
 class SessionEndedError(Exception):
-    """The session that asks was ended while it did: nothing was changed."""
+    """The user's session ended during the request. Nothing was changed."""
 
 
 async def create_user(
@@ -83,21 +83,21 @@ async def create_user(
     password_hash: str,
     should_confirm: bool = True,
 ) -> User:
-    """Add a user whose address is still to be confirmed.
+    """Create a user with an unconfirmed email address.
 
-    Whether another account has the address is not looked at, so nobody learns it here: the first
-    to confirm it has it.
+    Does not check whether another account has the email address, so that registration does not
+    reveal it. The first account to confirm an address gets it.
 
     Args:
-        session: of `write()`.
-        username: its name.
-        email: the address it claims.
-        password_hash: of its password.
-        ask: whether to post the mail that asks for the confirmation.
+        session: a session of `write()`.
+        username: the username.
+        email: the unconfirmed email address.
+        password_hash: the hash of the password.
+        should_confirm: whether to send the confirmation email.
 
     Raises:
-        Taken: the name; the database's unique index decides, so of two who ask at once one is
-            refused.
+        AccountTakenError: the username is taken. The unique index decides between concurrent
+            requests.
     """
     user = User(username=username, pending_email=email, password_hash=password_hash)
     session.add(user)
@@ -116,14 +116,14 @@ async def get_user(session: AsyncSession, user_id: int) -> User | None:
 
 
 async def get_user_by_username(session: AsyncSession, username: str) -> User | None:
-    """Find a user by name, whatever the case."""
+    """Return the user with this name (case-insensitive), or None."""
     return await session.scalar(select(User).where(func.lower(User.username) == username.lower()))
 
 
 async def find_users_by_email(session: AsyncSession, email: str) -> Sequence[User]:
-    """Find who can be reached at an address, whatever the case.
+    """Return the active users of an email address (case-insensitive).
 
-    The one user who has confirmed it; without one, those who claim it, the newest first.
+    This is the user who confirmed it, or else those who claim it, newest first.
     """
     address = email.lower()
     confirmed = select(User).where(func.lower(User.email) == address, User.deactivated_at.is_(None))
@@ -143,16 +143,16 @@ async def find_users_by_email(session: AsyncSession, email: str) -> Sequence[Use
 
 
 async def get_user_by_session(source: Source, user_id: int, version: int) -> User | None:
-    """Find the user of a login cookie; None once the cookie's session was ended."""
+    """Return the user of a login cookie, or None if its session has ended."""
     found = await SELECT_BY_SESSION.rows(source, user_id=user_id, version=version)
     return found[0] if found else None
 
 
 async def confirm_email(session: AsyncSession, user_id: int, email: str) -> bool:
-    """Make a pending address the user's own; False if it is not pending any more.
+    """Confirm a pending email address; return False if it is no longer pending.
 
     Raises:
-        Taken: another account was quicker.
+        AccountTakenError: another account has confirmed the address.
     """
     change = (
         update(User)
@@ -170,11 +170,12 @@ async def confirm_email(session: AsyncSession, user_id: int, email: str) -> bool
 
 
 async def change_username(session: AsyncSession, user: User, username: str) -> None:
-    """Give a user another name.
+    """Change the username.
 
     Raises:
-        Taken: somebody has it.
-        SessionEnded: as everywhere below, where it is the user who asks.
+        AccountTakenError: the username is taken.
+        SessionEndedError: the session of the user has ended. The same applies to the functions
+            below that take a `User`.
     """
     try:
         await _update_user(session, user, username=username)
@@ -184,7 +185,7 @@ async def change_username(session: AsyncSession, user: User, username: str) -> N
 
 
 async def request_email_change(session: AsyncSession, user: User, email: str) -> None:
-    """Remember the address a user wants; ask there whether it is theirs, and tell the old one."""
+    """Store the new email address as pending, and email both the new and the old address."""
     await _update_user(session, user, pending_email=email)
     await audit.record(session, Event.EMAIL_CHANGE_REQUESTED, user.id)
     await outbox.send_later(session, "confirm", user_id=user.id)
@@ -193,11 +194,11 @@ async def request_email_change(session: AsyncSession, user: User, email: str) ->
 
 
 async def request_password_reset(session: AsyncSession, email: str) -> None:
-    """Post the mail with which a forgotten password is replaced, if there is an account.
+    """Send a password reset email, if the email address has an account.
 
-    The same statements run whether there is one: that is found out when the mail is sent. The event
-    belongs to who has confirmed the address: one who only claims it would learn from its absence
-    that somebody else has.
+    The same statements run in both cases; the job that sends the email checks for an account. The
+    audit event belongs to the user who confirmed the address. Users who only claim the address get
+    no event, because its absence would reveal that someone else has confirmed it.
     """
     owner = select(User.id).where(func.lower(User.email) == email.lower()).scalar_subquery()
     await audit.record(session, Event.RESET_REQUESTED, owner)
@@ -207,7 +208,7 @@ async def request_password_reset(session: AsyncSession, email: str) -> None:
 async def set_password(
     session: AsyncSession, user: User, *, password_hash: str, event: Event
 ) -> User:
-    """Replace the password and end all sessions; return the user as it is now."""
+    """Set the password, end all sessions, and return the updated user."""
     changed = await _update_user(session, user, password_hash=password_hash, **END_SESSIONS_VALUES)
     await audit.record(session, event, user.id)
     if user.email:
@@ -216,23 +217,23 @@ async def set_password(
 
 
 async def replace_password_hash(session: AsyncSession, user_id: int, *, old: str, new: str) -> None:
-    """Replace a password hash by a stronger one of the same password."""
+    """Replace a password hash with a stronger hash of the same password."""
     await session.execute(
         update(User)
-        # Not if the password was changed in the meantime.
+        # Skipped if the password has changed in the meantime.
         .where(User.id == user_id, User.password_hash == old)
         .values(password_hash=new)
     )
 
 
 async def sign_out_everywhere(session: AsyncSession, user: User) -> None:
-    """End all sessions of the user who asks."""
+    """End all sessions of the current user."""
     await _update_user(session, user, **END_SESSIONS_VALUES)
     await audit.record(session, Event.SESSIONS_ENDED, user.id)
 
 
 async def delete_user(session: AsyncSession, user: User) -> None:
-    """Delete an account. The audit trail keeps what happened to its number, and no name."""
+    """Delete an account. The audit trail keeps its events with the user id, but no name."""
     gone = delete(User).where(*_valid_session_conditions(user)).returning(User.id)
     if await session.scalar(gone) is None:
         raise SessionEndedError
@@ -242,13 +243,13 @@ async def delete_user(session: AsyncSession, user: User) -> None:
 
 
 async def end_sessions(session: AsyncSession, user_id: int, *, actor_id: int) -> None:
-    """Sign somebody else out everywhere."""
+    """End all sessions of another user."""
     await session.execute(update(User).where(User.id == user_id).values(**END_SESSIONS_VALUES))
     await audit.record(session, Event.SESSIONS_ENDED, user_id, actor_id=actor_id)
 
 
 async def set_role(session: AsyncSession, user_id: int, role: Role) -> None:
-    """Make a user an administrator, or a member like all others."""
+    """Change the role of a user."""
     await session.execute(update(User).where(User.id == user_id).values(role=role))
     event = Event.PROMOTED if role == Role.ADMINISTRATOR else Event.DEMOTED
     await audit.record(session, event, user_id)
@@ -260,9 +261,9 @@ async def deactivate_user(
     """Deactivate a user and end their sessions.
 
     Args:
-        session: of `write()`.
-        user_id: whose account.
-        actor_id: who does it, if it is another user.
+        session: a session of `write()`.
+        user_id: the user to deactivate.
+        actor_id: the administrator, if one does it.
     """
     values = {"deactivated_at": func.now(), **END_SESSIONS_VALUES}
     await session.execute(update(User).where(User.id == user_id).values(**values))
@@ -272,15 +273,15 @@ async def deactivate_user(
 async def reactivate_user(
     session: AsyncSession, user_id: int, *, actor_id: int | None = None
 ) -> None:
-    """Reactivate a user; ended sessions and revoked tokens stay ended."""
+    """Reactivate a user. Ended sessions and revoked tokens are not restored."""
     await session.execute(update(User).where(User.id == user_id).values(deactivated_at=None))
     await audit.record(session, Event.REACTIVATED, user_id, actor_id=actor_id)
 
 
 async def list_newest_users(source: Source, *, limit: int = 20) -> list[Member]:
-    """Return the members who joined last, newest first.
+    """Return the newest members, newest first.
 
-    Only those whose address is confirmed, and who are not deactivated.
+    Includes only active users with a confirmed email address.
     """
     return await SELECT_NEWEST.rows(source, count=limit)
 
@@ -288,7 +289,14 @@ async def list_newest_users(source: Source, *, limit: int = 20) -> list[Member]:
 async def search_users(
     session: AsyncSession, *, prefix: str = "", before: int | None = None, limit: int
 ) -> Sequence[User]:
-    """Return users, newest first: whose name or address begins so, whose id is below `before`."""
+    """Return users, newest first.
+
+    Args:
+        session: a database session.
+        prefix: the beginning of the username or email address, case-insensitive.
+        before: only users whose id is lower; the cursor of the previous page.
+        limit: the maximum number of users.
+    """
     query = select(User).order_by(User.id.desc()).limit(limit)
     if prefix:
         start = prefix.lower()
@@ -300,9 +308,9 @@ async def search_users(
 
 
 def _valid_session_conditions(user: User) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions under which `user`, as it was loaded, may still ask for anything.
+    """Return the conditions under which the session that loaded `user` is still valid.
 
-    A request can take long to arrive; its session may have been ended meanwhile.
+    The body of a request can take long to arrive, and the session may end in the meantime.
     """
     return (
         User.id == user.id,
@@ -312,10 +320,10 @@ def _valid_session_conditions(user: User) -> tuple[ColumnElement[bool], ...]:
 
 
 async def _update_user(session: AsyncSession, user: User, **values: Any) -> User:
-    """Change the row of the user who asks, and return it.
+    """Update the row of the current user, and return it.
 
     Raises:
-        SessionEnded: the session that asks was ended.
+        SessionEndedError: the user's session has ended.
     """
     change = update(User).where(*_valid_session_conditions(user)).values(**values).returning(User)
     changed = await session.scalar(change)
@@ -325,7 +333,7 @@ async def _update_user(session: AsyncSession, user: User, **values: Any) -> User
 
 
 def _translate_integrity_error(error: IntegrityError) -> Exception:
-    """Return what a violated unique index means, or the error itself if it is none of ours."""
+    """Return AccountTakenError for a unique index of users, or else the error itself."""
     index = getattr(error.driver_exception, "constraint_name", None)
     fields = {UNIQUE_USERNAME.name: "username", UNIQUE_EMAIL.name: "email"}
     return AccountTakenError(fields[index]) if index in fields else error

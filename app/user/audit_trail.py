@@ -1,27 +1,27 @@
-"""The events of an account's audit trail."""
+"""The events of the audit trail."""
 
 from enum import StrEnum
 
 
 class Event(StrEnum):
-    """What is worth remembering. The values lie in the database, and are shown as they are."""
+    """An event of an account. The values are stored in the database and shown to users."""
 
     REGISTERED = "registered"
-    CONFIRMED = "address confirmed"
+    CONFIRMED = "email address confirmed"
     LOGGED_IN = "logged in"
     LOGIN_FAILED = "login failed"
     LOGGED_OUT = "logged out"
     RESET_REQUESTED = "password reset requested"
     PASSWORD_RESET = "password reset"
     PASSWORD_CHANGED = "password changed"
-    NAME_CHANGED = "name changed"
-    EMAIL_CHANGE_REQUESTED = "change of address requested"
+    NAME_CHANGED = "username changed"
+    EMAIL_CHANGE_REQUESTED = "email address change requested"
     SESSIONS_ENDED = "all sessions ended"
-    INVITED = "somebody invited"
+    INVITED = "invitation sent"
     DELETED = "account deleted"
     PROMOTED = "promoted to administrator"
     DEMOTED = "demoted to member"
-    RESET_LINK_CREATED = "reset link made"
+    RESET_LINK_CREATED = "reset link created"
     DEACTIVATED = "deactivated"
     REACTIVATED = "reactivated"
     TOKEN_CREATED = "access token created"

@@ -1,4 +1,4 @@
-"""`quart user …`: what is done with accounts from the command line."""
+"""The `quart user` commands, which manage accounts."""
 
 import asyncio
 import os
@@ -28,26 +28,26 @@ T = TypeVar("T")
 
 @click.group("user")
 def group() -> None:
-    """Look after accounts."""
+    """Manage accounts."""
 
 
 @group.command()
 @click.argument("username")
 @click.argument("email")
-@click.option("--administrator", is_flag=True, help="Make the user an administrator.")
+@click.option("--administrator", is_flag=True, help="Create an administrator.")
 def create(username: str, email: str, administrator: bool) -> None:
-    """Add a user, whose address counts as confirmed.
+    """Create a user with a confirmed email address.
 
-    Prompts for the password on a terminal; otherwise reads it from the first line of standard
+    Prompts for the password on a terminal. Otherwise, reads it from the first line of standard
     input.
     """
     password = read_password()
-    # The same rules as on the page.
+    # The same rules as for the registration form.
     values = {"username": username, "email": email, "password": password, "confirm": password}
     form = RegisterForm(data=values)
     if not form.validate():
-        wrong = (f"{field.label.text}: {field.errors[0]}" for field in form if field.errors)
-        raise click.ClickException(" ".join(wrong))
+        errors = (f"{field.label.text}: {field.errors[0]}" for field in form if field.errors)
+        raise click.ClickException(" ".join(errors))
     address = str(form.email.data)
     password_hash = passwords.hash_password_blocking(password)
 
@@ -67,9 +67,9 @@ def create(username: str, email: str, administrator: bool) -> None:
     try:
         user = run_in_transaction(work)
     except accounts.AccountTakenError as error:
-        what = "user name" if error.field == "username" else "address"
-        raise click.ClickException(f"Another account has this {what}.") from None
-    print_result(f"User {user.id}, {user.username}, is created.")
+        taken = "username" if error.field == "username" else "email address"
+        raise click.ClickException(f"Another account already has this {taken}.") from None
+    print_result(f"Created user {user.username} with ID {user.id}.")
 
 
 @group.command()
@@ -83,13 +83,13 @@ def promote(username: str) -> None:
             await accounts.set_role(session, user.id, Role.ADMINISTRATOR)
 
     run_in_transaction(work)
-    print_result(f"{username} is an administrator.")
+    print_result(f"{username} is now an administrator.")
 
 
 @group.command()
 @click.argument("username")
 def demote(username: str) -> None:
-    """Make an administrator a member like all others."""
+    """Make an administrator a regular member."""
 
     async def work(session: AsyncSession) -> None:
         user = await find_user(session, username)
@@ -97,13 +97,13 @@ def demote(username: str) -> None:
             await accounts.set_role(session, user.id, Role.MEMBER)
 
     run_in_transaction(work)
-    print_result(f"{username} is a member.")
+    print_result(f"{username} is now a member.")
 
 
 @group.command()
 @click.argument("username")
 def deactivate(username: str) -> None:
-    """Deactivate a user, end all sessions and revoke all access tokens."""
+    """Deactivate a user, end their sessions and revoke their access tokens."""
 
     async def work(session: AsyncSession) -> None:
         user = await find_user(session, username)
@@ -112,13 +112,13 @@ def deactivate(username: str) -> None:
             await site.revoke_access(session, user.id)
 
     run_in_transaction(work)
-    print_result(f"{username} is deactivated.")
+    print_result(f"{username} is now deactivated.")
 
 
 @group.command()
 @click.argument("username")
 def reactivate(username: str) -> None:
-    """Reactivate a user. Ended sessions and revoked tokens stay ended."""
+    """Reactivate a user. Ended sessions and revoked tokens are not restored."""
 
     async def work(session: AsyncSession) -> None:
         user = await find_user(session, username)
@@ -126,18 +126,20 @@ def reactivate(username: str) -> None:
             await accounts.reactivate_user(session, user.id)
 
     run_in_transaction(work)
-    print_result(f"{username} is active.")
+    print_result(f"{username} is now active.")
 
 
 @group.command("reset-link")
 @click.argument("username")
 def reset_link(username: str) -> None:
-    """Print a link that sets a new password: once, and for an hour."""
+    """Print a password reset link, which works once and expires after one hour."""
 
     async def work(session: AsyncSession) -> str:
         user = await find_user(session, username)
         if user.deactivated_at is not None:
-            raise click.ClickException(f"{username} is deactivated.")
+            raise click.ClickException(
+                f"{username} is deactivated. Run `quart user reactivate` first."
+            )
         await audit.record(session, Event.RESET_LINK_CREATED, user.id)
         try:
             return external_url("recovery.reset", token=emails.create_reset_token(user))
@@ -148,22 +150,22 @@ def reset_link(username: str) -> None:
 
 
 def read_password() -> str:
-    """Return what was typed, or the first line of standard input, whatever ends it.
+    """Prompt for the password, or read the first line of standard input without its line ending.
 
     Raises:
-        ClickException: it cannot be read, or is not UTF-8.
+        ClickException: the password cannot be read or is not UTF-8.
     """
     if sys.stdin is None:
-        raise click.ClickException("Standard input is closed; pipe the password to it.")
+        raise click.ClickException("Standard input is closed. Pipe the password to it.")
     try:
         if sys.stdin.isatty():
             typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
-            # A byte that the terminal's encoding does not have is a surrogate.
+            # Bytes outside the terminal's encoding arrive as surrogates.
             return os.fsencode(typed).decode()
         line = sys.stdin.buffer.readline(4 * passwords.MAX_LENGTH + 2)
         return line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeError:
-        raise click.ClickException("The password on standard input must be UTF-8.") from None
+        raise click.ClickException("The password must be valid UTF-8.") from None
     except OSError as error:
         raise click.ClickException(f"Cannot read the password: {error.strerror}.") from None
 
@@ -172,20 +174,25 @@ def print_result(text: str) -> None:
     """Print the result of a command.
 
     Raises:
-        ClickException: standard output accepts nothing. By then the command has done its work.
+        ClickException: writing to standard output fails. The command has done its work by then.
     """
     try:
         click.echo(text)
     except OSError as error:
-        # What is left in the buffer would fail once more when Python exits.
+        # Python would try to flush the buffer again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise click.ClickException(
-            f"Done, but the result cannot be written to standard output: {error.strerror}."
+            f"Done, but writing the result to standard output failed: {error.strerror}."
         ) from None
 
 
 async def find_user(session: AsyncSession, username: str) -> User:
-    # No other name exists, and NUL is not accepted by the database.
+    """Return the user with this name.
+
+    Raises:
+        ClickException: the user does not exist.
+    """
+    # PostgreSQL rejects NUL characters.
     user = (
         await accounts.get_user_by_username(session, username)
         if re.match(USERNAME_PATTERN, username)
@@ -193,7 +200,7 @@ async def find_user(session: AsyncSession, username: str) -> User:
     )
     if user is None:
         shown = username if username.isprintable() else ascii(username)
-        raise click.ClickException(f"There is no user {shown}.")
+        raise click.ClickException(f"User {shown} does not exist.")
     return user
 
 
@@ -201,10 +208,10 @@ def run_in_transaction(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
     """Run `work` in a transaction of the application's database.
 
     Raises:
-        ClickException: standard output is closed, or the database cannot be used.
+        ClickException: standard output is closed, or the database returned an error.
     """
     if sys.stdout is None:
-        raise click.ClickException("Standard output is closed; nothing was done.")
+        raise click.ClickException("Standard output is closed. Nothing was changed.")
     app = click.get_current_context().ensure_object(ScriptInfo).load_app()
     configure_logging("warning", stream=sys.stderr)
     database = app.extensions["quart_upsun"].database
@@ -220,7 +227,7 @@ def run_in_transaction(work: Callable[[AsyncSession], Awaitable[T]]) -> T:
     try:
         return asyncio.run(inside())
     except DatabaseUnavailableError as error:
-        raise click.ClickException(f"The database cannot be used: {error}.") from None
+        raise click.ClickException(f"Cannot use the database: {error}.") from None
     except DBAPIError as error:
         reason = str(error.orig).partition("\n")[0]
         raise click.ClickException(f"The database returned an error: {reason}.") from None

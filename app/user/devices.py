@@ -1,7 +1,8 @@
-"""The mark of a browser that somebody has logged in with before.
+"""Device cookies, which identify browsers that a user has logged in with before.
 
-Whoever guesses passwords is slowed down by account. Without this mark they would keep the owner
-out as well. https://owasp.org/www-community/Slow_Down_Online_Guessing_Attacks_with_Device_Cookies
+Login attempts are rate limited per account. Known devices have a limit of their own, so that an
+attacker cannot lock out the owner.
+https://owasp.org/www-community/Slow_Down_Online_Guessing_Attacks_with_Device_Cookies
 """
 
 import secrets
@@ -16,9 +17,10 @@ LIFETIME_SECONDS = 365 * signing.DAY_SECONDS
 
 
 def known_device(user: User) -> str | None:
-    """Return what stands for the browser that asks, if `user` has logged in with it before.
+    """Return the identifier of this browser if `user` has logged in with it before.
 
-    Since the last change of the password, that is: who knew the one before is a stranger.
+    Only logins since the last password change count: someone who knew the previous password is not
+    trusted.
     """
     cookie = request.cookies.get(current_app.config["DEVICE_COOKIE_NAME"], "")
     content = signing.verify("device", cookie, max_age=LIFETIME_SECONDS)
@@ -28,7 +30,7 @@ def known_device(user: User) -> str | None:
 
 
 def remember_device(response: ResponseTypes, user: User) -> None:
-    """Mark the browser that gets this response as one of `user`'s."""
+    """Set the device cookie of `user`, unless the browser has it already."""
     if known_device(user):
         return
     response.set_cookie(

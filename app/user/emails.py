@@ -1,4 +1,4 @@
-"""The mails of accounts: what each is told, looked up when it is sent."""
+"""Emails about accounts, and the tokens in their links. Jobs load the data when they send."""
 
 import hashlib
 from typing import Any
@@ -14,41 +14,41 @@ from quart_upsun.security.limits import Limit
 
 CONFIRM_LIFETIME_SECONDS = 3 * signing.DAY_SECONDS
 RESET_LIFETIME_SECONDS = signing.HOUR_SECONDS
-# Questions whether an address is somebody's, to one address, whoever asks.
+# Confirmation emails to one address, from all clients together.
 CONFIRMATION_LIMIT = Limit("confirmations", 5, 3600)
 
 
 def create_confirm_token(user: User) -> str:
-    """Return the token that confirms the pending address; worth nothing once there is another."""
+    """Return a token that confirms the pending email address until that changes."""
     return signing.sign("confirm", [user.id, user.pending_email])
 
 
 def read_confirm_token(token: str) -> tuple[int, str] | None:
-    """Return the user's id and the address that whoever has the token can read mail at."""
+    """Return the user id and email address of a valid confirmation token, or None."""
     content = signing.verify("confirm", token, max_age=CONFIRM_LIFETIME_SECONDS)
     return (content[0], content[1]) if content else None
 
 
 def create_reset_token(user: User) -> str:
-    """Return the token that replaces the password.
+    """Return a password reset token.
 
-    It dies with the next change of the password, which is also its use, and with the address.
+    It becomes invalid when the password or email address changes, and therefore works once.
     """
     return signing.sign("reset", [user.id, user.session_version, email_fingerprint(user)])
 
 
 async def read_reset_token(session: AsyncSession, token: str) -> User | None:
-    """Return the user whose password the token may replace, if it still may."""
+    """Return the user of a valid password reset token, or None."""
     content = signing.verify("reset", token, max_age=RESET_LIFETIME_SECONDS)
     if not content:
         return None
-    user_id, version, mark = content
+    user_id, version, fingerprint = content
     user = await accounts.get_user_by_session(session, user_id, version)
-    return user if user and email_fingerprint(user) == mark else None
+    return user if user and email_fingerprint(user) == fingerprint else None
 
 
 def email_fingerprint(user: User) -> str:
-    """Return what changes with the address a link was sent to, and does not tell it."""
+    """Return a short hash of the email address, so that tokens do not contain the address."""
     address = (user.email or user.pending_email or "").lower()
     return hashlib.sha256(address.encode()).hexdigest()[:16]
 
@@ -59,7 +59,7 @@ async def compose_confirmation(session: AsyncSession, data: dict[str, Any]) -> L
         return None
     owner = next(iter(await accounts.find_users_by_email(session, user.pending_email)), None)
     if owner is not None and owner.email and owner.id != user.id:
-        # Only the owner of the address learns that it has an account.
+        # Only the owner of the email address learns that it has an account.
         return Letter(
             user.pending_email,
             "already-registered",
@@ -75,7 +75,7 @@ async def compose_confirmation(session: AsyncSession, data: dict[str, Any]) -> L
 
 
 async def compose_password_reset(session: AsyncSession, data: dict[str, Any]) -> Letter | None:
-    """One link for the account that has the address, or for each that claims it."""
+    """Compose an email with a reset link for each account of the email address."""
     users = await accounts.find_users_by_email(session, data["email"])
     if not users:
         return None

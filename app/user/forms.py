@@ -1,4 +1,4 @@
-"""The forms of accounts. Values are stripped; addresses come out in their normal form."""
+"""Forms for accounts. Values are stripped, and email addresses normalized."""
 
 from typing import Any
 
@@ -10,39 +10,40 @@ from app.user import passwords
 from app.user.models import EMAIL_LENGTH, USERNAME_LENGTH
 from quart_upsun.web.forms import strip
 
-# ASCII only: no two names look alike, and lower() means the same in Python and PostgreSQL.
+# ASCII only: names cannot be confused with each other, and lower() gives the same result in Python
+# and PostgreSQL.
 USERNAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z"
 
 
 def normalize_password_filter(value: str | None) -> str | None:
-    """Normalize a password before its length is checked and its repetition compared."""
+    """Normalize a password before it is validated and compared. A filter for WTForms fields."""
     return passwords.normalize_password(value) if value else value
 
 
 def normalize_email(text: str) -> str:
-    """Return an address in its normal form.
+    """Return the normal form of an email address.
 
     Raises:
-        ValueError: a sentence for who typed it.
+        ValueError: the address is invalid. The message is meant for the user.
     """
     try:
         found = validate_email(
             text[: EMAIL_LENGTH * 2],
             allow_smtputf8=False,
-            # No DNS question in a request; whether mail arrives, only a mail can tell. Domains
-            # under .test are let through, for example for tests of a deployed site.
+            # Only a confirmation email can prove an address, so skip the DNS lookup. Domains under
+            # .test are accepted, for example for tests of a deployed site.
             test_environment=True,
         )
     except EmailNotValidError:
-        raise ValueError("This is not a valid email address.") from None
+        raise ValueError("Enter a valid email address.") from None
     address = found.ascii_email or found.normalized
     if len(address) > EMAIL_LENGTH:
-        raise ValueError("This address is too long.")
+        raise ValueError(f"Use an email address of at most {EMAIL_LENGTH} characters.")
     return address
 
 
 def validate_email_field(form: Form, field: StringField) -> None:
-    """Validate an address, and put its normal form in its place."""
+    """Validate an email address, and replace it with its normal form."""
     try:
         field.data = normalize_email(field.data or "")
     except ValueError as error:
@@ -51,15 +52,15 @@ def validate_email_field(form: Form, field: StringField) -> None:
 
 def username_field() -> StringField:
     return StringField(
-        "User name",
+        "Username",
         filters=[strip],
         validators=[
-            DataRequired("Choose a user name."),
-            Length(3, USERNAME_LENGTH, f"Between 3 and {USERNAME_LENGTH} characters."),
+            DataRequired("Enter a username."),
+            Length(3, USERNAME_LENGTH, f"Use 3 to {USERNAME_LENGTH} characters."),
             Regexp(
                 USERNAME_PATTERN,
-                message="Letters, digits, dots, hyphens and underscores;"
-                " a letter or digit first and last.",
+                message="Use only letters, digits, dots, hyphens and underscores."
+                " Start and end with a letter or digit.",
             ),
         ],
         render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
@@ -77,45 +78,48 @@ def email_field(
     )
 
 
-def new_password_field() -> PasswordField:
+def new_password_field(label: str) -> PasswordField:
     return PasswordField(
-        "Password",
+        label,
         filters=[normalize_password_filter],
         description=f"At least {passwords.MIN_LENGTH} characters.",
-        validators=[DataRequired("Choose a password.")],
+        validators=[DataRequired("Enter a password.")],
         render_kw={"autocomplete": "new-password"},
     )
 
 
 def repeated_password_field() -> PasswordField:
     return PasswordField(
-        "Repeat the password",
+        "Confirm password",
         filters=[normalize_password_filter],
         validators=[
-            DataRequired("Repeat the password."),
-            EqualTo("password", "The passwords do not match."),
+            DataRequired("Enter the password again."),
+            EqualTo("password", "Passwords do not match."),
         ],
         render_kw={"autocomplete": "new-password"},
     )
 
 
 def current_password_field(identifier: str) -> PasswordField:
-    """The page of the account has several, so each says what it is called there."""
+    """Create the field. The account page has several, so each needs its own `id`."""
     return PasswordField(
         "Current password",
         filters=[normalize_password_filter],
         id=identifier,
-        validators=[DataRequired("Enter your password."), Length(max=passwords.MAX_LENGTH)],
+        validators=[
+            DataRequired("Enter your current password."),
+            Length(max=passwords.MAX_LENGTH),
+        ],
         render_kw={"autocomplete": "current-password"},
     )
 
 
 class RegisterForm(Form):
-    """A new account."""
+    """Register an account."""
 
     username = username_field()
     email = email_field()
-    password = new_password_field()
+    password = new_password_field("Password")
     confirm = repeated_password_field()
 
     def validate_password(self, field: PasswordField) -> None:
@@ -123,12 +127,12 @@ class RegisterForm(Form):
 
 
 class LoginForm(Form):
-    """A user name and a password; whether they fit is not the form's to say."""
+    """Log in. The view checks the password."""
 
     username = StringField(
-        "User name",
+        "Username",
         filters=[strip],
-        validators=[DataRequired("Enter your user name."), Length(max=USERNAME_LENGTH)],
+        validators=[DataRequired("Enter your username."), Length(max=USERNAME_LENGTH)],
         render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
     )
     password = PasswordField(
@@ -137,23 +141,23 @@ class LoginForm(Form):
         validators=[DataRequired("Enter your password."), Length(max=passwords.MAX_LENGTH)],
         render_kw={"autocomplete": "current-password"},
     )
-    remember = BooleanField("Keep me signed in")
+    remember = BooleanField("Keep me logged in")
 
 
 class ForgotForm(Form):
-    """Where to send the link that replaces a password."""
+    """Request a password reset link."""
 
-    email = email_field("The address of your account")
+    email = email_field()
 
 
 class NewPasswordForm(Form):
-    """A password in place of a forgotten one.
+    """Set a new password.
 
     Args:
-        personal: the user's name and address, which a password must not be.
+        personal: the user's name and email addresses, which are rejected as passwords.
     """
 
-    password = new_password_field()
+    password = new_password_field("New password")
     confirm = repeated_password_field()
 
     def __init__(self, formdata: Any = None, *, personal: tuple[str | None, ...], **options: Any):
@@ -165,37 +169,37 @@ class NewPasswordForm(Form):
 
 
 class PasswordForm(NewPasswordForm):
-    """A password in place of one that is known."""
+    """Change the password."""
 
     current_password = current_password_field("password-current")
 
 
 class NameForm(Form):
-    """Another user name."""
+    """Change the username."""
 
     username = username_field()
 
 
 class EmailForm(Form):
-    """Another address."""
+    """Change the email address."""
 
-    email = email_field("New address")
+    email = email_field("New email")
     current_password = current_password_field("email-current")
 
 
 class DeleteForm(Form):
-    """The end of an account."""
+    """Delete the account."""
 
     current_password = current_password_field("delete-current")
 
 
 class InviteForm(Form):
-    """Somebody else's address."""
+    """Invite someone by email."""
 
-    email = email_field("Their address", "off", "Enter an email address.")
+    email = email_field(autocomplete="off", missing="Enter an email address.")
 
 
 def reject_weak_password(field: PasswordField, *personal: str | None) -> None:
-    """Refuse a password that is too short or among the first to be tried."""
+    """Reject a password that is too short, too common, or personal."""
     if problem := passwords.find_problem(field.data or "", *personal):
         raise ValidationError(problem)

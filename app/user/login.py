@@ -1,4 +1,4 @@
-"""Who is asking: the login cookie, the current user, and the rule each view declares."""
+"""The login cookie, the current user, and decorators that require a login."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -20,26 +20,27 @@ P = ParamSpec("P")
 T = TypeVar("T")
 View = Callable[P, Awaitable[T]]
 
-# The last part of the cookie: whether the login outlives the browser.
+# The last part of the cookie: whether the login persists after the browser is closed.
 PERSISTENT, BROWSER_SESSION = "kept", "session"
 
 
 class LoginSerializer(QuartAuth.serializer_class):  # type: ignore[misc, valid-type]
     """Reads the login cookie, which is signed with the time of the login.
 
-    `<user>.<session version>.kept`, or with `session` for a login that is not kept.
+    The format is `<user id>.<session version>.kept`. A login that ends with the browser session has
+    `session` instead of `kept`.
     """
 
     def loads(self, token: str, **options: Any) -> Any:
         auth_id, issued = super().loads(token, return_timestamp=True, **options)
         lifetime = current_app.config["SESSION_SECONDS"]
         if not auth_id.endswith(f".{PERSISTENT}") and time.time() > issued.timestamp() + lifetime:
-            raise SignatureExpired("the session is over")
+            raise SignatureExpired("the session has expired")
         return auth_id
 
 
 class CookieAuth(QuartAuth):
-    """quart-auth, which would make a signer for each request; the keys do not change."""
+    """Creates the signer once: quart-auth creates one for each request."""
 
     serializer_class = LoginSerializer
 
@@ -50,7 +51,7 @@ class CookieAuth(QuartAuth):
         return LoginSerializer([*fallbacks, current_app.secret_key], self.salt)
 
     def load_token(self, token: str, app: Quart | None = None) -> str | None:
-        """Return what a valid token contains; None for any other."""
+        """Return the content of a valid token, or None."""
         try:
             auth_id: str = self._serializer.loads(token, max_age=self.duration)
         except BadSignature:  # or expired
@@ -59,34 +60,34 @@ class CookieAuth(QuartAuth):
 
 
 def init_app(app: Quart) -> None:
-    # Not as quart-auth's singleton: that adds a synchronous context processor, and with it a
-    # thread to every page.
+    # The singleton of quart-auth adds a synchronous context processor, which runs in a thread for
+    # every page.
     CookieAuth(app, singleton=False)
     app.before_request(load_user)
     app.context_processor(template_context)
 
 
 async def template_context() -> dict[str, Any]:
-    """Return who is logged in, and whether the navigation bar has the login form.
+    """Return the current user, and whether the navigation bar has the login form.
 
-    It has for visitors, except on the login page, where the form is the page's own.
+    Anonymous users see it on every page except the login page, which has its own form.
     """
     user = current_user()
     return {"current_user": user, "login_bar": user is None and request.path != "/login/"}
 
 
 def login_required(view: View[P, T]) -> View[P, T]:
-    """Send whoever is not logged in to the login page, and back here afterwards."""
+    """Require a login; redirect anonymous users to the login page and back."""
     return _require(view, "login", lambda user: None)
 
 
 def confirmed_required(view: View[P, T]) -> View[P, T]:
-    """Let members in whose address is confirmed: for what sends mail to others."""
+    """Require a confirmed email address, for views that send email to others."""
     return _require(view, "confirmed", lambda user: None if user.email else "unconfirmed")
 
 
 def admin_required(view: View[P, T]) -> View[P, T]:
-    """Let administrators in; to other members the page is not there."""
+    """Require an administrator; other users get a 404."""
     return _require(view, "admin", lambda user: None if user.is_administrator else "absent")
 
 
@@ -111,21 +112,21 @@ def _require(
 
 
 def current_user() -> User | None:
-    """Return the user who is logged in."""
+    """Return the current user, or None."""
     return cast(User | None, session_user())
 
 
 def logged_in_user() -> User:
-    """Return the user who is logged in, in a view that nobody else reaches."""
+    """Return the current user in a view that requires a login."""
     return cast(User, session_user())
 
 
 def log_in(user: User, *, remember: bool) -> None:
-    """Set the login cookie with the answer to this request.
+    """Log in, with a cookie in the response.
 
     Args:
-        user: who it is.
-        keep: whether the login outlives the browser.
+        user: the user to log in.
+        remember: whether the login persists after the browser is closed.
     """
     _clear_session()
     kind, action = (
@@ -138,25 +139,25 @@ def log_in(user: User, *, remember: bool) -> None:
 
 
 def renew_login(user: User) -> None:
-    """Go on with the login of this request after the user's other sessions were ended."""
+    """Renew the login of this request after all sessions of the user were ended."""
     log_in(user, remember=g.is_login_persistent)
 
 
 def log_out() -> None:
-    """Delete the login cookie with the answer to this request."""
+    """Log out: delete the login cookie and the session."""
     _clear_session()
     _auth().logout_user()
     set_session_user(None)
 
 
 async def load_user() -> None:
-    """Find the user of the login cookie: one query, and none for who has no cookie."""
+    """Load the user of the login cookie with one query; without a cookie, with none."""
     if current_app.config["QUART_AUTH_COOKIE_NAME"] not in request.cookies:
         return
     if request.endpoint == "static" or request.blueprint == "health":
         return
     if credentials.has_token(request):
-        return  # which alone says who asks: the cookie is not even looked at
+        return  # the token alone authenticates the request
     match (_auth().load_user().auth_id or "").split("."):
         case [user_id, version, kind] if user_id.isdecimal() and version.isdecimal():
             async with database.direct() as connection:
@@ -165,11 +166,11 @@ async def load_user() -> None:
                 )
             g.is_login_persistent = kind == PERSISTENT
     if current_user() is None:
-        log_out()  # forged, expired or ended elsewhere: without it pages can be cached again
+        log_out()  # the cookie is invalid or expired; without it, pages are cacheable again
 
 
 def _clear_session() -> None:
-    """Leave nothing of whoever was here before."""
+    """Remove the session data of the previous user."""
     if session:
         session.clear()
 

@@ -15,14 +15,14 @@ EMAIL_LENGTH = 254  # the longest address SMTP can carry
 
 
 class Role(StrEnum):
-    """What somebody may do beyond their own account."""
+    """What a user may do beyond their own account."""
 
     MEMBER = "member"
     ADMINISTRATOR = "administrator"
 
 
 class User(Base):
-    """Somebody who can log in."""
+    """An account."""
 
     __tablename__ = "users"
     __sanitize__: ClassVar = {
@@ -42,12 +42,12 @@ class User(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     username: Mapped[str] = mapped_column(String(USERNAME_LENGTH))
     email: Mapped[str | None] = mapped_column(String(EMAIL_LENGTH))
-    """The confirmed address; None until one is."""
+    """The confirmed email address; None until one is confirmed."""
     pending_email: Mapped[str | None] = mapped_column(String(EMAIL_LENGTH))
-    """The address to be confirmed. Several accounts may claim one; the first to confirm has it."""
+    """The unconfirmed email address. Several accounts may claim one; the first to confirm wins."""
     password_hash: Mapped[str] = mapped_column(String(255))
     session_version: Mapped[int] = mapped_column(server_default="1")
-    """Part of the login cookie: raising it ends every session of this user."""
+    """Part of the login cookie: incrementing it ends all sessions of the user."""
     role: Mapped[str] = mapped_column(String(20), server_default=Role.MEMBER)
     deactivated_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
@@ -57,11 +57,11 @@ class User(Base):
         return self.role == Role.ADMINISTRATOR
 
 
-# Unique whatever the case: "Ada" and "ada" are one user. The names tell which field was taken.
+# Case-insensitive: "Ada" and "ada" are the same user. The index names identify the field.
 UNIQUE_USERNAME = Index("uq_users_username", func.lower(User.username), unique=True)
 UNIQUE_EMAIL = Index("uq_users_email", func.lower(User.email), unique=True)
 
-# For the search by first letters, which the two above serve in the C locale only.
+# For prefix searches, which the two indexes above support in the C locale only.
 for _name in ("username", "email", "pending_email"):
     Index(
         f"ix_users_{_name}_prefix",

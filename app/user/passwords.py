@@ -1,4 +1,4 @@
-"""Passwords: which are refused; their hashes: argon2id, off the event loop, few at a time."""
+"""Password rules, and argon2id hashing in a small thread pool."""
 
 import asyncio
 import re
@@ -20,41 +20,41 @@ COMMON_PASSWORDS_FILE = Path(__file__).with_name("common_passwords.txt")
 # https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html
 HASHER = PasswordHasher(memory_cost=19 * 1024, time_cost=2, parallelism=1)
 
-# Two threads bound the memory (40 MiB) and leave the event loop its share of the processor;
-# whoever comes third waits in the executor's queue.
+# Two threads limit the memory (40 MiB) and leave CPU time for the event loop. Further calls wait in
+# the executor's queue.
 _executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="argon2")
 
-# Made with the parameters above, of a password nobody knows: an unknown user costs as much as a
-# wrong password, so the time of an answer does not tell who has an account.
+# Verified when the user is unknown, so that the response time does not reveal whether an account
+# exists.
 DUMMY_HASH = HASHER.hash(b"")
 
 
 def find_problem(password: str, *personal: str | None) -> str | None:
-    """Say why a password is refused; None if it is not.
+    """Return why a password is rejected, or None if it is acceptable.
 
     Args:
-        password: what somebody wants to have.
-        personal: what everybody would try first: the user's name and address.
+        password: the new password.
+        personal: the user's name and email addresses, which are easy to guess.
     """
     password = normalize_password(password)
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
-        return f"Between {MIN_LENGTH} and {MAX_LENGTH} characters."
-    if SURROGATES.search(password):  # from a terminal with another character set
-        return "The password must be valid Unicode text."
+        return f"Use {MIN_LENGTH} to {MAX_LENGTH} characters."
+    if SURROGATES.search(password):  # from a terminal with a different character set
+        return "Use only valid Unicode characters."
     plain = unicodedata.normalize("NFKC", password).strip().lower()
     if plain in _common_passwords() or len(set(plain)) < 3:
-        return "This password is one of the first that are tried. Choose another."
+        return "This password is too common. Choose a different one."
     if plain in {normalize_password(each).lower() for each in personal if each}:
-        return "Choose a password that is neither your user name nor your address."
+        return "Choose a password that is not your username or email address."
     return None
 
 
 def normalize_password(password: str) -> str:
-    """Return a password in Unicode's NFC, with plain spaces: keyboards send different bytes.
+    """Normalize a password to Unicode NFC with plain spaces, because keyboards differ.
 
     https://pages.nist.gov/800-63-4/sp800-63b.html#passwordver and RFC 8265, OpaqueString
     """
-    # Of what is too long in any form, the form would take long to find out.
+    # Normalizing a very long text is slow, and it is rejected anyway.
     if password.isascii() or len(password) > 2 * MAX_LENGTH:
         return password
     return unicodedata.normalize("NFC", SPACES.sub(" ", password))
@@ -68,14 +68,14 @@ async def hash_password(password: str) -> str:
 
 
 def hash_password_blocking(password: str) -> str:
-    """Return what `hash_password` does, for the command line: it blocks for about 30 ms."""
+    """Hash a password and block for about 30 ms. For the command line."""
     return HASHER.hash(normalize_password(password))
 
 
 async def verify_password(password_hash: str | None, password: str) -> bool:
-    """Tell whether `password` belongs to `password_hash`.
+    """Return whether `password` matches `password_hash`.
 
-    None stands for an unknown user: False, after the same work.
+    If `password_hash` is None (unknown user), return False after the same amount of work.
     """
     return await asyncio.get_running_loop().run_in_executor(
         _executor, _verify, password_hash, password
@@ -83,7 +83,7 @@ async def verify_password(password_hash: str | None, password: str) -> bool:
 
 
 def needs_rehash(password_hash: str) -> bool:
-    """Tell whether the hash was made with other parameters than today's."""
+    """Return whether the hash was created with outdated parameters."""
     return HASHER.check_needs_rehash(password_hash)
 
 

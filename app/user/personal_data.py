@@ -1,7 +1,6 @@
-"""The file of "Download your data": the account itself, and the part of each feature.
+"""The JSON export behind "Download your data": the account, and a section of each feature.
 
-A test walks through all tables and fails for one with a user's rows that is in no part and not
-declared to be left out.
+A test checks that every table with rows of users is part of a section or declared as not exported.
 """
 
 import json
@@ -18,10 +17,11 @@ async def stream_personal_data(
     account: dict[str, Any],
     sections: Sequence[PersonalDataSection],
 ) -> AsyncIterator[bytes]:
-    """Yield a JSON object: the members of the account, and a list for each part.
+    """Yield a JSON object with the members of the account and a list for each section.
 
     Raises:
-        DatabaseUnavailableError: in the middle; the client must see that the file is not whole.
+        DatabaseUnavailableError: possibly mid-stream, so that the client sees that the file is
+            incomplete.
     """
     yield json.dumps(account, ensure_ascii=False)[:-1].encode()
     for section in sections:

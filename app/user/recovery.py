@@ -1,6 +1,6 @@
-"""What links in mails lead to: confirming an address, replacing a forgotten password.
+"""Email confirmation and password reset.
 
-Each link leads to a page with a button: programs that look into mails follow links as well.
+The links in emails lead to pages with a button, because link scanners open them, too.
 """
 
 from quart import Blueprint, flash, redirect, render_template, request, url_for
@@ -18,16 +18,16 @@ blueprint = Blueprint("recovery", __name__)
 
 LINK_LIMIT = Limit("links", 30, 600)
 FORGOT_PASSWORD_LIMIT = Limit("forgot", 10, 3600)
-# To one address, whoever asks; beyond it the answer is the same, and no mail is sent.
+# Reset emails to one address. Beyond the limit the response is the same, but no email is sent.
 RESET_EMAIL_LIMIT = Limit("forgot-address", 3, 3600)
 
 
 @blueprint.get("/confirm/<token>/")
 @no_store
 @public
-@no_rate_limit("one row, and only for a token that is signed")
+@no_rate_limit("reads one row, and only for a valid token")
 async def confirm(token: str) -> ResponseReturnValue:
-    """Ask whether to confirm the address that the link was sent to."""
+    """Show the button that confirms the email address of a link."""
     content = emails.read_confirm_token(token)
     if content is None:
         return await render_expired_link()
@@ -45,7 +45,7 @@ async def confirm(token: str) -> ResponseReturnValue:
 @rate_limit(LINK_LIMIT)
 @audited(Event.CONFIRMED)
 async def confirm_address(token: str) -> ResponseReturnValue:
-    """Confirm it. A second time does no harm."""
+    """Confirm the email address. Idempotent."""
     content = emails.read_confirm_token(token)
     if content is None:
         return await render_expired_link()
@@ -55,20 +55,20 @@ async def confirm_address(token: str) -> ResponseReturnValue:
             confirmed = await accounts.confirm_email(session, user_id, email)
             user = None if confirmed else await accounts.get_user(session, user_id)
     except accounts.AccountTakenError:
-        await flash("Another account has this address, and was confirmed before.", "warning")
+        await flash("Another account has already confirmed this email address.", "warning")
     else:
         if not confirmed and (user is None or user.email != email):
             return await render_expired_link()
-        await flash("Your address is confirmed.", "success")
+        await flash("Your email address is confirmed.", "success")
     return redirect(url_for("account.show" if current_user() else "public.home"), 303)
 
 
 @blueprint.get("/forgot/")
 @cache_public(300)
 @public
-@no_rate_limit("no query, and the router keeps it")
+@no_rate_limit("no query, and cached by the router")
 async def forgot() -> ResponseReturnValue:
-    """Ask for the address of the account whose password is forgotten."""
+    """Show the form that requests a password reset link."""
     return await render_template("user/forgot.html", form=ForgotForm())
 
 
@@ -78,7 +78,7 @@ async def forgot() -> ResponseReturnValue:
 @rate_limit(FORGOT_PASSWORD_LIMIT)
 @audited(Event.RESET_REQUESTED)
 async def send_reset() -> ResponseReturnValue:
-    """Send a link there, if there is such an account. The answer does not tell."""
+    """Send a reset link if the account exists. The response does not reveal whether it does."""
     form = ForgotForm(await request.form)
     if not form.validate():
         return await render_template("user/forgot.html", form=form)
@@ -87,8 +87,8 @@ async def send_reset() -> ResponseReturnValue:
         async with database.write() as session:
             await accounts.request_password_reset(session, email)
     await flash(
-        "If there is an account with this address, a mail with a link is on its way. The link"
-        " works for an hour.",
+        "If there is an account with this email address, a reset link was sent to it. The link"
+        " expires after one hour.",
         "info",
     )
     return redirect(url_for("recovery.forgot"), 303)
@@ -97,9 +97,9 @@ async def send_reset() -> ResponseReturnValue:
 @blueprint.get("/reset/<token>/")
 @no_store
 @public
-@no_rate_limit("one row, and only for a token that is signed")
+@no_rate_limit("reads one row, and only for a valid token")
 async def reset(token: str) -> ResponseReturnValue:
-    """Ask for the new password."""
+    """Show the form for the new password."""
     async with database.read() as session:
         user = await emails.read_reset_token(session, token)
     if user is None:
@@ -114,10 +114,10 @@ async def reset(token: str) -> ResponseReturnValue:
 @rate_limit(LINK_LIMIT)
 @audited(Event.PASSWORD_RESET, Event.TOKEN_DELETED)
 async def set_password(token: str) -> ResponseReturnValue:
-    """Set it, and end every session and token there is.
+    """Set the password, end all sessions and revoke all access tokens.
 
-    This is the way back in for somebody whose account was taken over, and who did that may have
-    made a token. Who is logged in, and changes the password, sees the list of tokens instead.
+    A user whose account was taken over recovers it here, and the attacker may have created a token.
+    Changing the password while logged in keeps tokens, because the user can review them.
     """
     async with database.read() as session:
         user = await emails.read_reset_token(session, token)
@@ -135,16 +135,16 @@ async def set_password(token: str) -> ResponseReturnValue:
                 session, user, password_hash=password_hash, event=Event.PASSWORD_RESET
             )
             await site.revoke_access(session, changed.id)
-    except accounts.SessionEndedError:  # the same link, a moment before
+    except accounts.SessionEndedError:  # a concurrent request used the link
         return await render_expired_link()
     log_out()
-    await flash("Your password was changed. You can now log in with it.", "success")
+    await flash("Your password was changed. Log in with your new password.", "success")
     response = redirect(url_for("user.login"), 303)
-    # Whoever reads the owner's mail does not wait behind those who guess.
+    # The owner has proved access to the email address, so login limits of others do not apply.
     devices.remember_device(response, changed)
     return response
 
 
 async def render_expired_link() -> ResponseReturnValue:
-    """Answer 410 to a link that was used, is too old, or was never one of ours."""
+    """Return a 410 for a link that is invalid, used or expired."""
     return await render_template("user/expired_link.html"), 410

@@ -1,4 +1,4 @@
-"""Accounts that were never confirmed do not hold their user name for ever."""
+"""Deletion of accounts whose email address was never confirmed, which frees their usernames."""
 
 import asyncio
 from datetime import timedelta
@@ -21,9 +21,9 @@ RETENTION = timedelta(days=30)
 
 
 async def delete_unconfirmed_accounts(running: JobContext) -> None:
-    """Delete old accounts without a confirmed address, without a recent login and without content.
+    """Delete old accounts that have no confirmed email address, no recent login and no content.
 
-    Content is what a feature adds to the download of a user's data, and a valid access token.
+    Content is any row that a feature exports with the user's data, or a valid access token.
     """
     old = func.now() - RETENTION
     used = exists().where(
@@ -49,15 +49,15 @@ async def delete_unconfirmed_accounts(running: JobContext) -> None:
     while True:
         async with running.database.write() as session:
             ids = (await session.scalars(query.with_for_update(skip_locked=True))).all()
-            # The lock keeps others from saving anything. What was saved before the lock, only
-            # a second statement sees.
+            # The lock blocks new content. Only a second statement sees content that was committed
+            # just before the lock.
             gone = delete(User).where(User.id.in_(ids), *conditions).returning(User.id)
             for user_id in (await session.scalars(gone)).all():
                 await audit.record(session, Event.DELETED, user_id)
                 count += 1
         if len(ids) < cleanup.BATCH_SIZE:
             break
-        await asyncio.sleep(0.05)  # others have things to do as well
+        await asyncio.sleep(0.05)  # yield the database to other work
     if count:
         log.info("unconfirmed accounts deleted", count=count)
 

@@ -27,36 +27,36 @@ from quart_upsun.web.forms import add_form_error
 
 blueprint = Blueprint("user", __name__)
 
-USERNAME_TAKEN = "This user name is taken."
+USERNAME_TAKEN = "This username is already taken."
 
 REGISTER_LIMIT = Limit("register", 20, 3600)
 LOGIN_LIMIT = Limit("login", 30, 60)
 LOGOUT_LIMIT = Limit("logout", 60, 60)
 INVITE_LIMIT = Limit("invite", 10, 24 * 3600)
-# Attempts to log in to one account: of one client; and of all clients together. A browser that its
-# owner has logged in with is neither, so that strangers who use these up do not keep the owner out.
+# Login attempts per account: from one client, and from all clients together. Known devices do not
+# count towards either, so that an attacker who exhausts a limit does not lock out the owner.
 CLIENT_LOGIN_LIMIT = Limit("login-attempts", 10, 300)
 ACCOUNT_LOGIN_LIMIT = Limit("all-login-attempts", 50, 1500)
 
 
 class TooManyAttemptsError(Exception):
-    """Too many attempts to log in to one account.
+    """Too many login attempts for one account.
 
     Attributes:
-        wait: seconds until the next one is looked at.
+        retry_after: seconds until the next attempt is allowed.
     """
 
-    def __init__(self, wait: int) -> None:
-        super().__init__(wait)
-        self.retry_after = wait
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(retry_after)
+        self.retry_after = retry_after
 
 
 @blueprint.get("/register/")
 @cache_public(300)
 @public
-@no_rate_limit("no query, and the router keeps it")
+@no_rate_limit("no query, and cached by the router")
 async def register() -> ResponseReturnValue:
-    """Show the empty registration form."""
+    """Show the registration form."""
     if current_user():
         return redirect(url_for("user.members"), 303)
     return await render_template("user/register.html", form=RegisterForm())
@@ -68,10 +68,10 @@ async def register() -> ResponseReturnValue:
 @rate_limit(REGISTER_LIMIT)
 @audited(Event.REGISTERED)
 async def create_account() -> ResponseReturnValue:
-    """Create an account, or show the form again with what is wrong beside each field.
+    """Create an account, or show the form with its validation errors.
 
-    Nobody learns here whether an address has an account: the mail that is sent says it to who can
-    read it.
+    The response does not reveal whether an email address has an account. Only the email that is
+    sent to it does.
     """
     form = RegisterForm(await request.form)
     if not form.validate():
@@ -82,7 +82,7 @@ async def create_account() -> ResponseReturnValue:
     if not is_taken:
         password_hash = await passwords.hash_password(str(form.password.data))
         email = str(form.email.data)
-        # Beyond the limit the answer is the same, and the mail can be asked for later.
+        # Beyond the limit the response is the same. The user can resend the email later.
         should_confirm = not await emails.CONFIRMATION_LIMIT.count_request(email.lower())
         try:
             async with database.write() as session:
@@ -93,14 +93,14 @@ async def create_account() -> ResponseReturnValue:
                     password_hash=password_hash,
                     should_confirm=should_confirm,
                 )
-        except accounts.AccountTakenError:  # somebody else was quicker
+        except accounts.AccountTakenError:  # another request was faster
             is_taken = True
     if is_taken:
         form["username"].errors = [USERNAME_TAKEN]
         return await render_template("user/register.html", form=form)
     await flash(
-        "Thank you for registering. You can now log in; to confirm your address, follow the link"
-        " in the mail that is on its way.",
+        "Thank you for registering. You can now log in. To confirm your email address, open the"
+        " link in the email that was sent to you.",
         "success",
     )
     return redirect(url_for("public.home"), 303)
@@ -109,7 +109,7 @@ async def create_account() -> ResponseReturnValue:
 @blueprint.get("/login/")
 @cache_public(300)
 @public
-@no_rate_limit("no query, and the router keeps it")
+@no_rate_limit("no query, and cached by the router")
 async def login() -> ResponseReturnValue:
     """Show the login form."""
     target = safe_redirect_target(request.args.get("next"))
@@ -124,7 +124,7 @@ async def login() -> ResponseReturnValue:
 @rate_limit(LOGIN_LIMIT)
 @audited(Event.LOGGED_IN, Event.LOGIN_FAILED)
 async def check_login() -> ResponseReturnValue:
-    """Log in with the form of the page or of the navigation bar."""
+    """Log in with the form of the login page or of the navigation bar."""
     target = safe_redirect_target(request.args.get("next"))
     form = LoginForm(await request.form)
     headers, status = {}, 200
@@ -134,8 +134,8 @@ async def check_login() -> ResponseReturnValue:
         except TooManyAttemptsError as error:
             add_form_error(
                 form,
-                f"Too many attempts for this account. Try again in {error.retry_after} seconds, or"
-                " set a new password by mail: then this browser does not have to wait.",
+                "Too many login attempts for this account. Try again in"
+                f" {error.retry_after} seconds, or reset your password to log in now.",
             )
             headers, status = {"Retry-After": str(error.retry_after)}, 429
         else:
@@ -145,12 +145,13 @@ async def check_login() -> ResponseReturnValue:
                 response = redirect(target or url_for("user.members"), 303)
                 devices.remember_device(response, user)
                 return response
-            # Deactivation is told to who knows the password; which of the two is wrong, to nobody.
+            # Only someone who knows the password learns that the account is deactivated. Whether
+            # the username or the password was wrong is never revealed.
             add_form_error(
                 form,
-                "This account is deactivated."
+                "This account is deactivated. Contact an administrator."
                 if user is not None
-                else "The user name or the password is wrong.",
+                else "Incorrect username or password.",
             )
     page = await render_template("user/login.html", form=form, next=target)
     return page, status, headers
@@ -162,7 +163,7 @@ async def check_login() -> ResponseReturnValue:
 @rate_limit(LOGOUT_LIMIT)
 @audited(Event.LOGGED_OUT)
 async def logout() -> ResponseReturnValue:
-    """Log out; harmless for who is not logged in."""
+    """Log out. Does nothing for anonymous users."""
     user = current_user()
     if user is not None:
         async with database.write() as session:
@@ -175,9 +176,9 @@ async def logout() -> ResponseReturnValue:
 @blueprint.get("/users/")
 @no_store
 @login_required
-@no_rate_limit("the newest twenty by an index")
+@no_rate_limit("reads 20 rows with an index")
 async def members() -> ResponseReturnValue:
-    """Show the members who joined last."""
+    """List the newest members."""
     async with database.direct() as connection:
         newest = await accounts.list_newest_users(connection)
     return await render_template("user/members.html", members=newest)
@@ -188,7 +189,7 @@ async def members() -> ResponseReturnValue:
 @confirmed_required
 @no_rate_limit("no query")
 async def invite() -> ResponseReturnValue:
-    """Ask whom to invite."""
+    """Show the invitation form."""
     return await render_template("user/invite.html", form=InviteForm())
 
 
@@ -198,7 +199,7 @@ async def invite() -> ResponseReturnValue:
 @rate_limit(INVITE_LIMIT, by_account)
 @audited(Event.INVITED)
 async def send_invitation() -> ResponseReturnValue:
-    """Send somebody the way to the registration."""
+    """Send an invitation by email."""
     form = InviteForm(await request.form)
     if not form.validate():
         return await render_template("user/invite.html", form=form)
@@ -207,30 +208,30 @@ async def send_invitation() -> ResponseReturnValue:
             session, "invitation", user_id=logged_in_user().id, email=form.email.data
         )
         await audit.record(session, Event.INVITED, logged_in_user().id)
-    await flash("The invitation is on its way.", "success")
+    await flash("The invitation was sent.", "success")
     return redirect(url_for("user.members"), 303)
 
 
 async def authenticate(username: str, password: str) -> User | None:
-    """Return the user, or None after the same work whether the name or the password is wrong.
+    """Return the user, or None if the username or password is wrong.
+
+    Both cases do the same amount of work, so that timing does not reveal which usernames exist.
 
     Raises:
-        Slowed: too many attempts, whether there is such a user or not.
+        TooManyAttemptsError: the rate limit is exceeded. Applies to unknown usernames, too.
     """
     user = None
-    if re.match(
-        USERNAME_PATTERN, username
-    ):  # no other name exists, and NUL is none the database takes
+    if re.match(USERNAME_PATTERN, username):  # PostgreSQL rejects NUL characters
         async with database.read() as session:
             user = await accounts.get_user_by_username(session, username)
     account = f"name {username.lower()}"
     device = devices.known_device(user) if user else None
     subject = device or f"{account} from {by_client()}"
-    wait = await CLIENT_LOGIN_LIMIT.count_request(subject)
-    if not wait and device is None:
-        wait = await ACCOUNT_LOGIN_LIMIT.count_request(account)
-    if wait:
-        raise TooManyAttemptsError(wait)
+    retry_after = await CLIENT_LOGIN_LIMIT.count_request(subject)
+    if not retry_after and device is None:
+        retry_after = await ACCOUNT_LOGIN_LIMIT.count_request(account)
+    if retry_after:
+        raise TooManyAttemptsError(retry_after)
     is_right = await passwords.verify_password(user.password_hash if user else None, password)
     is_logged_in = user is not None and is_right and user.deactivated_at is None
     async with database.write() as session:
@@ -238,7 +239,7 @@ async def authenticate(username: str, password: str) -> User | None:
         await audit.record(session, event, user and user.id)
     if user is None or not is_right:
         return None
-    await CLIENT_LOGIN_LIMIT.reset(subject)  # the owner's slips of the keyboard do not add up
+    await CLIENT_LOGIN_LIMIT.reset(subject)  # typos do not add up
     if passwords.needs_rehash(user.password_hash):
         new = await passwords.hash_password(password)
         async with database.write() as session:

@@ -1,17 +1,19 @@
-// The pages work without this script; it only makes them nicer.
+// Progressive enhancement of all pages, which also work without JavaScript.
 
 import "bootstrap/js/src/alert.js";
 import "bootstrap/js/src/collapse.js";
+import { addPasswordToggles } from "./lib/passwords.js";
 import { showRelativeTimes } from "./lib/times.js";
 
+addPasswordToggles();
 showRelativeTimes();
 
-// After a refused form the next keystroke belongs to the first field that needs it.
+// Focus the first invalid field of a form.
 document.querySelector("main [aria-invalid='true']")?.focus();
 
-const SUBMIT_AGAIN_MILLISECONDS = 5000; // after the Stop button, or when no answer comes
+const RESUBMIT_MILLISECONDS = 5000; // in case the user stopped the request, or it got no response
 
-// A second click must not register somebody twice.
+// Prevent double submission.
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if ("submitted" in form.dataset) {
@@ -19,16 +21,16 @@ document.addEventListener("submit", (event) => {
     return;
   }
   form.dataset.submitted = "";
-  setTimeout(() => delete form.dataset.submitted, SUBMIT_AGAIN_MILLISECONDS);
+  setTimeout(() => delete form.dataset.submitted, RESUBMIT_MILLISECONDS);
 });
 
-// A page that the Back button brings back out of the browser's memory may be from before a login, with
-// the password still typed in. Browsers keep it there whatever the answer's headers say about caches.
+// A page restored from the back/forward cache may predate a login or logout, and still contain a typed
+// password. Browsers restore it regardless of Cache-Control.
 window.addEventListener("pageshow", (event) => {
   if (event.persisted) {
     location.reload();
   }
 });
 
-// The button that had the focus goes away with its alert.
+// Closing an alert removes the focused button, so move the focus to the content.
 document.addEventListener("close.bs.alert", () => document.getElementById("main").focus());

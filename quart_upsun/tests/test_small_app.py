@@ -68,7 +68,7 @@ async def test_api_docs_work_without_assets(app: Quart) -> None:
 async def test_development_mailbox_is_shown(app: Quart) -> None:
     response = await app.test_client().get("/dev/mail/")
     assert response.status_code == 200
-    assert "No mail yet." in await response.get_data(as_text=True)
+    assert "No emails yet." in await response.get_data(as_text=True)
 
 
 async def test_live_events_work_without_a_users_table(app: Quart, settings: Settings) -> None:

@@ -27,18 +27,18 @@ from quart_upsun.logging import get_logger
 log = get_logger(__name__)
 
 MESSAGES = {
-    400: "The request could not be understood.",
-    401: "Please log in to see this page.",
-    403: "You are not allowed to do this.",
-    404: "There is no page at this address.",
-    405: "This address does not take this kind of request.",
-    408: "The request took too long to arrive.",
+    400: "The request is malformed.",
+    401: "Log in to continue.",
+    403: "You do not have permission to do this.",
+    404: "This page does not exist. Check the URL for typos.",
+    405: "This URL does not support the method of the request.",
+    408: "The request timed out. Try again.",
     412: PRECONDITION_FAILED,
-    413: "What was sent is too large.",
+    413: "The request is too large.",
     415: CONTENT_ENCODING_REFUSED,
-    429: "Too many requests. Please wait a moment and try again.",
-    500: "Something went wrong on our side. The error has been logged.",
-    503: "The site is not available at the moment. Please try again in a few seconds.",
+    429: "Too many requests. Wait a moment and try again.",
+    500: "An unexpected error occurred. It has been logged. Try again later.",
+    503: "The site is temporarily unavailable. Try again in a few seconds.",
 }
 MIN_REDACTED_LENGTH = 4  # characters; shorter values occur in ordinary words
 RETRY_AFTER_SECONDS = 5  # longer than a usual deploy keeps the schema behind the code

@@ -1,4 +1,4 @@
-"""What the journeys have in common: somebody who listens, hands on a keyboard, an account."""
+"""Helpers of the browser tests: error watching, keyboard navigation, accounts."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -22,32 +22,32 @@ from tests.features.factories import Person
 NewPage = Callable[..., Awaitable[Page]]
 """Opens a page in a context of its own; takes the options of Playwright's `new_context`."""
 
-ORIGIN = "https://www.example.com"  # what the server is told; only the path leads to it
+ORIGIN = "https://www.example.com"  # the configured PUBLIC_ORIGIN; tests use only the path of links
 
 NARROW = ViewportSize(width=375, height=667)
 WIDE = ViewportSize(width=1280, height=800)
 
-MAX_TABS = 30  # more than any page has
+MAX_TABS = 30  # more than the focusable elements of any page
 
-# What a sighted user of the keyboard needs: the element with the focus looks different.
+# Whether the focused element has a visible focus indicator.
 VISIBLE_FOCUS = """element => {
   const style = getComputedStyle(element);
   const outline = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0;
   return outline || style.boxShadow !== "none";
 }"""
 
-# What the element is called, for everybody: by its label, its `aria-label` or its text.
+# The accessible name of an element: its `aria-label`, label or text.
 NAME = """element => (
   element.getAttribute("aria-label") || element.labels?.[0]?.textContent || element.textContent
 ).trim()"""
 
 
 class Watch:
-    """Hears what goes wrong in a browser without anybody seeing it.
+    """Records errors in a browser that are not visible on the page.
 
     Attributes:
-        complaints: what was heard.
-        expected: statuses from 400 on that belong to the test.
+        complaints: the recorded errors.
+        expected: error statuses that the test expects, and that are not recorded.
     """
 
     def __init__(self) -> None:
@@ -61,8 +61,8 @@ class Watch:
         context.on("response", self._response)
 
     def _console(self, message: ConsoleMessage) -> None:
-        # Violations of the content security policy are errors here. Resources that failed to load
-        # are too, but those are heard as requests, with their address.
+        # Includes violations of the content security policy. Resources that failed to load are
+        # recorded by `_failure` and `_response`, with their URL.
         if message.type in {"error", "warning"} and "Failed to load resource" not in message.text:
             self.complaints.append(f"console: {message.text}")
 
@@ -70,7 +70,7 @@ class Watch:
         self.complaints.append(f"exception: {error.error}")
 
     def _failure(self, request: Request) -> None:
-        if request.failure != "net::ERR_ABORTED":  # the page was left before all of it had arrived
+        if request.failure != "net::ERR_ABORTED":  # navigation canceled the request
             self.complaints.append(f"request failed: {request.url}: {request.failure}")
 
     def _response(self, response: Response) -> None:
@@ -80,7 +80,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Site:
-    """The server that the browser visits, and what lies behind it."""
+    """The server under test, its database and its mail server."""
 
     server: Server
     database: Database
@@ -91,7 +91,7 @@ class Site:
         return self.server.url
 
     async def link(self, person: Person, subject: str) -> str:
-        """Wait for a mail to somebody, and return the path of the link in it."""
+        """Wait for an email to a person, and return the path of its link."""
         message = await self.mailbox.mail(person.email, subject)
         body = message.get_body(("plain",))
         assert body is not None
@@ -101,11 +101,11 @@ class Site:
 
 
 Visit = Callable[[Page, Site], Awaitable[None]]
-"""Goes to a page, and does before what it takes to get there."""
+"""Opens a page, after setting up what the page needs."""
 
 
 async def register(site: Site, *people: Person, **options: bool) -> None:
-    """Create accounts without a browser; see `Person.create`."""
+    """Create accounts without a browser. The options are those of `Person.create`."""
     for person in people:
         await person.create(site.database, **options)
 
@@ -114,29 +114,29 @@ async def log_in(page: Page, person: Person) -> None:
     """Log in with the form of the login page."""
     await page.goto("/login/")
     form = page.locator("main form#loginForm")
-    await form.get_by_label("User name").fill(person.username)
+    await form.get_by_label("Username").fill(person.username)
     await form.get_by_label("Password").fill(person.password)
     await form.get_by_role("button", name="Log in").click()
     await page.wait_for_url("**/users/")
 
 
 async def press_tab(page: Page) -> str:
-    """Press the key, and return the name of the element that has the focus now.
+    """Press Tab, and return the accessible name of the focused element.
 
-    The element must look different with the focus.
+    Fails if the focus is not visible.
     """
     await page.keyboard.press("Tab")
     focused = page.locator(":focus")
     name: str = await focused.evaluate(NAME)
-    assert await focused.evaluate(VISIBLE_FOCUS), f"the focus on {name!r} cannot be seen"
+    assert await focused.evaluate(VISIBLE_FOCUS), f"{name!r} has no visible focus indicator"
     return name
 
 
 async def tab_to(page: Page, name: str) -> None:
-    """Press the tabulator until the element of this name has the focus."""
+    """Press Tab until the element with this name is focused."""
     passed = []
     for _ in range(MAX_TABS):
         passed.append(await press_tab(page))
         if passed[-1] == name:
             return
-    raise AssertionError(f"the keyboard does not lead to {name!r}, but to {passed}")
+    raise AssertionError(f"Tab does not reach {name!r}, only {passed}")

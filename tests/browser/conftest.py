@@ -1,4 +1,4 @@
-"""Debian's Chromium, and the real server with a database of its own."""
+"""Fixtures: Chromium, and the production server with its own database."""
 
 import os
 from collections.abc import AsyncIterator
@@ -29,15 +29,15 @@ ARGUMENTS = [
 @pytest.fixture(scope="session")
 async def browser() -> AsyncIterator[Browser]:
     path = require("chromium")
-    # Patience for a machine that does many things at once.
+    # A generous timeout for busy machines.
     expect.set_options(timeout=15_000)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=path,
             args=ARGUMENTS,
-            # As people have it: a page they go back to may come out of memory, as they left it.
+            # Playwright disables the back/forward cache by default; users have it.
             ignore_default_args=["--disable-back-forward-cache"],
-            chromium_sandbox=os.geteuid() != 0,  # Chromium refuses to start it as root
+            chromium_sandbox=os.geteuid() != 0,  # the sandbox does not start as root
         )
         yield browser
         await browser.close()
@@ -45,7 +45,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def own_database_url(server_url: str, migrated_template: str) -> AsyncIterator[str]:
-    """A database of its own: jobs of that of the site are done by its server."""
+    """Create a separate database, because the server of `site` runs the jobs of its own."""
     url = await create_database(server_url, migrated_template)
     yield url
     await drop_database(server_url, url)
@@ -53,7 +53,7 @@ async def own_database_url(server_url: str, migrated_template: str) -> AsyncIter
 
 @pytest.fixture(scope="session")
 async def site(server_url: str, migrated_template: str) -> AsyncIterator[Site]:
-    """The production server. Its accounts are those of all browser tests of the run."""
+    """Start the production server. All browser tests share it and its accounts."""
     url = await create_database(server_url, migrated_template)
     database = Database(parse_database_url(url), pool_size=2)
     async with (
@@ -64,8 +64,8 @@ async def site(server_url: str, migrated_template: str) -> AsyncIterator[Site]:
             DATABASE_URL=url,
             MAIL_URL=mailbox.url,
             PUBLIC_ORIGIN=ORIGIN,
-            # When a browser goes away while Quart opens a file for it, the file is left to the
-            # collector. In production it is not Python that serves files.
+            # If a browser disconnects while Quart opens a file, the garbage collector closes it. In
+            # production, Python does not serve files.
             PYTHONWARNINGS="default,ignore::ResourceWarning",
         ) as server,
     ):
@@ -77,14 +77,14 @@ async def site(server_url: str, migrated_template: str) -> AsyncIterator[Site]:
 
 @pytest.fixture(autouse=True)
 async def fresh_limits(site: Site) -> None:
-    """To the server all tests are one client, which soon would be too quick."""
+    """Reset the rate limits: all tests share one client address."""
     async with site.database.write() as session:
         await session.execute(delete(RateLimit))
 
 
 @pytest.fixture
 async def watch() -> AsyncIterator[Watch]:
-    """Listens to all pages of a test; at its end nothing may have gone wrong in them."""
+    """Fail the test if its pages have any error that it does not expect."""
     watch = Watch()
     yield watch
     assert watch.complaints == []
@@ -109,5 +109,5 @@ async def new_page(browser: Browser, site: Site, watch: Watch) -> AsyncIterator[
 
 @pytest.fixture
 async def page(new_page: NewPage) -> Page:
-    """A page in a browser of somebody who was never here."""
+    """Open a page in a new browser context, without cookies."""
     return await new_page()

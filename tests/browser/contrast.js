@@ -1,7 +1,6 @@
-// Measures the contrast of all text on a page, and of the edges of its fields, by the formula of
-// WCAG 2.2. `picture` is a screenshot of the whole page without its text, as a data: address: what
-// lies behind a text is read from there, because gradients and layers add up to it.
-// Returns [{what, kind, ratio}].
+// Measures the contrast of all text and field borders on a page with the formula of WCAG 2.2.
+// `picture` is a screenshot of the full page without text, as a data: URL. It supplies the background
+// colors, which can combine gradients and layers. Returns [{what, kind, ratio}].
 async (picture) => {
   const image = new Image();
   image.src = picture;
@@ -19,10 +18,10 @@ async (picture) => {
   };
   const parse = (colour) => {
     const numbers = colour.match(/^rgba?\(([\d., ]+)\)$/)?.[1].split(",").map(Number);
-    if (!numbers) throw new Error(`not understood: ${colour}`);
+    if (!numbers) throw new Error(`unknown color format: ${colour}`);
     return { rgb: numbers.slice(0, 3), alpha: numbers[3] ?? 1 };
   };
-  // The lowest contrast of a colour with any pixel of a rectangle.
+  // The lowest contrast between a color and any pixel of a rectangle.
   const lowest = (colour, { left, top, right, bottom }) => {
     const { rgb, alpha } = parse(colour);
     const [x, y] = [Math.ceil(left + scrollX), Math.ceil(top + scrollY)];
@@ -37,7 +36,7 @@ async (picture) => {
     }
     return ratio;
   };
-  // What ancestors with `overflow: hidden` leave of a rectangle.
+  // The part of a rectangle that ancestors with `overflow: hidden` do not clip.
   const clipped = (box, element) => {
     let { left, top, right, bottom } = box;
     for (; element; element = element.parentElement) {
@@ -62,7 +61,7 @@ async (picture) => {
     const boxes = [...range.getClientRects()]
       .map((box) => clipped(box, text.parentElement))
       .filter(({ left, top, right, bottom }) => right > left && bottom > top);
-    if (boxes.length === 0) continue; // nothing of it is left
+    if (boxes.length === 0) continue; // completely clipped
     const ratio = Math.min(...boxes.map((box) => lowest(color, box)));
     results.push({ what: text.data.trim(), kind: "text", ratio });
   }

@@ -1,4 +1,4 @@
-"""Makes the README's pictures anew: `python -m tests.browser.screenshots` beside `make run`."""
+"""Update the screenshots of the README: start `make run`, then run this module with `python -m`."""
 
 import asyncio
 import os

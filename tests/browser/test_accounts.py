@@ -1,4 +1,4 @@
-"""Registration, login and logout as people do them: with a mouse, with a keyboard alone."""
+"""Registration, login and logout with a mouse, and with the keyboard only."""
 
 import pytest
 from playwright.async_api import Page, expect
@@ -9,7 +9,7 @@ from tests.features.factories import Person
 pytestmark = pytest.mark.xdist_group("browser")
 
 
-async def test_the_whole_journey(page: Page) -> None:
+async def test_register_log_in_and_log_out(page: Page) -> None:
     ada = Person()
     await page.goto("/")
     await page.get_by_role("main").get_by_role("link", name="Create an account").click()
@@ -21,16 +21,16 @@ async def test_the_whole_journey(page: Page) -> None:
     await expect(page.get_by_role("status")).to_contain_text("Thank you for registering.")
 
     form = page.get_by_role("navigation").locator("form#loginForm")
-    await form.get_by_label("User name").fill(ada.username)
+    await form.get_by_label("Username").fill(ada.username)
     await form.get_by_label("Password").fill(ada.password)
     await form.get_by_role("button", name="Log in").click()
     await page.wait_for_url("/users/")
     await expect(page.get_by_role("status")).to_contain_text("You are logged in.")
     await expect(page.get_by_role("heading", level=1)).to_have_text(f"Welcome, {ada.username}")
-    # The list of members holds confirmed addresses only.
+    # The list contains only users with a confirmed email address.
     await expect(page.get_by_role("cell", name=ada.username, exact=True)).to_have_count(0)
 
-    # The home page was looked at, and may have been kept, before the login.
+    # The browser may have cached the home page before the login.
     await page.get_by_role("navigation").get_by_role("link", name="Home").click()
     await page.wait_for_url("/")
     await expect(page.get_by_text(f"Logged in as {ada.username}")).to_be_visible()
@@ -45,14 +45,14 @@ async def test_the_whole_journey(page: Page) -> None:
     await page.goto("/users/")
     assert page.url.endswith("/login/?next=/users/")
     form = page.get_by_role("main").locator("form#loginForm")
-    await form.get_by_label("User name").fill(ada.username)
+    await form.get_by_label("Username").fill(ada.username)
     await form.get_by_label("Password").fill(ada.password)
     await form.get_by_role("button", name="Log in").click()
     await page.wait_for_url("/users/")
     await expect(page.get_by_role("heading", level=1)).to_have_text(f"Welcome, {ada.username}")
 
 
-async def test_no_page_from_before_the_login_is_shown_after_it(page: Page, site: Site) -> None:
+async def test_pages_cached_before_login_are_not_shown_after_it(page: Page, site: Site) -> None:
     ada = Person()
     await register(site, ada)
     links = page.get_by_role("navigation").get_by_role("link")
@@ -72,13 +72,13 @@ async def test_no_page_from_before_the_login_is_shown_after_it(page: Page, site:
         await expect(page.get_by_text(ada.username)).to_have_count(0)
 
 
-async def test_going_back_after_login_shows_the_page_of_the_user(page: Page, site: Site) -> None:
+async def test_back_button_after_login_shows_logged_in_page(page: Page, site: Site) -> None:
     ada = Person()
     await register(site, ada)
     await page.goto("/about/")
     await page.goto("/")
     form = page.locator("form#loginForm")
-    await form.get_by_label("User name").fill(ada.username)
+    await form.get_by_label("Username").fill(ada.username)
     await form.get_by_label("Password").fill(ada.password)
     await form.get_by_role("button", name="Log in").click()
     await page.wait_for_url("/users/")
@@ -90,7 +90,7 @@ async def test_going_back_after_login_shows_the_page_of_the_user(page: Page, sit
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
-async def test_going_back_after_logout_shows_nothing_of_the_user(
+async def test_back_button_after_logout_shows_no_user_data(
     new_page: NewPage, site: Site, scripts: bool
 ) -> None:
     page = await new_page(java_script_enabled=scripts)
@@ -109,41 +109,41 @@ async def test_going_back_after_logout_shows_nothing_of_the_user(
     await expect(page.get_by_text(ada.username)).to_have_count(0)
 
 
-async def test_what_is_wrong_stands_beside_its_field(page: Page) -> None:
+async def test_validation_errors_are_below_their_fields(page: Page) -> None:
     await page.goto("/register/")
     form = page.locator("form#registerForm")
-    await form.get_by_label("User name").fill("x")
+    await form.get_by_label("Username").fill("x")
     await form.get_by_label("Email").fill("nowhere")
     await form.get_by_label("Password", exact=True).fill("correct horse")
-    await form.get_by_label("Repeat the password").fill("battery staple")
+    await form.get_by_label("Confirm password").fill("battery staple")
     await form.get_by_role("button", name="Register").click()
     await expect(page).to_have_title("Error: Register · quart-upsun")
     here = page.get_by_role("navigation").get_by_role("link", name="Register")
     await expect(here).to_have_attribute("aria-current", "page")
 
     for name, message, value in (
-        ("User name", "Between 3 and 25 characters.", "x"),
-        ("Email", "This is not a valid email address.", "nowhere"),
-        ("Repeat the password", "The passwords do not match.", ""),
+        ("Username", "Use 3 to 25 characters.", "x"),
+        ("Email", "Enter a valid email address.", "nowhere"),
+        ("Confirm password", "Passwords do not match.", ""),
     ):
         field = form.get_by_label(name)
         await expect(field).to_have_attribute("aria-invalid", "true")
         await expect(field).to_have_accessible_description(message)
         await expect(field).to_have_value(value)
-        told = form.get_by_text(message)
-        await expect(told).to_be_visible()
-        field_box, message_box = await field.bounding_box(), await told.bounding_box()
+        error = form.get_by_text(message)
+        await expect(error).to_be_visible()
+        field_box, message_box = await field.bounding_box(), await error.bounding_box()
         assert field_box is not None
         assert message_box is not None
         gap = message_box["y"] - field_box["y"] - field_box["height"]
-        assert 0 <= gap < 16, "the message does not stand below its field"
+        assert 0 <= gap < 16, "the error is not directly below its field"
     password = form.get_by_label("Password", exact=True)
     await expect(password).to_have_value("")
     await expect(password).not_to_have_attribute("aria-invalid", "true")
-    await expect(form.get_by_label("User name")).to_be_focused()
+    await expect(form.get_by_label("Username")).to_be_focused()
 
 
-async def test_the_focus_goes_to_the_first_field_that_needs_it(page: Page) -> None:
+async def test_first_invalid_field_is_focused(page: Page) -> None:
     await page.goto("/register/")
     form = page.locator("form#registerForm")
     for name, value in (Person().registration | {"email": "nowhere"}).items():
@@ -152,7 +152,7 @@ async def test_the_focus_goes_to_the_first_field_that_needs_it(page: Page) -> No
     await expect(form.get_by_label("Email")).to_be_focused()
 
 
-async def test_a_taken_user_name_is_told(page: Page, site: Site) -> None:
+async def test_register_rejects_taken_username(page: Page, site: Site) -> None:
     ada = Person()
     await register(site, ada)
     await page.goto("/register/")
@@ -161,51 +161,55 @@ async def test_a_taken_user_name_is_told(page: Page, site: Site) -> None:
     for name, value in second.registration.items():
         await form.locator(f"[name={name}]").fill(value)
     await form.get_by_role("button", name="Register").click()
-    field = form.get_by_label("User name")
-    await expect(field).to_have_accessible_description("This user name is taken.")
+    field = form.get_by_label("Username")
+    await expect(field).to_have_accessible_description("This username is already taken.")
     await expect(field).to_be_focused()
     await expect(form.get_by_label("Email")).to_have_value(second.email)
 
 
-async def test_a_wrong_password_is_told(page: Page, site: Site) -> None:
+async def test_login_rejects_wrong_password(page: Page, site: Site) -> None:
     ada = Person()
     await register(site, ada)
     await page.goto("/about/")
     form = page.locator("nav form#loginForm")
-    await form.get_by_label("User name").fill(ada.username)
+    await form.get_by_label("Username").fill(ada.username)
     await form.get_by_label("Password").fill("not this one")
     await form.get_by_role("button", name="Log in").click()
     await page.wait_for_url("/login/")
-    message = "The user name or the password is wrong."
+    message = "Incorrect username or password."
     await expect(page.get_by_role("alert")).to_have_text(message)
     form = page.get_by_role("main").locator("form#loginForm")
-    await expect(form.get_by_label("User name")).to_have_value(ada.username)
+    await expect(form.get_by_label("Username")).to_have_value(ada.username)
     await expect(form.get_by_label("Password")).to_have_value("")
 
 
-async def test_registration_and_login_with_the_keyboard_alone(page: Page) -> None:
+async def test_register_and_log_in_with_keyboard_only(page: Page) -> None:
     ada = Person()
     await page.goto("/")
     await tab_to(page, "Register")
     await page.keyboard.press("Enter")
     await page.wait_for_url("/register/")
-    await tab_to(page, "Log in")  # the button of the bar: the form of the page comes next
-    for value in ada.registration.values():
-        await press_tab(page)
+    await tab_to(page, "Log in")  # the button of the navigation bar; the form of the page follows
+    for name, value in zip(
+        ("Username", "Email", "Password", "Confirm password"),
+        ada.registration.values(),
+        strict=True,
+    ):
+        await tab_to(page, name)
         await page.keyboard.type(value)
-    assert await press_tab(page) == "Register"
+    await tab_to(page, "Register")
     await page.keyboard.press("Space")
     await page.wait_for_url("/")
     await expect(page.get_by_role("status")).to_contain_text("Thank you for registering.")
 
-    await tab_to(page, "User name")
+    await tab_to(page, "Username")
     await page.keyboard.type(ada.username)
     assert await press_tab(page) == "Password"
     await page.keyboard.type(ada.password)
     await page.keyboard.press("Enter")
     await page.wait_for_url("/users/")
 
-    await tab_to(page, "Close this message")
+    await tab_to(page, "Close message")
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("status")).to_have_count(0)
     await expect(page.get_by_role("main")).to_be_focused()

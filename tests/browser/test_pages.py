@@ -1,4 +1,4 @@
-"""What holds for every page: its structure, its colours, its width, and what it loads."""
+"""Rules for every page: structure, contrast, width, and assets."""
 
 from base64 import b64encode
 from importlib import import_module
@@ -31,19 +31,19 @@ from tests.features.factories import Person
 pytestmark = pytest.mark.xdist_group("browser")
 
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
-# What WCAG asks of text (success criterion 1.4.3, level AA) and of the edges of controls (1.4.11).
-LEAST_CONTRAST = {"text": 4.5, "edge": 3.0}
+# Minimum contrast of text (WCAG 1.4.3, level AA) and of field borders (1.4.11).
+MIN_CONTRAST = {"text": 4.5, "edge": 3.0}
 NO_TEXT = """*, ::placeholder {
   -webkit-text-fill-color: transparent !important;
   text-decoration-color: transparent !important;
 }"""
-# Style sheets made by a script are the one kind that the policy of the pages lets through.
+# The content security policy allows constructed style sheets, but no inline styles.
 ADD_STYLE = """css => {
   const sheet = new CSSStyleSheet();
   sheet.replaceSync(css);
   document.adoptedStyleSheets.push(sheet);
 }"""
-# The narrowest that WCAG asks for (1.4.10), a telephone, and where the layout changes.
+# The minimum of WCAG 1.4.10, a phone, and the breakpoints of the layout.
 WIDTHS = (320, 375, 576, 768, 992)
 BODY_BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
@@ -58,48 +58,48 @@ def at(path: str) -> Visit:
 async def refused_registration(page: Page, site: Site) -> None:
     await page.goto("/register/")
     form = page.locator("form#registerForm")
-    await form.get_by_label("User name").fill("x" * 25 + "!")
+    await form.get_by_label("Username").fill("x" * 25 + "!")
     await form.get_by_label("Email").fill("nowhere")
     await form.get_by_role("button", name="Register").click()
-    await expect(form.get_by_text("This is not a valid email address.")).to_be_visible()
+    await expect(form.get_by_text("Enter a valid email address.")).to_be_visible()
 
 
 async def refused_login(page: Page, site: Site) -> None:
     await page.goto("/login/")
     form = page.locator("main form#loginForm")
-    await form.get_by_label("User name").fill("nobody")
+    await form.get_by_label("Username").fill("nobody")
     await form.get_by_label("Password").fill("nothing at all")
     await form.get_by_role("button", name="Log in").click()
     await expect(page.get_by_role("alert")).to_be_visible()
 
 
 async def members(page: Page, site: Site) -> None:
-    """The page of somebody with a long name, just after the login, with its message."""
+    """The page of a user with a long name, with the message of the login."""
     person = Person()
-    person.username = f"{person.username}-{'W' * 25}"[:25]  # the longest and widest there is
+    person.username = f"{person.username}-{'W' * 25}"[:25]  # the widest possible name
     await register(site, person)
     await log_in(page, person)
 
 
 async def account(page: Page, site: Site) -> None:
-    """With a form that was refused, events, and an address that is not confirmed."""
+    """The account page with an invalid form, events, and an unconfirmed email address."""
     person = Person()
     await register(site, person, confirmed=False)
     await log_in(page, person)
     await page.goto("/account/")
-    await page.locator("#emailForm").get_by_role("button", name="Change the address").click()
-    await expect(page.get_by_text("Enter your password.")).to_be_visible()
+    await page.locator("#emailForm").get_by_role("button", name="Change email").click()
+    await expect(page.get_by_text("Enter your current password.")).to_be_visible()
 
 
 async def reset(page: Page, site: Site) -> None:
     person = Person()
     await register(site, person)
     await page.goto("/forgot/")
-    await page.locator("#forgotForm").get_by_label("address").fill(person.email)
-    await page.get_by_role("button", name="Send the link").click()
-    await page.goto(await site.link(person, "A new password"))
-    await page.get_by_role("button", name="Set the password").click()
-    await expect(page.get_by_text("Choose a password.")).to_be_visible()
+    await page.locator("#forgotForm").get_by_label("Email").fill(person.email)
+    await page.get_by_role("button", name="Send reset link").click()
+    await page.goto(await site.link(person, "Reset your password"))
+    await page.get_by_role("button", name="Reset password").click()
+    await expect(page.get_by_text("Enter a password.")).to_be_visible()
 
 
 def administration(path: str) -> Visit:
@@ -112,7 +112,7 @@ def administration(path: str) -> Visit:
     return visit
 
 
-async def given_up_job(page: Page, site: Site) -> None:
+async def failed_job(page: Page, site: Site) -> None:
     await administration("/admin/")(page, site)
     async with site.database.write() as session:
         job = {"entrypoint": "mail", "priority": 10, "status": "failed"}
@@ -130,7 +130,7 @@ async def home_of_a_member(page: Page, site: Site) -> None:
     await page.goto("/")
 
 
-# One of each kind; the journeys see the rest.
+# One page of each kind.
 PAGES: dict[str, Visit] = {
     "home": at("/"),
     "about": at("/about/"),
@@ -144,8 +144,8 @@ PAGES: dict[str, Visit] = {
     "account": account,
     "new password": reset,
     "list of users": administration("/admin/"),
-    "jobs": given_up_job,
-    # Those of each feature, from its module `pages_<feature>.py`.
+    "jobs": failed_job,
+    # Pages of features, from modules named `pages_<feature>.py`.
     **{
         name: visit
         for module in sorted(Path(__file__).parent.glob("pages_*.py"))
@@ -161,21 +161,21 @@ async def test_structure_contrast_and_width(
     watch.expected.add(404)
     page = await new_page()
     await visit(page, site)
-    await is_well_built(page)
+    await assert_valid_structure(page)
     for screen in (WIDE, NARROW):
         await page.set_viewport_size(screen)
         await page.emulate_media(color_scheme="light")
-        assert await unreadable(page) == []
+        assert await low_contrast(page) == []
         await page.emulate_media(color_scheme="dark")
-        assert await unreadable(page) == []
-    await is_as_wide_as_the_screen(page)
-    # Where there are no scripts the menu is unfolded.
+        assert await low_contrast(page) == []
+    await assert_fits_the_screen(page)
+    # Without JavaScript, the menu is always open.
     page = await new_page(java_script_enabled=False)
     await visit(page, site)
-    await is_as_wide_as_the_screen(page)
+    await assert_fits_the_screen(page)
 
 
-async def is_well_built(page: Page) -> None:
+async def assert_valid_structure(page: Page) -> None:
     await expect(page.locator("html")).to_have_attribute("lang", "en")
     await expect(page.get_by_role("heading", level=1)).to_have_count(1)
     for landmark in ("banner", "main", "contentinfo"):
@@ -197,29 +197,16 @@ async def is_well_built(page: Page) -> None:
     assert nameless == []
 
 
-async def is_as_wide_as_the_screen(page: Page) -> None:
+async def assert_fits_the_screen(page: Page) -> None:
     for width in WIDTHS:
         await page.set_viewport_size({"width": width, "height": 667})
         assert await page.evaluate("document.scrollingElement.scrollWidth") <= width
 
 
-async def test_titles_tell_pages_apart(page: Page, site: Site, watch: Watch) -> None:
-    watch.expected.add(404)
-    titles = []
-    for name, visit in PAGES.items():
-        if name != "home of a member":  # the same page as the other
-            await visit(page, site)
-            titles.append(await page.title())
-            await page.context.clear_cookies()
-    assert len(set(titles)) == len(titles), titles
-    assert all(title.endswith(" · quart-upsun") for title in titles)
-
-
-async def unreadable(page: Page) -> list[dict[str, Any]]:
-    """Return what stands out less from what is behind it than it must."""
-    # Not with the screenshot's own options: they add an inline style, which the page's policy
-    # forbids.
-    await page.evaluate("document.activeElement.blur()")  # the ring of the focus is no ground
+async def low_contrast(page: Page) -> list[dict[str, Any]]:
+    """Return the texts and field borders whose contrast is too low."""
+    # The options of `screenshot` would add an inline style, which the page's policy forbids.
+    await page.evaluate("document.activeElement.blur()")  # the focus ring is not a background
     await page.evaluate(ADD_STYLE, NO_TEXT)
     png = await page.screenshot(full_page=True, caret="initial")
     await page.evaluate("document.adoptedStyleSheets.pop()")
@@ -227,21 +214,21 @@ async def unreadable(page: Page) -> list[dict[str, Any]]:
         CONTRAST, f"data:image/png;base64,{b64encode(png).decode()}"
     )
     assert len(measured) > 5
-    return [each for each in measured if each["ratio"] < LEAST_CONTRAST[each["kind"]]]
+    return [each for each in measured if each["ratio"] < MIN_CONTRAST[each["kind"]]]
 
 
-async def test_what_cannot_be_read_is_found(page: Page) -> None:
+async def test_low_contrast_is_detected(page: Page) -> None:
     await page.goto("/login/")
     await page.evaluate(
         ADD_STYLE,
         "main { background: linear-gradient(#fff, #ddd) } main a { color: #767676 }"
         " [name=username] { --field-border-color: #ccc }",
     )
-    found = {each["what"] for each in await unreadable(page)}
-    assert found == {"Register", "Forgotten your password?", "edge of username"}
+    found = {each["what"] for each in await low_contrast(page)}
+    assert found == {"Register", "Forgot your password?", "edge of username"}
 
 
-async def test_colours_follow_the_system(new_page: NewPage) -> None:
+async def test_color_scheme_follows_the_system(new_page: NewPage) -> None:
     light, dark = await new_page(color_scheme="light"), await new_page(color_scheme="dark")
     for page in (light, dark):
         await page.goto("/")
@@ -252,7 +239,7 @@ async def test_colours_follow_the_system(new_page: NewPage) -> None:
 
 
 @pytest.mark.parametrize("with_keyboard", [False, True])
-async def test_the_menu_unfolds(new_page: NewPage, site: Site, with_keyboard: bool) -> None:
+async def test_menu_opens_and_closes(new_page: NewPage, site: Site, with_keyboard: bool) -> None:
     ada = Person()
     await register(site, ada)
     page = await new_page(viewport=NARROW)
@@ -272,7 +259,7 @@ async def test_the_menu_unfolds(new_page: NewPage, site: Site, with_keyboard: bo
     width = await page.evaluate("document.scrollingElement.scrollWidth")
     assert width <= NARROW["width"]
 
-    await form.get_by_label("User name").fill(ada.username)
+    await form.get_by_label("Username").fill(ada.username)
     await form.get_by_label("Password").fill(ada.password)
     await form.get_by_role("button", name="Log in").click()
     await page.wait_for_url("/users/")
@@ -284,7 +271,9 @@ async def test_the_menu_unfolds(new_page: NewPage, site: Site, with_keyboard: bo
 
 
 @pytest.mark.parametrize("screen", [NARROW, WIDE], ids=["narrow", "wide"])
-async def test_everything_works_without_scripts(new_page: NewPage, screen: ViewportSize) -> None:
+async def test_register_and_log_in_without_javascript(
+    new_page: NewPage, screen: ViewportSize
+) -> None:
     page = await new_page(java_script_enabled=False, viewport=screen)
     ada = Person()
     await page.goto("/")
@@ -293,18 +282,18 @@ async def test_everything_works_without_scripts(new_page: NewPage, screen: Viewp
     for name, value in (ada.registration | {"confirm": "something else"}).items():
         await form.locator(f"[name={name}]").fill(value)
     await form.get_by_role("button", name="Register").click()
-    await expect(form.get_by_text("The passwords do not match.")).to_be_visible()
+    await expect(form.get_by_text("Passwords do not match.")).to_be_visible()
     await form.locator("[name=password]").fill(ada.password)
     await form.locator("[name=confirm]").fill(ada.password)
     await form.get_by_role("button", name="Register").click()
     await page.wait_for_url("/")
     await expect(page.get_by_role("status")).to_contain_text("Thank you for registering.")
-    # What only a script could do is not offered.
-    await expect(page.get_by_role("button", name="Close this message")).to_be_hidden()
+    # Controls that need JavaScript are hidden.
+    await expect(page.get_by_role("button", name="Close message")).to_be_hidden()
     await expect(page.get_by_role("button", name="Menu")).to_be_hidden()
 
     form = page.locator("nav form#loginForm")
-    await form.get_by_label("User name").fill(ada.username)
+    await form.get_by_label("Username").fill(ada.username)
     await form.get_by_label("Password").fill(ada.password)
     await form.get_by_role("button", name="Log in").click()
     await page.wait_for_url("/users/")
@@ -313,31 +302,31 @@ async def test_everything_works_without_scripts(new_page: NewPage, screen: Viewp
     await expect(page.get_by_role("status")).to_contain_text("You are logged out.")
 
 
-async def test_the_keyboard_goes_through_a_page_in_its_order(page: Page) -> None:
+async def test_tab_order_follows_the_page(page: Page) -> None:
     await page.goto("/")
     assert [await press_tab(page) for _ in range(12)] == [
-        "Skip to the content",
+        "Skip to main content",
         "quart-upsun",
         "Home",
         "About",
         "Register",
-        "User name",
+        "Username",
         "Password",
         "Log in",
         "Create an account",
-        "How it is made",
+        "How it works",
         "API",
-        "About this application",
+        "About this site",
     ]
 
 
-async def test_the_skip_link_skips_the_navigation(page: Page) -> None:
+async def test_skip_link_skips_the_navigation(page: Page) -> None:
     await page.goto("/")
-    link = page.get_by_role("link", name="Skip to the content")
+    link = page.get_by_role("link", name="Skip to main content")
     box = await link.bounding_box()
     assert box is not None
-    assert box["width"] <= 1, "it shows before it is needed"
-    assert await press_tab(page) == "Skip to the content"
+    assert box["width"] <= 1, "the skip link is visible without focus"
+    assert await press_tab(page) == "Skip to main content"
     box = await link.bounding_box()
     assert box is not None
     assert box["width"] > 50
@@ -345,17 +334,16 @@ async def test_the_skip_link_skips_the_navigation(page: Page) -> None:
     assert await press_tab(page) == "Create an account"
 
 
-async def test_a_page_that_is_not_there(page: Page, watch: Watch) -> None:
+async def test_not_found_page(page: Page, watch: Watch) -> None:
     watch.expected.add(404)
     await page.goto("/nowhere/")
     await expect(page.get_by_role("heading", level=1)).to_have_text("Not Found")
-    await expect(page.get_by_text("There is no page at this address.")).to_be_visible()
     await expect(page.locator("nav form#loginForm")).to_be_visible()
     await page.get_by_role("link", name="Go to the home page").click()
     await page.wait_for_url("/")
 
 
-async def test_a_site_without_its_schema(
+async def test_forms_show_503_without_the_schema(
     new_page: NewPage, watch: Watch, empty_database: str
 ) -> None:
     watch.expected.add(503)
@@ -371,23 +359,22 @@ async def test_a_site_without_its_schema(
                 await page.get_by_role("main").get_by_role("button", name=button).click()
             assert (await refused.value).status == 503
             await expect(page.get_by_role("heading", level=1)).to_have_text("Service Unavailable")
-            await expect(page.get_by_text("Please try again in a few seconds.")).to_be_visible()
-            # No form that would be refused as well.
+            # A login form would fail, too.
             await expect(page.locator("form#loginForm")).to_have_count(0)
         await page.get_by_role("link", name="Go to the home page").click()
         await expect(page.get_by_role("heading", level=1)).to_contain_text("deployed in one push")
         await server.stops()
 
 
-async def test_assets_may_be_kept_for_ever(page: Page, site: Site) -> None:
+async def test_assets_are_cached_forever(page: Page, site: Site) -> None:
     await page.goto("/")
-    named: list[str] = await page.locator("head link[href], script[src], img[src]").evaluate_all(
+    urls: list[str] = await page.locator("head link[href], script[src], img[src]").evaluate_all(
         "elements => elements.map(element => element.getAttribute('href') ?? element.src)"
     )
-    addresses = {urljoin(site.url, each) for each in named}
-    assert {address.rpartition(".")[2] for address in addresses} == {"css", "js", "svg"}
+    asset_urls = {urljoin(site.url, each) for each in urls}
+    assert {address.rpartition(".")[2] for address in asset_urls} == {"css", "js", "svg"}
     async with httpx.AsyncClient() as client:
-        for address in addresses:
+        for address in asset_urls:
             response = await client.get(address)
             assert response.status_code == 200, address
             rules = response.headers["Cache-Control"].split(", ")

@@ -13,7 +13,7 @@ async def test_a_token_is_made_used_and_deleted(page: Page, site: Site) -> None:
     await page.goto("/account/")
     await page.get_by_role("link", name="Access tokens").click()
     await page.get_by_label("Name", exact=True).fill("My laptop")
-    await page.get_by_label("See your user name and address").check()
+    await page.locator('[name=scopes][value="me:read"]').check()
     await page.get_by_label("It ends after").select_option("7 days")
     await page.get_by_role("button", name="Make the token").click()
     token = await page.get_by_label("The token", exact=True).input_value()

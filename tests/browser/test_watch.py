@@ -1,4 +1,4 @@
-"""Those who listen must be able to hear: without this, silence would prove nothing."""
+"""The `Watch` helper detects errors. Otherwise, its silence would prove nothing."""
 
 import pytest
 from playwright.async_api import Page
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("browser")
         ("() => { document.body.setAttribute('style', 'color: red') }", "Content Security Policy"),
     ],
 )
-async def test_mistakes_are_heard(page: Page, watch: Watch, mistake: str, complaint: str) -> None:
+async def test_watch_records_errors(page: Page, watch: Watch, mistake: str, complaint: str) -> None:
     await page.goto("/")
     await page.evaluate(mistake)
     await eventually(

@@ -1,6 +1,6 @@
-"""The worker for tests: `python -m tests.browser.worker PORT` fetches from that port here.
+"""A worker for tests: `python -m tests.browser.worker PORT` fetches from that local port.
 
-The real one fetches from the internet alone, and by no setting from anywhere else.
+The production worker fetches only from public addresses, and no setting changes that.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What the tests of all features have in common."""
+"""Fixtures shared by the tests of all features."""
 
 import pytest
 from argon2 import PasswordHasher
@@ -9,22 +9,22 @@ from app.user import passwords
 from quart_upsun.database import Database
 from tests.features.factories import Person
 
-# argon2's least. Nearly every test has somebody who registers and logs in, and that would be most
-# of its time.
+# The cheapest parameters of argon2. Hashing would otherwise take most of the time, because nearly
+# every test registers and logs in.
 QUICK = PasswordHasher(memory_cost=8, time_cost=1, parallelism=1)
-NOBODYS = QUICK.hash(b"")
+DUMMY_HASH = QUICK.hash(b"")
 
 
 @pytest.fixture(autouse=True)
 def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hash passwords with little work; tests/unit/test_passwords.py does it as in production."""
+    """Make password hashing fast. tests/unit/test_passwords.py uses the production parameters."""
     monkeypatch.setattr(passwords, "HASHER", QUICK)
-    monkeypatch.setattr(passwords, "DUMMY_HASH", NOBODYS)
+    monkeypatch.setattr(passwords, "DUMMY_HASH", DUMMY_HASH)
 
 
 @pytest.fixture
 async def ada(app: Quart, client: Client) -> Person:
-    """Somebody who is logged in with `client`."""
+    """A user who is logged in with `client`."""
     person = await Person().register(app)
     await person.log_in(client)
     return person
@@ -32,5 +32,5 @@ async def ada(app: Quart, client: Client) -> Person:
 
 @pytest.fixture
 def database(app: Quart) -> Database:
-    found: Database = app.extensions["quart_upsun"].database
-    return found
+    database: Database = app.extensions["quart_upsun"].database
+    return database

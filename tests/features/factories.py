@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import cast
 
+from bs4 import BeautifulSoup
 from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import delete
@@ -16,27 +17,33 @@ from quart_upsun.jobs.models import Job
 _numbers = count(1)
 
 
+def invalid_fields(page: str) -> list[str]:
+    """Return the names of the invalid form fields on a page, in their order."""
+    soup = BeautifulSoup(page, "html.parser")
+    return [str(field["name"]) for field in soup.select("main [aria-invalid=true]")]
+
+
 def new_client(app: Quart) -> Client:
-    """A browser without cookies."""
+    """Create a test client without cookies."""
     return cast(Client, app.test_client())
 
 
 @dataclass
 class Person:
-    """Somebody with an account, and what they type."""
+    """A user and their form input."""
 
     username: str = field(default_factory=lambda: f"person{next(_numbers)}")
     email: str = ""
     password: str = "correct horse battery"
     id: int = 0
-    """Known once the account is made."""
+    """The user id, once the account is created."""
 
     def __post_init__(self) -> None:
         self.email = self.email or f"{self.username}@example.com"
 
     @property
     def registration(self) -> dict[str, str]:
-        """The registration form, filled in."""
+        """Valid input for the registration form."""
         return {
             "username": self.username,
             "email": self.email,
@@ -46,17 +53,17 @@ class Person:
 
     @property
     def login(self) -> dict[str, str]:
-        """The login form, filled in."""
+        """Valid input for the login form."""
         return {"username": self.username, "password": self.password}
 
     async def register(self, app: Quart, **options: bool) -> "Person":
-        """Create the account without a form; see `create_user`."""
+        """Create the account without the registration form. See `create` for the options."""
         return await self.create(app.extensions["quart_upsun"].database, **options)
 
     async def create(
         self, database: Database, *, confirmed: bool = True, administrator: bool = False
     ) -> "Person":
-        """Create the account without a form, and without a mail."""
+        """Create the account without the registration form and without sending an email."""
         password_hash = await passwords.hash_password(self.password)
         async with database.write() as session:
             user = await accounts.create_user(
@@ -71,5 +78,6 @@ class Person:
         return self
 
     async def log_in(self, client: Client) -> None:
+        """Log in with `client`, and assert that it succeeds."""
         response = await client.post("/login/", form=self.login)
         assert response.status_code == 303, await response.get_data(as_text=True)

@@ -1,4 +1,4 @@
-"""Registration, login and logout as a browser without JavaScript does them."""
+"""Registration, login and logout without JavaScript."""
 
 import asyncio
 from collections import Counter
@@ -39,7 +39,7 @@ def field(soup: BeautifulSoup, form: str, name: str) -> Tag:
 
 
 def errors_of(soup: BeautifulSoup, form: str, name: str) -> str:
-    """The text that assistive technology reads with the field."""
+    """Return the accessible description of a field."""
     described_by = str(field(soup, form, name).get("aria-describedby", ""))
     return " ".join(
         element.get_text(" ", strip=True)
@@ -48,7 +48,7 @@ def errors_of(soup: BeautifulSoup, form: str, name: str) -> str:
     )
 
 
-async def test_the_whole_journey(app: Quart, client: Client) -> None:
+async def test_register_log_in_and_log_out(app: Quart, client: Client) -> None:
     ada = Person(username="Ada", email="Ada@Example.COM")
     soup = await page(client, "/register/")
     for name in ("username", "email", "password", "confirm"):
@@ -84,7 +84,7 @@ async def test_the_whole_journey(app: Quart, client: Client) -> None:
     assert "You are logged out." in (await page(client, "/")).get_text()
 
 
-async def test_the_login_form_stands_once_on_every_anonymous_page(
+async def test_every_anonymous_page_has_one_login_form(
     client: Client,
 ) -> None:
     for path in ("/", "/about/", "/register/", "/login/"):
@@ -95,7 +95,7 @@ async def test_the_login_form_stands_once_on_every_anonymous_page(
         assert len(identifiers) == len(set(identifiers)), path
 
 
-async def test_pages_hold_nothing_inline(app: Quart, client: Client) -> None:
+async def test_pages_have_no_inline_scripts_or_styles(app: Quart, client: Client) -> None:
     for path in ("/", "/about/", "/register/", "/login/", "/nowhere/"):
         response = await client.get(path)
         soup = BeautifulSoup(await response.get_data(as_text=True), "html.parser")
@@ -108,41 +108,41 @@ async def test_pages_hold_nothing_inline(app: Quart, client: Client) -> None:
 @pytest.mark.parametrize(
     ("change", "name", "message"),
     [
-        ({"username": ""}, "username", "Choose a user name."),
-        ({"username": "ab"}, "username", "Between 3 and 25 characters."),
-        ({"username": "a" * 26}, "username", "Between 3 and 25 characters."),
-        ({"username": "<b>ada</b>"}, "username", "Letters, digits, dots"),
-        ({"username": "аdа"}, "username", "Letters, digits, dots"),  # noqa: RUF001 Cyrillic
+        ({"username": ""}, "username", "Enter a username."),
+        ({"username": "ab"}, "username", "Use 3 to 25 characters."),
+        ({"username": "a" * 26}, "username", "Use 3 to 25 characters."),
+        ({"username": "<b>ada</b>"}, "username", "Use only letters, digits, dots"),
+        ({"username": "аdа"}, "username", "Use only letters, digits, dots"),  # noqa: RUF001 Cyrillic
         ({"username": "ada\n"}, "username", ""),
         ({"email": ""}, "email", "Enter your email address."),
-        ({"email": "ada"}, "email", "not a valid email address"),
-        ({"email": "a@b@example.com"}, "email", "not a valid email address"),
-        ({"email": "x" * 10_000 + "@example.com"}, "email", "not a valid email address"),
+        ({"email": "ada"}, "email", "Enter a valid email address."),
+        ({"email": "a@b@example.com"}, "email", "Enter a valid email address."),
+        ({"email": "x" * 10_000 + "@example.com"}, "email", "Enter a valid email address."),
         ({"email": "ada\x00@example.com"}, "email", ""),
-        ({"password": "short", "confirm": "short"}, "password", "Between 10 and 1024"),
-        ({"password": "x" * 1025, "confirm": "x" * 1025}, "password", "Between 10 and 1024"),
-        ({"confirm": "something else"}, "confirm", "The passwords do not match."),
-        ({"confirm": ""}, "confirm", "Repeat the password."),
-        ({"password": "Password123", "confirm": "Password123"}, "password", "first that are tried"),
-        ({"password": "aaaaaaaaaaaa", "confirm": "aaaaaaaaaaaa"}, "password", "first that are"),
+        ({"password": "short", "confirm": "short"}, "password", "Use 10 to 1024"),
+        ({"password": "x" * 1025, "confirm": "x" * 1025}, "password", "Use 10 to 1024"),
+        ({"confirm": "something else"}, "confirm", "Passwords do not match."),
+        ({"confirm": ""}, "confirm", "Enter the password again."),
+        ({"password": "Password123", "confirm": "Password123"}, "password", "too common"),
+        ({"password": "aaaaaaaaaaaa", "confirm": "aaaaaaaaaaaa"}, "password", "too common"),
         (
             {"username": "long-enough", "password": "Long-Enough", "confirm": "Long-Enough"},
             "password",
-            "neither your user name nor your address",
+            "not your username or email address",
         ),
         (
             {"email": "Ada@example.com", "password": "ada@example.com", "confirm": ""},
             "password",
-            "neither your user name nor your address",
+            "not your username or email address",
         ),
     ],
 )
-async def test_wrong_input_is_explained_beside_its_field(
+async def test_invalid_input_has_an_error_at_its_field(
     client: Client, change: dict[str, str], name: str, message: str
 ) -> None:
     sent = Person().registration | change
     status, soup = await post(client, "/register/", sent)
-    if not message:  # mended in silence: nobody types these characters
+    if not message:  # these characters are removed silently
         assert status == 303
         return
     assert status == 200
@@ -154,7 +154,7 @@ async def test_wrong_input_is_explained_beside_its_field(
         assert not field(soup, "registerForm", dropped).get("value")
 
 
-async def test_missing_fields_are_no_server_error(client: Client) -> None:
+async def test_missing_or_malformed_forms_are_not_server_errors(client: Client) -> None:
     for path in ("/register/", "/login/"):
         assert (await client.post(path, form={})).status_code == 200
         assert (await client.post(path)).status_code == 200
@@ -168,14 +168,16 @@ async def test_missing_fields_are_no_server_error(client: Client) -> None:
         assert response.status_code in {200, 400}
 
 
-async def test_taken_names_are_refused_whatever_the_case(app: Quart, client: Client) -> None:
+async def test_register_rejects_taken_username_case_insensitively(
+    app: Quart, client: Client
+) -> None:
     ada = await Person(username="Ada").register(app)
     status, soup = await post(client, "/register/", ada.registration | {"username": "aDA"})
     assert status == 200
     assert "taken" in errors_of(soup, "registerForm", "username")
 
 
-async def test_of_twenty_at_once_one_gets_the_name(app: Quart) -> None:
+async def test_concurrent_registrations_of_one_username(app: Quart) -> None:
     people = [Person(username="CONTESTED" if n % 2 else "Contested") for n in range(20)]
     responses = await asyncio.gather(
         *(app.test_client().post("/register/", form=person.registration) for person in people)
@@ -189,7 +191,7 @@ async def test_of_twenty_at_once_one_gets_the_name(app: Quart) -> None:
         assert await session.scalar(select(func.count(User.id))) == 1
 
 
-async def test_an_address_with_an_account_is_answered_like_any_other(app: Quart) -> None:
+async def test_registration_does_not_reveal_registered_email_addresses(app: Quart) -> None:
     ada = await Person(email="ada@example.com").register(app)
     answers = []
     for email in (ada.email, "ADA@example.com", "new@example.com"):
@@ -198,14 +200,12 @@ async def test_an_address_with_an_account_is_answered_like_any_other(app: Quart)
         response = await client.post("/register/", form=person.registration)
         home = await client.get("/")
         answers.append((response.status_code, await home.get_data(as_text=True)))
-        await person.log_in(client)  # the account is there, and claims the address
+        await person.log_in(client)  # the account exists, and claims the email address
     assert len(set(answers)) == 1
     assert "Thank you for registering" in answers[0][1]
 
 
-async def test_one_message_for_an_unknown_user_and_a_wrong_password(
-    app: Quart, client: Client
-) -> None:
+async def test_login_error_does_not_reveal_whether_user_exists(app: Quart, client: Client) -> None:
     ada = await Person().register(app)
     answers = []
     for username, password in (
@@ -221,13 +221,13 @@ async def test_one_message_for_an_unknown_user_and_a_wrong_password(
         answers.append(form.get_text(" ", strip=True))
         assert not field(soup, "loginForm", "password").get("value")
     assert len(set(answers)) == 1
-    assert "The user name or the password is wrong." in answers[0]
+    assert "Incorrect username or password." in answers[0]
 
 
-async def test_an_unknown_user_costs_as_much_work_as_a_wrong_password(
+async def test_login_verifies_a_hash_for_unknown_users(
     app: Quart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counted, not timed: one verification each, with the same parameters."""
+    """Counts verifications instead of measuring time: one for each login attempt."""
     ada = await Person().register(app)
     verified: list[str | None] = []
     verify = passwords.verify_password
@@ -244,7 +244,7 @@ async def test_an_unknown_user_costs_as_much_work_as_a_wrong_password(
     assert [bool(password_hash) for password_hash in verified] == [True, False, False]
 
 
-async def test_a_login_renews_a_weaker_hash(
+async def test_login_upgrades_outdated_hash(
     app: Quart, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada = await Person().register(app)
@@ -258,7 +258,7 @@ async def test_a_login_renews_a_weaker_hash(
     await ada.log_in(new_client(app))
 
 
-async def test_a_raised_session_version_ends_the_login(app: Quart, client: Client) -> None:
+async def test_incremented_session_version_ends_the_login(app: Quart, client: Client) -> None:
     ada = await Person().register(app)
     await ada.log_in(client)
     assert (await client.get("/users/")).status_code == 200
@@ -270,12 +270,12 @@ async def test_a_raised_session_version_ends_the_login(app: Quart, client: Clien
 
 
 @pytest.mark.parametrize("cookie", ["nonsense", "", "a.b.c", "'; DROP TABLE users"])
-async def test_a_forged_cookie_is_a_stranger(client: Client, cookie: str) -> None:
+async def test_forged_login_cookie_is_rejected(client: Client, cookie: str) -> None:
     response = await client.get("/users/", headers={"Cookie": f"login={cookie}; session={cookie}"})
     assert response.status_code == 303
 
 
-async def test_login_leads_back_but_never_elsewhere(app: Quart, client: Client) -> None:
+async def test_login_redirects_only_within_the_site(app: Quart, client: Client) -> None:
     ada = await Person().register(app)
     form = {"username": ada.username, "password": ada.password}
     for target, location in (
@@ -292,16 +292,18 @@ async def test_login_leads_back_but_never_elsewhere(app: Quart, client: Client) 
     assert form_tag["action"] == "/login/?next=/about/"
 
 
-async def test_a_member_needs_no_login_page(app: Quart, client: Client) -> None:
+async def test_logged_in_user_is_redirected_from_login_and_register(
+    app: Quart, client: Client
+) -> None:
     await (await Person().register(app)).log_in(client)
     for path in ("/login/", "/register/"):
         assert (await client.get(path)).location == "/users/"
 
 
 class Relay:
-    """Passes bytes between the application and PostgreSQL, and counts round trips.
+    """A proxy between the application and PostgreSQL that counts round trips.
 
-    In PostgreSQL's protocol each ends with a Sync message, or is one simple Query message.
+    In the PostgreSQL protocol, a round trip ends with a Sync message or is a simple Query message.
     https://www.postgresql.org/docs/18/protocol-flow.html
     """
 
@@ -324,7 +326,7 @@ class Relay:
         with suppress(asyncio.IncompleteReadError):
             while True:
                 kind = await reader.readexactly(1)
-                # The first messages of a connection have no kind; their length begins with 0.
+                # The first messages of a connection have no type byte; their length starts with 0.
                 length = (kind if kind == b"\0" else b"") + await reader.readexactly(
                     3 if kind == b"\0" else 4
                 )
@@ -340,8 +342,8 @@ class Relay:
         target.close()
 
 
-async def test_one_round_trip_for_the_user_and_one_for_the_page(database_url: str) -> None:
-    """No BEGIN, no ROLLBACK, no ping, no second PREPARE around the two queries."""
+async def test_members_page_takes_two_database_round_trips(database_url: str) -> None:
+    """The two queries need no BEGIN, ROLLBACK, ping or second PREPARE."""
     relay = Relay(database_url)
     async with relay.listen() as url:
         settings = Settings(

@@ -1,4 +1,4 @@
-"""`quart user …` as it is called from a shell."""
+"""The `quart user` commands, run in a subprocess."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from sqlalchemy import text
 from app.settings import ROOT
 from tests.features.factories import Person
 
-KEY = "a key for tests, of no worth anywhere else"  # of the fixture `settings`
+KEY = "a key for tests, of no worth anywhere else"  # the key of the fixture `settings`
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def quart(database_url: str) -> "Command":
 
 
 class Command:
-    """The command `quart`, on the test's database."""
+    """Runs `quart` with the test database."""
 
     def __init__(self, database_url: str) -> None:
         self.environment = {
@@ -47,21 +47,19 @@ class Command:
         )
 
 
-async def test_from_the_first_user_to_the_last_link(
-    app: Quart, client: Client, quart: Command
-) -> None:
+async def test_create_reset_link_and_deactivate(app: Quart, client: Client, quart: Command) -> None:
     words = ("user", "create", "ada", "Ada@example.com", "--administrator")
     refused = quart(*words, stdin="short\n")
     assert (refused.returncode, refused.stderr) == (
         1,
-        "Error: Password: Between 10 and 1024 characters.\n",
+        "Error: Password: Use 10 to 1024 characters.\n",
     )
     done = quart(*words, stdin="correct horse battery\n")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "ada, is created" in done.stdout
+    assert "Created user ada" in done.stdout
     again = quart(*words, stdin="correct horse battery\n")
     assert again.returncode == 1
-    assert "Another account has this user name." in again.stderr
+    assert "Another account already has this username." in again.stderr
     ada = Person("ada", "Ada@example.com")
     await ada.log_in(client)
     assert (await client.get("/admin/")).status_code == 200
@@ -80,7 +78,7 @@ async def test_from_the_first_user_to_the_last_link(
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\n", "\r", ""])
-async def test_the_end_of_a_piped_line_is_not_the_passwords(
+async def test_create_strips_line_ending_from_piped_password(
     client: Client, quart: Command, end: str
 ) -> None:
     words = ("user", "create", "ada", "ada@example.com")
@@ -104,7 +102,9 @@ async def test_the_end_of_a_piped_line_is_not_the_passwords(
         (("reset-link", "\u202eada"), b""),
     ],
 )
-def test_odd_input_is_a_sentence(quart: Command, arguments: tuple[str, ...], stdin: bytes) -> None:
+def test_invalid_input_exits_with_an_error_message(
+    quart: Command, arguments: tuple[str, ...], stdin: bytes
+) -> None:
     result = quart("user", *arguments, stdin=stdin.decode("utf-8", "surrogateescape"))
     assert result.returncode == 1, result.stderr
     assert result.stderr.startswith("Error: ")
@@ -114,13 +114,13 @@ def test_odd_input_is_a_sentence(quart: Command, arguments: tuple[str, ...], std
 @pytest.mark.parametrize(
     ("redirection", "message"),
     [
-        ("reset-link {} >/dev/full", "Done, but the result cannot be written to standard output: "),
-        ("promote {} >&-", "Standard output is closed; nothing was done."),
-        ("promote {} <&- >/dev/full", "Done, but the result cannot be written"),
-        ("create bob bob@example.com <&-", "Standard input is closed; pipe the password to it."),
+        ("reset-link {} >/dev/full", "Done, but writing the result to standard output failed: "),
+        ("promote {} >&-", "Standard output is closed. Nothing was changed."),
+        ("promote {} <&- >/dev/full", "Done, but writing the result"),
+        ("create bob bob@example.com <&-", "Standard input is closed. Pipe the password to it."),
     ],
 )
-async def test_closed_and_full_streams_are_a_sentence(
+async def test_closed_and_full_streams_exit_with_an_error_message(
     app: Quart, quart: Command, redirection: str, message: str
 ) -> None:
     ada = await Person().register(app)
@@ -137,7 +137,7 @@ async def test_closed_and_full_streams_are_a_sentence(
     assert line.startswith(f"Error: {message}")
 
 
-async def test_a_refused_statement_is_a_sentence(app: Quart, quart: Command) -> None:
+async def test_database_error_exits_with_an_error_message(app: Quart, quart: Command) -> None:
     ada = await Person().register(app)
     async with app.extensions["quart_upsun"].database.write() as session:
         await session.execute(text("ALTER TABLE users ADD CHECK (role = 'member') NOT VALID"))
@@ -147,7 +147,7 @@ async def test_a_refused_statement_is_a_sentence(app: Quart, quart: Command) -> 
     assert line.startswith("Error: The database returned an error: ")
 
 
-async def test_a_link_needs_a_public_origin(app: Quart, quart: Command) -> None:
+async def test_reset_link_requires_public_origin(app: Quart, quart: Command) -> None:
     ada = await Person().register(app)
     quart.environment.pop("PUBLIC_ORIGIN", None)
     quart.environment |= {
@@ -160,16 +160,16 @@ async def test_a_link_needs_a_public_origin(app: Quart, quart: Command) -> None:
     assert result.stderr.startswith("Error: The site's address is not known: set PUBLIC_ORIGIN")
 
 
-async def test_reactivation(app: Quart, client: Client, quart: Command) -> None:
+async def test_reactivate_restores_login(app: Quart, client: Client, quart: Command) -> None:
     ada = await Person().register(app)
     assert quart("user", "deactivate", ada.username).returncode == 0
     assert (await client.post("/login/", form=ada.login)).status_code == 200
     done = quart("user", "reactivate", ada.username)
-    assert (done.returncode, done.stdout) == (0, f"{ada.username} is active.\n")
+    assert (done.returncode, done.stdout) == (0, f"{ada.username} is now active.\n")
     await ada.log_in(client)
 
 
-async def test_promotion(app: Quart, client: Client, quart: Command) -> None:
+async def test_promote_and_demote(app: Quart, client: Client, quart: Command) -> None:
     ada = await Person().register(app)
     assert quart("user", "promote", ada.username).returncode == 0
     admin = cast(Client, app.test_client())
@@ -178,10 +178,10 @@ async def test_promotion(app: Quart, client: Client, quart: Command) -> None:
     assert quart("user", "demote", ada.username).returncode == 0
     assert (await admin.get("/admin/")).status_code == 404
     missing = quart("user", "promote", "nobody")
-    assert (missing.returncode, missing.stderr) == (1, "Error: There is no user nobody.\n")
+    assert (missing.returncode, missing.stderr) == (1, "Error: User nobody does not exist.\n")
 
 
-def test_help_and_wrong_usage(quart: Command) -> None:
+def test_help_lists_commands_and_wrong_usage_exits_with_2(quart: Command) -> None:
     shown = quart("user", "--help")
     assert shown.returncode == 0
     for command in ("create", "promote", "demote", "deactivate", "reactivate", "reset-link"):
@@ -189,9 +189,9 @@ def test_help_and_wrong_usage(quart: Command) -> None:
     assert quart("user", "promote").returncode == 2
 
 
-def test_a_database_that_is_away_is_a_sentence(quart: Command) -> None:
+def test_unreachable_database_exits_with_an_error_message(quart: Command) -> None:
     quart.environment["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:9/none"
     result = quart("user", "promote", "ada")
     assert result.returncode == 1
-    assert "The database cannot be used" in result.stderr
+    assert "Cannot use the database" in result.stderr
     assert "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""The page that the site shows for an error, and requests that are none of its own."""
+"""Error pages, and malformed requests."""
 
 import asyncio
 from typing import cast
@@ -14,7 +14,7 @@ from quart_upsun.web.errors import MESSAGES
 
 @pytest.fixture
 def failing_client(settings: Settings) -> Client:
-    """A client of the application with routes that fail on purpose."""
+    """A client of an application with failing routes."""
     app = create_app(settings)
 
     @app.get("/abort/<int:code>")
@@ -23,13 +23,13 @@ def failing_client(settings: Settings) -> Client:
 
     @app.get("/crash")
     async def crash() -> str:
-        raise ValueError("the inside")
+        raise ValueError("internal detail")
 
     return cast(Client, app.test_client())
 
 
 @pytest.mark.parametrize("code", sorted(MESSAGES))
-async def test_every_error_has_a_page(failing_client: Client, code: int) -> None:
+async def test_error_page_has_status_and_message(failing_client: Client, code: int) -> None:
     response = await failing_client.get(f"/abort/{code}")
     text = await response.get_data(as_text=True)
     assert response.status_code == code
@@ -37,21 +37,21 @@ async def test_every_error_has_a_page(failing_client: Client, code: int) -> None
     assert str(code) in text
 
 
-async def test_a_crash_shows_nothing_of_the_inside(failing_client: Client) -> None:
+async def test_server_error_page_reveals_no_details(failing_client: Client) -> None:
     response = await failing_client.get("/crash")
     assert response.status_code == 500
     page = await response.get_data(as_text=True)
-    assert "inside" not in page
+    assert "internal detail" not in page
     assert 'id="loginForm"' not in page
 
 
-async def test_a_form_that_is_too_large_is_413(client: Client) -> None:
+async def test_form_too_large_is_413(client: Client) -> None:
     response = await client.post("/login/", form={"username": "x" * 1_100_000})
     assert response.status_code == 413
     assert MESSAGES[413] in await response.get_data(as_text=True)
 
 
-async def test_odd_requests_are_no_server_errors(app: Quart) -> None:
+async def test_malformed_requests_are_not_server_errors(app: Quart) -> None:
     client = cast(Client, app.test_client())
     responses = await asyncio.gather(
         client.get("/login/?next=%00%0d%0aSet-Cookie:a=b"),

@@ -1,4 +1,4 @@
-"""What administrators do about jobs that were given up."""
+"""The administration page of jobs: retrying and deleting failed jobs."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from sqlalchemy import func, select, update
 
 from app.admin import views
 from app.settings import Settings
-from quart_upsun.jobs import runner
+from quart_upsun.jobs import failed, runner
 from quart_upsun.jobs.models import Job, JobLog
 from quart_upsun.jobs.queue import JobContext, PermanentJobError, Task, enqueue
 from quart_upsun.mail import delivery
@@ -39,17 +39,17 @@ def settings(settings: Settings, mailbox: MailServer) -> Settings:
 
 @pytest.fixture
 async def root(app: Quart, client: Client) -> Person:
-    """An administrator, who is logged in with `client`."""
+    """An administrator who is logged in with `client`."""
     person = await Person(username="root").register(app, administrator=True)
     await person.log_in(client)
     return person
 
 
-async def refuse(running: JobContext) -> None:
+async def fail(running: JobContext) -> None:
     raise PermanentJobError(f"No <b>{running.data['secret']}</b>", "no")
 
 
-FAILING = Task("failing", refuse, logged_fields=("number",))
+FAILING = Task("failing", fail, logged_fields=("number",))
 
 
 @pytest.fixture
@@ -58,13 +58,13 @@ def failing(app: Quart) -> Task:
     return FAILING
 
 
-async def give_up(app: Quart, task: Task, *, key: str | None = None, **data: Any) -> None:
+async def add_failed_job(app: Quart, task: Task, *, key: str | None = None, **data: Any) -> None:
     async with app.extensions["quart_upsun"].database.write() as session:
         await enqueue(session, task, key=key, secret="swordfish", **data)
-    await do(app)
+    await run_jobs(app)
 
 
-async def do(app: Quart) -> None:
+async def run_jobs(app: Quart) -> None:
     await app.extensions["quart_upsun"].jobs.run_due()
 
 
@@ -78,24 +78,24 @@ async def articles(client: Client) -> list[Tag]:
     return list((await page(client)).select("main article"))
 
 
-async def press(client: Client, article: Tag, button: str) -> str:
-    """Press a button, and return the page that follows."""
+async def submit(client: Client, article: Tag, button: str) -> str:
+    """Submit the form of a button, and return the text of the resulting page."""
     for form in article.select("form"):
-        if form.get_text(strip=True) == button:
+        if button in [each.get_text(strip=True) for each in form.select("button[type=submit]")]:
             response = await client.post(str(form["action"]))
             assert response.status_code == 303
             return (await page(client, str(response.location))).get_text()
     raise AssertionError(f"no button {button}")
 
 
-async def test_a_mail_through_all_its_states(
+async def test_failed_email_is_retried_and_delivered(
     app: Quart,
     client: Client,
     root: Person,
     mailbox: MailServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Posted with the change; no server; tried again; given up; seen; tried anew; delivered."""
+    """Enqueue, fail without a server, retry, fail finally, retry as an administrator, deliver."""
     ada = await Person().register(app)
     mailbox.stop()
     response = await client.post("/forgot/", form={"email": ada.email})
@@ -109,14 +109,14 @@ async def test_a_mail_through_all_its_states(
                 attempt,
             )
         assert await articles(client) == []
-        await do(app)
+        await run_jobs(app)
         async with database.write() as session:
             await session.execute(update(Job).values(execute_after=func.now()))
     (article,) = await articles(client)
     text = article.get_text(" ", strip=True)
-    assert "mail, number" in text
+    assert "mail #" in text
     assert "Kind: reset" in text
-    assert f"attempts: {attempts}" in text
+    assert f"Attempts {attempts}" in text
     assert "Error connecting to" in text
     assert ada.email not in text
     logged = [
@@ -127,13 +127,13 @@ async def test_a_mail_through_all_its_states(
 
     async with mail_server() as repaired:
         app.extensions["quart_upsun"].mail.transport.port = repaired.port
-        assert "The job is tried again." in await press(client, article, "Try again")
-        await do(app)
+        assert "The job was queued again." in await submit(client, article, "Retry")
+        await run_jobs(app)
         assert [message["To"] for message in repaired.messages] == [ada.email]
     assert await articles(client) == []
 
 
-async def test_a_worker_looks_at_once(
+async def test_retry_notifies_a_waiting_worker(
     app: Quart,
     client: Client,
     root: Person,
@@ -144,68 +144,69 @@ async def test_a_worker_looks_at_once(
     mailbox.answers["RCPT"] = "550 No"
     ada = await Person().register(app)
     await client.post("/forgot/", form={"email": ada.email})
-    await do(app)
+    await run_jobs(app)
     mailbox.answers.clear()
     (article,) = await articles(client)
     worker = app.extensions["quart_upsun"].jobs
     working = asyncio.create_task(worker.run())
-    await asyncio.sleep(0.5)  # it has looked, and waits for news
-    await press(client, article, "Try again")
+    await asyncio.sleep(0.5)  # it has polled, and waits for a notification
+    await submit(client, article, "Retry")
     await mailbox.arrived()
     worker.stop()
     await working
 
 
-async def test_what_a_job_is_about_is_not_shown(
+async def test_job_data_is_hidden_except_logged_fields(
     app: Quart, client: Client, root: Person, failing: Task
 ) -> None:
-    await give_up(app, failing, number=7)
+    await add_failed_job(app, failing, number=7)
     shown = await page(client)
     (article,) = shown.select("main article")
     assert "Number: 7" in article.get_text()
-    assert "No <b>swordfish</b>" in article.get_text()  # the reason tells what it tells
+    assert "No <b>swordfish</b>" in article.get_text()  # error messages are shown as they are
     assert article.get_text().count("swordfish") == 1
     counts = [
         [cell.get_text() for cell in row.select("td, th")] for row in shown.select("#counts tr")
     ]
-    assert counts == [["Task", "Waiting", "Running", "Given up"], ["failing", "0", "0", "1"]]
+    assert counts[0] == ["Task", *(state.capitalize() for state in failed.STATES.values())]
+    assert counts[1:] == [["failing", "0", "0", "1"]]
 
 
-async def test_who_tries_again_a_job_that_another_one_does_meanwhile(
+async def test_retry_of_duplicate_job_is_rejected(
     app: Quart, client: Client, root: Person, failing: Task
 ) -> None:
-    await give_up(app, failing, key="the key")
+    await add_failed_job(app, failing, key="the key")
     async with app.extensions["quart_upsun"].database.write() as session:
         await enqueue(session, failing, key="the key", secret="x")
     (article,) = await articles(client)
-    assert "being done already" in await press(client, article, "Try again")
+    assert "already in the queue" in await submit(client, article, "Retry")
     (article,) = await articles(client)
-    assert "The job is removed." in await press(client, article, "Remove")
+    assert "The job was deleted." in await submit(client, article, "Delete job")
     assert await articles(client) == []
 
 
-async def test_a_removed_job_leaves_no_words(
+async def test_deleting_a_job_deletes_its_log(
     app: Quart, client: Client, root: Person, failing: Task
 ) -> None:
-    await give_up(app, failing)
-    await give_up(app, failing)
+    await add_failed_job(app, failing)
+    await add_failed_job(app, failing)
     (newer, older) = await articles(client)
-    await press(client, newer, "Remove")
+    await submit(client, newer, "Delete job")
     assert [each.h3 for each in await articles(client)] == [older.h3]
     async with app.extensions["quart_upsun"].database.read() as session:
         (job,) = await session.scalars(select(Job.id))
-        words = select(JobLog.job_id).where(JobLog.entrypoint == failing.name)
-        assert set(await session.scalars(words)) == {job}
+        logs = select(JobLog.job_id).where(JobLog.entrypoint == failing.name)
+        assert set(await session.scalars(logs)) == {job}
 
 
-async def test_pages(
+async def test_failed_jobs_are_paginated(
     app: Quart, client: Client, root: Person, failing: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(views, "PAGE_SIZE", 2)
     for number in range(5):
         async with app.extensions["quart_upsun"].database.write() as session:
             await enqueue(session, failing, secret="x", number=number)
-    await do(app)
+    await run_jobs(app)
     found, path = [], "/admin/jobs/"
     while path:
         shown = await page(client, path)
@@ -215,7 +216,7 @@ async def test_pages(
     assert found == [["Number: 4", "Number: 3"], ["Number: 2", "Number: 1"], ["Number: 0"]]
 
 
-async def test_only_what_was_given_up_is_changed(
+async def test_only_failed_jobs_can_be_retried_or_deleted(
     app: Quart, client: Client, root: Person, failing: Task
 ) -> None:
     async with app.extensions["quart_upsun"].database.write() as session:

@@ -1,4 +1,4 @@
-"""How attempts to log in slow down without keeping the owner out."""
+"""Rate limits of login attempts, which do not lock out the owner."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ from quart_upsun.security.limits import Limit
 from tests.features.factories import Person, new_client
 
 
-async def test_no_address_or_name_is_stored(app: Quart, client: Client) -> None:
+async def test_rate_limits_store_no_usernames_or_addresses(app: Quart, client: Client) -> None:
     ada = await Person().register(app)
     await client.post("/login/", form=ada.login | {"password": "wrong password"})
     async with app.extensions["quart_upsun"].database.read() as session:
@@ -21,7 +21,7 @@ async def test_no_address_or_name_is_stored(app: Quart, client: Client) -> None:
     assert ada.username not in str(rows)
 
 
-async def test_too_many_get_429_and_are_told_when(
+async def test_too_many_logins_return_429_with_retry_after(
     app: Quart, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(views.LOGIN_LIMIT.count):
@@ -48,18 +48,18 @@ def at(address: str) -> dict[str, object]:
 
 
 @pytest.fixture
-def patient_client_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the limits of an account be those that are met."""
-    take = Limit.count_request
+def no_client_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disable the limit per client, so that the limits per account apply."""
+    count_request = Limit.count_request
 
-    async def pass_or_take(self: Limit, subject: str) -> int:
-        return 0 if self.name == views.LOGIN_LIMIT.name else await take(self, subject)
+    async def count_other_limits(self: Limit, subject: str) -> int:
+        return 0 if self.name == views.LOGIN_LIMIT.name else await count_request(self, subject)
 
-    monkeypatch.setattr(Limit, "count_request", pass_or_take)
+    monkeypatch.setattr(Limit, "count_request", count_other_limits)
 
 
-@pytest.mark.usefixtures("patient_client_limit")
-async def test_guessing_slows_down_and_the_owner_gets_in(app: Quart) -> None:
+@pytest.mark.usefixtures("no_client_limit")
+async def test_login_limit_per_account_does_not_lock_out_owner(app: Quart) -> None:
     ada = await Person().register(app)
     own = new_client(app)
     await ada.log_in(own)
@@ -70,13 +70,13 @@ async def test_guessing_slows_down_and_the_owner_gets_in(app: Quart) -> None:
     statuses = [await guess(stranger, ada) for _ in range(count + 2)]
     assert statuses == [200] * count + [429] * 2
     response = await stranger.post("/login/", form=ada.login, scope_base=at("198.51.100.1"))
-    assert response.status_code == 429, "also with the right password, or it would tell"
+    assert response.status_code == 429, "otherwise, the limit would reveal the correct password"
     assert 1 <= int(response.headers["Retry-After"]) <= 30
-    assert "Too many attempts for this account" in await response.get_data(as_text=True)
+    assert "Too many login attempts for this account" in await response.get_data(as_text=True)
     await ada.log_in(new_client(app))  # from elsewhere
 
     device = {cookie.name: cookie.value or "" for cookie in own.cookie_jar or ()}["device"]
-    # The mark of her browser opens no other account, and has a share of its own.
+    # A device cookie has its own limit for its account, and none for other accounts.
     bob = await Person().register(app)
     for person in (bob, ada):
         codes = [
@@ -86,8 +86,8 @@ async def test_guessing_slows_down_and_the_owner_gets_in(app: Quart) -> None:
         assert codes == [200] * count + [429]
 
 
-@pytest.mark.usefixtures("patient_client_limit")
-async def test_guessing_from_many_addresses_slows_down_and_the_owner_gets_in(app: Quart) -> None:
+@pytest.mark.usefixtures("no_client_limit")
+async def test_login_limit_across_clients_does_not_lock_out_owner(app: Quart) -> None:
     ada = await Person().register(app)
     own = new_client(app)
     await ada.log_in(own)
@@ -97,24 +97,25 @@ async def test_guessing_from_many_addresses_slows_down_and_the_owner_gets_in(app
     assert Counter(statuses)[429] >= 4
     response = await new_client(app).post("/login/", form=ada.login)
     assert response.status_code == 429
-    await ada.log_in(own)  # her browser is known
+    await ada.log_in(own)  # from a known device
 
 
-@pytest.mark.usefixtures("patient_client_limit")
-async def test_a_name_that_nobody_has_slows_down_as_well(app: Quart) -> None:
+@pytest.mark.usefixtures("no_client_limit")
+async def test_login_limit_applies_to_unknown_usernames(app: Quart) -> None:
     nobody = Person()
     client = new_client(app)
     statuses = [await guess(client, nobody) for _ in range(views.CLIENT_LOGIN_LIMIT.count + 1)]
     assert statuses == [200] * views.CLIENT_LOGIN_LIMIT.count + [429]
 
 
-@pytest.mark.usefixtures("patient_client_limit")
-async def test_a_login_takes_the_slips_back(app: Quart) -> None:
+@pytest.mark.usefixtures("no_client_limit")
+async def test_successful_login_resets_the_limit(app: Quart) -> None:
     ada = await Person().register(app)
     client = new_client(app)
     for _ in range(2):
         for _ in range(views.CLIENT_LOGIN_LIMIT.count - 1):
-            assert await guess(client, ada, "<local>") == 200  # as of the login
+            # `log_in` uses the same client address.
+            assert await guess(client, ada, "<local>") == 200
         await ada.log_in(client)
         await client.post("/logout/")
         client = new_client(app)

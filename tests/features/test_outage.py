@@ -1,4 +1,4 @@
-"""What the site does while its database is read-only, or away."""
+"""The site while its database is read-only or unreachable."""
 
 import asyncio
 from contextlib import suppress
@@ -14,7 +14,7 @@ from quart_upsun.testing.databases import set_read_only, writable_again
 from tests.features.factories import Person
 
 
-async def test_a_read_only_database_serves_what_only_reads(
+async def test_read_only_database_serves_reads(
     app: Quart, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("quart_upsun.database.session.READ_ONLY_INTERVAL_SECONDS", 0.0)
@@ -30,7 +30,7 @@ async def test_a_read_only_database_serves_what_only_reads(
     ready = await app.test_client().get("/readyz")
     assert ready.status_code == 200
     assert await ready.get_json() == {"status": "ready", "database": "read-only"}
-    # A download is counted by a limit.
+    # The download is rate limited, and still works while writes fail.
     for path in ("/users/", "/account/", "/account/data.json", "/api/v1/me"):
         assert (await member.get(path)).status_code == 200, path
     for path in ("/login/", "/logout/", "/register/", "/account/sign-out/"):
@@ -42,7 +42,7 @@ async def test_a_read_only_database_serves_what_only_reads(
     assert "Traceback" not in caplog.text
 
     await writable_again(database_url)
-    with suppress(ReadOnlyDatabaseError):  # of the session that was open; the next is a new one
+    with suppress(ReadOnlyDatabaseError):  # from the pooled connection; the next one is new
         await Person("ada").create(database)
     await Person("bob").create(database)
     ready = await app.test_client().get("/readyz")
@@ -50,7 +50,7 @@ async def test_a_read_only_database_serves_what_only_reads(
     assert (await member.post("/logout/")).status_code == 303
 
 
-async def test_nothing_listens(settings: Settings, unused_tcp_port: int) -> None:
+async def test_unreachable_database_returns_503(settings: Settings, unused_tcp_port: int) -> None:
     url = parse_database_url(f"postgresql://u:p@127.0.0.1:{unused_tcp_port}/d")
     app = create_app(settings.model_copy(update={"database_url": url}))
     async with app.test_app():

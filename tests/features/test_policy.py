@@ -1,4 +1,4 @@
-"""Rules that hold for every route: a new one cannot be added without deciding about them."""
+"""Rules that apply to every route, including new ones."""
 
 import re
 from importlib import import_module
@@ -14,7 +14,7 @@ from app.user.audit_trail import Event
 from quart_upsun.http.headers import SECURITY_HEADERS
 from quart_upsun.policy import API, IMMUTABLE, NO_STORE, PUBLIC, policy_of
 
-# What a feature says about its routes, in `tests/features/<feature>/routes.py`.
+# What these tests need from features, in `tests/features/<feature>/routes.py`.
 FEATURES: list[Any] = [
     import_module(f"tests.features.{path.parent.name}.routes")
     for path in sorted(Path(__file__).parent.glob("*/routes.py"))
@@ -24,7 +24,7 @@ METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 
 
 def routes(app: Quart) -> list[tuple[Rule, str]]:
-    """Every route with every method it takes."""
+    """Return every route with each of its methods."""
     return [
         (rule, method)
         for rule in app.url_map.iter_rules()
@@ -33,11 +33,11 @@ def routes(app: Quart) -> list[tuple[Rule, str]]:
 
 
 def path_of(rule: Rule) -> str:
-    """A path that leads to the rule; what a variable stands for need not exist."""
+    """Return a path that matches the rule. The objects it refers to need not exist."""
     path = rule.rule
     for name in rule.arguments:
         path = re.sub(rf"<((path|id):)?{name}>", "1", path)
-    assert "<" not in path, f"{rule}: teach path_of this converter"
+    assert "<" not in path, f"{rule}: add this converter to path_of"
     return path
 
 
@@ -49,49 +49,49 @@ def cache_rule(app: Quart, rule: Rule) -> str | None:
     return policy_of(app.view_functions[rule.endpoint]).cache_control
 
 
-def test_every_view_declares_who_may_see_it_and_who_may_keep_it(app: Quart) -> None:
+def test_every_view_declares_access_and_cache_rules(app: Quart) -> None:
     for rule, _ in routes(app):
         assert login_rule(app, rule) in {PUBLIC, API, *GUARDED}, f"{rule}: no login rule"
         assert cache_rule(app, rule), f"{rule}: no cache rule"
 
 
-def test_every_change_has_a_limit_and_leaves_a_trace(app: Quart) -> None:
+def test_every_change_has_rate_limit_and_audit_events(app: Quart) -> None:
     for rule, method in routes(app):
         if method != "GET":
             policy = policy_of(app.view_functions[rule.endpoint])
             assert policy.limit, f"{rule}: no limit"
             is_audited = bool(policy.audit_events)
             assert is_audited != bool(policy.no_audit_reason), (
-                f"{rule}: which events does it record?"
+                f"{rule}: declare its audit events or why it has none"
             )
             assert {*policy.audit_events} <= {*Event}, rule
 
 
-def test_every_read_has_a_limit_or_says_why_none(app: Quart) -> None:
+def test_every_read_has_rate_limit_or_reason(app: Quart) -> None:
     for rule, method in routes(app):
         if method == "GET":
             policy = policy_of(app.view_functions[rule.endpoint])
-            # A limit for some requests only leaves the others to be accounted for.
+            # A partial limit does not cover all requests, so the reason is still needed.
             is_limited = policy.limit is not None and not policy.is_limit_partial
             assert is_limited != bool(policy.no_limit_reason), (
-                f"{rule}: needs a limit, or a reason to have none"
+                f"{rule}: declare a rate limit, or a reason to have none"
             )
 
 
-def test_limits_do_not_share_a_name(app: Quart) -> None:
+def test_rate_limits_have_unique_names(app: Quart) -> None:
     found = [policy_of(view).limit for view in app.view_functions.values()]
     limits = {limit for limit in found if limit is not None}
     assert len({limit.name for limit in limits}) == len(limits)
 
 
-def test_what_a_view_changes_or_shows_to_members_is_never_shared(app: Quart) -> None:
+def test_private_responses_are_not_stored(app: Quart) -> None:
     for rule, method in routes(app):
         if method != "GET" or login_rule(app, rule) in {API, *GUARDED}:
             assert cache_rule(app, rule) == NO_STORE, rule
 
 
-async def test_every_answer_carries_the_headers(app: Quart, client: Client) -> None:
-    """Also the answers of views that refuse, redirect or find nothing."""
+async def test_every_response_has_security_headers(app: Quart, client: Client) -> None:
+    """Includes errors and redirects."""
     for path, method in [
         *((path_of(rule), method) for rule, method in routes(app)),
         ("/nowhere/", "GET"),
@@ -114,7 +114,9 @@ async def test_anonymous_pages_set_no_cookie(app: Quart, client: Client) -> None
             assert "Set-Cookie" not in response.headers, rule
 
 
-async def test_shared_pages_are_shared_for_strangers_only(app: Quart, client: Client) -> None:
+async def test_cached_pages_are_private_for_requests_with_cookies(
+    app: Quart, client: Client
+) -> None:
     for feature in FEATURES:
         await feature.prepare(app)
     shared = [
@@ -136,7 +138,7 @@ async def test_shared_pages_are_shared_for_strangers_only(app: Quart, client: Cl
             assert known.headers["Cache-Control"] == NO_STORE, (path, name)
 
 
-async def test_members_pages_send_strangers_to_the_login(app: Quart, client: Client) -> None:
+async def test_protected_pages_redirect_to_login(app: Quart, client: Client) -> None:
     for rule, method in routes(app):
         if login_rule(app, rule) in GUARDED:
             response = await client.open(path_of(rule), method=method)
@@ -147,7 +149,7 @@ async def test_members_pages_send_strangers_to_the_login(app: Quart, client: Cli
                 assert response.status_code == 401
 
 
-async def test_the_api_knows_its_views_by_their_scope(app: Quart, client: Client) -> None:
+async def test_every_api_route_requires_authentication(app: Quart, client: Client) -> None:
     found = [each for each in routes(app) if each[0].rule.startswith("/api/")]
     assert found
     for rule, _ in routes(app):
@@ -159,7 +161,7 @@ async def test_the_api_knows_its_views_by_their_scope(app: Quart, client: Client
         assert response.headers["WWW-Authenticate"].startswith("Bearer ")
 
 
-async def test_another_site_can_change_nothing(app: Quart, client: Client) -> None:
+async def test_cross_site_requests_are_rejected(app: Quart, client: Client) -> None:
     for rule, method in routes(app):
         if method != "GET":
             for headers in (
@@ -171,7 +173,7 @@ async def test_another_site_can_change_nothing(app: Quart, client: Client) -> No
                 assert response.status_code == 403, (rule, headers)
 
 
-async def test_no_route_takes_a_compressed_body(app: Quart, client: Client) -> None:
+async def test_compressed_request_bodies_are_rejected(app: Quart, client: Client) -> None:
     for rule, method in routes(app):
         if method != "GET":
             response = await client.open(
@@ -183,22 +185,22 @@ async def test_no_route_takes_a_compressed_body(app: Quart, client: Client) -> N
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
-async def test_health_answers_on_any_host(client: Client, path: str) -> None:
+async def test_health_checks_respond_on_any_host(client: Client, path: str) -> None:
     response = await client.get(path, headers={"Host": "10.0.0.7:1234"})
     assert response.status_code == 200
     assert response.headers["Cache-Control"] == NO_STORE
 
 
-async def test_redirects_do_not_repeat_the_host(client: Client) -> None:
+async def test_redirects_do_not_contain_the_host(client: Client) -> None:
     response = await client.get("/about", headers={"Host": "evil.example"})
     assert response.status_code == 308
     assert response.location == "/about/"
 
 
-async def test_nothing_synchronous_runs_in_a_request(
+async def test_requests_run_no_synchronous_code(
     app: Quart, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A synchronous view, hook or context processor would cost each request a thread."""
+    """A synchronous view, hook or context processor would need a thread per request."""
     found: list[object] = []
     monkeypatch.setattr(app, "sync_to_async", found.append)
     for rule, method in routes(app):

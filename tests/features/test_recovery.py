@@ -1,4 +1,4 @@
-"""What goes through the mail: confirming addresses, forgotten passwords, and who is told what."""
+"""Flows with emails: email confirmation, password reset, invitations and notifications."""
 
 import asyncio
 import re
@@ -18,7 +18,7 @@ from quart_upsun.jobs.models import Job
 from quart_upsun.security import signing as tokens
 from quart_upsun.security.models import AuditEvent
 from quart_upsun.testing.smtp import MailServer, mail_server
-from tests.features.factories import Person, new_client
+from tests.features.factories import Person, invalid_fields, new_client
 
 NEW_PASSWORD = "staple battery horse"
 
@@ -40,13 +40,13 @@ def settings(settings: Settings, mailbox: MailServer) -> Settings:
 
 
 async def arrived(app: Quart, mailbox: MailServer, number: int = 1) -> EmailMessage:
-    """Send what is to be sent, and return a mail, counted from one."""
+    """Run due jobs, and return an email by its number, starting at 1."""
     await app.extensions["quart_upsun"].jobs.run_due()
     return mailbox.messages[number - 1]
 
 
 async def link(app: Quart, mailbox: MailServer, number: int = 1) -> str:
-    """Return the path of the first link in the text of a mail, counted from one."""
+    """Return the path of the first link in an email, by its number, starting at 1."""
     message = await arrived(app, mailbox, number)
     part = message.get_body(("plain",))
     assert part is not None
@@ -82,20 +82,18 @@ def reset_form(password: str = NEW_PASSWORD) -> dict[str, str]:
     return {"password": password, "confirm": password}
 
 
-async def test_an_address_is_confirmed_by_the_link_in_the_mail(
-    app: Quart, client: Client, mailbox: MailServer
-) -> None:
+async def test_link_confirms_email_address(app: Quart, client: Client, mailbox: MailServer) -> None:
     ada = Person(email="Ada@example.com")
     await register(client, ada)
     path = await link(app, mailbox)
     message = mailbox.messages[0]
     assert message["To"] == ada.email
-    assert message["Subject"] == "Confirm your address"
+    assert message["Subject"] == "Confirm your email address"
 
     await ada.log_in(client)
     members = await (await client.get("/users/")).get_data(as_text=True)
     assert "is not confirmed yet" in members
-    page = await client.get(path)  # as a program that looks into mails does
+    page = await client.get(path)  # like a link scanner
     assert page.status_code == 200
     assert (await user_of(app, ada)).email is None
 
@@ -104,11 +102,11 @@ async def test_an_address_is_confirmed_by_the_link_in_the_mail(
     user = await user_of(app, ada)
     assert (user.email, user.pending_email) == (ada.email, None)
     assert "is not confirmed yet" not in await (await client.get("/users/")).get_data(as_text=True)
-    assert (await client.post(path)).status_code == 303  # again does no harm
-    assert (await kinds(app)).count("address confirmed") == 1
+    assert (await client.post(path)).status_code == 303  # idempotent
+    assert (await kinds(app)).count("email address confirmed") == 1
 
 
-async def test_the_mail_is_sent_again(app: Quart, client: Client, mailbox: MailServer) -> None:
+async def test_resend_confirmation_email(app: Quart, client: Client, mailbox: MailServer) -> None:
     ada = await Person().register(app, confirmed=False)
     await ada.log_in(client)
     assert (await client.post("/account/resend/")).status_code == 303
@@ -116,10 +114,10 @@ async def test_the_mail_is_sent_again(app: Quart, client: Client, mailbox: MailS
     assert (await user_of(app, ada)).email == ada.email
     assert (await client.post("/account/resend/")).status_code == 303
     text = await (await client.get("/account/")).get_data(as_text=True)
-    assert "confirmed already" in text
+    assert "already confirmed" in text
 
 
-async def test_who_is_unconfirmed_sends_no_mail_to_others(
+async def test_invitations_require_confirmed_email_address(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
     ada = await Person().register(app, confirmed=False)
@@ -133,17 +131,17 @@ async def test_who_is_unconfirmed_sends_no_mail_to_others(
     assert mailbox.messages[0]["To"] == "bob@example.com"
 
 
-async def test_only_the_owner_of_an_address_learns_that_it_has_an_account(
+async def test_only_the_owner_learns_that_an_email_address_has_an_account(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
     ada = await Person(email="ada@example.com").register(app)
     await register(client, Person(email="ADA@example.com"))
     message = await arrived(app, mailbox)
-    assert message["Subject"] == "You have an account already"
+    assert message["Subject"] == "You already have an account"
     assert ada.username in str(message.get_body(("plain",)))
 
 
-async def test_of_two_claims_the_first_confirmed_has_the_address(
+async def test_first_confirmed_claim_gets_the_email_address(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
     first, second = Person(email="contested@example.com"), Person(email="contested@example.com")
@@ -153,14 +151,14 @@ async def test_of_two_claims_the_first_confirmed_has_the_address(
     second_link = await link(app, mailbox, 2)
     assert (await client.post(second_link)).status_code == 303
     assert (await client.post(first_link)).status_code == 303
-    assert "Another account has this address" in await (await client.get("/")).get_data(
+    assert "Another account has already confirmed" in await (await client.get("/")).get_data(
         as_text=True
     )
     assert (await user_of(app, second)).email == second.email
     assert (await user_of(app, first)).email is None
 
 
-async def test_a_forgotten_password_is_replaced_once(
+async def test_password_reset_link_works_once(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
     ada = await Person().register(app)
@@ -172,7 +170,7 @@ async def test_a_forgotten_password_is_replaced_once(
     assert page.status_code == 200
     assert ada.username in await page.get_data(as_text=True)
     refused = await client.post(path, form=reset_form(ada.email))
-    assert "neither your user name nor your address" in await refused.get_data(as_text=True)
+    assert invalid_fields(await refused.get_data(as_text=True)) == ["password"]
 
     response = await client.post(path, form=reset_form())
     assert (response.status_code, response.location) == (303, "/login/")
@@ -185,7 +183,7 @@ async def test_a_forgotten_password_is_replaced_once(
     assert {"password reset requested", "password reset"} <= set(await kinds(app))
 
 
-async def test_of_two_who_come_with_one_link_one_is_refused(
+async def test_concurrent_uses_of_one_reset_link(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
     ada = await Person().register(app)
@@ -197,19 +195,19 @@ async def test_of_two_who_come_with_one_link_one_is_refused(
     assert sorted(response.status_code for response in responses) == [303, 410, 410]
 
 
-async def test_an_address_asked_for_dies_with_the_session(
+async def test_password_reset_cancels_pending_email_change(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
-    """Whoever knew the password asks for an address of theirs; the owner sets a new password."""
+    """An attacker who knows the password requests the change; the owner resets the password."""
     ada = await Person().register(app)
     thief = new_client(app)
     await ada.log_in(thief)
     form = {"email": "thief@example.com", "current_password": ada.password}
     assert (await thief.post("/account/email/", form=form)).status_code == 303
     await arrived(app, mailbox, 2)
-    await mailbox.mail(ada.email, "Your address is about to change")
-    asked = await mailbox.mail("thief@example.com", "Confirm your address")
-    path = await link(app, mailbox, mailbox.messages.index(asked) + 1)
+    await mailbox.mail(ada.email, "Your email address is about to change")
+    email = await mailbox.mail("thief@example.com", "Confirm your email address")
+    path = await link(app, mailbox, mailbox.messages.index(email) + 1)
     await ask_for_reset(client, ada.email)
     assert (await client.post(await link(app, mailbox, 3), form=reset_form())).status_code == 303
     assert (await thief.get(path)).status_code == 410
@@ -217,10 +215,10 @@ async def test_an_address_asked_for_dies_with_the_session(
     assert (await user_of(app, ada)).email == ada.email
 
 
-async def test_who_claims_an_address_does_not_learn_whose_it_is(
+async def test_claiming_an_email_address_does_not_reveal_its_owner(
     app: Quart, mailbox: MailServer
 ) -> None:
-    """The own audit trail must not tell whether somebody else has confirmed it."""
+    """The audit trail must not reveal whether another user has confirmed the address."""
     bob = await Person().register(app)
     seen = []
     for email in (bob.email, "nobody@example.com"):
@@ -233,11 +231,13 @@ async def test_who_claims_an_address_does_not_learn_whose_it_is(
     assert seen[0] == seen[1]
 
 
-async def test_everybody_who_claims_an_address_gets_a_link(
+async def test_reset_email_has_a_link_for_each_claim(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
     ada = await Person(email="ada@example.com").register(app, confirmed=False)
-    await Person(email="ada@example.com").register(app, confirmed=False)  # a newer claim
+    await Person(email="ada@example.com").register(
+        app, confirmed=False
+    )  # a newer claim to the address
     await ask_for_reset(client, "ada@example.com")
     message = (await arrived(app, mailbox)).get_body(("plain",))
     assert message is not None
@@ -249,7 +249,7 @@ async def test_everybody_who_claims_an_address_gets_a_link(
     assert ada.username in await (await client.get(found[1])).get_data(as_text=True)
 
 
-async def test_registrations_send_few_mails_to_one_address(
+async def test_confirmation_emails_are_rate_limited_per_address(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
     for _ in range(emails.CONFIRMATION_LIMIT.count + 3):
@@ -260,7 +260,7 @@ async def test_registrations_send_few_mails_to_one_address(
 
 
 @pytest.mark.parametrize("what", ["password", "address", "session"])
-async def test_a_link_dies_when_something_changes(
+async def test_reset_link_is_invalid_after_account_change(
     app: Quart, client: Client, mailbox: MailServer, what: str
 ) -> None:
     ada = await Person().register(app)
@@ -268,7 +268,7 @@ async def test_a_link_dies_when_something_changes(
     path = await link(app, mailbox)
     if what == "address":
         change = "UPDATE users SET email = 'other@example.com'"
-    else:  # a change of the password raises the version as well
+    else:  # a password change also increments the session version
         change = "UPDATE users SET session_version = session_version + 1"
     async with app.extensions["quart_upsun"].database.write() as session:
         await session.execute(text(change))
@@ -276,7 +276,7 @@ async def test_a_link_dies_when_something_changes(
     assert (await client.post(path, form=reset_form())).status_code == 410
 
 
-async def test_links_end_with_their_time_and_their_key(
+async def test_reset_link_is_invalid_when_expired_or_key_is_removed(
     app: Quart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada = await Person().register(app)
@@ -288,7 +288,9 @@ async def test_links_end_with_their_time_and_their_key(
         app.config["TOKEN_KEYS"] = ["another key"]
         other_key = emails.create_reset_token(user)
         app.config["TOKEN_KEYS"] = ["a new key", *settings_keys(app)]
-    assert (await client.get(f"/reset/{good}/")).status_code == 200, "the old key is a fallback"
+    assert (await client.get(f"/reset/{good}/")).status_code == 200, (
+        "the previous key is a fallback"
+    )
     for bad in (other_purpose, other_key, good[:-1], "x", "%00"):
         assert (await client.get(f"/reset/{bad}/")).status_code == 410, bad
     monkeypatch.setattr(emails, "RESET_LIFETIME_SECONDS", -1)
@@ -305,10 +307,10 @@ def remember_keys(app: Quart) -> None:
     app.extensions["test_keys"] = app.config["TOKEN_KEYS"]
 
 
-async def test_the_answer_does_not_tell_whether_there_is_an_account(
+async def test_forgot_password_does_not_reveal_accounts(
     app: Quart, client: Client, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same text, and the same statements: what differs is done after the answer."""
+    """The text and the SQL statements are the same. The job that sends the email differs."""
     ada = await Person().register(app)
     statements: list[str] = []
 
@@ -318,19 +320,19 @@ async def test_the_answer_does_not_tell_whether_there_is_an_account(
     from sqlalchemy import event
 
     await client.get("/forgot/")
-    pages, asked = [], []
+    pages, executed = [], []
     engine = app.extensions["quart_upsun"].database.engine.sync_engine
     event.listen(engine, "before_cursor_execute", listen)
     for email in (ada.email, "nobody@example.com"):
         statements.clear()
         pages.append(await ask_for_reset(client, email))
-        asked.append([each for each in statements if "rate_limits" not in each])
+        executed.append([each for each in statements if "rate_limits" not in each])
     event.remove(engine, "before_cursor_execute", listen)
     assert pages[0] == pages[1]
-    assert asked[0] == asked[1] != []
+    assert executed[0] == executed[1] != []
 
 
-async def test_nobody_gets_more_than_a_few_mails_an_hour(
+async def test_reset_emails_are_rate_limited_per_address(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
     ada = await Person().register(app)
@@ -341,7 +343,7 @@ async def test_nobody_gets_more_than_a_few_mails_an_hour(
     assert count == recovery.RESET_EMAIL_LIMIT.count
 
 
-async def test_a_deactivated_account_gets_no_link(
+async def test_deactivated_account_gets_no_reset_link(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
     ada = await Person().register(app)
@@ -353,25 +355,25 @@ async def test_a_deactivated_account_gets_no_link(
 
 
 @pytest.mark.parametrize("email", ["", "nowhere", "a@b@c", "x" * 5000])
-async def test_what_is_no_address_is_said_to_be_none(client: Client, email: str) -> None:
+async def test_forgot_password_rejects_invalid_email_address(client: Client, email: str) -> None:
     response = await client.post("/forgot/", form={"email": email})
     assert response.status_code == 200
-    assert 'aria-invalid="true"' in await response.get_data(as_text=True)
+    assert invalid_fields(await response.get_data(as_text=True)) == ["email"]
 
 
-async def test_the_new_address_confirms_and_the_old_one_is_told(
+async def test_email_change_is_confirmed_and_old_address_notified(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
     ada = await Person(email="old@example.com").register(app)
     await ada.log_in(client)
     form = {"email": "new@example.com", "current_password": "wrong password"}
     refused = await client.post("/account/email/", form=form)
-    assert "This is not your password." in await refused.get_data(as_text=True)
+    assert invalid_fields(await refused.get_data(as_text=True)) == ["current_password"]
     response = await client.post("/account/email/", form=form | {"current_password": ada.password})
     assert response.status_code == 303
     await arrived(app, mailbox, 2)
     by_address = {str(message["To"]): message for message in mailbox.messages}
-    assert by_address["old@example.com"]["Subject"] == "Your address is about to change"
+    assert by_address["old@example.com"]["Subject"] == "Your email address is about to change"
     assert (await user_of(app, ada)).email == "old@example.com"
     number = mailbox.messages.index(by_address["new@example.com"]) + 1
     assert (await client.post(await link(app, mailbox, number))).status_code == 303
@@ -379,7 +381,7 @@ async def test_the_new_address_confirms_and_the_old_one_is_told(
     assert (user.email, user.pending_email) == ("new@example.com", None)
 
 
-async def test_a_link_for_an_address_that_was_replaced_is_dead(
+async def test_confirmation_link_is_invalid_after_email_change(
     app: Quart, client: Client, mailbox: MailServer
 ) -> None:
     ada = Person(email="typo@example.com")
@@ -393,7 +395,7 @@ async def test_a_link_for_an_address_that_was_replaced_is_dead(
     assert (await user_of(app, ada)).email == "right@example.com"
 
 
-async def test_links_never_lead_to_the_host_of_a_request(app: Quart, mailbox: MailServer) -> None:
+async def test_links_ignore_the_host_of_the_request(app: Quart, mailbox: MailServer) -> None:
     ada = Person()
     response = await new_client(app).post(
         "/register/",

@@ -1,4 +1,4 @@
-"""A preview shows nobody who is real: the command, the gate until it is through, the banner."""
+"""Sanitizing previews: the command, the gate until it has run, and the banner."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ from quart_upsun.testing.statements import connected
 
 PREVIEW = "feature-4tw7dqi"
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$Zm9ydHktdHdvIGJ5dGVzIG9mIG5vdGhpbmc"
-# Names that others are about to get: in other letters, in a circle, by somebody later and earlier.
+# Names that collide with generated ones: in different case, circular, of later and earlier rows.
 NAMES = ["User-2", "user-1", "ada.lovelace", "user-7", "grace.hopper", "user-3", "user-99"]
 
 
@@ -46,7 +46,7 @@ def environment(kind: str, databases: frozenset[tuple[str, int]]) -> upsun.Envir
 
 
 def settings_in(settings: Settings, kind: str | None) -> Settings:
-    """Return the settings of an environment of this type, whose own database they name."""
+    """Return the settings of an environment of this type with its own database."""
     url = settings.database_url
     own = frozenset({(url.host or "", url.port or 0)})
     platform = environment(kind, own) if kind else None
@@ -55,7 +55,7 @@ def settings_in(settings: Settings, kind: str | None) -> Settings:
 
 @pytest.fixture
 async def people(database_url: str) -> str:
-    """A database with people, of whom PostgreSQL keeps statistics."""
+    """A database with users and collected statistics."""
     async with connected(database_url) as connection:
         await connection.executemany(
             "INSERT INTO users (username, email, pending_email, password_hash)"
@@ -65,7 +65,7 @@ async def people(database_url: str) -> str:
                 for name in NAMES[:-1]
             ],
         )
-        # Once the address of the user with the number 1 is replaced, it is this one.
+        # The email address that user 1 gets when it is replaced.
         await connection.execute(
             "INSERT INTO users (username, email, password_hash, role, deactivated_at)"
             " VALUES ('user-99', 'User-1@example.invalid', $1, 'administrator', now())",
@@ -92,10 +92,10 @@ def identity(name: str) -> Identity:
 
 
 async def run(url: str, name: str = PREVIEW) -> list[str]:
-    """Sanitize; return what it says."""
-    said: list[str] = []
-    await sanitize(parse_database_url(url), identity(name), said.append)
-    return said
+    """Sanitize the database, and return the reported lines."""
+    lines: list[str] = []
+    await sanitize(parse_database_url(url), identity(name), lines.append)
+    return lines
 
 
 async def users(url: str) -> list[tuple[object, ...]]:
@@ -109,23 +109,23 @@ async def users(url: str) -> list[tuple[object, ...]]:
         ]
 
 
-def made_up(number: int, version: int = 2) -> tuple[object, ...]:
+def anonymized(number: int, version: int = 2) -> tuple[object, ...]:
     address = f"user-{number}@example.invalid"
     pending = address if number < len(NAMES) else None
     confirmed = address if number <= len(NAMES) else None
     return number, f"user-{number}", confirmed, pending, "sanitized", version
 
 
-EVERYBODY = [made_up(number) for number in range(1, len(NAMES) + 2)]
+EVERYBODY = [anonymized(number) for number in range(1, len(NAMES) + 2)]
 
 
-def test_every_column_is_classified() -> None:
+def test_every_column_has_a_rule() -> None:
     load_models()
     assert len(Base.metadata.tables) > 1
     assert find_rule_errors(Base) == []
 
 
-def test_what_is_not_classified_is_named() -> None:
+def test_invalid_rules_are_reported() -> None:
     class Wrong(DeclarativeBase):
         metadata = MetaData()
 
@@ -173,7 +173,7 @@ def test_what_is_not_classified_is_named() -> None:
     ]
 
 
-async def test_nobody_is_left(people: str) -> None:
+async def test_sanitize_replaces_all_personal_data(people: str) -> None:
     (line,) = await run(people)
     assert "8 rows of users changed" in line
     assert await users(people) == EVERYBODY
@@ -187,7 +187,7 @@ async def test_nobody_is_left(people: str) -> None:
         statistics = await connection.fetchval("SELECT string_agg(s::text, ' ') FROM pg_stats AS s")
         for word in ("ada.lovelace", "people.example", "argon2", "203.0.113.77"):
             assert word not in statistics
-        # The trigger lets nobody through again.
+        # The append-only trigger is active again.
         await connection.execute("INSERT INTO audit_events (kind) VALUES ('login')")
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute("DELETE FROM audit_events")
@@ -195,7 +195,7 @@ async def test_nobody_is_left(people: str) -> None:
     (line,) = await run(people)
     assert "nothing is to be done" in line
     assert await users(people) == EVERYBODY
-    # A clone of this preview is another environment; whoever came in the meantime goes there.
+    # A clone of this preview is another environment, where new users are anonymized, too.
     async with connected(people) as connection:
         await connection.execute(
             "INSERT INTO users (username, password_hash) VALUES ('charles.babbage', $1)", HASH
@@ -205,9 +205,7 @@ async def test_nobody_is_left(people: str) -> None:
     assert [row[1] for row in rows] == [f"user-{n}" for n in range(1, len(rows) + 1)]
 
 
-async def test_a_killed_run_goes_on_where_it_was(
-    people: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_interrupted_run_is_resumed(people: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH", 3)
     monkeypatch.setattr(module, "REPORT_SECONDS", 0.0)
     said: list[str] = []
@@ -221,19 +219,19 @@ async def test_a_killed_run_goes_on_where_it_was(
         await sanitize(parse_database_url(people), identity(PREVIEW), say)
     half = await users(people)
     assert half[:3] == EVERYBODY[:3]
-    # Nobody any more stands in the way of those to come; the others are as they were.
+    # Names that would collide with later rows are replaced; other rows are unchanged.
     assert half[4][1] == "grace.hopper"
 
     said = await run(people)
     assert said[0] == "Going on in users, where the last run ended."
     assert any(line.startswith("users: 3 of 5") for line in said), said
     assert "5 rows of users changed" in said[-1]
-    assert await users(people) == EVERYBODY  # each of them once
+    assert await users(people) == EVERYBODY  # each row once
     async with connected(people) as connection:
         assert await connection.fetchval("SELECT count(*) FROM audit_events") == 0
 
 
-async def test_one_at_a_time(people: str) -> None:
+async def test_concurrent_runs_sanitize_once(people: str) -> None:
     runs = await asyncio.gather(*(run(people) for _ in range(3)))
     said = [line for lines in runs for line in lines]
     assert len([line for line in said if line.startswith("Sanitized")]) == 1, said
@@ -241,7 +239,7 @@ async def test_one_at_a_time(people: str) -> None:
     assert await users(people) == EVERYBODY
 
 
-async def test_what_only_a_later_release_knows_goes_as_well(people: str) -> None:
+async def test_unknown_columns_and_tables_are_cleared(people: str) -> None:
     async with connected(people) as connection:
         await connection.execute(
             "ALTER TABLE users ADD later_name text, ADD later_plan text DEFAULT 'free',"
@@ -261,8 +259,8 @@ async def test_what_only_a_later_release_knows_goes_as_well(people: str) -> None
         assert await connection.fetchval("SELECT count(*) FROM later_visits") == 0
 
 
-async def test_tables_that_refer_to_each_other(people: str) -> None:
-    """A later release's people are in teams, and a trigger of it writes down who they were."""
+async def test_circular_references_are_emptied(people: str) -> None:
+    """A later release has teams of users, and a trigger that records usernames."""
     async with connected(people) as connection:
         await connection.execute(
             "CREATE TABLE later_teams (id bigint PRIMARY KEY, name text);"
@@ -294,7 +292,7 @@ async def test_tables_that_refer_to_each_other(people: str) -> None:
                 "SELECT FROM users WHERE later_team_id IS NOT NULL OR username NOT LIKE 'user-%'"
             )
             for table in ("teams", "rooms", "keys", "names"):
-                # None of its rows is left in the file, either.
+                # The table file must not contain deleted rows, either.
                 assert await connection.fetchval(f"SELECT pg_relation_size('later_{table}')") == 0
             assert await connection.fetchval("SELECT count(*) FROM mails") == 0
     assert len(await users(people)) == len(EVERYBODY)
@@ -307,7 +305,7 @@ async def test_tables_that_refer_to_each_other(people: str) -> None:
         "ALTER TABLE users ADD FOREIGN KEY (session_version) REFERENCES later_teams (id)",
     ],
 )
-async def test_what_must_refer_to_something_is_named(people: str, change: str) -> None:
+async def test_required_references_are_reported(people: str, change: str) -> None:
     async with connected(people) as connection:
         await connection.execute(
             "CREATE TABLE later_teams (id bigint PRIMARY KEY); INSERT INTO later_teams VALUES (1)"
@@ -318,7 +316,7 @@ async def test_what_must_refer_to_something_is_named(people: str, change: str) -
     assert (await users(people))[0][1] == NAMES[0]
 
 
-async def test_what_it_cannot_reach_is_refused(settings: Settings, people: str) -> None:
+async def test_unsupported_objects_are_rejected(settings: Settings, people: str) -> None:
     async with connected(people) as connection:
         await connection.execute(
             "CREATE MATERIALIZED VIEW addresses AS SELECT email FROM users;"
@@ -346,7 +344,7 @@ async def test_what_it_cannot_reach_is_refused(settings: Settings, people: str) 
         await connection.execute(
             "DROP MATERIALIZED VIEW addresses; DROP FOREIGN TABLE contacts;"
             "DROP TABLE archive.users; SELECT lo_unlink(oid) FROM pg_largeobject_metadata;"
-            # Of an extension, and of this session alone.
+            # Tables of an extension, and temporary tables.
             "CREATE SCHEMA extension; CREATE TABLE extension.codes (code integer);"
             "CREATE EXTENSION IF NOT EXISTS plpgsql; ALTER EXTENSION plpgsql"
             " ADD TABLE extension.codes; CREATE TEMPORARY TABLE passing (code integer)"
@@ -358,7 +356,7 @@ async def command(settings: Settings, *arguments: str) -> Result:
     return await asyncio.to_thread(CliRunner().invoke, sanitize_command(settings, "app"), arguments)
 
 
-async def test_the_command_and_its_exit_codes(
+async def test_command_exit_codes(
     settings: Settings, people: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind, words in (
@@ -375,7 +373,7 @@ async def test_the_command_and_its_exit_codes(
     assert (await command(preview, "--bad")).exit_code == 2
     assert "Once for each environment" in (await command(preview, "--help")).stdout
 
-    # A row that no rule foresees: said without its values, and mended by the next run.
+    # A failing row is reported without its values. The next run resumes.
     async with connected(people) as connection:
         await connection.execute("ALTER TABLE users ADD CHECK (username <> 'user-5')")
     failed = await command(preview)
@@ -397,7 +395,7 @@ async def test_the_command_and_its_exit_codes(
     assert "The database cannot be reached" in failed.stderr
 
 
-async def test_not_before_the_migration(empty_database: str, people: str) -> None:
+async def test_sanitize_requires_migrated_schema(empty_database: str, people: str) -> None:
     with pytest.raises(SanitizeError, match="must be migrated first"):
         await run(empty_database)
     async with connected(people) as connection:
@@ -414,7 +412,7 @@ async def serving(settings: Settings, kind: str | None) -> AsyncIterator[Quart]:
         yield app
 
 
-async def test_a_preview_waits_for_it(
+async def test_preview_is_unready_until_sanitized(
     settings: Settings,
     people: str,
     caplog: pytest.LogCaptureFixture,
@@ -443,7 +441,7 @@ async def test_a_preview_waits_for_it(
         assert (await client.get("/readyz")).status_code == 200
         assert (await client.post("/login/", form=form)).status_code == 200
 
-        # A data sync brings production's tables, where this environment's row is not.
+        # A data sync replaces the tables with those of production, without the row of this preview.
         async with connected(people) as connection:
             await connection.execute("DELETE FROM sanitizations")
         deadline = time.monotonic() + 3
@@ -453,14 +451,14 @@ async def test_a_preview_waits_for_it(
 
 
 @pytest.mark.parametrize("kind", [None, "production", "unknown"])
-async def test_elsewhere_nothing_waits(kind: str | None, settings: Settings) -> None:
+async def test_other_environments_need_no_sanitizing(kind: str | None, settings: Settings) -> None:
     async with serving(settings, kind) as app:
         client = app.test_client()
         assert (await client.get("/readyz")).status_code == 200
         assert "preview-banner" not in await (await client.get("/")).get_data(as_text=True)
 
 
-async def test_every_page_of_a_preview_says_what_it_is(settings: Settings, people: str) -> None:
+async def test_every_page_of_a_preview_has_a_banner(settings: Settings, people: str) -> None:
     async with serving(settings, "staging") as app:
         client = app.test_client()
         login = {"username": "ada.lovelace", "password": "some password"}
@@ -475,5 +473,5 @@ async def test_every_page_of_a_preview_says_what_it_is(settings: Settings, peopl
             assert banner["aria-label"]
             assert " ".join(banner.get_text().split()) == (
                 "Preview of feature/<b>, release 1f3a5c7."
-                " The people here are made up, and no mail is sent."
+                " Personal data is anonymized, and no email is sent."
             )

@@ -1,4 +1,4 @@
-"""What is done by itself, again and again."""
+"""Scheduled jobs."""
 
 import importlib
 import pkgutil
@@ -11,10 +11,10 @@ from quart_upsun.jobs.queue import Schedule, Task
 from quart_upsun.jobs.runner import Runner
 
 
-def test_all_that_is_scheduled_comes_round(app: Quart) -> None:
-    """What no list in `create_app` names would never be done, and nobody would miss it for long."""
+def test_every_task_and_schedule_is_registered(app: Quart) -> None:
+    """A task that is not registered would never run, and nothing would report it."""
     runner: Runner = app.extensions["quart_upsun"].jobs
-    written: set[str] = set()
+    defined: set[str] = set()
     for info in (
         *pkgutil.walk_packages(app_package.__path__, "app."),
         *pkgutil.walk_packages(toolkit.__path__, "quart_upsun."),
@@ -24,8 +24,8 @@ def test_all_that_is_scheduled_comes_round(app: Quart) -> None:
                 for each in value if isinstance(value, tuple | list) else [value]:
                     match each:
                         case Task():
-                            written.add(each.name)
+                            defined.add(each.name)
                         case Schedule():
-                            written.add(each.task.name)
-    assert "mail" in written
-    assert written == {*runner.tasks}
+                            defined.add(each.task.name)
+    assert "mail" in defined
+    assert defined == {*runner.tasks}

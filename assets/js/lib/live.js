@@ -1,15 +1,15 @@
-// What happens on the server while a page is open: server-sent events, handed on to the document.
+// Live updates: server-sent events, dispatched as events of the document.
 
-const PAUSE = { first: 1000, longest: 60_000 }; // milliseconds
+const BACKOFF_MILLISECONDS = { first: 1000, max: 60_000 };
 
 /**
- * Listens at `address` from the event with the id `after` on, for as long as the page is open. Each
- * event of `kinds`, and `reset`, comes out of the document as `live:<kind>` with its data as
- * `detail`. After `reset` something has been missed.
+ * Subscribe to the event stream at `address`, starting after the event with the id `after`, until the
+ * page is closed. Dispatches each event of `kinds`, and `hello` and `reset`, on the document as
+ * `live:<kind>` with its data as `detail`. A `reset` means that events were missed.
  */
 export function listen(address, after, kinds) {
   let last = after;
-  let pause = PAUSE.first;
+  let backoff = BACKOFF_MILLISECONDS.first;
 
   function open() {
     const url = new URL(address, location.href);
@@ -18,17 +18,17 @@ export function listen(address, after, kinds) {
     for (const kind of ["hello", "reset", ...kinds]) {
       source.addEventListener(kind, (event) => {
         last = event.lastEventId || last;
-        pause = PAUSE.first;
+        backoff = BACKOFF_MILLISECONDS.first;
         const detail = event.data ? JSON.parse(event.data) : null;
         document.dispatchEvent(new CustomEvent(`live:${kind}`, { detail }));
       });
     }
-    // A browser comes back by itself when a stream ends or breaks. It gives up when the answer is
-    // none: a router whose application is just being replaced may say 502 or 503.
+    // Browsers reconnect when a stream ends or breaks, but not after an error status. During a deploy
+    // the router may respond with a 502 or 503.
     source.addEventListener("error", () => {
       if (source.readyState !== EventSource.CLOSED) return;
-      setTimeout(open, pause * (0.5 + Math.random() / 2)); // not all at once
-      pause = Math.min(2 * pause, PAUSE.longest);
+      setTimeout(open, backoff * (0.5 + Math.random() / 2)); // with jitter
+      backoff = Math.min(2 * backoff, BACKOFF_MILLISECONDS.max);
     });
   }
 

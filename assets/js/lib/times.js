@@ -1,7 +1,7 @@
-// Times relative to now ("5 minutes ago"), as long as they are near; the tooltip has the exact time.
+// Relative times ("5 minutes ago"). The tooltip has the exact time in UTC.
 
 const UPDATE_MILLISECONDS = 30_000;
-const FAR_SECONDS = 30 * 86_400; // from here on the date says more
+const MAX_RELATIVE_SECONDS = 30 * 86_400; // beyond this, show the date
 const UNITS = [
   ["day", 86_400],
   ["hour", 3600],
@@ -14,7 +14,7 @@ const relative = new Intl.RelativeTimeFormat(document.documentElement.lang || "e
 
 function describe(element) {
   const seconds = (Date.parse(element.dateTime) - Date.now()) / 1000;
-  if (Math.abs(seconds) >= FAR_SECONDS) {
+  if (Math.abs(seconds) >= MAX_RELATIVE_SECONDS) {
     return element.title.replace(/ \d\d:\d\d:\d\d UTC$/, "");
   }
   for (const [unit, length] of UNITS) {
@@ -34,7 +34,7 @@ function update() {
   }
 }
 
-/** Make the times of this page relative, and keep them so, also those that are added later. */
+/** Show relative times, keep them up to date, and include times that are inserted later. */
 export function showRelativeTimes() {
   update();
   setInterval(update, UPDATE_MILLISECONDS);
