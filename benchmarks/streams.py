@@ -109,7 +109,7 @@ def serving(url: str) -> Iterator[tuple[psutil.Process, int]]:
         for line in process.stdout:
             said = json.loads(line)
             port = said.get("port", port)
-            if said["event"] == "serving":
+            if said["event"] == "server ready":
                 break
         # Nobody reads on: what it says from now on is little.
         yield psutil.Process(process.pid), port

@@ -163,7 +163,7 @@ async def retry_job(job_id: int) -> ResponseReturnValue:
     except failed.DuplicateJobError:
         await flash("This is being done already, as another job. You can remove this one.", "info")
     else:
-        log.info("job begun anew", task=task, job=job_id, by=logged_in_user().id)
+        log.info("job retried", task=task, job_id=job_id, user_id=logged_in_user().id)
         await flash("The job is tried again.", "success")
     return redirect(url_for("admin.jobs"), 303)
 
@@ -177,7 +177,7 @@ async def remove_job(job_id: int) -> ResponseReturnValue:
     """Forget a job that was given up."""
     async with database.write() as session:
         task = await failed.delete_failed_job(session, job_id) or abort(404)
-    log.info("job removed", task=task, job=job_id, by=logged_in_user().id)
+    log.info("failed job deleted", task=task, job_id=job_id, user_id=logged_in_user().id)
     await flash("The job is removed.", "success")
     return redirect(url_for("admin.jobs"), 303)
 

@@ -81,4 +81,4 @@ async def _keep_calling(app: Quart) -> None:
             try:
                 await _call_next(app.extensions["quart_upsun"].database, fetcher, host)
             except Exception:  # the next host, and the next second, may have more luck
-                log.exception("the next job of a host could not be called")
+                log.exception("waking a postponed job failed")

@@ -149,14 +149,14 @@ class ReconnectingDriver(Driver):
         last = self._reported.get(reason)
         self._reported[reason] = now
         if last is None or now - last > QUIET_SECONDS:
-            log.warning("the queue's connection was lost", reason=reason)
+            log.warning("job queue connection lost", reason=reason)
 
     def _report(self, error: ForeignDatabaseError) -> None:
         """Log a refusal when it begins, not at every attempt."""
         if self._refusal != str(error):
             self._refusal = str(error)
             log.warning(
-                "jobs are not run",
+                "jobs paused",
                 reason=error.facts,
                 remedy=error.remedy,
                 owner=error.owner.name if error.owner else None,

@@ -122,7 +122,7 @@ class Runner:
                 await self._work()
             except Exception as error:
                 if not self._stopping.is_set():
-                    log.warning("the queue stopped; beginning again", reason=_error_names(error))
+                    log.warning("job queue restarting", reason=_error_names(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), RESTART_SECONDS)
 
@@ -216,7 +216,7 @@ class Runner:
                 async with limit:
                     await work
             except JobTakenOverError:
-                log.info("job taken over", task=task.name, job=job.id)
+                log.info("job taken over", task=task.name, job_id=job.id)
             except JobPostponedError as error:
                 self._postponed[job.id] = error
                 raise RequeueError(error.after) from None
@@ -245,7 +245,7 @@ class Runner:
         words = _error_reason(error)
         about: dict[str, Any] = {
             "task": task.name,
-            "job": running.id,
+            "job_id": running.id,
             **{name: running.data.get(name) for name in task.logged_fields},
             "attempt": running.attempt,
             "reason": error.code if isinstance(error, JobError) else type(error).__name__,
@@ -254,18 +254,18 @@ class Runner:
         if not known and (frames := traceback.extract_tb(error.__traceback__)):
             about["where"] = f"{frames[-1].filename}:{frames[-1].lineno}"
         if isinstance(error, PermanentJobError) or running.attempt > len(task.backoff_seconds):
-            log.error("job given up", **about)
+            log.error("job failed permanently", **about)
             if task.on_failure is not None:
                 async with self._app.app_context():
                     await task.on_failure(running, words)
             raise JobGivenUpError(words) from None
         wait = task.backoff_seconds[running.attempt - 1]
-        log.warning("job failed", **about, next_attempt=f"in {wait:g} s")
+        log.warning("job attempt failed", **about, retry_in_seconds=wait)
         raise RetryRequested(timedelta(seconds=wait), words) from None
 
     def _put_back(self) -> None:
         if self._attempts:
-            log.info("jobs put back", count=len(self._attempts))
+            log.info("jobs requeued", count=len(self._attempts))
         for work in self._attempts:
             work.cancel()
 

@@ -163,7 +163,7 @@ class Hub:
             except DatabaseUnavailableError:
                 pass  # the gate has said so; the streams stay open, and nothing is lost
             except Exception:
-                log.exception("live events could not be fetched")
+                log.exception("live events fetch failed")
             self._work.set()
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -266,7 +266,7 @@ class Hub:
                     if touched % STREAMS_PER_TURN == 0:
                         await asyncio.sleep(0)
             if dropped:
-                log.info("streams dropped: their clients do not read", count=dropped)
+                log.info("slow streams dropped", count=dropped)
 
     async def _end_with_process(self) -> None:
         """End all streams when the process is told to stop: browsers come back to another."""
@@ -310,4 +310,4 @@ def _create_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 def _log_task_error(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
-        log.error("live events: a part has ended", exc_info=error)
+        log.error("live events task failed", exc_info=error)

@@ -54,7 +54,7 @@ class Listener:
                 )
                 try:
                     ended = await self._listen(connection)
-                    log.info("listening for live events", again=was_lost)
+                    log.info("live events listener connected", reconnected=was_lost)
                     pause, was_lost = shortest, True
                     self._connected()
                     await self._watch(connection, ended)
@@ -66,7 +66,7 @@ class Listener:
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 reason = type(error).__name__
             if pause == shortest:  # when it begins, not at every attempt
-                log.warning("live events are not heard; connecting again", reason=reason)
+                log.warning("live events listener disconnected", reason=reason)
             was_lost = True
             # Not all processes at once.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311

@@ -109,17 +109,17 @@ class Delivery:
 async def send_mail(running: JobContext) -> None:
     """Send one mail, or keep it where none is sent."""
     delivery = current_toolkit().mail
-    about = {"id": running.id, "kind": running.data["kind"]}
+    about = {"job_id": running.id, "kind": running.data["kind"]}
     message = await delivery.message(running)
     if message is None:
-        log.info("mail not needed any more", **about)
+        log.info("mail skipped", **about)
     elif await delivery.transport.send(OutgoingMail(running.id, about["kind"], message)):
         log.info("mail sent", **about, attempt=running.attempt)
         try:
             async with running.complete():
                 pass  # at once: until then it is sent again, should this process be killed
         except DatabaseUnavailableError:
-            log.warning("mail sent, and not noted yet", **about)
+            log.warning("mail sent but not recorded", **about)
             # To fail now would send it again. The queue notes the end of what does not fail, as
             # soon as it has the database back.
     else:

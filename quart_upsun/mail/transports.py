@@ -90,7 +90,7 @@ class KeepTransport:
     async def send(self, mail: OutgoingMail) -> bool:
         written = rendering.parse_message(mail.message)
         log.info(
-            "mail kept", id=mail.id, kind=mail.kind, subject=written.subject, text=written.text
+            "mail kept", job_id=mail.id, kind=mail.kind, subject=written.subject, text=written.text
         )
         return False
 
@@ -123,8 +123,8 @@ class ConsoleTransport:
             sys.stdout.flush()
         else:  # the lines around it are JSON
             log.info(
-                "mail",
-                id=mail.id,
+                "mail printed",
+                job_id=mail.id,
                 kind=mail.kind,
                 file=name,
                 to=written.headers["To"],

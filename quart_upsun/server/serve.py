@@ -44,8 +44,6 @@ CANCEL_SECONDS = 7.5  # what is not answered by now is cut off
 EXIT_SECONDS = 8.5  # whatever still hangs, such as a client that does not read, the process ends
 KILL_SECONDS = 9.5  # a process that did not even hear is killed by its supervisor
 
-SHUTDOWN_TIMEOUT_MESSAGE = "gave up waiting for requests and connections to end"
-
 MEMORY_PER_PROCESS_MB = 128  # megabytes, with room for requests
 
 
@@ -65,15 +63,13 @@ def main(factory: Callable[[AnySettings], Quart], load: Callable[[], AnySettings
     except OSError as error:
         reason = error.strerror or str(error)
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            sys.stderr.write(
-                f"HOST is not an address of this machine: {settings.host}: {reason}.\n"
-            )
+            sys.stderr.write(f"HOST={settings.host} is not an address of this machine: {reason}.\n")
         else:
             sys.stderr.write(f"Cannot listen on {settings.host}:{settings.port}: {reason}.\n")
         return 1
     processes = settings.web_concurrency or processes_for(upsun.container_limits())
     host, port = listener.getsockname()[:2]
-    log.info("starting", host=host, port=port, processes=processes)
+    log.info("server starting", host=host, port=port, processes=processes)
     with listener:
         if processes == 1:
             return work(app, listener)
@@ -131,7 +127,7 @@ def work(
     try:
         asyncio.run(serve_until_stopped(app, listener, report_ready, parent))
     except Exception:
-        log.exception("the server failed")
+        log.exception("server failed")
         return 1
     finally:
         signals.ignore_signals()
@@ -152,7 +148,7 @@ async def serve_until_stopped(
     def stop() -> None:
         if draining.is_set():
             return
-        log.info("stopping", in_flight=len(in_flight.tasks))
+        log.info("server stopping", in_flight=len(in_flight.tasks))
         draining.set()
         loop.call_later(CANCEL_SECONDS, in_flight.cancel)
 
@@ -163,11 +159,11 @@ async def serve_until_stopped(
     async def shutdown_trigger() -> None:
         # Hypercorn calls this when it has started to accept. Before, a signal ends the process
         # at once, even if the application hangs while it starts.
-        signals.listen_for_stop(stop, seconds=EXIT_SECONDS, last_words=SHUTDOWN_TIMEOUT_MESSAGE)
+        signals.listen_for_stop(stop, seconds=EXIT_SECONDS, process="server")
         if parent is not None:
             loop.add_reader(parent, supervisor_died, parent)
         freeze_heap()
-        log.info("serving")
+        log.info("server ready")
         report_ready()
         knocking = asyncio.create_task(database.gate.wait())
         await draining.wait()
@@ -182,7 +178,7 @@ async def serve_until_stopped(
         )
     finally:
         signals.block_signals()
-    log.info("stopped")
+    log.info("server stopped")
 
 
 async def refuse(listener: int) -> None:
@@ -246,7 +242,7 @@ class InFlightMiddleware:
 
     def cancel(self) -> None:
         if self.tasks:
-            log.error("requests cut off", count=len(self.tasks))
+            log.error("requests cancelled", count=len(self.tasks))
         for task in self.tasks:
             task.cancel()
 

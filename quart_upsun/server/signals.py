@@ -24,13 +24,13 @@ def exit_immediately() -> None:
         signal.signal(number, lambda *_: os._exit(0))
 
 
-def listen_for_stop(stop: Callable[[], None], *, seconds: float, last_words: str) -> None:
+def listen_for_stop(stop: Callable[[], None], *, seconds: float, process: str) -> None:
     """Call `stop` in the running loop at each signal.
 
     Args:
         stop: begins the end; called again if more signals come.
         seconds: from the first signal on. Then the process ends with exit code 0, whatever hangs.
-        last_words: for the log, if it comes to that.
+        process: `server` or `worker`, for the log.
     """
 
     def start_clock(number: int, frame: FrameType | None) -> None:
@@ -39,7 +39,7 @@ def listen_for_stop(stop: Callable[[], None], *, seconds: float, last_words: str
 
     def give_up(number: int, frame: FrameType | None) -> None:
         try:
-            log.error(last_words)
+            log.error("shutdown timed out", process=process)
         finally:
             os._exit(0)
 

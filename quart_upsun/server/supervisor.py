@@ -78,7 +78,7 @@ class Supervisor:
                 self._listener.close()
                 self._signal(signal.SIGTERM)
             elif time.monotonic() > self._kill_at:
-                log.error("server processes killed: they did not end in time")
+                log.error("server processes killed")
                 self._exit_code = 1
                 self._kill_at += 1.0
                 self._signal(signal.SIGKILL)
@@ -122,7 +122,7 @@ class Supervisor:
 
             code = self._work(report_ready, self._life)
         except BaseException:
-            log.exception("a server process failed")
+            log.exception("server process failed")
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -166,9 +166,9 @@ class Supervisor:
             delay = 0.0 if slot.deaths == 1 else min(0.25 * 2**slot.deaths, BACKOFF_SECONDS)
             slot.not_before = now + delay
             if self._has_served:
-                log.error("a server process died", pid=pid, exit_code=code, restart_in=delay)
+                log.error("server process died", pid=pid, exit_code=code, restart_in_seconds=delay)
             else:
-                log.error("the server could not start", pid=pid, exit_code=code)
+                log.error("server process failed to start", pid=pid, exit_code=code)
                 self._exit_code = 1
                 self._stopping = True
 

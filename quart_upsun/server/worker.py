@@ -39,7 +39,7 @@ def main(factory: Callable[[AnySettings], Quart], load: Callable[[], AnySettings
     try:
         asyncio.run(work(app))
     except Exception:
-        log.exception("the worker failed")
+        log.exception("worker failed")
         return 1
     finally:
         signals.ignore_signals()
@@ -52,22 +52,21 @@ async def work(app: Quart) -> None:
 
     def stop() -> None:
         if not runner.is_stopping:
-            log.info("stopping", under_way=runner.running_count)
+            log.info("worker stopping", in_flight=runner.running_count)
             runner.stop()
 
     await app.startup()
-    # Before the platform kills: what is under way is begun again when nobody hears of us.
-    signals.listen_for_stop(
-        stop, seconds=EXIT_SECONDS, last_words="gave up waiting for jobs to end"
-    )
+    # Exit before the platform kills the process. Jobs still running are retried once their
+    # heartbeat is missed.
+    signals.listen_for_stop(stop, seconds=EXIT_SECONDS, process="worker")
     # What lives as long as the process is kept from the garbage collector, which would look through
     # it at the end as well: measured, 1.4 s until the process is gone, and 0.1 without.
     gc.collect()
     gc.freeze()
-    log.info("working")
+    log.info("worker ready")
     try:
         await runner.run()
     finally:
         signals.block_signals()
         await app.shutdown()
-    log.info("stopped")
+    log.info("worker stopped")

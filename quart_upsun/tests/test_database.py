@@ -108,7 +108,7 @@ async def test_an_exhausted_pool_is_unavailable(
     monkeypatch.setattr("quart_upsun.database.session.POOL_TIMEOUT_SECONDS", 0.05)
     database = Database(parse_database_url(database_url), pool_size=1, migrations=ROOT / "alembic")
     async with way(database):
-        with pytest.raises(DatabaseUnavailableError, match="busy"):
+        with pytest.raises(DatabaseUnavailableError, match="in use"):
             async with way(database):
                 pass
     assert await count(database) == 0
@@ -364,7 +364,7 @@ async def test_a_cancelled_block_leaves_no_half_transaction_and_no_busy_connecti
             except (asyncio.CancelledError, ZeroDivisionError) as error:
                 ends.add(type(error).__name__)
             assert pool.checkedout() == 0
-            assert database._turns._value == pool.size()
+            assert database._slots._value == pool.size()
         gc.collect()
         await asyncio.sleep(0)
     finally:

@@ -213,7 +213,7 @@ async def test_a_job_that_is_not_kept_is_only_told_to_the_log(
     await jobs.ask(task)
     await jobs.do(task)
     assert await jobs.rows() == []
-    assert said(caplog) == ["job given up"]
+    assert said(caplog) == ["job failed permanently"]
     assert await jobs.reasons() == ["ValueError: no good"]
 
 
@@ -249,7 +249,7 @@ async def test_failures_are_tried_again_until_they_are_given_up(
     assert await jobs.rows() == [("failed", 2)]
     assert told == ["ValueError: no  good: swordfish"]
     assert await jobs.reasons() == told * 3
-    assert said(caplog) == ["job failed", "job failed", "job given up"]
+    assert said(caplog) == ["job attempt failed", "job attempt failed", "job failed permanently"]
     assert "swordfish" not in caplog.text
     assert "test_jobs.py:" in caplog.text
 
@@ -287,7 +287,7 @@ async def test_the_wait_for_a_connection_is_not_part_of_the_time_limit(jobs: Job
     task = jobs.task(work, timeout=0.5)
     await jobs.ask(task)
     async with AsyncExitStack() as stack:
-        while not jobs.database._turns.locked():
+        while not jobs.database._slots.locked():
             await stack.enter_async_context(jobs.database.direct())
         doing = asyncio.create_task(jobs.do(task))
         await until(all_are_busy)
@@ -516,7 +516,7 @@ async def test_a_read_only_database_is_logged_once(
     losses = [
         record.msg["reason"]
         for record in caplog.records
-        if isinstance(record.msg, dict) and record.msg["event"] == "the queue's connection was lost"
+        if isinstance(record.msg, dict) and record.msg["event"] == "job queue connection lost"
     ]
     assert losses.count("ReadOnlySQLTransactionError") == 1
     assert reported["ReadOnlySQLTransactionError"] > 0

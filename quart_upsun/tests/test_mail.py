@@ -274,7 +274,7 @@ async def test_what_fails_for_now_is_tried_again(
     assert waiting.error
     assert failure[:3] in waiting.error or failure == "no server"
     (line,) = logged(caplog, logging.WARNING)
-    assert "job failed" in line
+    assert "job attempt failed" in line
     assert "'kind': 'greeting'" in line
     assert not any(ADA in line or "t0ken" in line for line in logged(caplog))
 
@@ -315,7 +315,7 @@ async def test_what_is_refused_is_given_up_and_kept(
     assert refused.status == "failed"
     assert refused.error == f"550 No {ADA} here"
     (line,) = logged(caplog, logging.ERROR)
-    assert f"'job': {refused.id}" in line
+    assert f"'job_id': {refused.id}" in line
     assert "'kind': 'greeting'" in line
     assert ADA not in caplog.text
 
@@ -380,7 +380,7 @@ async def test_what_was_sent_is_not_sent_again_because_the_database_goes_away(
     await deliver(app)
     assert len(server.messages) == 1
     assert await rows(app) == []
-    assert "not noted yet" in logged(caplog, logging.WARNING)[0]
+    assert "mail sent but not recorded" in logged(caplog, logging.WARNING)[0]
 
 
 async def test_each_attempt_has_the_same_message_id(app: Quart) -> None:

@@ -124,7 +124,7 @@ async def napping(database: Database) -> None:
 
 @pytest.mark.parametrize(
     ("how", "message"),
-    [("pg_terminate_backend", "lost|gave up"), ("pg_cancel_backend", "gave up on a statement")],
+    [("pg_terminate_backend", "lost|canceled"), ("pg_cancel_backend", "canceled a statement")],
 )
 async def test_what_the_server_ends_may_succeed_later(
     how: str, message: str, database: Database, database_url: str

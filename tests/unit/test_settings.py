@@ -1,4 +1,4 @@
-"""Settings: what is read, what is refused, and in which words."""
+"""Settings: defaults, accepted values, rejected values and their messages."""
 
 import asyncio
 import stat
@@ -19,7 +19,7 @@ STRONG = "Wq7vR2mXk9TzB4nY8cJ3hL6pD1fG5sA0uE"
 
 @pytest.fixture(autouse=True)
 def laptop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A laptop with a database address and a `.data` of its own."""
+    """Set DATABASE_URL, and a `.data` directory for this test."""
     monkeypatch.setenv("DATABASE_URL", URL)
     monkeypatch.setattr(Settings, "root", tmp_path)
 
@@ -62,11 +62,19 @@ def test_libpq_options_are_translated() -> None:
     ("name", "value", "sentence"),
     [
         ("DATABASE_URL", None, "DATABASE_URL is not set."),
-        ("DATABASE_URL", "nonsense", "DATABASE_URL is not of the form"),
-        ("DATABASE_URL", "mysql://u:hunter2@h/d", "DATABASE_URL must begin with postgresql://"),
-        ("DATABASE_URL", "postgresql://u:hunter2@h", "DATABASE_URL names no database"),
-        ("DATABASE_URL", "postgresql://u:hunter2@h:port/d", "DATABASE_URL is not of the form"),
-        ("DATABASE_URL", f"{URL}?keepalives=1", "DATABASE_URL has the parameter keepalives,"),
+        ("DATABASE_URL", "nonsense", "DATABASE_URL is malformed"),
+        (
+            "DATABASE_URL",
+            "mysql://u:hunter2@h/d",
+            "DATABASE_URL must start with postgresql://, got mysql://",
+        ),
+        ("DATABASE_URL", "postgresql://u:hunter2@h", "DATABASE_URL has no database name"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h:port/d", "DATABASE_URL is malformed"),
+        (
+            "DATABASE_URL",
+            f"{URL}?keepalives=1",
+            "DATABASE_URL has the unsupported parameter keepalives",
+        ),
         ("SECRET_KEY", "hunter2\udcff", "SECRET_KEY is not valid UTF-8"),
         ("SECRET_KEY_FALLBACKS", "hunter2\udcff", "SECRET_KEY_FALLBACKS is not valid UTF-8"),
         ("HOST", "a host", "HOST is not a host name"),
@@ -74,24 +82,24 @@ def test_libpq_options_are_translated() -> None:
         ("HOST", "'127.0.0.1'", "HOST is not a host name"),
         ("HOST", "999.1.1.1", "HOST is not a host name"),
         ("HOST", "http://127.0.0.1", "HOST is not a host name"),
-        ("MAIL_URL", "hunter2", "MAIL_URL must begin with smtp://"),
-        ("MAIL_URL", "console:hunter2", "MAIL_URL must begin with smtp://"),
-        ("MAIL_URL", "smtp://u:hunter2/x@h", "MAIL_URL is not of the form"),
-        ("MAIL_URL", "smtp://u:p@h:hunter2", "MAIL_URL is not of the form"),
-        ("MAIL_URL", "smtp://u:p@h:99999", "MAIL_URL is not of the form"),
-        ("MAIL_URL", "smtp://u:p@h/hunter2", "MAIL_URL is not of the form"),
-        ("MAIL_URL", "smtp://h?tls=hunter2", "MAIL_URL is not of the form"),
-        ("MAIL_URL", "smtp://[::1", "MAIL_URL is not of the form"),
-        ("MAIL_URL", "smtp://u:hunter2@", "MAIL_URL names no host"),
-        ("MAIL_URL", "smtp://u:hunter2@a..b", "MAIL_URL names a host that is not"),
-        ("WEB_CONCURRENCY", "many", "WEB_CONCURRENCY is not valid"),
-        ("WEB_CONCURRENCY", "0", "WEB_CONCURRENCY is not valid"),
-        ("PORT", "70000", "PORT is not valid"),
-        ("PORT", "\uff18\uff10", "PORT is not valid"),
-        ("PORT", "'80'", "PORT is not valid"),
-        ("LOG_LEVEL", "loud", "LOG_LEVEL is not valid"),
-        ("FLASK_DEBUG", "perhaps", "FLASK_DEBUG is not valid"),
-        ("SEND_FILE_MAX_AGE_DEFAULT", "-1", "SEND_FILE_MAX_AGE_DEFAULT is not valid"),
+        ("MAIL_URL", "hunter2", "MAIL_URL must start with smtp://"),
+        ("MAIL_URL", "console:hunter2", "MAIL_URL must start with smtp://"),
+        ("MAIL_URL", "smtp://u:hunter2/x@h", "MAIL_URL is malformed"),
+        ("MAIL_URL", "smtp://u:p@h:hunter2", "MAIL_URL is malformed"),
+        ("MAIL_URL", "smtp://u:p@h:99999", "MAIL_URL is malformed"),
+        ("MAIL_URL", "smtp://u:p@h/hunter2", "MAIL_URL is malformed"),
+        ("MAIL_URL", "smtp://h?tls=hunter2", "MAIL_URL is malformed"),
+        ("MAIL_URL", "smtp://[::1", "MAIL_URL is malformed"),
+        ("MAIL_URL", "smtp://u:hunter2@", "MAIL_URL has no host"),
+        ("MAIL_URL", "smtp://u:hunter2@a..b", "MAIL_URL has an invalid host"),
+        ("WEB_CONCURRENCY", "many", "WEB_CONCURRENCY is invalid"),
+        ("WEB_CONCURRENCY", "0", "WEB_CONCURRENCY is invalid"),
+        ("PORT", "70000", "PORT is invalid"),
+        ("PORT", "\uff18\uff10", "PORT is invalid"),
+        ("PORT", "'80'", "PORT is invalid"),
+        ("LOG_LEVEL", "loud", "LOG_LEVEL is invalid"),
+        ("FLASK_DEBUG", "perhaps", "FLASK_DEBUG is invalid"),
+        ("SEND_FILE_MAX_AGE_DEFAULT", "-1", "SEND_FILE_MAX_AGE_DEFAULT is invalid"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_the_variable(
@@ -162,7 +170,9 @@ def test_a_file_without_a_strong_key_is_refused(tmp_path: Path, content: bytes) 
     path = tmp_path / ".data" / "secret_key"
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(SettingsError, match=r"^SECRET_KEY is not set, and .*: delete the file"):
+    with pytest.raises(
+        SettingsError, match=r"^SECRET_KEY is not set, and .* is weak\. Delete the file"
+    ):
         load_settings()
     assert path.read_bytes() == content
 
@@ -211,7 +221,7 @@ def test_a_sender_that_is_not_one_address_is_refused(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("MAIL_FROM", value)
-    with pytest.raises(SettingsError, match=r"^MAIL_FROM is not one address"):
+    with pytest.raises(SettingsError, match=r"^MAIL_FROM is not an email address"):
         load_settings()
 
 
@@ -258,7 +268,7 @@ def test_what_is_more_or_less_than_an_origin_is_refused(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("PUBLIC_ORIGIN", value)
-    with pytest.raises(SettingsError, match=r"^PUBLIC_ORIGIN must be of the form"):
+    with pytest.raises(SettingsError, match=r"^PUBLIC_ORIGIN is not an origin"):
         load_settings()
 
 

@@ -107,8 +107,9 @@ async def test_nothing_that_was_sent_is_shown_or_logged_on_upsun() -> None:
         for inside in ("Traceback", "ValueError", "application.py", "hunter2", "a-token"):
             assert inside not in answer.text
     first, second = map(json.loads, server.problems())
-    assert first["event"] == "Exception on request GET /crash/<token>"
-    assert second["event"] == "Exception on request POST /crash/<token>"
+    for event, method in ((first, "GET"), (second, "POST")):
+        assert event["event"] == "unhandled exception"
+        assert (event["method"], event["route"]) == (method, "/crash/<token>")
     assert "ValueError: cannot use '[hidden]'" in second["exception"]
     for secret in ("hunter2", "a-token"):
         assert secret not in server.output
@@ -190,4 +191,4 @@ async def test_every_line_of_a_request_bears_its_id(processes: int) -> None:
     assert server.events("forged") == []
     assert "\x1b" not in server.output
     # Outside of requests there is none to bear.
-    assert all("request_id" not in event for event in server.events("stopped"))
+    assert all("request_id" not in event for event in server.events("server stopped"))

@@ -46,23 +46,23 @@ async def test_a_killed_process_is_replaced() -> None:
             await eventually(lambda: answers[other] > 50, "answers of the other process")
             killed = time.monotonic()
             os.kill(victim, signal.SIGKILL)
-            await server.says("serving", times=3)
+            await server.says("server ready", times=3)
             assert time.monotonic() - killed < 5
             (new,) = set(server.pids()) - {victim, other}
             await eventually(lambda: answers[new] > 0, "answers of the new process")
         assert set(answers) == {other, new}
-        death = server.events("a server process died")
+        death = server.events("server process died")
         assert [(event["pid"], event["exit_code"]) for event in death] == [
             (victim, -signal.SIGKILL)
         ]
-        assert death[0]["restart_in"] == 0
+        assert death[0]["restart_in_seconds"] == 0
 
         # The next death in a row: not at once again.
         os.kill(new, signal.SIGKILL)
-        deaths = await server.says("a server process died", times=2)
-        assert deaths[1]["restart_in"] >= 1
+        deaths = await server.says("server process died", times=2)
+        assert deaths[1]["restart_in_seconds"] >= 1
         assert server.pids() == [other]
-        await server.says("serving", times=4)
+        await server.says("server ready", times=4)
         assert len(server.pids()) == 2
 
         server.send()
@@ -75,7 +75,7 @@ async def test_a_process_that_is_told_to_end_is_replaced() -> None:
         victim, other = server.pids()
         async with asked_all_the_time(server) as answers:
             os.kill(victim, signal.SIGTERM)
-            await server.says("serving", times=3)
+            await server.says("server ready", times=3)
             (new,) = set(server.pids()) - {victim, other}
             await eventually(lambda: answers[new] > 0, "answers of the new process")
         server.send()
