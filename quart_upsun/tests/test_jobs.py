@@ -273,7 +273,7 @@ async def test_a_time_limit(jobs: Jobs) -> None:
     await jobs.ask(task)
     await jobs.do(task)
     assert await jobs.rows() == [("queued", 1)]
-    assert await jobs.reasons() == ["It took too long."]
+    assert await jobs.reasons() == ["Timed out."]
 
 
 async def test_the_wait_for_a_connection_is_not_part_of_the_time_limit(jobs: Jobs) -> None:

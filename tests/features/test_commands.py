@@ -157,7 +157,7 @@ async def test_a_link_needs_a_public_origin(app: Quart, quart: Command) -> None:
     }
     result = quart("user", "reset-link", ada.username)
     assert result.returncode == 1
-    assert result.stderr.startswith("Error: The site's address is not known: set PUBLIC_ORIGIN")
+    assert result.stderr.startswith("Error: The public origin is unknown. Set PUBLIC_ORIGIN")
 
 
 async def test_reactivation(app: Quart, client: Client, quart: Command) -> None:

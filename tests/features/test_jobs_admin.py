@@ -168,7 +168,7 @@ async def test_what_a_job_is_about_is_not_shown(
     counts = [
         [cell.get_text() for cell in row.select("td, th")] for row in shown.select("#counts tr")
     ]
-    assert counts == [["Task", "Waiting", "Running", "Given up"], ["failing", "0", "0", "1"]]
+    assert counts == [["Task", "Queued", "Running", "Failed"], ["failing", "0", "0", "1"]]
 
 
 async def test_who_tries_again_a_job_that_another_one_does_meanwhile(

@@ -402,7 +402,7 @@ async def test_not_before_the_migration(empty_database: str, people: str) -> Non
         await run(empty_database)
     async with connected(people) as connection:
         await connection.execute("ALTER TABLE users DROP role")
-    with pytest.raises(SanitizeError, match=r"lacks users\.role: it must be migrated first"):
+    with pytest.raises(SanitizeError, match=r"lacks users\.role\. Run"):
         await run(people)
     assert (await users(people))[0][1] == NAMES[0]
 
