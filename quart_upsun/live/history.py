@@ -1,4 +1,4 @@
-"""What streams have yet to be told: one statement for all that ask at the same time."""
+"""Fetch the events that streams have not sent yet, with one statement for many streams."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -7,10 +7,8 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-BATCH_SIZE = 64  # events of one user in one answer
-MAX_REPLAYED_EVENTS = (
-    500  # events that a stream that comes back is told; after more its page reloads
-)
+BATCH_SIZE = 64  # events of a user per query
+MAX_REPLAYED_EVENTS = 500  # for a stream that resumes; after more missed events the page reloads
 
 
 class Event(NamedTuple):
@@ -22,21 +20,21 @@ class Event(NamedTuple):
 
 
 class StreamPosition(NamedTuple):
-    """Where a stream stands: it has been told everything up to `after`; None begins now."""
+    """The position of a stream: the id of the last event that it has sent; None starts now."""
 
     user_id: int
     after: int | None
     is_new: bool = False
-    """Whether the user is so new that nothing of theirs was deleted yet."""
+    """Whether the user is so new that none of their events has been deleted."""
 
 
 class StreamStart(NamedTuple):
-    """What a stream begins with."""
+    """The state at the start of a stream."""
 
     newest: int
-    """The id of the user's newest event; 0 if there never was one."""
+    """The id of the user's newest event; 0 if there is none."""
     missed: Sequence[Event] | None
-    """What has happened since; None if that is too much, or not known any more."""
+    """The events after the position; None if there are too many or some have been deleted."""
 
 
 _LATER = """
@@ -51,9 +49,9 @@ _PLACES = """
     WITH ORDINALITY AS place (user_id, after, is_new, number)
 """
 
-# `complete`: nothing that came after the place has been forgotten. An event is forgotten after all
-# older ones of its user, and the newest never; so everything after one that is still there is
-# there, too. Before the first event, the user must be new.
+# `complete`: no event after the position has been deleted. Events of a user are deleted in their
+# order, and the newest never. So if the event at the position exists, all later ones do too. Before
+# the first event, the user must be new.
 _OPENINGS = text(
     f"""
     SELECT place.number, newest.id AS newest,
@@ -68,7 +66,7 @@ _OPENINGS = text(
         SELECT coalesce(max(id), 0) AS id FROM live_events WHERE user_id = place.user_id
     ) AS newest
     {_LATER}
-    """  # noqa: S608 only parts of this module
+    """  # noqa: S608 only constants of this module
 )
 _EVENTS = text(
     f"SELECT place.number, event.id, event.kind, event.data FROM {_PLACES} {_LATER}"  # noqa: S608
@@ -78,7 +76,7 @@ _EVENTS = text(
 async def fetch_starts(
     session: AsyncSession, places: Sequence[StreamPosition]
 ) -> list[StreamStart]:
-    """Return for each place what a stream that comes back there begins with."""
+    """Return the start of a stream for each position."""
     rows = await session.execute(_OPENINGS, {**_columns(places), "limit": MAX_REPLAYED_EVENTS + 1})
     answers = []
     for _, group in groupby(rows, key=lambda row: row.number):
@@ -92,7 +90,7 @@ async def fetch_starts(
 async def fetch_events(
     session: AsyncSession, places: Sequence[StreamPosition]
 ) -> list[list[Event]]:
-    """Return for each place the oldest events after it, at most `BATCH_SIZE`."""
+    """Return the oldest events after each position, at most `BATCH_SIZE` per position."""
     rows = await session.execute(_EVENTS, {**_columns(places), "limit": BATCH_SIZE})
     return [
         [Event(*row[1:]) for row in group if row.id is not None]
