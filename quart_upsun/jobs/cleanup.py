@@ -77,4 +77,4 @@ async def clean_up_jobs(running: JobContext) -> None:
         await delete_in_batches(running.database, delete(key.class_).where(key.in_(batch)))
 
 
-CLEANUP = Schedule(Task("forget old jobs", clean_up_jobs, timeout=TIMEOUT_SECONDS), "37 3 * * *")
+CLEANUP = Schedule(Task("delete old jobs", clean_up_jobs, timeout=TIMEOUT_SECONDS), "37 3 * * *")

@@ -123,5 +123,5 @@ async def delete_old_events(running: JobContext) -> None:
 
 
 CLEANUP = Schedule(
-    Task("forget old events", delete_old_events, timeout=cleanup.TIMEOUT_SECONDS), "27 * * * *"
+    Task("delete old live events", delete_old_events, timeout=cleanup.TIMEOUT_SECONDS), "27 * * * *"
 )

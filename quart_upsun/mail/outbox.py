@@ -50,5 +50,5 @@ async def delete_old_mails(running: JobContext) -> None:
 
 
 CLEANUP = Schedule(
-    Task("forget old mails", delete_old_mails, timeout=cleanup.TIMEOUT_SECONDS), "27 3 * * *"
+    Task("delete old mails", delete_old_mails, timeout=cleanup.TIMEOUT_SECONDS), "27 3 * * *"
 )

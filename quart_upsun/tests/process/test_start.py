@@ -26,7 +26,7 @@ async def test_invalid_settings_exit_with_one_line() -> None:
         "DATABASE_URL must start with postgresql://, got mysql://.": {
             "DATABASE_URL": "mysql://x/y"
         },
-        "DATABASE_URL is malformed. ": {"DATABASE_URL": "nothing of the kind"},
+        "DATABASE_URL is malformed. ": {"DATABASE_URL": "not a URL"},
         "DATABASE_URL is not set.": {"DATABASE_URL": ""},
         "DATABASE_URL has the unsupported parameter keepalives. ": {
             "DATABASE_URL": "postgresql://u:hunter2@h/d?keepalives=1"
