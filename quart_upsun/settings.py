@@ -41,6 +41,17 @@ HOST_NAME = re.compile(
 # What to do about a missing variable.
 _EXAMPLES = {"DATABASE_URL": " Set it to postgresql://user:password@host:port/database."}
 
+# Messages for pydantic's types of errors: https://docs.pydantic.dev/latest/errors/validation_errors/
+_CONSTRAINTS = {
+    "bool_parsing": "must be 1 or 0",
+    "greater_than_equal": "must be at least {ge}",
+    "int_parsing": "must be a whole number",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must have at least {min_length} characters",
+}
+
 
 class SettingsError(SystemExit):
     """A variable is missing or invalid. Uncaught, it exits the process with its message."""
@@ -183,7 +194,7 @@ class Settings(DatabaseSettings):
         if text.lower() in {"", "console:", "console://"}:
             return value
         if not text.lower().startswith(("smtp://", "smtps://")):
-            raise ValueError("must start with smtp:// or smtps://, or be console:")
+            raise ValueError("must start with smtp:// or smtps://, or be `console:`")
         url = _split_url(text)
         if url is None or url.path not in {"", "/"} or "?" in text or "#" in text:
             # Python's own message quotes the port, which may be a part of the password.
@@ -510,4 +521,6 @@ def _error_message(error: ValidationError) -> str:
         return f"{name} is not set.{_EXAMPLES.get(name, '')}"
     if first["type"] == "value_error":
         return f"{name} {message}."
+    if first["type"] in _CONSTRAINTS:
+        return f"{name} {_CONSTRAINTS[first['type']].format(**first.get('ctx', {}))}."
     return f"{name} is invalid. {message}."

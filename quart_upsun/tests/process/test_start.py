@@ -22,7 +22,7 @@ async def failing_output(processes: int, *command: str, **variables: str) -> lis
 
 async def test_invalid_settings_exit_with_one_line() -> None:
     invalid = {
-        "WEB_CONCURRENCY is invalid. ": {"WEB_CONCURRENCY": "abc"},
+        "WEB_CONCURRENCY must be a whole number.": {"WEB_CONCURRENCY": "abc"},
         "DATABASE_URL must start with postgresql://, got mysql://.": {
             "DATABASE_URL": "mysql://x/y"
         },
@@ -31,7 +31,7 @@ async def test_invalid_settings_exit_with_one_line() -> None:
         "DATABASE_URL has the unsupported parameter keepalives. ": {
             "DATABASE_URL": "postgresql://u:hunter2@h/d?keepalives=1"
         },
-        "PORT is invalid. ": {"PORT": "http"},
+        "PORT must be a whole number.": {"PORT": "http"},
         "HOST is not a host name or an IP address": {"HOST": "a..b"},
         "HOST=192.0.2.1 is not an address of this machine: ": {"HOST": "192.0.2.1"},
         "HOST=no-such-host.invalid is not an address of this machine: ": {
