@@ -25,7 +25,7 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 RECONNECT_SECONDS = 1.0  # between two attempts to connect
-QUIET_SECONDS = 60.0  # after this time without failures, the same reason is logged again
+LOG_AGAIN_AFTER_SECONDS = 60.0  # after this time without failures, the same reason is logged again
 # Includes a database that starts, stops or has too many connections.
 CONNECTION_ERRORS = (
     *(OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError),
@@ -150,7 +150,7 @@ class ReconnectingDriver(Driver):
         now = time.monotonic()
         last = self._reported.get(reason)
         self._reported[reason] = now
-        if last is None or now - last > QUIET_SECONDS:
+        if last is None or now - last > LOG_AGAIN_AFTER_SECONDS:
             log.warning("job queue connection lost", reason=reason)
 
     def _report_refusal(self, error: ForeignDatabaseError) -> None:

@@ -55,7 +55,7 @@ SHUTDOWN_SECONDS = 5.0
 MAX_REASON_LENGTH = 500  # characters
 
 
-class JobGivenUpError(Exception):
+class JobFailedError(Exception):
     """The job has failed permanently. The message is the error of the last attempt."""
 
 
@@ -238,7 +238,7 @@ class Runner:
 
         Raises:
             RetryRequested: the job is to be retried.
-            JobGivenUpError: the job has failed permanently.
+            JobFailedError: the job has failed permanently.
         """
         # The message may contain user input, so it goes into the job's history, not into the log.
         message = _error_message(error)
@@ -257,7 +257,7 @@ class Runner:
             if task.on_failure is not None:
                 async with self._app.app_context():
                     await task.on_failure(running, message)
-            raise JobGivenUpError(message) from None
+            raise JobFailedError(message) from None
         delay = task.backoff_seconds[running.attempt - 1]
         log.warning("job attempt failed", **about, retry_in_seconds=delay)
         raise RetryRequested(timedelta(seconds=delay), message) from None

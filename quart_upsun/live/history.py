@@ -40,44 +40,44 @@ class StreamStart(NamedTuple):
 _LATER = """
     LEFT JOIN LATERAL (
         SELECT id, kind, CAST(data AS text) AS data FROM live_events
-        WHERE user_id = place.user_id AND id > place.after ORDER BY id LIMIT :limit
+        WHERE user_id = stream.user_id AND id > stream.after ORDER BY id LIMIT :limit
     ) AS event ON true
-    ORDER BY place.number, event.id
+    ORDER BY stream.number, event.id
 """
-_PLACES = """
+_STREAMS = """
     unnest(CAST(:users AS bigint[]), CAST(:positions AS bigint[]), CAST(:new AS boolean[]))
-    WITH ORDINALITY AS place (user_id, after, is_new, number)
+    WITH ORDINALITY AS stream (user_id, after, is_new, number)
 """
 
 # `complete`: no event after the position has been deleted. Events of a user are deleted in their
 # order, and the newest never. So if the event at the position exists, all later ones do too. Before
 # the first event, the user must be new.
-_OPENINGS = text(
+_STARTS = text(
     f"""
-    SELECT place.number, newest.id AS newest,
-        place.after = newest.id
+    SELECT stream.number, newest.id AS newest,
+        stream.after = newest.id
         OR EXISTS (
-            SELECT FROM live_events WHERE user_id = place.user_id AND id = place.after
+            SELECT FROM live_events WHERE user_id = stream.user_id AND id = stream.after
         )
-        OR (place.after = 0 AND place.is_new) AS complete,
+        OR (stream.after = 0 AND stream.is_new) AS complete,
         event.id, event.kind, event.data
-    FROM {_PLACES}
+    FROM {_STREAMS}
     CROSS JOIN LATERAL (
-        SELECT coalesce(max(id), 0) AS id FROM live_events WHERE user_id = place.user_id
+        SELECT coalesce(max(id), 0) AS id FROM live_events WHERE user_id = stream.user_id
     ) AS newest
     {_LATER}
     """  # noqa: S608 only constants of this module
 )
 _EVENTS = text(
-    f"SELECT place.number, event.id, event.kind, event.data FROM {_PLACES} {_LATER}"  # noqa: S608
+    f"SELECT stream.number, event.id, event.kind, event.data FROM {_STREAMS} {_LATER}"  # noqa: S608
 )
 
 
 async def fetch_starts(
-    session: AsyncSession, places: Sequence[StreamPosition]
+    session: AsyncSession, positions: Sequence[StreamPosition]
 ) -> list[StreamStart]:
     """Return the start of a stream for each position."""
-    rows = await session.execute(_OPENINGS, {**_columns(places), "limit": MAX_REPLAYED_EVENTS + 1})
+    rows = await session.execute(_STARTS, {**_columns(positions), "limit": MAX_REPLAYED_EVENTS + 1})
     answers = []
     for _, group in groupby(rows, key=lambda row: row.number):
         first, *more = group
@@ -88,16 +88,16 @@ async def fetch_starts(
 
 
 async def fetch_events(
-    session: AsyncSession, places: Sequence[StreamPosition]
+    session: AsyncSession, positions: Sequence[StreamPosition]
 ) -> list[list[Event]]:
     """Return the oldest events after each position, at most `BATCH_SIZE` per position."""
-    rows = await session.execute(_EVENTS, {**_columns(places), "limit": BATCH_SIZE})
+    rows = await session.execute(_EVENTS, {**_columns(positions), "limit": BATCH_SIZE})
     return [
         [Event(*row[1:]) for row in group if row.id is not None]
         for _, group in groupby(rows, key=lambda row: row.number)
     ]
 
 
-def _columns(places: Iterable[StreamPosition]) -> dict[str, list[int | None]]:
-    users, positions, new = zip(*places, strict=True)
-    return {"users": list(users), "positions": list(positions), "new": list(new)}
+def _columns(positions: Iterable[StreamPosition]) -> dict[str, list[int | None]]:
+    users, afters, new = zip(*positions, strict=True)
+    return {"users": list(users), "positions": list(afters), "new": list(new)}

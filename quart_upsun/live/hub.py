@@ -108,7 +108,7 @@ class Hub:
 
     def leave(self, stream: Stream) -> None:
         """Remove a stream that has ended."""
-        user_id = stream.place.user_id
+        user_id = stream.position.user_id
         streams = self._streams.get(user_id)
         if streams is None or stream not in streams:
             return
@@ -177,8 +177,8 @@ class Hub:
             del self._opening[stream]
         for user_id in due:
             del self._due[user_id]
-        new_places = _group_by_position(opening)
-        places = _group_by_position(
+        new_positions = _group_by_position(opening)
+        positions = _group_by_position(
             stream
             for user_id in due
             for stream in self._streams.get(user_id, ())
@@ -186,8 +186,10 @@ class Hub:
         )
         try:
             async with self._database.read() as session:
-                starts = await history.fetch_starts(session, [*new_places]) if new_places else []
-                fetched = await history.fetch_events(session, [*places]) if places else []
+                starts = (
+                    await history.fetch_starts(session, [*new_positions]) if new_positions else []
+                )
+                fetched = await history.fetch_events(session, [*positions]) if positions else []
         except BaseException:
             self._opening.update(
                 dict.fromkeys(stream for stream in opening if self._is_here(stream))
@@ -195,10 +197,10 @@ class Hub:
             for user_id in due:
                 self.fetch(user_id)
             raise
-        for (place, streams), start in zip(new_places.items(), starts, strict=True):
-            await self._start(place, streams, start)
-        for (place, streams), events in zip(places.items(), fetched, strict=True):
-            await self._send(place, streams, events)
+        for (position, streams), start in zip(new_positions.items(), starts, strict=True):
+            await self._start(position, streams, start)
+        for (position, streams), events in zip(positions.items(), fetched, strict=True):
+            await self._send(position, streams, events)
 
     def _has_room(self, stream: Stream) -> bool:
         # A full stream fetches its events once its client has read. Until then they stay in the
@@ -207,15 +209,15 @@ class Hub:
         return stream.has_room
 
     def _is_here(self, stream: Stream) -> bool:
-        return stream in self._streams.get(stream.place.user_id, ())
+        return stream in self._streams.get(stream.position.user_id, ())
 
     async def _start(
-        self, place: StreamPosition, streams: list[Stream], start: StreamStart
+        self, position: StreamPosition, streams: list[Stream], start: StreamStart
     ) -> None:
         """Send the first events of streams, and open them for later events."""
         pieces, newest = [], start.newest
         if start.missed is None:
-            kind = HELLO if place.after is None else RESET
+            kind = HELLO if position.after is None else RESET
             pieces = [encode_event(Event(newest, kind, "{}"))]
         elif start.missed:
             pieces, newest = [*map(encode_event, start.missed)], start.missed[-1].id
@@ -224,25 +226,25 @@ class Hub:
         # it reconnects.
         for stream in streams:
             stream.is_open = True
-        await self._move(StreamPosition(place.user_id, newest), streams, pieces)
+        await self._move(StreamPosition(position.user_id, newest), streams, pieces)
 
     async def _send(
-        self, place: StreamPosition, streams: list[Stream], events: list[Event]
+        self, position: StreamPosition, streams: list[Stream], events: list[Event]
     ) -> None:
         if not events:
             return
         if len(events) == BATCH_SIZE:
-            self.fetch(place.user_id)  # there may be more
+            self.fetch(position.user_id)  # there may be more
         await self._move(
-            StreamPosition(place.user_id, events[-1].id), streams, [*map(encode_event, events)]
+            StreamPosition(position.user_id, events[-1].id), streams, [*map(encode_event, events)]
         )
 
     async def _move(
-        self, place: StreamPosition, streams: list[Stream], pieces: list[bytes]
+        self, position: StreamPosition, streams: list[Stream], pieces: list[bytes]
     ) -> None:
         """Send the same events to streams with the same position, and advance the position."""
         for number, stream in enumerate(streams, 1):
-            stream.place = place
+            stream.position = position
             stream.offer(pieces)
             if number % STREAMS_PER_TURN == 0:
                 await asyncio.sleep(0)
@@ -298,10 +300,10 @@ def init_app(app: Quart, database: Database, draining: asyncio.Event) -> Hub:
 
 def _group_by_position(streams: Iterable[Stream]) -> dict[StreamPosition, list[Stream]]:
     """Group streams by their position."""
-    places: dict[StreamPosition, list[Stream]] = {}
+    positions: dict[StreamPosition, list[Stream]] = {}
     for stream in streams:
-        places.setdefault(stream.place, []).append(stream)
-    return places
+        positions.setdefault(stream.position, []).append(stream)
+    return positions
 
 
 def _create_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -46,7 +46,7 @@ class Stream:
     task iterates over it, and the hub calls `offer`.
 
     Attributes:
-        place: the user and the last event that was sent.
+        position: the user and the last event that was sent.
         is_open: whether its start has been fetched from the database.
         is_behind: whether events were left in the database because it was full.
         since: when it began to wait or to send, in seconds of the event loop's clock.
@@ -63,18 +63,18 @@ class Stream:
         "ends_at",
         "is_behind",
         "is_open",
-        "place",
+        "position",
         "since",
     )
 
     def __init__(
         self,
-        place: StreamPosition,
+        position: StreamPosition,
         *,
         owner: StreamOwner,
         connection: Connection | None,
     ) -> None:
-        self.place = place
+        self.position = position
         self.is_open = False
         self.is_behind = False
         self.since = asyncio.get_running_loop().time()
@@ -154,7 +154,7 @@ class Stream:
         del self._pending[:count]
         if self.is_behind and self.has_room:
             self.is_behind = False
-            self._owner.fetch(self.place.user_id)
+            self._owner.fetch(self.position.user_id)
         return piece
 
     def _wake(self) -> None:

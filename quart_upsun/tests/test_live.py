@@ -402,8 +402,10 @@ async def test_an_event_during_the_start_of_a_stream_is_sent(
     fetch_starts = history.fetch_starts
     hub = hub_of(app)
 
-    async def delayed(session: AsyncSession, places: Sequence[StreamPosition]) -> list[StreamStart]:
-        starts = await fetch_starts(session, places)
+    async def delayed(
+        session: AsyncSession, positions: Sequence[StreamPosition]
+    ) -> list[StreamStart]:
+        starts = await fetch_starts(session, positions)
         await publish_numbers(database, user, 1)
         await eventually(lambda: user in hub._due, "notification")
         return starts
