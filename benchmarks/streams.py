@@ -113,7 +113,7 @@ def serving(url: str) -> Iterator[tuple[psutil.Process, int]]:
         for line in process.stdout:
             entry = json.loads(line)
             port = entry.get("port", port)
-            if entry["event"] == "serving":
+            if entry["event"] == "server ready":
                 break
         # The rest of the log is short enough for the buffer of the pipe.
         yield psutil.Process(process.pid), port

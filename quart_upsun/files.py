@@ -1,4 +1,4 @@
-"""Files that nobody meets half written."""
+"""Atomic writes of files."""
 
 import os
 import tempfile
@@ -6,10 +6,12 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read; on an error leave what was there.
+    """Write a file atomically, readable only by its owner.
+
+    An error leaves an existing file unchanged.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:

@@ -1,7 +1,7 @@
-"""Who is logged in, as far as the toolkit needs to know.
+"""The current user, as far as the toolkit needs it.
 
-The application finds the user of a request and calls `set_session_user`. The toolkit itself has no
-table of users: limits, the audit trail, the API and live pages know a user by the number alone.
+The application finds the user of a request and calls `set_session_user`. The toolkit has no table
+of users: rate limits, the audit trail, the API and live pages use only the user's id.
 """
 
 from typing import Protocol, cast
@@ -10,7 +10,7 @@ from quart import g
 
 
 class SessionUser(Protocol):
-    """A user as the toolkit sees one."""
+    """A user, as the toolkit sees it."""
 
     @property
     def id(self) -> int: ...
@@ -20,10 +20,10 @@ class SessionUser(Protocol):
 
 
 def set_session_user(user: SessionUser | None) -> None:
-    """Say who is logged in, for the rest of this request."""
+    """Set the user of the current request's session; None if nobody is logged in."""
     g.user = user
 
 
 def session_user() -> SessionUser | None:
-    """Return who is logged in with this request; None if nobody is."""
+    """Return the user of the current request's session; None if nobody is logged in."""
     return cast(SessionUser | None, g.get("user"))

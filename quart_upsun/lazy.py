@@ -1,7 +1,7 @@
-"""Public names of a package that are imported when they are asked for.
+"""Lazy imports of a package's public names.
 
-A deploy hook imports the models of every package while requests are held. Quart, PgQueuer and the
-rest, which it does not need, would take most of a second.
+The deploy hook imports the models of every package while requests are held. Importing Quart,
+PgQueuer and others, which it does not need, would take most of a second.
 """
 
 import importlib
@@ -12,15 +12,15 @@ from typing import Any
 def exporter(
     package: str, names: Collection[str], modules: Collection[str]
 ) -> Callable[[str], Any]:
-    """Return a `__getattr__` for a package that finds its public names in its modules.
+    """Return a `__getattr__` for a package, which imports a public name on first access.
 
     Args:
         package: the name of the package.
-        names: what it exports.
-        modules: the modules of the package that define these names, in the order of the search.
+        names: the public names of the package.
+        modules: the modules that define these names, in the order in which to search.
     """
 
-    def find(name: str) -> Any:
+    def load(name: str) -> Any:
         if name in names:
             for module in modules:
                 found = importlib.import_module(f"{package}.{module}")
@@ -28,4 +28,4 @@ def exporter(
                     return getattr(found, name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return find
+    return load

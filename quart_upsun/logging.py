@@ -1,4 +1,4 @@
-"""Log lines: JSON on Upsun and in pipes, readable on a terminal; a request id on every one."""
+"""Structured logging: JSON on Upsun and in pipes, readable lines on a terminal."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 SECRET_NAMES = re.compile(r"password|secret|token|cookie|authorization|database_url", re.IGNORECASE)
 URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^\s@]+@")
-# PostgreSQL puts the offending row's values into DETAIL; what a visitor typed is not for the log.
+# PostgreSQL's DETAIL contains values of a row, which may be user input.
 DETAIL_PATTERN = re.compile(
     r"\nDETAIL: .*?(?=\n(?:HINT:|\[SQL|\[parameters|  File|Traceback|The above|During|\n)|\Z)",
     re.DOTALL,
@@ -22,14 +22,14 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 def configure_logging(
     level: str, *, stream: TextIO | None = None, readable: bool | None = None
 ) -> None:
-    """Send every logger of the process to one stream.
+    """Send the output of all loggers to one stream.
 
     Args:
-        level: name of the lowest level that is written.
-        stream: stdout by default; a command whose output is its answer takes stderr.
-        readable: lines for people instead of JSON; by default when the stream is a terminal.
+        level: the name of the lowest level to log.
+        stream: stdout by default. A command that prints its result to stdout passes stderr.
+        readable: whether to log readable lines instead of JSON; by default only on a terminal.
     """
-    # A process may have been started with its standard output closed.
+    # The process may have been started with a closed stdout.
     stream = stream or sys.stdout or sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if readable is None:
         readable = stream.isatty()
@@ -64,24 +64,24 @@ def configure_logging(
         )
     )
     root = logging.getLogger()
-    # Ours alone is replaced: a test runner, for one, listens with a handler of its own.
+    # Replaces only a handler of this function: a test runner, for instance, has its own.
     root.handlers = [
         other
         for other in root.handlers
         if not isinstance(other.formatter, structlog.stdlib.ProcessorFormatter)
     ] + [handler]
     root.setLevel(level.upper())
-    # These talk about every statement, byte and template in debug mode.
-    for chatty in ("alembic.runtime.plugins", "asyncio", "hpack", "httpcore", "sqlalchemy"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # At level debug these log every statement and byte.
+    for name in ("alembic.runtime.plugins", "asyncio", "hpack", "httpcore", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def scrub(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Take out secrets, database rows and characters that would forge a line of their own."""
+    """Remove secrets and database rows, and escape characters that could forge a log line."""
     for key, value in event.items():
         if SECRET_NAMES.search(key):
             event[key] = "[hidden]"
-        elif key == "exception":  # many lines by nature; each renderer keeps them apart
+        elif key == "exception":  # may have several lines; the renderers handle them
             event[key] = URL_PASSWORD.sub(r"\1:[hidden]@", DETAIL_PATTERN.sub("", str(value)))
         elif isinstance(value, str):
             event[key] = CONTROL_CHARACTERS.sub(_escape, URL_PASSWORD.sub(r"\1:[hidden]@", value))

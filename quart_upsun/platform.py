@@ -1,4 +1,4 @@
-"""What the platform says about this container. The only module that reads `PLATFORM_*`."""
+"""The Upsun environment of this container. The only module that reads `PLATFORM_*`."""
 
 import base64
 import binascii
@@ -14,49 +14,49 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """One Upsun environment, seen from a running container."""
+    """An Upsun environment, as seen from a running container."""
 
     name: str
     """The environment's machine name, such as `main-bvxea6i`."""
     type: str
-    """`production`, `staging` or `development`; `unknown` where nobody tells."""
+    """`production`, `staging` or `development`; `unknown` if the platform does not say."""
     release: str
-    """The id of the source tree this container was built from."""
+    """The id of the source tree that this container was built from."""
     branch: str
-    """The Git branch it was made from; the environment's name where nobody tells."""
+    """The Git branch of the environment; its name if the platform does not say."""
     origin: str | None
-    """Scheme and host under which the public reaches the application."""
+    """The public origin (scheme and host) of the application; None without a route."""
     hosts: frozenset[str]
-    """Every host whose requests a route sends here; empty where no routes are told."""
+    """All hosts with a route to this application; empty if the routes are unknown."""
     smtp_host: str
-    """The platform's mail server; empty where mail is off."""
+    """The platform's mail server; empty if mail is disabled."""
     databases: frozenset[tuple[str, int]] = frozenset()
-    """Host and port of each PostgreSQL service that a relationship of this container leads to."""
+    """Host and port of each PostgreSQL service in a relationship of this container."""
 
     @property
     def is_preview(self) -> bool:
-        """Whether this is one of the environments that are made to look at, on production's data.
+        """Whether this is a preview environment, which has a copy of production's data.
 
-        An unknown type gets the least rights: nothing is done there that only previews may do.
+        An environment of unknown type does not count as a preview.
         """
         return self.type in PREVIEW_TYPES
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerLimits:
-    """What a container may use."""
+    """The resource limits of a container."""
 
     memory: int
     """Megabytes."""
     cpu: float
-    """Cores; a fraction is common."""
+    """CPU cores; often a fraction."""
 
 
 def environment(environ: Mapping[str, str]) -> Environment | None:
-    """Return the environment this process runs in; None at build time and off the platform.
+    """Return the environment of this process; None at build time and off Upsun.
 
-    Two variables are asked for, because a shell with a tunnel to the database has some of the
-    platform's variables as well, and must not pass for a container.
+    It requires two variables, because a shell with a tunnel to the database has some of the
+    platform's variables too and is not a container.
     """
     application = environ.get("PLATFORM_APPLICATION_NAME")
     name = environ.get("PLATFORM_ENVIRONMENT")
@@ -76,9 +76,9 @@ def environment(environ: Mapping[str, str]) -> Environment | None:
 
 
 def container_limits(path: Path = Path("/run/config.json")) -> ContainerLimits | None:
-    """Return the container's limits; None where the platform does not tell.
+    """Return the container's resource limits; None if they are unknown.
 
-    `os.cpu_count()` may see the whole host, so it is no help here.
+    `os.cpu_count()` is of no use here, because it may return the cores of the host.
     """
     try:
         info = json.loads(path.read_text())["info"]["limits"]
@@ -90,7 +90,7 @@ def container_limits(path: Path = Path("/run/config.json")) -> ContainerLimits |
 def _databases(encoded: str) -> frozenset[tuple[str, int]]:
     """Return the PostgreSQL services in `PLATFORM_RELATIONSHIPS`.
 
-    The variable is base64 of a JSON object: a list of endpoints by the name of the relationship.
+    The variable is a base64-encoded JSON object that maps relationship names to lists of endpoints.
     """
     try:
         relationships = json.loads(base64.b64decode(encoded, validate=True))
@@ -107,7 +107,7 @@ def _databases(encoded: str) -> frozenset[tuple[str, int]]:
 def _urls(encoded: str, application: str) -> list[str]:
     """Return scheme and host of each upstream route in `PLATFORM_ROUTES`, the primary first.
 
-    The variable is base64 of a JSON object by URL.
+    The variable is a base64-encoded JSON object that maps URLs to routes.
     """
     try:
         routes = json.loads(base64.b64decode(encoded, validate=True))

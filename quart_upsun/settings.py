@@ -1,4 +1,4 @@
-"""The variables that the toolkit reads; an application extends `Settings` by its own."""
+"""The toolkit's settings, read from environment variables. An application subclasses `Settings`."""
 
 import fcntl
 import hashlib
@@ -30,7 +30,7 @@ from quart_upsun.database.url import parse_database_url
 from quart_upsun.files import write_atomically
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-# Labels with a digit or letter at both ends. The last is not a number, which would be an address.
+# Labels that start and end with a letter or digit. The last is not a number, as in an IP address.
 HOST_NAME = re.compile(
     r"(?:[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?\.)*(?![0-9]+\Z)"
     r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?",
@@ -38,12 +38,27 @@ HOST_NAME = re.compile(
 )
 
 
+# What to do about a missing variable.
+_EXAMPLES = {"DATABASE_URL": " Set it to postgresql://user:password@host:port/database."}
+
+# Messages for pydantic's types of errors: https://docs.pydantic.dev/latest/errors/validation_errors/
+_CONSTRAINTS = {
+    "bool_parsing": "must be 1 or 0",
+    "greater_than_equal": "must be at least {ge}",
+    "int_parsing": "must be a whole number",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must have at least {min_length} characters",
+}
+
+
 class SettingsError(SystemExit):
-    """A variable is missing or wrong. Uncaught, it ends the process with the sentence it holds."""
+    """A variable is missing or invalid. Uncaught, it exits the process with its message."""
 
 
 class DatabaseSettings(BaseSettings):
-    """What a migration needs to know; the application needs it as well."""
+    """The settings of the database, which are all that a migration needs."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -53,20 +68,20 @@ class DatabaseSettings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    # NoDecode: a URL is a named tuple, which would otherwise be read as JSON.
+    # NoDecode: a URL is a named tuple, which pydantic-settings would parse as JSON.
     database_url: Annotated[URL, NoDecode, BeforeValidator(parse_database_url)] = Field(
-        description="The PostgreSQL database: postgresql://, postgres:// or pgsql://"
+        description="URL of the PostgreSQL database: postgresql://, postgres:// or pgsql://"
     )
     database_environment: str = Field(
         default="",
         max_length=255,
-        description="The environment to act for, off Upsun; by default this checkout",
+        description="The environment to act for off Upsun; by default this checkout",
     )
     checkout: str = Field(
-        default="", description="The name of this checkout off Upsun; kept in .data/environment"
+        default="", description="The name of this checkout off Upsun; stored in .data/environment"
     )
     platform: upsun.Environment | None = Field(
-        default=None, description="Where on Upsun this runs; read from PLATFORM_*"
+        default=None, description="The Upsun environment; read from PLATFORM_*"
     )
 
     @property
@@ -82,21 +97,21 @@ class DatabaseSettings(BaseSettings):
 
 
 class Settings(DatabaseSettings):
-    """The toolkit's settings, frozen once they are read."""
+    """The toolkit's settings; immutable."""
 
     root: ClassVar[Path] = Path()
-    """The application's directory: `alembic/` is in it, and `.data/`, which a laptop keeps."""
+    """The application's directory, which contains `alembic/` and, on a laptop, `.data/`."""
 
     site_name: str = Field(
         default="Quart application", min_length=1, description="The name of the site"
     )
     secret_key: SecretStr = Field(
         default=SecretStr(""),
-        description="Signs cookies. On Upsun at least 32 characters; made by itself on a laptop",
+        description="Signs cookies. On Upsun at least 32 characters; generated on a laptop",
     )
     secret_key_fallbacks: SecretStr = Field(
         default=SecretStr(""),
-        description="Keys of before, separated by commas: what they signed is still accepted",
+        description="Previous keys, comma-separated, whose signatures are still accepted",
     )
     host: str = Field(default="127.0.0.1", description="The address the server listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="The port the server listens on")
@@ -104,45 +119,45 @@ class Settings(DatabaseSettings):
         default=None,
         ge=1,
         le=64,
-        description="Server processes; by default as many as the container has room for",
+        description="Number of server processes; by default as many as fit the container",
     )
     database_pool_size: int = Field(
-        default=8, ge=1, le=100, description="Connections one process keeps to PostgreSQL at most"
+        default=8, ge=1, le=100, description="Maximum size of the connection pool of a process"
     )
     run_jobs: bool | None = Field(
         default=None,
-        description="Whether server processes do the jobs too; by default only off Upsun",
+        description="Whether server processes also run background jobs; by default only off Upsun",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error"
     )
     flask_debug: bool = Field(
         default=False,
-        description="Verbose logs; off Upsun also templates that reload and tracebacks in pages",
+        description="Verbose logs; off Upsun also template reloading and traceback pages",
     )
     send_file_max_age_default: int = Field(
         default=0,
         ge=0,
-        description="Seconds that static files without a digest in their name may be cached",
+        description="Seconds for which static files without a digest in their name are cached",
     )
     mail_url: SecretStr = Field(
         default=SecretStr(""),
-        description="How mail leaves: smtp://user:password@host:port, smtps://… or console:",
+        description="How mail is sent: smtp://user:password@host:port, smtps://… or console:",
     )
     mail_from: str = Field(
         default="",
-        description="The address that mail comes from; by default noreply@ the public host",
+        description="The sender of mail; by default noreply@ the public host",
     )
     public_origin: str = Field(
         default="",
         description=(
-            "Scheme and host under which browsers reach the site; known by itself on Upsun."
-            " https:// makes cookies Secure and sends HSTS"
+            "Scheme and host of the site in browsers; detected on Upsun. https:// makes cookies"
+            " Secure and sends HSTS"
         ),
     )
     cors_origins: str = Field(
         default="",
-        description="Other sites whose scripts may use the API with tokens, separated by commas",
+        description="Origins whose scripts may call the API with access tokens, comma-separated",
     )
 
     @field_validator("secret_key", "secret_key_fallbacks", "mail_url")
@@ -163,10 +178,12 @@ class Settings(DatabaseSettings):
     @classmethod
     def _one_host(cls, value: str) -> str:
         value = value.strip()
-        if value.startswith("[") and value.endswith("]"):  # as in a URL
+        if value.startswith("[") and value.endswith("]"):  # brackets as in a URL
             value = value[1:-1]
         if not _is_host(value):
-            raise ValueError("is not a host name or an IP address such as 127.0.0.1 or ::1")
+            raise ValueError(
+                "is not a host name or an IP address. Use, for example, 127.0.0.1 or ::1"
+            )
         return value
 
     @field_validator("mail_url")
@@ -177,18 +194,18 @@ class Settings(DatabaseSettings):
         if text.lower() in {"", "console:", "console://"}:
             return value
         if not text.lower().startswith(("smtp://", "smtps://")):
-            raise ValueError("must begin with smtp:// or smtps://, or be console:")
+            raise ValueError("must start with smtp:// or smtps://, or be `console:`")
         url = _split_url(text)
         if url is None or url.path not in {"", "/"} or "?" in text or "#" in text:
-            # Python quotes what it takes for the port, which may be a part of the password.
+            # Python's own message quotes the port, which may be a part of the password.
             raise ValueError(
-                "is not of the form smtp://user:password@host:port; in user and password `/`, `?`,"
-                " `#`, `@`, `:` and `%` are written as %2F, %3F, %23, %40, %3A and %25"
+                "is malformed. Use smtp://user:password@host:port, and write `/`, `?`, `#`, `@`,"
+                " `:` and `%` in user and password as %2F, %3F, %23, %40, %3A and %25"
             )
         if not url.hostname:
-            raise ValueError("names no host after smtp://")
+            raise ValueError("has no host. Use smtp://user:password@host:port")
         if not _is_host(url.hostname):
-            raise ValueError("names a host that is not a host name or an IP address")
+            raise ValueError("has an invalid host. Use a host name or an IP address")
         return value
 
     @field_validator("mail_from")
@@ -200,10 +217,11 @@ class Settings(DatabaseSettings):
         address = match and _mail_address(match[2] or match[3])
         if not match or not address or not value.isprintable():
             raise ValueError(
-                "is not one address such as noreply@example.com or Site <noreply@example.com>"
+                "is not an email address. Use, for example, noreply@example.com or"
+                " Site <noreply@example.com>"
             )
         name = (match[1] or "").strip().removeprefix('"').removesuffix('"')
-        return str(Address(name, addr_spec=address))  # with quotes where a header needs them
+        return str(Address(name, addr_spec=address))  # quoted where a header requires it
 
     @field_validator("public_origin")
     @classmethod
@@ -212,7 +230,7 @@ class Settings(DatabaseSettings):
             return value
         origin = _parse_origin(value.strip().removesuffix("/"))
         if origin is None:
-            raise ValueError("must be of the form https://www.example.com, without a path")
+            raise ValueError("is not an origin. Use https://www.example.com, without a path")
         return origin
 
     @field_validator("cors_origins")
@@ -221,12 +239,14 @@ class Settings(DatabaseSettings):
         for each in filter(None, map(str.strip, value.split(","))):
             origin = _parse_origin(each)
             if origin is None:
-                raise ValueError("must hold origins such as https://app.example.com")
-            if origin != each:
-                # Compared letter by letter with what browsers send, so it must be just that.
                 raise ValueError(
-                    "must hold origins as browsers send them: in lower case, and without a path, a"
-                    " slash at the end or the default port"
+                    "contains an invalid origin. Use origins such as https://app.example.com"
+                )
+            if origin != each:
+                # It is compared with the Origin header as a string.
+                raise ValueError(
+                    "contains an origin that no browser sends. Use lower case, without a path, a"
+                    " trailing slash or the default port"
                 )
         return value
 
@@ -237,61 +257,64 @@ class Settings(DatabaseSettings):
         first, *older = self._secrets()
         if _is_weak(first):
             raise ValueError(
-                "SECRET_KEY is missing or weak: set it to at least 32 random characters"
-                " (`.environment` takes PLATFORM_PROJECT_ENTROPY when you do not)"
+                "SECRET_KEY is missing or weak. Set it to at least 32 random characters, or unset"
+                " it to let `.environment` use PLATFORM_PROJECT_ENTROPY"
             )
         if any(map(_is_weak, older)):
-            raise ValueError("SECRET_KEY_FALLBACKS holds a key of fewer than 32 random characters")
+            raise ValueError(
+                "SECRET_KEY_FALLBACKS contains a weak key. Each key must have at least 32 random"
+                " characters"
+            )
         return self
 
     @property
     def traceback_pages(self) -> bool:
-        """Whether an error page may show the traceback: on a laptop in debug mode only."""
+        """Whether error pages show tracebacks: only on a laptop in debug mode."""
         return self.flask_debug and self.platform is None
 
     @property
     def secure(self) -> bool:
-        """Whether the public reaches the application over https.
+        """Whether the site is served over HTTPS.
 
-        Off Upsun `PUBLIC_ORIGIN` says so, for a proxy in front that ends TLS.
+        Off Upsun, for instance behind a TLS proxy, `PUBLIC_ORIGIN` says so.
         """
         return self.platform is not None or self.public_origin.startswith("https://")
 
     @property
     def is_preview(self) -> bool:
-        """Whether this is an environment on a copy of production's data."""
+        """Whether this is a preview environment, which has a copy of production's data."""
         return self.platform is not None and self.platform.is_preview
 
     @property
     def runs_jobs(self) -> bool:
-        """Whether server processes do the jobs as well, because there may be no worker."""
+        """Whether server processes also run background jobs."""
         return self.run_jobs if self.run_jobs is not None else self.platform is None
 
     @property
     def allowed_origins(self) -> frozenset[str]:
-        """Other sites whose scripts may use the API, as browsers call them."""
+        """The origins whose scripts may call the API (CORS)."""
         return frozenset(filter(None, map(str.strip, self.cors_origins.split(","))))
 
     @property
     def origin(self) -> str:
-        """Scheme and host under which the public reaches the application, for links in mails.
+        """The public origin (scheme and host) of the site, for links in mails.
 
-        Never taken from a request, whose Host the client chooses.
+        It never comes from a request, because the client chooses the Host header.
         """
         if self.platform is not None:
-            # A PUBLIC_ORIGIN set for the whole project would lead from previews to production.
+            # A PUBLIC_ORIGIN of the whole project would make previews link to production.
             return self.platform.origin or self.public_origin
         host = f"[{self.host}]" if ":" in self.host else self.host
         return self.public_origin or f"http://{host}:{self.port}"
 
     @property
     def cookie_prefix(self) -> str:
-        """What the names of cookies begin with, in this environment."""
-        # `__Host-` makes browsers insist on https, this host alone and the whole site.
+        """The prefix of cookie names in this environment."""
+        # Browsers require Secure, Path=/ and no Domain for `__Host-` cookies.
         return ("__Host-" if self.secure else "") + ("preview-" if self.is_preview else "")
 
     def quart(self) -> dict[str, Any]:
-        """Return the configuration of Quart and of the toolkit."""
+        """Return the configuration of Quart and the toolkit."""
         return {
             "SECRET_KEY": self.keys("cookies")[0],
             "SECRET_KEY_FALLBACKS": self.keys("cookies")[1:],
@@ -303,17 +326,17 @@ class Settings(DatabaseSettings):
             "LIMITS_KEY": self.keys("limits")[0],
             "PUBLIC_ORIGIN": self.origin,
             "MAX_CONTENT_LENGTH": 1024 * 1024,
-            "BODY_LIMITS": {},  # by path: what features let be larger, see http/bodies.py
-            "MAX_FORM_PARTS": 100,  # fields and files together
-            "BODY_TIMEOUT": 30,  # seconds for a body to arrive
+            "BODY_LIMITS": {},  # larger limits by path; see http/bodies.py
+            "MAX_FORM_PARTS": 100,  # form fields plus files
+            "BODY_TIMEOUT": 30,  # seconds to receive a request body
             "TEMPLATES_AUTO_RELOAD": self.traceback_pages,
         }
 
     def keys(self, purpose: str) -> list[str]:
-        """Derive the keys for one purpose in this environment: one to sign with, older ones after.
+        """Derive the keys for a purpose: the signing key, then the previous keys.
 
-        The platform's entropy is the same in production and in every preview. Bound to the
-        environment, a cookie signed in one is worth nothing in another.
+        The platform's entropy is the same in production and all previews. The keys depend on the
+        environment, so that a cookie of one is invalid in another.
         """
         environment = self.platform.name if self.platform else "local"
         message = f"{environment}:{purpose}".encode()
@@ -333,10 +356,10 @@ def load_settings(kind: type[AnySettings]) -> AnySettings:
     """Read an application's settings from the environment.
 
     Args:
-        kind: the application's own class, with its `root`.
+        kind: the application's settings class, with its `root`.
 
     Raises:
-        SettingsError: one sentence that names the variable.
+        SettingsError: a variable is missing or invalid. The message names it.
     """
     environment = upsun.environment(os.environ)
     data = kind.root / ".data"
@@ -350,14 +373,14 @@ def load_settings(kind: type[AnySettings]) -> AnySettings:
 
 
 def load_database_settings(root: Path, url: str | None = None) -> DatabaseSettings:
-    """Read what says where the database is, and for which environment this process acts.
+    """Read the settings of the database from the environment.
 
     Args:
-        root: of the application.
-        url: of the database; by default what DATABASE_URL says.
+        root: the application's directory.
+        url: the URL of the database; DATABASE_URL by default.
 
     Raises:
-        SettingsError: a variable is missing or malformed.
+        SettingsError: a variable is missing or invalid.
     """
     environment = upsun.environment(os.environ)
     try:
@@ -369,14 +392,14 @@ def load_database_settings(root: Path, url: str | None = None) -> DatabaseSettin
 
 
 def _is_weak(key: str) -> bool:
-    """Tell whether a key can be guessed: it is short, or one word again and again."""
+    """Tell whether a key is easy to guess: short or repetitive."""
     return len(key) < 32 or len(set(key)) < 10
 
 
 def _checkout(environment: upsun.Environment | None, data: Path) -> str:
-    """Return the name of this checkout, chosen at random when it is first needed.
+    """Return the name of this checkout, which is random and created on first use.
 
-    Empty on Upsun, where DATABASE_ENVIRONMENT is set, and where the name cannot be kept.
+    Returns "" on Upsun, if DATABASE_ENVIRONMENT is set, or if the name cannot be stored.
     """
     if environment is not None or os.environ.get("DATABASE_ENVIRONMENT"):
         return ""
@@ -387,50 +410,50 @@ def _checkout(environment: upsun.Environment | None, data: Path) -> str:
 
 
 def _development_key(data: Path) -> SecretStr:
-    """Return the laptop's own key, made at the first start so that logins survive restarts."""
+    """Return the development key, generated once so that logins survive restarts."""
     path = data / "secret_key"
     try:
         key = _read_or_create(path, lambda: secrets.token_urlsafe(48))
     except OSError as error:
         raise SettingsError(
-            f"SECRET_KEY is not set, and a development key cannot be kept in {path}:"
+            f"SECRET_KEY is not set, and a development key cannot be stored in {path}:"
             f" {error.strerror}."
         ) from None
     if _is_weak(key):
         raise SettingsError(
-            f"SECRET_KEY is not set, and {path} does not hold a key of at least 32 random"
-            " characters: delete the file, and a new one is made."
+            f"SECRET_KEY is not set, and the key in {path} is weak. Delete the file to generate"
+            " a new key."
         )
     return SecretStr(key)
 
 
 def _read_or_create(path: Path, make: Callable[[], str]) -> str:
-    """Return the word that a file holds, made when there is none.
+    """Return the content of a file; create it if it is missing or empty.
 
-    Processes that start at the same time get the same one, and none reads a part of it.
+    Processes that start at the same time get the same content.
     """
     path.parent.mkdir(exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        word = path.read_text(errors="replace").strip() if path.exists() else ""
-        if not word:  # also of a file that a crash has left empty
-            word = make()
-            write_atomically(path, word.encode())
-    return word
+        content = path.read_text(errors="replace").strip() if path.exists() else ""
+        if not content:  # missing, or left empty by a crash
+            content = make()
+            write_atomically(path, content.encode())
+    return content
 
 
 def _mail_address(text: str) -> str | None:
-    """Return an address with its domain in ASCII; None if it is not one.
+    """Return an email address with its domain in ASCII; None if it is invalid.
 
-    The domain may be of a private network, such as `localhost`, which email-validator refuses.
+    Accepts domains of private networks, such as `localhost`, unlike email-validator.
     """
-    # Imported here: it takes a deploy hook, which sends no mail, 15 ms.
+    # Imported here because it takes 15 ms, and the deploy hook sends no mail.
     from email_validator import EmailNotValidError, validate_email
 
     local, _, domain = text.rpartition("@")
     try:
         domain = domain.encode("idna").decode()
-        # Not every mail server accepts a sender with other characters than ASCII.
+        # Not every mail server accepts a non-ASCII sender.
         validate_email(f"{local}@example.com", allow_smtputf8=False, check_deliverability=False)
     except (EmailNotValidError, UnicodeError):
         return None
@@ -438,9 +461,9 @@ def _mail_address(text: str) -> str | None:
 
 
 def _split_url(text: str) -> SplitResult | None:
-    """Split a URL; None if it is none, or its port is not a number from 1 to 65535.
+    """Split a URL; None if it is malformed or its port is not a number from 1 to 65535.
 
-    urlsplit itself passes over control characters and line ends, and quotes in its errors.
+    urlsplit itself ignores control characters and line breaks, and its errors quote the URL.
     """
     if not text.isprintable() or " " in text:
         return None
@@ -453,7 +476,7 @@ def _split_url(text: str) -> SplitResult | None:
 
 
 def _parse_origin(text: str) -> str | None:
-    """Return scheme, host and port in the form in which browsers send them; None for all else."""
+    """Return an origin in the form of the Origin header; None if it is invalid."""
     scheme, _, rest = text.partition("://")
     host, colon, port = rest.rpartition(":") if re.search(r":[^\]]*$", rest) else (rest, "", "")
     if not host.isascii():
@@ -479,7 +502,7 @@ def _parse_origin(text: str) -> str | None:
 
 
 def _is_host(text: str) -> bool:
-    """Tell whether a text is an IP address without brackets, or could be the name of a host."""
+    """Tell whether a text is a valid host name, or an IP address without brackets."""
     try:
         ip_address(text)
     except ValueError:
@@ -488,14 +511,16 @@ def _is_host(text: str) -> bool:
 
 
 def _error_message(error: ValidationError) -> str:
-    """Say the first thing that is wrong, with the variable's name and never with its value."""
+    """Return a message about the first error, with the variable's name and without its value."""
     first = error.errors(include_url=False, include_input=False)[0]
     message = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:  # raised by a check of the whole, which names the variable itself
+    if not first["loc"]:  # from a model validator, which names the variable itself
         return f"{message}."
     name = str(first["loc"][0]).upper()
     if first["type"] == "missing":
-        return f"{name} is not set."
+        return f"{name} is not set.{_EXAMPLES.get(name, '')}"
     if first["type"] == "value_error":
         return f"{name} {message}."
-    return f"{name} is not valid: {message[0].lower()}{message[1:]}."
+    if first["type"] in _CONSTRAINTS:
+        return f"{name} {_CONSTRAINTS[first['type']].format(**first.get('ctx', {}))}."
+    return f"{name} is invalid. {message}."

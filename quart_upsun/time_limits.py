@@ -1,4 +1,4 @@
-"""The time limit of a job, which pauses while the job waits in a queue of this process."""
+"""The time limit of a job, which can be paused while the job waits for this process."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,24 +6,24 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 time_limit: ContextVar[asyncio.Timeout | None] = ContextVar("time_limit", default=None)
-"""The limit of the job that runs in this context."""
+"""The time limit of the job in this context."""
 
 
 @contextmanager
 def pause_time_limit() -> Iterator[None]:
-    """Pause the current job's time limit, if there is one.
+    """Pause the time limit of the current job, if there is one.
 
-    For waits that only this process causes, such as for a pooled connection: under load they would
-    make every job time out, and none of them would be at fault.
+    Use it around waits that only this process causes, such as for a pooled connection. Under load
+    these would make jobs time out that are not slow themselves.
     """
     limit = time_limit.get()
     deadline = None if limit is None or limit.expired() else limit.when()
-    if limit is None or deadline is None:  # no job, or paused already
+    if limit is None or deadline is None:  # not in a job, or already paused
         yield
         return
     loop = asyncio.get_running_loop()
     left = deadline - loop.time()
-    # RuntimeError: the job is over, and this is a task that it has left behind.
+    # RuntimeError: the job has ended, and this runs in a task that it has started.
     with suppress(RuntimeError):
         limit.reschedule(None)
     try:

@@ -146,4 +146,4 @@ async def _delete_upload(database: Database, import_id: int) -> None:
         async with database.write() as session:
             await session.execute(broken_off)
     except DatabaseUnavailableError as error:
-        log.warning("a broken upload is left", reason=str(error))
+        log.warning("deleting an incomplete upload failed", reason=str(error))

@@ -1,7 +1,7 @@
-"""PostgreSQL: sessions, the schema gate, the base of models.
+"""PostgreSQL: sessions, the schema gate and the base class of models.
 
-Nothing here imports Quart at import time: a migration needs this package, and the deploy hook has
-no time for more.
+Nothing here imports Quart at import time. Migrations use this package, and the deploy hook must be
+fast.
 """
 
 from contextlib import AbstractAsyncContextManager
@@ -59,15 +59,15 @@ __all__ = [
 
 
 def read() -> AbstractAsyncContextManager[AsyncSession]:
-    """Give the current application's session for queries; see `Database.read`."""
+    """Open a session for queries in the current application; see `Database.read`."""
     return current_toolkit().database.read()
 
 
 def write() -> AbstractAsyncContextManager[AsyncSession]:
-    """Give the current application's session in a transaction; see `Database.write`."""
+    """Open a session with a transaction in the current application; see `Database.write`."""
     return current_toolkit().database.write()
 
 
 def direct() -> AbstractAsyncContextManager[Connection]:
-    """Give the current application's connection for statements; see `Database.direct`."""
+    """Borrow a pooled asyncpg connection of the current application; see `Database.direct`."""
     return current_toolkit().database.direct()

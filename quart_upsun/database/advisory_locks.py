@@ -1,4 +1,4 @@
-"""Commands that run one at a time on a database, whichever machine they run on."""
+"""Advisory locks, so that a command runs only once at a time, on any number of machines."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-# Any numbers that nothing else in this database locks. Live events lock pairs of numbers.
+# Arbitrary keys that nothing else in this database locks. Live events use pairs of keys.
 MIGRATE = 0x71756172
 SANITIZE = 0x73616E69
 
@@ -15,25 +15,25 @@ SANITIZE = 0x73616E69
 async def acquire(
     connection: AsyncConnection, key: int, *, seconds: float, on_wait: Callable[[], None]
 ) -> None:
-    """Take a lock, which the database session holds until it ends.
+    """Acquire a session-level advisory lock, which is released when the connection closes.
 
-    Asks again and again: a statement that waits would hold up `CREATE INDEX CONCURRENTLY`.
+    Polls, because a statement that waits would block `CREATE INDEX CONCURRENTLY`.
 
     Args:
-        connection: without a transaction, before and afterwards.
-        key: which lock.
-        seconds: to wait at most.
-        on_wait: called once if somebody else has the lock.
+        connection: a connection outside a transaction. It has none afterwards either.
+        key: the key of the lock.
+        seconds: the maximum time to wait.
+        on_wait: called once if another session holds the lock.
 
     Raises:
-        TimeoutError: somebody else has kept it for all that time.
+        TimeoutError: another session held the lock all that time.
     """
     deadline = time.monotonic() + seconds
     waiting = False
     while True:
-        is_taken = await connection.scalar(text(f"SELECT pg_try_advisory_lock({key})"))
+        is_acquired = await connection.scalar(text(f"SELECT pg_try_advisory_lock({key})"))
         await connection.rollback()
-        if is_taken:
+        if is_acquired:
             return
         if time.monotonic() > deadline:
             raise TimeoutError

@@ -1,6 +1,6 @@
-"""What happens to each column when production's data reaches a preview.
+"""Rules that say how `quart sanitize` anonymizes each column of a preview's data.
 
-Said beside the columns, in `__sanitize__` of their model; a test fails for one that is not there.
+Each model lists the rules of its columns in `__sanitize__`. A test fails for a column without one.
 """
 
 from dataclasses import dataclass
@@ -8,28 +8,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ColumnRule:
-    """What happens to a column."""
+    """How a column is anonymized."""
 
     kind: str
     """`kept`, `replaced` or `ended`."""
     expression: str | None = None
-    """The new value: SQL, in which the row's columns can be named."""
+    """The new value, as an SQL expression over the columns of the row."""
 
 
 KEPT = ColumnRule("kept")
-"""Tells nothing about anybody."""
+"""The column holds no personal data and keeps its values."""
 
 EMPTIED = "emptied"
-"""For a whole table: none of its rows stays."""
+"""For `__sanitize__` itself: delete all rows of the table."""
 
 Rules = dict[str, ColumnRule] | str
 
 
 def replaced(expression: str) -> ColumnRule:
-    """Put a made-up value in the place of one about a person."""
+    """Replace personal data with a made-up value."""
     return ColumnRule("replaced", expression)
 
 
 def ended(expression: str) -> ColumnRule:
-    """Make what opens a door worthless."""
+    """Invalidate a credential, such as a password hash or a token."""
     return ColumnRule("ended", expression)

@@ -1,4 +1,4 @@
-"""The base of all models."""
+"""The base class of all models."""
 
 import importlib
 from pathlib import Path
@@ -9,11 +9,14 @@ from sqlalchemy.orm import DeclarativeBase
 
 from quart_upsun.database.anonymization import Rules
 
-MAX_ID = 2**63 - 1  # that a column can hold, and a query be asked for
+MAX_ID = 2**63 - 1  # the largest BIGINT
 
 
 class Base(DeclarativeBase):
-    """The base of all models. Constraint names are part of the schema, so they are ruled here."""
+    """The base class of all models.
+
+    Constraint names are part of the schema, so a naming convention fixes them.
+    """
 
     metadata = MetaData(
         naming_convention={
@@ -26,13 +29,13 @@ class Base(DeclarativeBase):
     )
 
     __sanitize__: ClassVar[Rules]
-    """What happens to the data in a preview; each model says it."""
+    """How `quart sanitize` anonymizes the table; required for each model."""
 
 
 def run_after_create(model: type[Base], *statements: str) -> None:
-    """Run SQL when `create_schema` creates a model's table: functions, triggers.
+    """Run SQL after `create_schema` creates a model's table, for functions and triggers.
 
-    Migrations have their own copy of it, because they must not change with the code.
+    Migrations have their own copy of this SQL, because a migration must not change with the code.
     """
     for statement in statements:
         ddl = DDL(statement)  # type: ignore[no-untyped-call]
@@ -40,10 +43,10 @@ def run_after_create(model: type[Base], *statements: str) -> None:
 
 
 def load_models(*packages: str) -> None:
-    """Import every `models.py` of the toolkit and of packages, so that `Base` knows all tables.
+    """Import every `models.py` of the toolkit and the packages, to fill `Base.metadata`.
 
     Args:
-        packages: names of applications, such as `app`.
+        packages: names of application packages, such as `app`.
     """
     for name in ("quart_upsun", *packages):
         [root] = importlib.import_module(name).__path__

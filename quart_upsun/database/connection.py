@@ -1,4 +1,4 @@
-"""How connections to PostgreSQL are made, and the engine that pools them."""
+"""Connections to PostgreSQL and the engine with the connection pool."""
 
 import asyncio
 import os
@@ -25,36 +25,37 @@ from quart_upsun.database.url import connect_arguments
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-# Longer than a request waits for a pooled connection: a process that is short of processor, such
-# as while another release starts beside it, needs many turns of its loop for a new connection.
-CONNECT_TIMEOUT_SECONDS = 5.0  # seconds
-STATEMENT_TIMEOUT_SECONDS = 8  # seconds
-LOCK_TIMEOUT_SECONDS = 4  # seconds
+# Longer than POOL_TIMEOUT_SECONDS: connecting takes many turns of the event loop, which are slow
+# when the process is short of CPU, for instance while another release starts beside it.
+CONNECT_TIMEOUT_SECONDS = 5.0
+STATEMENT_TIMEOUT_SECONDS = 8
+LOCK_TIMEOUT_SECONDS = 4
 
 
 def _record_error(method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
     @wraps(method)
-    async def remember(self: "PooledConnection", *args: Any, **options: Any) -> Any:
+    async def wrapper(self: "PooledConnection", *args: Any, **options: Any) -> Any:
         try:
             return await method(self, *args, **options)
         except BaseException as error:
             self.raised = error
             raise
 
-    return remember
+    return wrapper
 
 
 class PooledConnection(asyncpg.Connection):  # type: ignore[misc]
-    """asyncpg's connection, which knows the error that it has raised itself.
+    """An asyncpg connection that records the errors it raises.
 
     Attributes:
-        raised: by the last statement that failed. `Database.direct` tells it from those of others.
+        raised: the error of the last failed statement. `Database.direct` uses it to tell database
+            errors from errors of the caller.
     """
 
     raised: BaseException | None = None
 
     def take_raised(self) -> BaseException | None:
-        """Return the error, and forget it."""
+        """Return the recorded error and clear it."""
         raised, self.raised = self.raised, None
         return raised
 
@@ -73,18 +74,18 @@ async def connect(
     command_timeout: float | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> PooledConnection:
-    """Open an asyncpg connection: the one way to the database, for all engines and listeners.
+    """Open an asyncpg connection. All engines and listeners connect with this function.
 
     Args:
-        url: from `parse_database_url()`. Its `application_name` and `connect_timeout` win over
-            `name` and `timeout`; its `options` do not win over `settings`.
-        name: what the connection is called in `pg_stat_activity`.
-        timeout: seconds until it is connected; `CONNECT_TIMEOUT_SECONDS` by default.
-        command_timeout: seconds for one statement; without a limit by default.
-        settings: of the server, for this connection.
+        url: a URL from `parse_database_url()`. Its `application_name` and `connect_timeout`
+            override `name` and `timeout`; `settings` override its `options`.
+        name: the `application_name` in `pg_stat_activity`.
+        timeout: seconds to connect; `CONNECT_TIMEOUT_SECONDS` by default.
+        command_timeout: seconds per statement; no limit by default.
+        settings: server settings for this connection.
 
     Raises:
-        NoConnectionError: for whatever reason.
+        NoConnectionError: the connection failed, for any reason.
     """
     arguments = connect_arguments(url)
     arguments = {"timeout": CONNECT_TIMEOUT_SECONDS if timeout is None else timeout, **arguments}
@@ -103,7 +104,7 @@ async def connect(
         )
     )
     try:
-        # Cancelled at a wrong moment, asyncpg 0.32 leaves an exception that nobody retrieves.
+        # asyncpg 0.32 can leave an exception that is never retrieved when it is cancelled.
         connection: PooledConnection = await asyncio.shield(connecting)
     except asyncio.CancelledError:
         connecting.add_done_callback(_discard)
@@ -116,12 +117,12 @@ async def connect(
 def unpooled_engine(
     url: URL, *, name: str, settings: Mapping[str, str] | None = None
 ) -> AsyncEngine:
-    """Return an engine for a command, which closes each connection after its use.
+    """Return an engine without a pool, for commands.
 
     Args:
-        url: as in `connect()`.
-        name: what the connection is called in `pg_stat_activity`.
-        settings: of the server, for this connection.
+        url: as for `connect()`.
+        name: the `application_name` in `pg_stat_activity`.
+        settings: server settings for its connections.
     """
     return create_async_engine(
         url,
@@ -132,13 +133,13 @@ def unpooled_engine(
 
 
 def _discard(connecting: asyncio.Future[PooledConnection]) -> None:
-    """Close a connection that nobody waits for any more."""
+    """Close a connection whose caller was cancelled."""
     if not connecting.cancelled() and connecting.exception() is None:
         connecting.result().terminate()
 
 
 def connect_timeout(url: URL) -> float:
-    """Return the seconds that a connection to the database may take to be made."""
+    """Return the connect timeout for a database, in seconds."""
     return float(connect_arguments(url).get("timeout", CONNECT_TIMEOUT_SECONDS))
 
 
@@ -146,15 +147,15 @@ def _reason(error: Exception, seconds: float) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {seconds:g} seconds"
     if isinstance(error, OSError) and error.errno:
-        # asyncio's own text lists all addresses of a name; the numbers of a lookup are negative.
+        # asyncio's message lists all addresses of a name. DNS errors have negative numbers.
         return os.strerror(error.errno) if error.errno > 0 else error.strerror or str(error)
     return str(error) or type(error).__name__
 
 
 class _Pool(AsyncAdaptedQueuePool):
-    """Tells a connection that cannot be made from an error of a statement."""
+    """A pool that tells a failed connection attempt from a failed statement."""
 
-    __module__ = AsyncAdaptedQueuePool.__module__  # which names the logger
+    __module__ = AsyncAdaptedQueuePool.__module__  # SQLAlchemy names the logger after it
 
     def connect(self) -> PoolProxiedConnection:
         try:
@@ -174,13 +175,13 @@ def pooled_engine(
             connect,
             url,
             name="quart-upsun",
-            # For a server that stopped answering altogether; its own timeout comes first.
+            # If the server does not respond at all. Its own statement_timeout comes first.
             command_timeout=STATEMENT_TIMEOUT_SECONDS + 2,
             settings={
                 "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
                 "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
                 "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
-                "jit": "off",  # costs more than it saves on queries of a web page
+                "jit": "off",  # costs more than it saves on short queries
             },
         ),
         isolation_level="AUTOCOMMIT",
@@ -188,31 +189,34 @@ def pooled_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_recycle=1800,
-        hide_parameters=True,  # what visitors typed does not belong into a log
+        hide_parameters=True,  # keeps user input out of the log
     )
 
     @event.listens_for(engine.sync_engine, "handle_error")
-    def judge(context: ExceptionContext) -> BaseException | None:
-        """Replace an error that the database is the cause of, where it is raised."""
+    def translate_error(context: ExceptionContext) -> BaseException | None:
+        """Replace an error that means an outage with a `DatabaseUnavailableError`."""
         error = context.original_exception
-        found = outage(error, is_lost=context.is_disconnect and isinstance(error, Exception))
+        replacement = outage(error, is_lost=context.is_disconnect and isinstance(error, Exception))
         if is_unusable(error):
             context.is_disconnect = True
-        return found
+        return replacement
 
     @event.listens_for(engine.sync_engine, "checkout")
-    def discard_dead(connection: Any, record: Any, proxy: Any) -> None:
-        """Replace what died while it was idle.
+    def discard_closed(connection: Any, record: Any, proxy: Any) -> None:
+        """Replace a connection that was closed while idle.
 
-        asyncpg hears of a server's end at once, so this costs no round trip, as
-        `pool_pre_ping` would at every checkout.
+        asyncpg notices a closed socket by itself, so this needs no round trip per checkout, unlike
+        `pool_pre_ping`.
         """
         if connection.driver_connection.is_closed():
             raise InvalidatePoolError
 
     @event.listens_for(engine.sync_engine, "do_execute")
-    def replace_stale_plan(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
-        """Survive the next release's migrations: a release that is being replaced lives on."""
+    def retry_stale_plan(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+        """Prepare a statement again if a migration has made its cached plan invalid.
+
+        During a rolling deploy the previous release runs on the next release's schema.
+        """
         execute_again_if_stale(cursor, statement, parameters, context)
         return True
 
@@ -220,9 +224,9 @@ def pooled_engine(
 
 
 def is_unusable(error: BaseException) -> bool:
-    """Tell whether the connection must not be used again after an error.
+    """Tell whether an error means that the connection must not be reused.
 
-    A server that did not answer in time would keep the next one waiting, too. And a session stays
-    read-only when the database no longer is.
+    A server that timed out would keep the next request waiting too, and a session stays read-only
+    after the database has become writable.
     """
     return isinstance(error, OSError) or sqlstate(error) == READ_ONLY

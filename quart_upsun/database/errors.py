@@ -1,12 +1,12 @@
-"""What can go wrong with the database, and the error codes of PostgreSQL that tell it."""
+"""Database errors, and the SQLSTATE codes that cause them."""
 
 from sqlalchemy.exc import DBAPIError
 
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 UNDEFINED_TABLE = "42P01"
 UNDEFINED_OBJECT = {UNDEFINED_TABLE, "42703", "3F000"}  # table, column, schema
-# Connections, resources, operator intervention (timeouts and shutdown among it), serialization
-# failures and deadlocks, and transactions that the server has ended because they took too long.
+# Classes: connection, insufficient resources, operator intervention (timeouts, shutdown), system
+# error, rollback (serialization failure, deadlock); then the two transaction timeouts.
 TRANSIENT_ERRORS = ("08", "53", "57", "58", "40", "25P03", "25P04")
 LOCK_NOT_AVAILABLE = "55P03"
 # After a failover to a standby, or while `default_transaction_read_only` is on.
@@ -14,15 +14,15 @@ READ_ONLY = "25006"
 
 
 class DatabaseUnavailableError(Exception):
-    """The database does not answer in time; a later attempt may succeed."""
+    """The database is temporarily unavailable. A retry may succeed."""
 
 
 class NoConnectionError(ConnectionError):
-    """PostgreSQL could not be connected to. The text says why."""
+    """The connection to PostgreSQL failed. The message says why."""
 
 
 class UndefinedObjectError(Exception):
-    """A statement named a table or column that does not exist."""
+    """A statement refers to a schema, table or column that does not exist."""
 
     def __init__(self, original: Exception) -> None:
         super().__init__(str(original))
@@ -30,39 +30,41 @@ class UndefinedObjectError(Exception):
 
 
 class ReadOnlyDatabaseError(DatabaseUnavailableError):
-    """PostgreSQL answers, but does not accept changes at the moment."""
+    """PostgreSQL is read-only at the moment."""
 
     def __init__(self) -> None:
         super().__init__("the database is read-only")
 
 
 class LockTimeoutError(DatabaseUnavailableError):
-    """Another transaction has held a lock for longer than `LOCK_TIMEOUT_SECONDS`."""
+    """Another transaction held a lock for longer than `LOCK_TIMEOUT_SECONDS`."""
 
 
 class SchemaBehindError(DatabaseUnavailableError):
-    """The database's schema is older than this code needs.
+    """The schema of the database is older than this code requires.
 
     Attributes:
-        found: the revision the database is at; None when it was never migrated.
-        needed: the revision this code was written for.
+        found: the revision of the database; None if it was never migrated.
+        needed: the revision that this code requires.
     """
 
     def __init__(self, found: str | None, needed: str) -> None:
-        super().__init__(f"the schema is at revision {found or 'none'}, this code needs {needed}")
+        super().__init__(
+            f"the schema is at revision {found or 'none'}, but this code requires {needed}"
+        )
         self.found = found
         self.needed = needed
 
 
 class NotSanitizedError(DatabaseUnavailableError):
-    """This is a preview, and its data still tell about people."""
+    """The data of this preview is not anonymized yet."""
 
     def __init__(self, environment: str) -> None:
-        super().__init__(f"the data of {environment} are not sanitized (`quart sanitize` does it)")
+        super().__init__(f"the data of {environment} is not sanitized; run `quart sanitize`")
         self.environment = environment
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """Return the SQLSTATE of an error of the driver or of SQLAlchemy; None if it has none."""
+    """Return the SQLSTATE of an error from asyncpg or SQLAlchemy; None if it has none."""
     state = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
     return state if isinstance(state, str) else None

@@ -1,7 +1,8 @@
-"""The schema gate: no request reaches a schema that this code was not written for."""
+"""The schema gate, which blocks requests until the schema fits this code."""
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,25 +26,23 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-# How often the gate asks at most while it is closed, in seconds.
-CHECK_INTERVAL_SECONDS = 0.25
-# How long its answer is good for in a preview while it is open: a data sync or a restore can bring
-# people back under our feet.
+CHECK_INTERVAL_SECONDS = 0.25  # the minimum between two checks while the gate is closed
+# How long an open gate of a preview is valid. A data sync or a restore can bring back personal data
+# at any time.
 PREVIEW_CHECK_INTERVAL_SECONDS = 2.0
-CHECK_TIMEOUT_SECONDS = 2.0  # seconds, over a connection that is open already
+CHECK_TIMEOUT_SECONDS = 2.0  # over a connection that is already open
 
 
 class SchemaGate:
-    """Lets requests through to the database once its schema serves this code.
+    """Blocks requests until the schema of the database fits this code.
 
-    A release starts before its deploy hook has migrated, so "behind" is a normal state at boot.
-    A revision this code does not know comes from a newer release: migrations are written so that
-    the release before can live with them, and it is served.
+    A release starts before its deploy hook migrates, so "behind" is a normal state at boot. An
+    unknown revision comes from a newer release. It is accepted, because migrations must be
+    compatible with the previous release.
 
     Without migrations, as in an application that has none, only the database has to answer.
 
-    In a preview, whose data are a copy of production's, it lets nobody through before they are
-    sanitized.
+    In a preview, whose data is a copy of production's, it also blocks until the data is sanitized.
     """
 
     def __init__(
@@ -57,53 +56,53 @@ class SchemaGate:
             self.needed, self._known = _revisions(migrations)
         self._opened = False
         self._lock = asyncio.Lock()
-        self._asked = self._checked = float("-inf")  # when the last question began, and ended
-        self._verdict: DatabaseUnavailableError | None = None
+        self._started = self._checked = float("-inf")  # start and end of the last check
+        self._error: DatabaseUnavailableError | None = None
         self._logged: str | None = None
-        self._questions: set[asyncio.Task[Any]] = set()
+        self._queries: set[asyncio.Task[Any]] = set()
 
     @property
     def is_open(self) -> bool:
-        """Whether a session may begin without asking."""
+        """Whether a session may begin without a check."""
         return self._opened and (
             self._preview is None
             or time.monotonic() - self._checked < PREVIEW_CHECK_INTERVAL_SECONDS
         )
 
     def close(self) -> None:
-        """Ask the database again before the next session."""
+        """Close the gate: the next session begins with a check."""
         self._opened = False
         self._checked = float("-inf")
 
     async def check(self) -> None:
-        """Ask the database for its revision, at most once per interval for all who wait.
+        """Check the revision of the database, at most once per interval for all callers.
 
         Raises:
             DatabaseUnavailableError: the database does not answer.
-            SchemaBehindError: it does, and must be migrated first.
-            NotSanitizedError: it does, and tells about people.
+            SchemaBehindError: the database must be migrated first.
+            NotSanitizedError: the database holds personal data of production.
         """
-        came = time.monotonic()
+        called = time.monotonic()
         async with self._lock:
             rest = self._checked + CHECK_INTERVAL_SECONDS - time.monotonic()
             if (
-                isinstance(self._verdict, SchemaBehindError | NotSanitizedError)
-                and self._asked < came
+                isinstance(self._error, SchemaBehindError | NotSanitizedError)
+                and self._started < called
             ):
-                # Whoever comes after the deploy hook has ended must not hear what was so before.
+                # A caller that comes after the deploy hook must not get the state from before it.
                 await asyncio.sleep(rest)
-                await self._ask()
+                await self._run_check()
             elif rest < 0:
-                await self._ask()
-        if self._verdict is not None:
-            # Raised many times: without this every raise would lengthen the same traceback.
-            raise self._verdict.with_traceback(None)
+                await self._run_check()
+        if self._error is not None:
+            # The error is raised many times, and each raise would lengthen its traceback.
+            raise self._error.with_traceback(None)
 
     async def wait(self) -> None:
-        """Return once it is open; asks again and again.
+        """Check until the gate is open.
 
-        A server does so from its start: the requests that a deploy has held come all at once, and
-        then is no time to connect for the first time.
+        A server does this from its start, so that it has a connection before the requests that the
+        deploy has held arrive all at once.
         """
         while not self.is_open:
             with suppress(DatabaseUnavailableError):
@@ -111,63 +110,73 @@ class SchemaGate:
                 break
             await asyncio.sleep(CHECK_INTERVAL_SECONDS)
 
-    async def _ask(self) -> None:
-        self._asked = time.monotonic()
+    async def _run_check(self) -> None:
+        self._started = time.monotonic()
         try:
-            found, sanitized = await self._answer()
+            found, sanitized = await self._fetch_state()
         except DatabaseUnavailableError as error:
-            self._verdict = error
-            self._log_state("database unavailable", reason=str(error), cause=repr(error.__cause__))
+            self._error = error
+            self._log_change(
+                log.warning, "database unavailable", reason=str(error), cause=repr(error.__cause__)
+            )
         else:
             if self.needed is not None and (
                 found is None or (found in self._known and found != self.needed)
             ):
-                self._verdict = SchemaBehindError(found, self.needed)
-                self._log_state("schema behind", database=found, needed=self.needed)
+                self._error = SchemaBehindError(found, self.needed)
+                self._log_change(
+                    log.warning, "schema behind", revision=found, required_revision=self.needed
+                )
             elif self._preview is not None and not sanitized:
-                self._verdict = NotSanitizedError(self._preview)
-                self._log_state(
-                    "data not sanitized", environment=self._preview, fix="quart sanitize"
+                self._error = NotSanitizedError(self._preview)
+                self._log_change(
+                    log.warning,
+                    "data not sanitized",
+                    environment=self._preview,
+                    remedy="quart sanitize",
                 )
             else:
-                self._verdict = None
+                self._error = None
                 if not self._opened:
-                    # Plans prepared before the migration may no longer fit.
+                    # Drops the plans that were prepared before the migration.
                     await self._database.engine.dispose()
-                    self._log_state("schema ready", database=found, needed=self.needed)
-        self._opened = self._verdict is None
+                    self._log_change(
+                        log.info, "schema ready", revision=found, required_revision=self.needed
+                    )
+        self._opened = self._error is None
         self._checked = time.monotonic()
 
-    async def _answer(self) -> tuple[str | None, bool]:
-        """Return the database's revision, and whether its data are sanitized for this preview.
+    async def _fetch_state(self) -> tuple[str | None, bool]:
+        """Return the revision of the database and whether its data is sanitized for this preview.
 
-        A host that takes the question and never says a word would keep all waiting who knock.
+        Limits the time, because a host that accepts the query and never answers would block all
+        callers.
 
         Raises:
-            DatabaseUnavailableError: it does not tell, or not in time.
+            DatabaseUnavailableError: the query failed or timed out.
         """
-        question = asyncio.create_task(self._question())
-        self._questions.add(question)
-        question.add_done_callback(self._forget)
+        query = asyncio.create_task(self._query_state())
+        self._queries.add(query)
+        query.add_done_callback(self._discard)
         try:
-            # `asyncio.timeout` would wait for the end as well: to close a connection whose other
-            # side is silent takes two seconds more.
+            # `asyncio.timeout` would also wait for the cancellation, and closing a connection to a
+            # silent host takes two more seconds.
             pool = cast(QueuePool, self._database.engine.pool)
             url = self._database.engine.url
             limit = CHECK_TIMEOUT_SECONDS if pool.checkedin() else connect_timeout(url)
-            await asyncio.wait({question}, timeout=limit)
-            if question.done():
-                return question.result()
+            await asyncio.wait({query}, timeout=limit)
+            if query.done():
+                return query.result()
         finally:
-            question.cancel()
+            query.cancel()
         raise DatabaseUnavailableError("the database does not answer in time")
 
-    def _forget(self, question: asyncio.Task[Any]) -> None:
-        self._questions.discard(question)
-        if not question.cancelled():
-            question.exception()  # of one that nobody waits for any more: it is not worth a line
+    def _discard(self, query: asyncio.Task[Any]) -> None:
+        self._queries.discard(query)
+        if not query.cancelled():
+            query.exception()  # retrieved, so that asyncio does not log it
 
-    async def _question(self) -> tuple[str | None, bool]:
+    async def _query_state(self) -> tuple[str | None, bool]:
         revision = "SELECT version_num FROM alembic_version" if self.needed else "SELECT NULL"
         try:
             async with self._database._session(self._database.engine, gated=False) as session:
@@ -179,22 +188,22 @@ class SchemaGate:
         except DBAPIError as error:
             if sqlstate(error) == UNDEFINED_TABLE:
                 return None, False
-            raise DatabaseUnavailableError("the database does not tell its revision") from error
+            raise DatabaseUnavailableError("the revision of the database cannot be read") from error
 
-    def _log_state(self, message: str, **details: Any) -> None:
-        """Log a state when it begins, not at every request that meets it."""
-        state = f"{message} {details}"
+    def _log_change(self, write: Callable[..., Any], event: str, **details: Any) -> None:
+        """Log a state when it begins, not for every request that finds it unchanged."""
+        state = f"{event} {details}"
         if state != self._logged:
             self._logged = state
-            (log.info if message == "schema ready" else log.warning)(message, **details)
+            write(event, **details)
 
 
 def _revisions(directory: Path) -> tuple[str, frozenset[str]]:
-    """Return the newest revision this code ships, and all it knows."""
+    """Return the head revision of the migrations and all their revisions."""
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory(str(directory))
     head = scripts.get_current_head()
     if head is None:
-        raise RuntimeError(f"{directory} holds no migration")
+        raise RuntimeError(f"{directory} contains no migrations")
     return head, frozenset(script.revision for script in scripts.walk_revisions())

@@ -1,4 +1,4 @@
-"""Which environment the database belongs to."""
+"""The table that records which environment a database belongs to."""
 
 from datetime import datetime
 from typing import ClassVar
@@ -11,7 +11,7 @@ from quart_upsun.database.base import Base
 
 
 class DatabaseOwner(Base):
-    """The environment a database belongs to, in the table's only row."""
+    """The owner of the database, in the only row of the table."""
 
     __tablename__ = "database_owner"
     __sanitize__: ClassVar = {

@@ -1,13 +1,12 @@
-"""Which environment a database belongs to.
+"""The owner of a database: the environment it belongs to.
 
 A tunnel, a restored dump or a wrong DATABASE_URL can connect this process to the database of
-another environment. The table `database_owner` names the environment a database belongs to, and
-`alembic upgrade` writes it. A process of another environment serves pages, but it runs no jobs and
-no schedules, and so sends no mail, and it migrates and sanitizes nothing. Set DATABASE_ENVIRONMENT
-to the owner's name to act for that environment.
+another environment. The table `database_owner` names the owner, and `alembic upgrade` writes it.
+A process of another environment serves pages. It runs no jobs and no schedules, sends no mail, and
+does not migrate or sanitize. Set DATABASE_ENVIRONMENT to the owner's name to act for the owner.
 
-On Upsun, the database of the container's own relationship always belongs to the environment, so a
-clone of production's data changes hands in the deploy hook of the preview.
+On Upsun, the database of the container's own relationship always belongs to the environment. The
+deploy hook of a preview therefore takes over its clone of production's data.
 """
 
 from dataclasses import dataclass
@@ -33,16 +32,16 @@ UPSERT_OWNER = text(
 
 @dataclass(frozen=True)
 class Identity:
-    """The environment of this process, to be compared with the owner of a database."""
+    """The environment of this process, for comparison with the owner of a database."""
 
     name: str
-    """Upsun's name for it, DATABASE_ENVIRONMENT, or the name of this checkout; may be empty."""
+    """Its name on Upsun, DATABASE_ENVIRONMENT, or the name of this checkout; may be empty."""
     type: str
     """`production`, `staging`, `development` or `unknown`; `local` off Upsun."""
     is_named: bool = False
-    """Whether DATABASE_ENVIRONMENT names it."""
+    """Whether the name comes from DATABASE_ENVIRONMENT."""
     has_own_database: bool = False
-    """Whether the platform says that the database belongs to this environment."""
+    """Whether the database is in a relationship of this container."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,10 @@ class Owner:
 
 
 class ForeignDatabaseError(DatabaseUnavailableError):
-    """The database belongs to another environment, or to none yet.
+    """The database belongs to another environment, or has no owner.
 
     Attributes:
-        owner: whose it is; None if no environment has migrated it.
+        owner: the owner of the database; None if it has none.
         identity: the environment of this process.
     """
 
@@ -71,30 +70,31 @@ class ForeignDatabaseError(DatabaseUnavailableError):
 
     @property
     def facts(self) -> str:
-        """Say whose the database is."""
-        whose = f"belongs to {self.owner}" if self.owner else "does not say whose it is"
-        return f"The database {whose}, and this is {self.identity.name or 'an unnamed one'}."
+        """Name the owner and the environment of this process."""
+        owner = f"belongs to {self.owner}" if self.owner else "has no owner"
+        this = f"is {self.identity.name}" if self.identity.name else "has no name"
+        return f"The database {owner}. The environment of this process {this}."
 
     @property
     def remedy(self) -> str:
-        """Say how to work on the database all the same."""
+        """Say how to use the database anyway."""
         if self.owner is None:
             return (
-                "To make it the database of this environment, set"
+                "To make this environment its owner, set"
                 f" DATABASE_ENVIRONMENT={self.identity.name or 'NAME'} and run"
                 " `alembic upgrade head`."
             )
         return (
-            f"To act for {self.owner.name}, set DATABASE_ENVIRONMENT={self.owner.name}; to take a"
-            f" copy over, run `quart database claim {self.owner.name}`."
+            f"To act for {self.owner.name}, set DATABASE_ENVIRONMENT={self.owner.name}. To take"
+            f" over a copy of its database, run `quart database claim {self.owner.name}`."
         )
 
 
 def require_owner(owner: Owner | None, identity: Identity) -> None:
-    """Check that this process may work on a database.
+    """Check that the database belongs to the environment of this process.
 
     Raises:
-        ForeignDatabaseError: the database belongs to another environment, or to none.
+        ForeignDatabaseError: it belongs to another environment, or has no owner.
     """
     if identity.has_own_database:
         return
@@ -103,30 +103,30 @@ def require_owner(owner: Owner | None, identity: Identity) -> None:
 
 
 def parse_owner(row: Any) -> Owner | None:
-    """Return the owner from a row of `SELECT_OWNER`, None if there is no row."""
+    """Return the owner in a row of `SELECT_OWNER`; None if there is no row."""
     return Owner(row[0], row[1]) if row is not None else None
 
 
 def read_owner(connection: Connection) -> Owner | None:
-    """Return the owner of a database; None if none is recorded."""
+    """Return the owner of a database; None if it has none."""
     if not connection.scalar(text(HAS_OWNER_TABLE)):
         return None
     return parse_owner(connection.execute(text(SELECT_OWNER)).one_or_none())
 
 
 async def claim_copy(connection: AsyncConnection, identity: Identity, owner: str) -> int:
-    """Make a copy of another environment's database the database of this environment.
+    """Make this environment the owner of a copy of another environment's database.
 
-    Deletes the jobs that came with the copy, which are the other environment's to do. Returns how
-    many there were. The caller commits.
+    Deletes the jobs in the copy, which the other environment runs, and returns their number. The
+    caller commits.
 
     Args:
-        connection: to the database.
+        connection: a connection to the database.
         identity: the environment of this process.
-        owner: the name of the environment that the database belongs to now.
+        owner: the expected name of the current owner.
 
     Raises:
-        ForeignDatabaseError: it belongs to another one.
+        ForeignDatabaseError: the current owner is another one.
     """
     await connection.execute(text("LOCK TABLE database_owner IN ACCESS EXCLUSIVE MODE"))
     found = parse_owner((await connection.execute(text(SELECT_OWNER))).one_or_none())

@@ -1,4 +1,4 @@
-"""The toolkit's tables without Alembic: for a small application, an example or a test."""
+"""Create the schema without Alembic, for a small application, an example or a test."""
 
 from sqlalchemy import URL, Connection
 
@@ -8,19 +8,18 @@ from quart_upsun.database.ownership import UPSERT_OWNER, Identity, read_owner, r
 
 
 async def create_schema(url: URL, identity: Identity, *packages: str) -> None:
-    """Create the tables, indexes, functions and triggers that do not exist, and claim the database.
+    """Create missing tables, indexes, functions and triggers, and become the database's owner.
 
-    An application that lives longer than its first schema needs Alembic instead: an existing table
-    is left as it is.
+    Existing tables are not changed. An application whose schema changes needs Alembic instead.
 
     Args:
-        url: of the database, as `Settings.database_url` has it.
-        identity: the environment whose jobs are run, as `Settings.identity` has it.
-        packages: names of applications whose models belong to the schema as well.
+        url: the database, from `Settings.database_url`.
+        identity: the environment of this process, from `Settings.identity`.
+        packages: names of application packages whose models to include.
 
     Raises:
         ForeignDatabaseError: the database belongs to another environment.
-        NoConnectionError: it does not answer.
+        NoConnectionError: the database does not answer.
     """
     load_models(*packages)
 

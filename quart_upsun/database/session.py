@@ -1,4 +1,4 @@
-"""`read()` and `write()` sessions; `direct()` for the few statements that most requests need."""
+"""The connection pool: `read()` and `write()` sessions, and `direct()` for hot statements."""
 
 import asyncio
 import time
@@ -34,27 +34,29 @@ from quart_upsun.database.errors import (
 from quart_upsun.database.gate import SchemaGate
 from quart_upsun.time_limits import pause_time_limit
 
-# Seconds. A request that cannot have its connection or its answer in this time is better refused:
-# behind a router that spreads requests over instances, waiting only moves the queue in here.
+# A request that waits longer than this for a pooled connection gets 503. Waiting longer would only
+# move the router's queue into this process.
 POOL_TIMEOUT_SECONDS = 2.0
-# What takes its place where no request is waiting, but many jobs at once are.
-pool_timeout: ContextVar[float | None] = ContextVar("patience", default=None)
-# How long a read-only database is not asked again. Each time costs new connections.
+# Overrides POOL_TIMEOUT_SECONDS in its context; jobs do so, since no client waits for them.
+pool_timeout: ContextVar[float | None] = ContextVar("pool_timeout", default=None)
+# How long "read-only" is cached. Each check of a read-only database costs new connections.
 READ_ONLY_INTERVAL_SECONDS = 1.0
-# How long a rollback may take; then its connection is closed, which has the same effect.
+# After this time the connection is closed instead, which also rolls back.
 ROLLBACK_TIMEOUT_SECONDS = 2.0
 
 
 class Database:
-    """One process's way to PostgreSQL.
+    """The connection pool of a process.
 
-    Opens no connection before it is asked for one, so the application boots without a database.
+    It connects on first use, so the application boots without a database.
 
     Args:
-        url: where it is.
-        pool_size: how many connections are kept at most.
-        migrations: the directory of Alembic's scripts; None for an application without any.
-        preview: the environment's name, where people must not be served before `quart sanitize`.
+        url: the database.
+        pool_size: the maximum number of connections.
+        migrations: the directory of the Alembic scripts; None for an application without
+            migrations.
+        preview: the name of this preview, whose data must be sanitized before it is served; None
+            elsewhere.
     """
 
     def __init__(
@@ -65,40 +67,39 @@ class Database:
         migrations: Path | None = None,
         preview: str | None = None,
     ) -> None:
-        # In AUTOCOMMIT by itself: a query is one round trip instead of three (BEGIN, query,
-        # ROLLBACK), and only who writes has to switch the connection over.
+        # AUTOCOMMIT by default: a query is one round trip instead of three (BEGIN, query,
+        # ROLLBACK). Only `write()` switches the isolation level.
         self.engine = pooled_engine(url, pool_size, self._outage)
         self._writing = self.engine.execution_options(isolation_level="READ COMMITTED")
-        # SQLAlchemy's pool lets whoever comes just now overtake those who wait, again and again; a
-        # semaphore serves them in turn. Measured with 32 clients: p99 of 123 ms instead of 585.
-        self._turns = asyncio.Semaphore(pool_size)
+        # SQLAlchemy's pool is not fair: new callers overtake waiting ones. A semaphore serves them
+        # in order. Measured with 32 clients: p99 of 123 ms instead of 585.
+        self._slots = asyncio.Semaphore(pool_size)
         self._waiting = 0
         self._read_only_until = float("-inf")
         self.gate = SchemaGate(self, migrations=migrations, preview=preview)
 
     def read(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """Give a session for queries: each is its own transaction.
+        """Open a session for queries. Each query is a transaction of its own.
 
-        Errors of the caller's own pass through, whatever their type.
+        Exceptions that the block raises itself pass through.
 
         Raises:
-            DatabaseUnavailableError: no connection was free in time, the connection was lost, or
-                the schema is not there yet. Raised where it happens, so the block itself can catch
-                it.
-            ReadOnlyDatabaseError: for a statement that changes something.
+            DatabaseUnavailableError: the pool timed out, the connection was lost, or the schema is
+                not ready. It is raised by the statement, so the block can catch it.
+            ReadOnlyDatabaseError: a statement tried to change data of a read-only database.
         """
         return self._session(self.engine)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        """Give a session in a transaction that commits at the end, or rolls back as a whole.
+        """Open a session with a transaction: commit at the end, roll back on an exception.
 
-        Errors of the caller's own pass through after the rollback, whatever their type.
+        Exceptions that the block raises itself pass through after the rollback.
 
         Raises:
-            DatabaseUnavailableError: as `read()`, or the connection was lost before the end. Only
-                if that happened in the middle of the commit itself may the change have been made.
-            ReadOnlyDatabaseError: the database accepts no changes.
+            DatabaseUnavailableError: as for `read()`. If the connection was lost during the commit,
+                the change may have been committed; otherwise it was rolled back.
+            ReadOnlyDatabaseError: the database is read-only.
         """
         if self.is_read_only:
             raise ReadOnlyDatabaseError
@@ -112,19 +113,19 @@ class Database:
 
     @property
     def waiting(self) -> int:
-        """How many wait for one of the connections to be free."""
+        """The number of callers that wait for a pooled connection."""
         return self._waiting
 
     @property
     def is_read_only(self) -> bool:
-        """Whether the database was found to be read-only a moment ago."""
+        """Whether the database was read-only within the last second."""
         return time.monotonic() < self._read_only_until
 
     async def accepts_changes(self) -> bool:
-        """Ask PostgreSQL whether it accepts changes; a no is cached for a second.
+        """Check that the database is not read-only; a negative result is cached for a second.
 
         Raises:
-            DatabaseUnavailableError: as `read()`.
+            DatabaseUnavailableError: as for `read()`.
         """
         if self.is_read_only:
             return False
@@ -133,7 +134,7 @@ class Database:
                 if await session.scalar(text("SHOW transaction_read_only")) == "off":
                     return True
                 await session.invalidate()
-            # This stays so for sessions that began before the database was writable again.
+            # Sessions that began while it was read-only stay so after it is writable again.
             await self.engine.dispose()
         self._read_only_until = time.monotonic() + READ_ONLY_INTERVAL_SECONDS
         return False
@@ -143,14 +144,13 @@ class Database:
 
     @asynccontextmanager
     async def direct(self) -> AsyncIterator[Connection]:
-        """Give asyncpg's own connection, for a `Statement`: each is its own transaction.
+        """Borrow a pooled asyncpg connection for a `Statement`. Each is a transaction of its own.
 
-        It is one of the pool's, so who waits for another one inside of it keeps others from theirs,
-        as inside of `read()`.
+        Do not open a session inside the block: it would hold two connections of the pool.
 
         Raises:
-            DatabaseUnavailableError: as `read()`, but at the end of the block. All other errors are
-                asyncpg's, and not SQLAlchemy's.
+            DatabaseUnavailableError: as for `read()`, but at the end of the block. Other errors are
+                those of asyncpg, not SQLAlchemy.
         """
         async with self._admitted():
             pooled = await self.engine.raw_connection()
@@ -160,20 +160,20 @@ class Database:
                 yield connection
             except Exception as error:
                 if error is connection.raised:
-                    self._judge(error, is_lost=connection.is_closed())
+                    self._translate(error, is_lost=connection.is_closed())
                 raise
             finally:
                 raised = connection.take_raised()
                 try:
                     if isinstance(raised, asyncio.CancelledError):
-                        # It may be busy with what nobody waits for. This also tells the server.
+                        # The statement may still run; this also cancels it on the server.
                         await _shield(greenlet_spawn(pooled.invalidate))
                     elif raised is not None and is_unusable(raised):
-                        pooled.invalidate()  # without a word: the server has none either
+                        pooled.invalidate()  # closes without a goodbye, since the server is silent
                 finally:
-                    pooled.close()  # waits for nothing: no transaction was begun
+                    pooled.close()  # does not block: no transaction is open
 
-    def _judge(self, error: Exception, *, is_lost: bool) -> None:
+    def _translate(self, error: Exception, *, is_lost: bool) -> None:
         outage = self._outage(error, is_lost=is_lost)
         if outage is not None:
             raise outage from error
@@ -181,25 +181,25 @@ class Database:
             raise UndefinedObjectError(error)
 
     def _outage(self, error: BaseException, *, is_lost: bool) -> DatabaseUnavailableError | None:
-        """Return what an error of the driver means if the database is the cause; else None.
+        """Return the `DatabaseUnavailableError` for a driver error; None if it is no outage.
 
         Args:
-            error: raised by asyncpg or SQLAlchemy's adapter of it for one of our connections.
-            is_lost: whether the connection has ended.
+            error: raised by asyncpg, or by SQLAlchemy's adapter of it, for a pooled connection.
+            is_lost: whether the connection is closed.
         """
         state = sqlstate(error) or ""
         if state == READ_ONLY:
             self._read_only_until = time.monotonic() + READ_ONLY_INTERVAL_SECONDS
             return ReadOnlyDatabaseError()
         if state == LOCK_NOT_AVAILABLE:
-            return LockTimeoutError("a lock in the database was not released in time")
+            return LockTimeoutError("timed out while waiting for a lock in the database")
         if is_lost or isinstance(error, OSError):  # TimeoutError among them
-            # From here on the gate asks, once for all who wait, until the database is back.
+            # The gate now checks, once for all callers, until the database is back.
             self.gate.close()
         if isinstance(error, OSError) or (is_lost and not state.startswith(TRANSIENT_ERRORS)):
             return DatabaseUnavailableError("the connection to the database was lost")
         if state.startswith(TRANSIENT_ERRORS):
-            return DatabaseUnavailableError("the database gave up on a statement")
+            return DatabaseUnavailableError("the database canceled a statement")
         return None
 
     @asynccontextmanager
@@ -215,20 +215,21 @@ class Database:
                 if gated and isinstance(error, DBAPIError) and sqlstate(error) in UNDEFINED_OBJECT:
                     raise UndefinedObjectError(error) from None
                 raise
-            # Not by `async with`, which makes a task of it, so that it cannot be cut off.
-            # Here it waits for nothing: no transaction is open any more.
+            # Not with `async with`, which closes in a separate task. No transaction is open here,
+            # so closing does not block.
             await session.close()
 
     @asynccontextmanager
     async def _admitted(self, *, gated: bool = True) -> AsyncIterator[None]:
-        """Wait for the gate and for a connection to be free.
+        """Wait for the schema gate and a free connection.
 
-        Judges no other error: a `TimeoutError` here may be that of a call elsewhere.
+        Other errors of the block pass through: a `TimeoutError`, for instance, may come from code
+        that has nothing to do with the database.
         """
         if gated and not self.gate.is_open:
             await self.gate.check()
         try:
-            async with self._turn():
+            async with self._pool_slot():
                 yield
             return
         except NoConnectionError as error:
@@ -236,37 +237,37 @@ class Database:
             raise DatabaseUnavailableError("no connection to the database") from error.__cause__
         except UndefinedObjectError as error:
             undefined = error.original
-        # A restore or a data sync may have replaced the schema under our feet.
+        # A restore or a data sync may have replaced the schema.
         self.gate.close()
         await self.gate.check()
         raise undefined
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """Wait for one of the pool's connections to be free."""
-        if self._turns.locked():
+    async def _pool_slot(self) -> AsyncIterator[None]:
+        """Wait for a free connection of the pool."""
+        if self._slots.locked():
             await self._wait()
         else:
-            await self._turns.acquire()  # at once, and without a clock
+            await self._slots.acquire()  # free: no timeout needed
         try:
             yield
         finally:
-            self._turns.release()
+            self._slots.release()
 
     async def _wait(self) -> None:
         self._waiting += 1
         try:
             with pause_time_limit():
                 async with asyncio.timeout(pool_timeout.get() or POOL_TIMEOUT_SECONDS):
-                    await self._turns.acquire()
+                    await self._slots.acquire()
         except TimeoutError as error:
-            raise DatabaseUnavailableError("all connections are busy") from error
+            raise DatabaseUnavailableError("all pooled connections are in use") from error
         finally:
             self._waiting -= 1
 
 
 async def _roll_back(session: AsyncSession) -> None:
-    """Roll back; close the connection if that fails, so that the first error is not hidden."""
+    """Roll back, or close the connection if that fails, without hiding the first error."""
     try:
         async with asyncio.timeout(ROLLBACK_TIMEOUT_SECONDS):
             await session.rollback()
@@ -275,9 +276,9 @@ async def _roll_back(session: AsyncSession) -> None:
 
 
 async def _shield(work: Awaitable[None]) -> None:
-    """Wait for the end of `work` however often this task is cancelled meanwhile.
+    """Await `work` to its end, even if this task is cancelled meanwhile.
 
-    Left earlier, its connection would be back in the pool while it is still used.
+    Otherwise the connection would return to the pool while it is still in use.
 
     Raises:
         CancelledError: afterwards, if this task was cancelled.

@@ -1,6 +1,6 @@
-"""Statements that most requests need: compiled once, and sent by asyncpg itself.
+"""Hot statements, which most requests run: compiled once and executed by asyncpg directly.
 
-A session is simpler and does more; docs/decisions/fast-path.md says when this pays.
+A session is simpler and does more. docs/decisions/fast-path.md says when a `Statement` pays off.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,13 +19,13 @@ DIALECT: Dialect = asyncpg.dialect()  # type: ignore[no-untyped-call]
 
 
 class Statement(Generic[Row]):
-    """A SELECT, and what its rows become.
+    """A compiled SELECT, with a type for its rows.
 
     Args:
-        select: with `bindparam()` for what is another value each time, or a `text()`. Values and
-            columns are of types that asyncpg knows by itself, which JSON is not, and no `in_()` is
-            in it.
-        row: makes one of the values of the columns, such as `_make` of a named tuple.
+        select: the query, with a `bindparam()` for each variable value, or a `text()`. It must
+            not contain `in_()`, and asyncpg must convert its types without help, which excludes
+            JSON.
+        row: makes a row from the column values, for instance `_make` of a named tuple.
     """
 
     def __init__(
@@ -38,17 +38,17 @@ class Statement(Generic[Row]):
         self._order, self._constants = positional_parameters(compiled)
 
     async def rows(self, source: Source, **values: Any) -> list[Row]:
-        """Ask for the rows.
+        """Execute the query and return its rows.
 
         Args:
-            source: of `direct()`; or a session, where one is open anyway.
-            values: by the names of the parameters; others may be among them.
+            source: a connection from `direct()`, or an open session.
+            values: the parameters by name; extra values are ignored.
 
         Raises:
-            KeyError: a value is missing; of a session it is SQLAlchemy's StatementError.
+            KeyError: a parameter is missing. With a session, it is SQLAlchemy's StatementError.
         """
         if isinstance(source, AsyncSession):
             return [self._row(row) for row in await source.execute(self.select, values)]
-        known = self._constants | values
-        found = await source.fetch(self._text, *(known[name] for name in self._order))
-        return [self._row(row.values()) for row in found]
+        parameters = self._constants | values
+        rows = await source.fetch(self._text, *(parameters[name] for name in self._order))
+        return [self._row(row.values()) for row in rows]

@@ -1,7 +1,7 @@
-"""The database's address: which parameters of a PostgreSQL URI are supported, and what they mean.
+"""Parse DATABASE_URL and check the parameters of the PostgreSQL URI.
 
-Providers hand out URIs with libpq's parameters. asyncpg and SQLAlchemy each know some of them, and
-fail at the first connection on others, so all are checked when the settings are read.
+Providers hand out URIs with libpq's parameters. asyncpg and SQLAlchemy each know only some of them,
+and fail at the first connection with the others. So all are checked when the settings are read.
 https://www.postgresql.org/docs/18/libpq-connect.html#LIBPQ-PARAMKEYWORDS
 """
 
@@ -18,17 +18,17 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 SCHEMES = {"postgresql", "postgres", "pgsql", "postgresql+asyncpg"}
-EXPECTED_FORM = "is not of the form postgresql://user:password@host:port/database"
+EXPECTED_FORM = "is malformed. Use postgresql://user:password@host:port/database"
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 VERIFYING_SSL_MODES = ("verify-ca", "verify-full")
 SSL_VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 SSL_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
-SYSTEM = "system"  # sslrootcert: the certificate authorities that the system trusts
+SYSTEM = "system"  # sslrootcert=system: the certificate authorities that the system trusts
 SESSION_ATTRIBUTES = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
 MAX_CONNECT_TIMEOUT_SECONDS = 3600
 
-# What these values ask for is so anyway.
+# Parameters whose listed values are asyncpg's behavior anyway.
 DEFAULT_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "channel_binding": ("disable", "prefer"),
     "client_encoding": ("utf8", "utf-8", "unicode"),
@@ -47,7 +47,7 @@ SUPPORTED = {
     *DEFAULT_PARAMETERS,
 }
 POOLER_HINT = (
-    "prepared statements cannot be switched off, so connect to PostgreSQL itself or to a pooler in"
+    "Prepared statements cannot be disabled. Connect to PostgreSQL directly or to a pooler in"
     " session mode"
 )
 HINTS = {
@@ -55,61 +55,59 @@ HINTS = {
     "prepared_statement_name_func": POOLER_HINT,
     "statement_cache_size": POOLER_HINT,
     "pgbouncer": POOLER_HINT,
-    "channel_binding": (
-        "to authenticate the server use sslmode=verify-full&sslrootcert=system instead"
-    ),
-    "sslpassword": "use a key file without a passphrase",
-    "service": "write the service's parameters into the address",
-    "schema": "use options=-csearch_path%3D…",
+    "channel_binding": "To authenticate the server, use sslmode=verify-full&sslrootcert=system",
+    "sslpassword": "Use a key file without a passphrase",
+    "service": "Add the parameters of the service to the URL",
+    "schema": "Use options=-csearch_path%3D…",
 }
 
 
 def parse_database_url(value: Any) -> URL:
     """Parse a PostgreSQL URI in any common form.
 
-    Several hosts and the directory of a Unix socket, which `URL` has no place for, are in the query
-    as `host` and `port`, separated by commas.
+    `URL` has no attributes for several hosts or a Unix socket directory. These are in its query, as
+    comma-separated `host` and `port`.
 
     Args:
-        value: the URI, or a URL that was parsed before.
+        value: the URI, or a URL that this function returned before.
 
     Returns:
-        a URL for SQLAlchemy's asyncpg dialect whose parameters are libpq's, checked. Connect with
-        `quart_upsun.database.connect()`, which understands them; SQLAlchemy itself does not.
+        a URL for SQLAlchemy's asyncpg dialect with checked libpq parameters. Connect with
+        `quart_upsun.database.connect()`; SQLAlchemy itself does not support the parameters.
 
     Raises:
-        ValueError: it is malformed, or has a parameter that is not supported. The message follows
-            the variable's name, and quotes nothing that may be a secret.
+        ValueError: the URI is malformed or has an unsupported parameter. The message continues a
+            sentence that starts with the name of the variable. It contains no secrets.
     """
     url = value if isinstance(value, URL) else _parse(str(value).strip())
     if url.drivername not in SCHEMES:
-        raise ValueError(f"must begin with postgresql://, not {url.drivername}://")
+        raise ValueError(f"must start with postgresql://, got {url.drivername}://")
     query = {name: _single_value(name, each) for name, each in url.query.items()}
-    if "ssl" in query:  # SQLAlchemy's and JDBC's name
+    if "ssl" in query:  # the name in SQLAlchemy and JDBC
         _reject_duplicate("sslmode", query.get("sslmode"))
         mode = query.pop("ssl")
         query["sslmode"] = "require" if mode.lower() == "true" else mode
     url = url.set(drivername="postgresql+asyncpg", query=query)
     url = _move_to_attributes(url)
     if not url.database:
-        raise ValueError("names no database after the host")
+        raise ValueError("has no database name. Add it after the host: postgresql://host/database")
     _check(url.query)
-    connect_arguments(url)  # reads the certificates, and fails now if they cannot be used
+    connect_arguments(url)  # raises now if a certificate is unusable
     return url
 
 
 def connect_arguments(url: URL) -> dict[str, Any]:
-    """Return what `asyncpg.connect()` is given for an address.
+    """Return the arguments of `asyncpg.connect()` for a URL.
 
     Args:
-        url: from `parse_database_url()`.
+        url: a URL from `parse_database_url()`.
 
     Returns:
-        keyword arguments. `timeout` in seconds is among them only if the address says
-        `connect_timeout`, and `server_settings` holds only what the address says.
+        keyword arguments. `timeout` (seconds) is included only if the URL has `connect_timeout`,
+        and `server_settings` has only the settings in the URL.
 
     Raises:
-        ValueError: a certificate or key cannot be used.
+        ValueError: a certificate or key is unusable.
     """
     query = {name: str(each) for name, each in url.query.items()}
     arguments: dict[str, Any] = {
@@ -136,7 +134,7 @@ def connect_arguments(url: URL) -> dict[str, Any]:
 
 
 def host_and_port(url: URL) -> str:
-    """Return the host and port that an address names, for people to read."""
+    """Return the hosts and ports of a URL for display."""
     hosts = str(url.query.get("host") or url.host or "localhost").split(",")
     ports = str(url.query.get("port") or url.port or 5432).split(",")
     return ", ".join(f"{host}:{port}" for host, port in zip(hosts, ports, strict=True))
@@ -144,30 +142,30 @@ def host_and_port(url: URL) -> str:
 
 def _parse(text: str) -> URL:
     if any(ord(character) < 32 or character == "\x7f" for character in unquote(text)):
-        raise ValueError("holds a control character")
+        raise ValueError("contains a control character")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError("is not valid UTF-8") from None
-    # Where the host is: as SQLAlchemy finds it.
+    # Finds the host in the same way as SQLAlchemy.
     match = re.fullmatch(r"(\w[\w+]*://(?:[^:/]*(?::[^@]*)?@)?)([^/?]*)(.*)", text)
     if match is None:
         raise ValueError(EXPECTED_FORM)
     before, host, after = match.groups()
     _, _, query = after.partition("?")
     try:
-        given = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+        parameters = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
     except ValueError:
         raise ValueError("has a parameter without a value") from None
-    for name, value in given:
+    for name, value in parameters:
         if not value:
-            raise ValueError(f"has {_parameter_name(name)} without a value")
-    several = "," in host
+            raise ValueError(f"has the {_parameter_name(name)} without a value")
+    has_several_hosts = "," in host
     try:
-        url = make_url(before + after if several else text)
+        url = make_url(before + after if has_several_hosts else text)
     except (ArgumentError, ValueError):
         raise ValueError(EXPECTED_FORM) from None
-    if several:
+    if has_several_hosts:
         _reject_duplicate("host", url.query.get("host"))
         return url.update_query_dict({"host": host})
     return url.set(host=unquote(url.host)) if url.host else url
@@ -177,14 +175,16 @@ def _single_value(name: str, value: str | tuple[str, ...]) -> str:
     if isinstance(value, str):
         return value
     if name not in {"host", "port"}:
-        raise ValueError(f"has {_parameter_name(name)} more than once")
+        raise ValueError(f"has the {_parameter_name(name)} more than once")
     return ",".join(value)
 
 
 def _parameter_name(name: str) -> str:
-    """Name a parameter; what does not look like one may be the rest of a password."""
-    known = re.fullmatch(r"[A-Za-z_]{1,40}", name) is not None
-    return f"the parameter {name}" if known else "a parameter"
+    """Return a parameter's name for a message.
+
+    Anything that does not look like a name is left out: it may be a part of a password.
+    """
+    return f"parameter {name}" if re.fullmatch(r"[A-Za-z_]{1,40}", name) else "parameter (hidden)"
 
 
 def _reject_duplicate(name: str, before: object) -> None:
@@ -193,7 +193,7 @@ def _reject_duplicate(name: str, before: object) -> None:
 
 
 def _move_to_attributes(url: URL) -> URL:
-    """Put what `URL` has attributes for there, so that a password is hidden where it is printed."""
+    """Move parameters to the attributes of `URL`, which hides a password when it is printed."""
     query = {name: str(each) for name, each in url.query.items()}
     for name, attribute in (
         ("user", "username"),
@@ -218,15 +218,17 @@ def _move_to_attributes(url: URL) -> URL:
 
 
 def _parse_hosts(hosts: str, ports: str) -> list[tuple[str, int | None]]:
-    """Split a list of hosts, each with its port or with that at the same place of another list."""
+    """Split a list of hosts, with a port in each host or in a second list."""
     names, given = hosts.split(","), ports.split(",")
     if len(given) not in {1, len(names)}:
-        raise ValueError("does not have one port for each host")
+        raise ValueError(
+            "has a different number of hosts and ports. Give one port, or one for each host"
+        )
     if len(names) == 1:
         given = [ports]
     found = []
     for position, name in enumerate(map(unquote, names)):
-        # An IPv6 address with its colons, or in brackets before a port; a directory; a name.
+        # An IPv6 address, in brackets if a port follows; a directory; or a host name.
         match = re.fullmatch(r"\[(.+)\](?::(.*))?|(/.*|[^:]*)(?::([^:]*))?", name)
         own = match and (match[2] or match[4])
         host = (match[1] or match[3]) if match else name
@@ -238,7 +240,7 @@ def _parse_hosts(hosts: str, ports: str) -> list[tuple[str, int | None]]:
 
 def _parse_port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) < 65536:
-        raise ValueError("names a port that is not a number from 1 to 65535")
+        raise ValueError("has an invalid port. Use a number from 1 to 65535")
     return int(text)
 
 
@@ -254,18 +256,20 @@ def _check_host(host: str, *, is_one_of_several: bool) -> None:
         except UnicodeError:
             is_name = False
         if not is_name:
-            raise ValueError("names a host that is not a valid host name") from None
+            raise ValueError("has an invalid host name") from None
 
 
 def _check(query: Mapping[str, Any]) -> None:
     for name, value in query.items():
-        hint = f": {HINTS[name]}" if name in HINTS else ""
         if name not in SUPPORTED:
-            raise ValueError(f"has {_parameter_name(name)}, which is not supported{hint}")
-        already = DEFAULT_PARAMETERS.get(name)
-        if already is not None and value.lower() not in already:
+            hint = HINTS.get(name, "Remove it")
+            raise ValueError(f"has the unsupported {_parameter_name(name)}. {hint}")
+        accepted = DEFAULT_PARAMETERS.get(name)
+        if accepted is not None and value.lower() not in accepted:
+            hint = f". {HINTS[name]}" if name in HINTS else ""
             raise ValueError(
-                f"has a {name} other than {' or '.join(already)}, which is not supported{hint}"
+                f"has an unsupported value for {name}. Only {' or '.join(accepted)} is"
+                f" supported{hint}"
             )
     for name, known in (
         ("sslmode", SSL_MODES),
@@ -275,14 +279,14 @@ def _check(query: Mapping[str, Any]) -> None:
         ("target_session_attrs", SESSION_ATTRIBUTES),
     ):
         if name in query and query[name] not in known:
-            raise ValueError(f"has a {name} that is not one of {', '.join(known)}")
+            raise ValueError(f"has an invalid {name}. Use one of {', '.join(known)}")
     seconds = str(query.get("connect_timeout", "1"))
     if (
         not re.fullmatch(r"[0-9]{1,4}", seconds)
         or not 0 < int(seconds) <= MAX_CONNECT_TIMEOUT_SECONDS
     ):
         raise ValueError(
-            "has a connect_timeout that is not a number of seconds from 1 to"
+            "has an invalid connect_timeout. Use a number of seconds from 1 to"
             f" {MAX_CONNECT_TIMEOUT_SECONDS}"
         )
     if "passfile" in query and not Path(query["passfile"]).is_file():
@@ -299,11 +303,11 @@ def _ssl_context(
     oldest: str,
     newest: str,
 ) -> ssl.SSLContext:
-    """Read the certificates: once, and not at every connection."""
+    """Return the TLS context; cached, so that the certificates are read only once."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = mode == "verify-full"
     context.minimum_version, context.maximum_version = SSL_VERSIONS[oldest], SSL_VERSIONS[newest]
-    context.set_alpn_protocols(["postgresql"])  # sslnegotiation=direct asks for it
+    context.set_alpn_protocols(["postgresql"])  # required by sslnegotiation=direct
     if sslrootcert is None:
         context.verify_mode = ssl.CERT_NONE
     elif sslrootcert == SYSTEM:
@@ -314,7 +318,7 @@ def _ssl_context(
         _load_file("sslcrl", lambda: context.load_verify_locations(sslcrl))
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     if sslcert is not None:
-        # Without the empty password OpenSSL would ask for one on the terminal.
+        # Without a password, OpenSSL would prompt for one.
         name = "sslcert or sslkey" if sslkey else "sslcert"
         _load_file(name, lambda: context.load_cert_chain(sslcert, sslkey, password=""))
     return context
@@ -324,31 +328,31 @@ def _load_file(name: str, load: Callable[[], None]) -> None:
     try:
         load()
     except ssl.SSLError:
-        raise ValueError(f"has an {name} whose file is not a valid PEM file") from None
+        raise ValueError(f"has an {name} that is not a valid PEM file") from None
     except OSError as error:
-        raise ValueError(f"has an {name} whose file cannot be read: {error.strerror}") from None
+        raise ValueError(f"has an {name} that cannot be read: {error.strerror}") from None
 
 
 def _ssl_argument(query: Mapping[str, str]) -> ssl.SSLContext | str | None:
-    """Return asyncpg's `ssl`: None leaves the choice to it, which is `prefer`."""
+    """Return asyncpg's `ssl` argument; None selects its default, `prefer`."""
     mode, root = query.get("sslmode"), query.get("sslrootcert")
     if root == SYSTEM:
         mode = mode or "verify-full"
         if mode != "verify-full":
-            raise ValueError("has sslrootcert=system, which needs sslmode=verify-full")
+            raise ValueError("has sslrootcert=system, which requires sslmode=verify-full")
     if mode in VERIFYING_SSL_MODES and root is None:
         root = _default_root_certificate()
         if root is None:
             raise ValueError(
-                f"has sslmode={mode}, which needs sslrootcert: a file, or `system` for the"
-                " certificate authorities that the system trusts"
+                f"has sslmode={mode}, which requires sslrootcert. Set it to a file, or to `system`"
+                " for the certificate authorities that the system trusts"
             )
     versions = ("ssl_min_protocol_version", "ssl_max_protocol_version")
     given = [name for name in (*SSL_FILES, *versions, "sslnegotiation") if name in query]
     if given and mode not in {"require", *VERIFYING_SSL_MODES}:
-        raise ValueError(f"has {given[0]}, which needs sslmode=require or stronger")
+        raise ValueError(f"has {given[0]}, which requires sslmode=require or stricter")
     if "sslkey" in query and "sslcert" not in query:
-        raise ValueError("has sslkey, which needs sslcert")
+        raise ValueError("has sslkey, which requires sslcert")
     if mode not in VERIFYING_SSL_MODES and not given:
         return mode
     return _ssl_context(
@@ -363,9 +367,9 @@ def _ssl_argument(query: Mapping[str, str]) -> ssl.SSLContext | str | None:
 
 
 def _default_root_certificate() -> str | None:
-    """Return the file where libpq looks for certificate authorities, if it exists."""
+    """Return libpq's default file of certificate authorities, if it exists."""
     try:
         path = Path.home() / ".postgresql" / "root.crt"
-    except RuntimeError:  # there is no home directory
+    except RuntimeError:  # no home directory
         return None
     return str(path) if path.is_file() else None

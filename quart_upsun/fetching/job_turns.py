@@ -84,4 +84,4 @@ async def _keep_calling(app: Quart) -> None:
             try:
                 await _call_next(app.extensions["quart_upsun"].database, fetcher, host)
             except Exception:  # continue with the next host, and retry in a second
-                log.exception("the next job of a host could not be called")
+                log.exception("waking a postponed job failed")

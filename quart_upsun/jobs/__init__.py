@@ -1,7 +1,8 @@
 """Background jobs in PostgreSQL.
 
-A `Task` is a kind of job, and `enqueue` adds one in the transaction it belongs to. `Schedule` runs
-a task at certain times. `Runner` does the work; register tasks and schedules with it.
+A `Task` is a kind of job. `enqueue` adds a job in the transaction of the change it belongs to, and
+a `Schedule` enqueues one at certain times. The `Runner` runs the tasks and schedules that are
+registered with it.
 """
 
 from typing import TYPE_CHECKING

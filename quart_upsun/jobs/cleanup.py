@@ -1,4 +1,4 @@
-"""Old rows go, a few at a time."""
+"""Delete old rows in batches."""
 
 import asyncio
 from datetime import timedelta
@@ -18,19 +18,19 @@ log = get_logger(__name__)
 LOG_RETENTION = timedelta(days=7)
 FAILED_JOB_RETENTION = timedelta(days=90)
 
-# Rows of one transaction: no lock is held for long, and no statement runs into its time-out.
+# Rows per transaction, so that no lock is held for long and no statement times out.
 BATCH_SIZE = 1000
-TIMEOUT_SECONDS = 600.0  # seconds for all of them; what is left then goes at the next attempt
+TIMEOUT_SECONDS = 600.0  # for all batches; the next attempt deletes the rest
 
 
 def delete_oldest_statement(key: InstrumentedAttribute[int], *old: ColumnElement[bool]) -> Delete:
-    """Return what deletes a batch of a table's oldest rows.
+    """Return a statement that deletes a batch of the oldest rows of a table.
 
-    Only its beginning is looked at, by the primary key, whatever else is indexed.
+    It reads only the start of the primary key's index and needs no other index.
 
     Args:
-        key: grows with time.
-        old: what a row is that goes.
+        key: the primary key, which must grow with time.
+        old: conditions for the rows to delete.
     """
     batch = select(key).order_by(key).limit(BATCH_SIZE)
     return delete(key.class_).where(key.in_(batch), *old)
@@ -39,12 +39,12 @@ def delete_oldest_statement(key: InstrumentedAttribute[int], *old: ColumnElement
 async def delete_in_batches(
     database: Database, statement: Delete, *, first: Executable | None = None
 ) -> int:
-    """Delete batch after batch, each in its own transaction; return the number of rows.
+    """Delete rows in batches, each in a transaction; return the number of rows.
 
     Args:
-        database: where.
-        statement: deletes `BATCH_SIZE` rows, or the last ones.
-        first: what each transaction begins with.
+        database: the database.
+        statement: deletes up to `BATCH_SIZE` rows.
+        first: a statement to execute at the start of each transaction.
     """
     count = 0
     while True:
@@ -55,26 +55,26 @@ async def delete_in_batches(
         count += result.rowcount
         if result.rowcount < BATCH_SIZE:
             break
-        await asyncio.sleep(0.05)  # others have things to do as well
+        await asyncio.sleep(0.05)  # lets other work run
     if count:
         log.info("old rows deleted", table=str(statement.table), count=count)
     return count
 
 
 async def clean_up_jobs(running: JobContext) -> None:
-    """Delete what tells of jobs that ended."""
-    is_over = and_(
+    """Delete old failed jobs and the logs of jobs that have ended."""
+    is_old_log = and_(
         JobLog.created < func.now() - LOG_RETENTION,
-        # Why a job was given up is shown for as long as the job is.
+        # The log of a failed job is kept with the job, because it is shown to administrators.
         ~select(Job.id).where(Job.id == JobLog.job_id).exists(),
     )
     statements: list[tuple[Any, ColumnElement[bool]]] = [
         (Job.id, and_(Job.status == "failed", Job.updated < func.now() - FAILED_JOB_RETENTION)),
-        (JobLog.id, is_over),
+        (JobLog.id, is_old_log),
     ]
     for key, condition in statements:
         batch = select(key).where(condition).limit(BATCH_SIZE)
         await delete_in_batches(running.database, delete(key.class_).where(key.in_(batch)))
 
 
-CLEANUP = Schedule(Task("forget old jobs", clean_up_jobs, timeout=TIMEOUT_SECONDS), "37 3 * * *")
+CLEANUP = Schedule(Task("delete old jobs", clean_up_jobs, timeout=TIMEOUT_SECONDS), "37 3 * * *")

@@ -1,4 +1,4 @@
-"""The queue's own connection: listens, and comes back by itself when it was lost."""
+"""The queue's own database connection, which listens for jobs and reconnects by itself."""
 
 import asyncio
 import time
@@ -24,27 +24,28 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
-RECONNECT_SECONDS = 1.0  # before the database is asked again
-QUIET_SECONDS = 60.0  # without a failure, before its reason is logged again
-# Also while it starts, ends or has no room for us.
+RECONNECT_SECONDS = 1.0  # between two attempts to connect
+LOG_AGAIN_AFTER_SECONDS = 60.0  # after this time without failures, the same reason is logged again
+# Includes a database that starts, stops or has too many connections.
 CONNECTION_ERRORS = (
     *(OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError),
     *(asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError),
-    # After a failover the primary is another server, so the connection must be made again.
+    # After a failover another server is the primary, so the connection must be replaced.
     asyncpg.ReadOnlySQLTransactionError,
 )
 
 
 class ReconnectingDriver(Driver):
-    """PgQueuer's way to the database. A statement waits for as long as the database is away.
+    """PgQueuer's database driver, which retries statements until the database is available.
 
-    One whose answer was lost is run again. That does no harm: what a claim has claimed that way is
-    claimed again when its heartbeat is missed, and everything else can be said twice.
+    A statement whose result was lost is executed again. This is safe: jobs that the lost statement
+    claimed are claimed again once their heartbeat is missed, and all other statements are
+    idempotent.
 
-    Also while it is there, the schema gate must let through: a worker starts before its release's
-    migrations, and in a preview nothing of production's is to be done.
+    Statements also wait for the schema gate: a worker starts before the migrations of its release,
+    and a preview must not run production's jobs.
 
-    It claims nothing from a database that belongs to another environment, however it got here.
+    It claims no jobs from a database that belongs to another environment.
     """
 
     def __init__(
@@ -54,14 +55,14 @@ class ReconnectingDriver(Driver):
         identity: Identity,
         reported: dict[str, float],
     ) -> None:
-        """Connect when a statement is executed.
+        """Initialize the driver; it connects on first use.
 
         Args:
-            database: whose URL and schema gate are used.
-            stopping: statements that cannot be executed raise once it is set.
+            database: provides the URL and the schema gate.
+            stopping: once set, statements raise instead of being retried.
             identity: the environment whose jobs may be claimed.
-            reported: why statements have failed, and when that was last, by `time.monotonic()`.
-                Drivers that succeed one another share it, and report an outage once.
+            reported: the time (`time.monotonic()`) of the last failure by reason. It is shared by
+                successive drivers, so that an outage is logged once.
         """
         self._database = database
         self._identity = identity
@@ -70,27 +71,27 @@ class ReconnectingDriver(Driver):
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
         self._listeners: list[tuple[str, NotifyCallback]] = []
-        self._returning: asyncio.Task[None] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
         self._reported = reported
         self._tasks = TaskManager()
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
-        async def owned(connection: Connection) -> list[Any]:
+        async def fetch_if_owner(connection: Connection) -> list[Any]:
             if self._identity.has_own_database:
                 rows: list[Any] = await connection.fetch(query, *args)
                 return rows
-            # Every claim of a job or a schedule is a fetch, and a restore can bring in another
-            # environment's jobs at any time. The owner is read after the claim, so it is not older
-            # than the jobs; if it is another one, the claim is rolled back.
+            # Jobs and schedules are claimed with a fetch, and a restore can bring in another
+            # environment's jobs at any time. The owner is read after the claim, so that it is not
+            # older than the jobs. If it is another environment, the claim is rolled back.
             async with connection.transaction():
                 rows = await connection.fetch(query, *args)
                 await self._require_owner(connection)
             return rows
 
-        return [dict(row) for row in await self._lasting(owned)]
+        return [dict(row) for row in await self._run(fetch_if_owner)]
 
     async def execute(self, query: str, *args: object) -> str:
-        return await self._lasting(lambda connection: connection.execute(query, *args))
+        return await self._run(lambda connection: connection.execute(query, *args))
 
     async def notify(self, channel: str, payload: str) -> None:
         await self.execute("SELECT pg_notify($1, $2)", channel, payload)
@@ -99,26 +100,27 @@ class ReconnectingDriver(Driver):
         async def listen(connection: Connection) -> None:
             await connection.add_listener(channel, _payload_callback(callback))
 
-        await self._lasting(listen)
+        await self._run(listen)
         self._listeners.append((channel, callback))
 
     async def close(self) -> None:
-        if self._returning is not None:
-            self._returning.cancel()
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
         await self._drop()
 
-    async def _lasting(self, run: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _run(self, statement: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run a statement; retry it until it succeeds or the process stops."""
         while True:
             try:
                 if not self._database.gate.is_open:
                     await self._database.gate.check()
                 async with self._lock:
-                    return await run(await self._connected())
+                    return await statement(await self._connected())
             except ForeignDatabaseError as error:
                 if self._stopping.is_set():
                     raise
-                self._report(error)
-            except DatabaseUnavailableError:  # the gate has said why
+                self._report_refusal(error)
+            except DatabaseUnavailableError:  # logged by the gate
                 if self._stopping.is_set():
                     raise
             except CONNECTION_ERRORS as error:
@@ -130,7 +132,7 @@ class ReconnectingDriver(Driver):
                 await asyncio.wait_for(self._stopping.wait(), RECONNECT_SECONDS)
 
     async def _require_owner(self, connection: Connection) -> None:
-        """Check that this environment may do the jobs in the database.
+        """Check that this environment may run the jobs in the database.
 
         Raises:
             ForeignDatabaseError: the database belongs to another environment.
@@ -140,23 +142,23 @@ class ReconnectingDriver(Driver):
         self._refusal = ""
 
     def _report_loss(self, reason: str) -> None:
-        """Log a reason when it begins, not at every attempt.
+        """Log an outage when it begins, not at every attempt.
 
-        A statement that succeeds in between does not end it: a read-only database goes on
-        answering what only reads.
+        A statement that succeeds does not end the outage: a read-only database still answers
+        queries.
         """
         now = time.monotonic()
         last = self._reported.get(reason)
         self._reported[reason] = now
-        if last is None or now - last > QUIET_SECONDS:
-            log.warning("the queue's connection was lost", reason=reason)
+        if last is None or now - last > LOG_AGAIN_AFTER_SECONDS:
+            log.warning("job queue connection lost", reason=reason)
 
-    def _report(self, error: ForeignDatabaseError) -> None:
+    def _report_refusal(self, error: ForeignDatabaseError) -> None:
         """Log a refusal when it begins, not at every attempt."""
         if self._refusal != str(error):
             self._refusal = str(error)
             log.warning(
-                "jobs are not run",
+                "jobs paused",
                 reason=error.facts,
                 remedy=error.remedy,
                 owner=error.owner.name if error.owner else None,
@@ -174,19 +176,19 @@ class ReconnectingDriver(Driver):
             try:
                 for channel, callback in self._listeners:
                     await connection.add_listener(channel, _payload_callback(callback))
-                    callback(change_notice())  # perhaps, while nobody listened
-            except BaseException:  # a standby, for instance, does not take LISTEN
+                    callback(change_notice())  # there may be jobs that were added meanwhile
+            except BaseException:  # a standby, for instance, rejects LISTEN
                 connection.terminate()
                 raise
             self._connection = connection
         return self._connection
 
     def _lost(self, connection: Any) -> None:
-        """Listen again at once, and not only when there is something to say."""
+        """Reconnect at once, to receive notifications again."""
         if connection is self._connection and not self._stopping.is_set():
-            self._returning = asyncio.create_task(self._return())
+            self._reconnecting = asyncio.create_task(self._reconnect())
 
-    async def _return(self) -> None:
+    async def _reconnect(self) -> None:
         with suppress(DatabaseUnavailableError, *CONNECTION_ERRORS):
             await self.execute("SELECT")
 
@@ -208,12 +210,12 @@ class ReconnectingDriver(Driver):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Nothing: whoever has made it closes it."""
+        """Do nothing: `Runner` closes the driver."""
 
 
 def _payload_callback(callback: NotifyCallback) -> Callable[..., None]:
-    def pass_on(connection: object, pid: object, channel: object, payload: object) -> None:
+    def forward(connection: object, pid: object, channel: object, payload: object) -> None:
         if isinstance(payload, str):
             callback(payload)
 
-    return pass_on
+    return forward

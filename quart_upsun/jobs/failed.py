@@ -1,4 +1,4 @@
-"""Jobs that were given up: where they lie until an administrator looks at them."""
+"""Failed jobs, which are kept until an administrator retries or deletes them."""
 
 import json
 from collections.abc import Sequence
@@ -13,28 +13,28 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from quart_upsun.compat.pgqueuer import change_notice, channel
 from quart_upsun.jobs.models import Job, JobLog
 
-STATES = {"queued": "waiting", "picked": "running", "failed": "given up"}
+STATES = {"queued": "queued", "picked": "running", "failed": "failed"}
 
 
 class DuplicateJobError(Exception):
-    """Another job with the same key waits or runs meanwhile."""
+    """Another job with the same key is queued or running."""
 
 
 @dataclass(frozen=True)
 class FailedJob:
-    """A job that is not tried any more."""
+    """A job whose last attempt failed."""
 
     id: int
     task: str
     enqueued_at: datetime
     attempts: int
     reason: str | None
-    """Why the last attempt failed; may hold what people typed."""
+    """The error of the last attempt; may contain user input."""
     data: dict[str, Any]
 
 
 async def count_jobs(session: AsyncSession) -> list[tuple[str, dict[str, int]]]:
-    """Return for each task how many of its jobs are in which state, in the words of `STATES`."""
+    """Count jobs by task and state; the states are the values of `STATES`."""
     query = select(Job.entrypoint, Job.status, func.count()).group_by(Job.entrypoint, Job.status)
     found: dict[str, dict[str, int]] = {}
     for task, status, count in await session.execute(query):
@@ -45,12 +45,12 @@ async def count_jobs(session: AsyncSession) -> list[tuple[str, dict[str, int]]]:
 async def list_failed_jobs(
     session: AsyncSession, *, before: int | None = None, limit: int
 ) -> Sequence[FailedJob]:
-    """Return jobs that were given up, the newest first.
+    """Return failed jobs, newest first.
 
     Args:
-        session: for the query.
-        before: only those asked for before the one with this id.
-        limit: how many at most.
+        session: a session.
+        before: the cursor: return only jobs with a smaller id.
+        limit: the maximum number of jobs.
     """
     reason = (
         select(JobLog.traceback["exception_message"].astext)
@@ -60,7 +60,7 @@ async def list_failed_jobs(
         .scalar_subquery()
     )
     query = (
-        # The last attempt is not counted any more.
+        # PgQueuer does not count the last attempt.
         select(Job.id, Job.entrypoint, Job.created, Job.attempts + 1, reason, Job.payload)
         .where(Job.status == "failed")
         .order_by(Job.id.desc())
@@ -69,40 +69,42 @@ async def list_failed_jobs(
     if before is not None:
         query = query.where(Job.id < before)
     return [
-        FailedJob(job_id, task, asked_at, attempts, words, json.loads(payload or b"{}"))
-        for job_id, task, asked_at, attempts, words, payload in await session.execute(query)
+        FailedJob(job_id, task, enqueued_at, attempts, error, json.loads(payload or b"{}"))
+        for job_id, task, enqueued_at, attempts, error, payload in await session.execute(query)
     ]
 
 
 async def retry_job(session: AsyncSession, job_id: int) -> str | None:
-    """Let a job that was given up begin anew; return its task, None if there is no such job.
+    """Retry a failed job; return its task, or None if there is no such job.
 
     Args:
-        session: of `write()`.
-        job_id: which.
+        session: a session from `write()`.
+        job_id: the id of the job.
 
     Raises:
-        DuplicateJobError: it is as good as done by another one.
+        DuplicateJobError: another job with the same key is queued or running.
     """
-    again = (
+    requeue = (
         update(Job)
         .where(Job.id == job_id, Job.status == "failed")
         .values(status="queued", attempts=0, execute_after=func.now(), updated=func.now())
         .returning(Job.entrypoint)
     )
     try:
-        task = await session.scalar(again)
-    except IntegrityError as error:  # the index of keys is the only one that this can break
+        task = await session.scalar(requeue)
+    except IntegrityError as error:  # the unique index of keys
         raise DuplicateJobError from error
-    # The trigger of the table says nothing of an UPDATE.
+    # The trigger of the table does not notify workers of an UPDATE.
     await session.execute(select(func.pg_notify(channel(), change_notice())))
     return task
 
 
 async def delete_failed_job(session: AsyncSession, job_id: int) -> str | None:
-    """Forget a job that was given up; return its task, None if there is no such job."""
-    gone = delete(Job).where(Job.id == job_id, Job.status == "failed").returning(Job.entrypoint)
-    task = await session.scalar(gone)
+    """Delete a failed job; return its task, or None if there is no such job."""
+    statement = (
+        delete(Job).where(Job.id == job_id, Job.status == "failed").returning(Job.entrypoint)
+    )
+    task = await session.scalar(statement)
     if task is not None:
         await session.execute(delete(JobLog).where(JobLog.job_id == job_id))
     return task

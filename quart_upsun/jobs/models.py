@@ -1,4 +1,4 @@
-"""The tables of PgQueuer 1.6, as our migrations make them; a test compares them with its own plan.
+"""The tables of PgQueuer 1.6. A test compares them with the schema that PgQueuer creates.
 
 https://pgqueuer.readthedocs.io/
 """
@@ -34,7 +34,7 @@ Status = ENUM(
 
 
 class Job(Base):
-    """Something to do: waiting, being done, or given up."""
+    """A job: queued, running or failed."""
 
     __tablename__ = "pgqueuer"
     __sanitize__ = EMPTIED
@@ -110,8 +110,8 @@ class Job(Base):
     )
 
 
-# Tells the workers that there is something to look at. They change rows themselves all the time, so
-# it says nothing of an UPDATE.
+# Notifies the workers of new jobs. It does not notify of an UPDATE, because the workers themselves
+# update rows all the time.
 run_after_create(
     Job,
     """
@@ -141,7 +141,7 @@ run_after_create(
 
 
 class JobLog(Base):
-    """What happened to a job, and why an attempt failed."""
+    """The history of jobs, with the errors of failed attempts."""
 
     __tablename__ = "pgqueuer_log"
     __sanitize__ = EMPTIED
@@ -164,7 +164,7 @@ class JobLog(Base):
 
 
 class JobSchedule(Base):
-    """When something that comes round again is due next."""
+    """The next run of a schedule."""
 
     __tablename__ = "pgqueuer_schedules"
     __sanitize__ = EMPTIED
@@ -187,9 +187,9 @@ class JobSchedule(Base):
 
 
 class JobStatistics(Base):
-    """How many jobs ended how in each second.
+    """PgQueuer's statistics: jobs per second and status.
 
-    Nothing fills it here, but PgQueuer begins no work without it.
+    It stays empty, but PgQueuer does not start without it.
     """
 
     __tablename__ = "pgqueuer_statistics"

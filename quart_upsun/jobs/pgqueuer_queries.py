@@ -1,4 +1,4 @@
-"""PgQueuer's statements, where ours must differ: only who has a job may say how it ended."""
+"""Replacements for PgQueuer's statements: only the worker that has a job may finish it."""
 
 import asyncio
 from datetime import timedelta
@@ -18,13 +18,13 @@ from quart_upsun.database import Database, DatabaseUnavailableError
 from quart_upsun.jobs.connection import CONNECTION_ERRORS, ReconnectingDriver
 from quart_upsun.jobs.queue import JobPostponedError
 
-# Jobs that may wait for one of the connections before no more are begun. Those that wait for the
-# network do not count: there can be a thousand of them.
+# With more jobs than this waiting for a pooled connection, no new ones are started. Jobs that wait
+# for the network do not count; there can be a thousand of them.
 MAX_WAITING_JOBS = 20
 
-# PgQueuer asks for the id alone. A worker that was thought dead and is not would take away what
-# another one has begun meanwhile, and that one's effect would be lost.
-# Of the failed jobs with the same key, such as a schedule's, only the latest is kept.
+# PgQueuer compares only the id. A worker that has missed its heartbeats would then finish a job
+# that another worker has restarted, whose effect would be lost. Of the failed jobs with the same
+# key, such as a schedule's, only the latest is kept.
 FINISH_JOBS = """
 WITH ended AS (
     SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::pgqueuer_status[], $4::jsonb[])
@@ -68,14 +68,14 @@ WHERE id = $1 AND queue_manager_id = $2
 
 
 class RequeueError(RetryRequested):
-    """The job goes back into the queue, and no attempt is counted."""
+    """The job is requeued without counting an attempt."""
 
     def __init__(self, after: timedelta = timedelta(0)) -> None:
         super().__init__(after, "The process ended before the job.")
 
 
 class JobQueries(Queries):
-    """What the queue manager runs."""
+    """The statements of the queue manager."""
 
     def __init__(
         self,
@@ -92,8 +92,8 @@ class JobQueries(Queries):
         return self._database.waiting > MAX_WAITING_JOBS and not self.driver.shutdown.is_set()
 
     async def dequeue(self, *args: Any, **options: Any) -> list[Job]:
-        # What is claimed and cannot go on is kept from other workers, and left behind by a death.
-        while self.is_crowded:  # noqa: ASYNC110 not worth an event for each of them
+        # A job that is claimed but cannot proceed would be kept from other workers.
+        while self.is_crowded:  # noqa: ASYNC110 polling is cheaper than an event per connection
             await asyncio.sleep(0.01)
         return await super().dequeue(*args, **options)
 
@@ -113,7 +113,7 @@ class JobQueries(Queries):
         self, job: Job, delay: timedelta, traceback_record: TracebackRecord | None
     ) -> None:
         record = traceback_record.model_dump_json() if traceback_record else None
-        put_back = (
+        is_requeued = (
             traceback_record is not None
             and traceback_record.exception_type == RequeueError.__name__
         )
@@ -124,16 +124,16 @@ class JobQueries(Queries):
                 await postponed.then()
                 return
             await self.driver.execute(
-                RETRY_JOB, job.id, job.queue_manager_id, delay, 0 if put_back else 1, record
+                RETRY_JOB, job.id, job.queue_manager_id, delay, 0 if is_requeued else 1, record
             )
-            if put_back:  # the trigger of the table says nothing of an UPDATE
+            if is_requeued:  # the trigger of the table does not notify of an UPDATE
                 await self.driver.notify(channel(), change_notice())
         except (DatabaseUnavailableError, *CONNECTION_ERRORS):
-            # Only when the process ends: the job is begun again when its heartbeat is missed.
-            # PgQueuer would give it up.
+            # Ignored when the process stops: PgQueuer would mark the job as failed, but it is
+            # retried once its heartbeat is missed.
             if not self.driver.shutdown.is_set():
                 raise
 
     async def queued_work(self, entrypoints: list[QueueEntrypoint]) -> int:
-        # It would wait for jobs of a later day before it calls a queue done.
+        # Otherwise drain mode would wait for jobs that are due later.
         return await self.eligible_queued_work(entrypoints)

@@ -1,4 +1,4 @@
-"""What can be done in the background, and how to ask for it: in the transaction it belongs to."""
+"""Tasks and schedules, and enqueueing a job in the transaction of the change it belongs to."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -14,10 +14,10 @@ from quart_upsun.compat.pgqueuer import Driver, Queries, change_notice, channel
 from quart_upsun.database import Database
 from quart_upsun.jobs.models import Job
 
-# Seconds from one attempt to the next, about a day in all.
+# Delays between attempts, about a day in all.
 BACKOFF_SECONDS = (30, 120, 600, 3600, 4 * 3600, 6 * 3600, 12 * 3600)
 
-# Made once, and of the table: by way of the model it takes a job's time at the processor twice.
+# Built once, with the table: with the model, a job would take twice the CPU time.
 _JOBS = Job.metadata.tables[Job.__tablename__]
 DELETE_OWN_JOB = (
     delete(_JOBS)
@@ -26,7 +26,7 @@ DELETE_OWN_JOB = (
 )
 
 
-# Workers are told by the trigger of the table: the INSERT before this fires it, rows or none.
+# The INSERT before this fires the trigger that notifies workers, even if it inserts no row.
 BRING_FORWARD = text(
     """
     UPDATE pgqueuer
@@ -36,7 +36,7 @@ BRING_FORWARD = text(
         AND (execute_after > now() + CAST(:after AS interval) OR priority < :priority)
     """
 )
-# The trigger says nothing of an UPDATE, so the workers are told here.
+# The trigger does not notify of an UPDATE, so this statement notifies the workers itself.
 MAKE_JOBS_DUE = text(
     """
     WITH due AS (
@@ -49,27 +49,27 @@ MAKE_JOBS_DUE = text(
 
 
 class JobError(Exception):
-    """An attempt failed for a known reason.
+    """An attempt failed for a known reason and will be retried.
 
     Attributes:
-        code: the reason without what it was about, for the log; the words are for administrators.
+        code: the reason without personal data, for the log. Only administrators see the message.
     """
 
-    def __init__(self, words: str, code: str) -> None:
-        super().__init__(words)
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
         self.code = code
 
 
 class PermanentJobError(JobError):
-    """Another attempt would end the same way."""
+    """A job failed and must not be retried, because a retry would fail in the same way."""
 
 
 class JobPostponedError(Exception):
-    """The job has to wait for something. It goes back into the queue, and no attempt is counted.
+    """Requeue the job without counting an attempt, because it has to wait for something.
 
     Args:
-        after: when it is due again.
-        then: awaited once it is in the queue.
+        after: the delay until the job is due again.
+        then: awaited once the job is in the queue.
     """
 
     def __init__(self, after: timedelta, then: Callable[[], Awaitable[None]]) -> None:
@@ -79,38 +79,38 @@ class JobPostponedError(Exception):
 
 
 class JobTakenOverError(Exception):
-    """The job was done, or begun again, by somebody else."""
+    """Another worker has finished or restarted the job."""
 
 
 @dataclass(frozen=True)
 class Task:
     """A kind of job.
 
-    It may be run more than once: a worker can be killed after its effect and before the note of
-    it. Who wants an effect in the database exactly once, makes it in `Running.complete`.
+    A job may run more than once, because its worker can be killed before it records the end. For a
+    database change that must happen exactly once, use `JobContext.complete`.
     """
 
     name: str
     run: Callable[["JobContext"], Awaitable[None]]
     timeout: float = 60.0
-    """Seconds for one attempt."""
+    """The time limit of an attempt, in seconds."""
     backoff_seconds: tuple[float, ...] = BACKOFF_SECONDS
-    """Seconds from one attempt to the next; after as many again it is given up."""
+    """Delays between attempts, in seconds. A job fails permanently after one more attempt."""
     priority: int = 0
-    """Higher ones are begun first."""
+    """Jobs with a higher priority start first."""
     max_concurrent: int = 0
-    """How many are under way at the same time, in all processes together; 0 for any number."""
+    """The maximum number of running jobs in all processes together; 0 for no limit."""
     logged_fields: tuple[str, ...] = ()
-    """What of its data the log and administrators are told: nothing that is about people."""
+    """Fields of the job's data to log and show to administrators; no personal data."""
     is_kept_after_failure: bool = True
-    """Whether administrators see it after its last attempt; otherwise only the log tells of it."""
+    """Whether a job that failed permanently is kept for administrators, or only logged."""
     on_failure: Callable[["JobContext", str], Awaitable[None]] | None = None
-    """Told why, after the last attempt."""
+    """Called with the error after the last attempt."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A task that is due again and again, once for all instances."""
+    """A task that runs periodically, once for all instances."""
 
     task: Task
     cron: str
@@ -124,26 +124,26 @@ class JobContext:
     id: int
     data: Mapping[str, Any]
     attempt: int
-    """From 1."""
+    """The number of this attempt, starting at 1."""
     database: Database
     owner: str | None = field(repr=False, default=None)
-    """Which worker has it."""
+    """The id of the worker that has claimed the job."""
     priority: int = 0
-    """The job's own, which may differ from its task's."""
+    """The priority of the job, which may differ from its task's."""
 
     @asynccontextmanager
     async def complete(
         self, first: Executable | None = None, values: Mapping[str, Any] | None = None
     ) -> AsyncIterator[AsyncSession]:
-        """Give a transaction that ends the job with its effect, both or neither.
+        """Open a transaction that records the effect and the end of the job together.
 
         Args:
-            first: locks the rows that the effect changes, if other transactions change them and
-                then enqueue a job with this one's key. Without it, each would wait for the other.
-            values: of its parameters.
+            first: a statement that locks the rows to change. It prevents a deadlock with other
+                transactions that change the same rows and then enqueue a job with the same key.
+            values: the parameters of `first`.
 
         Raises:
-            JobTakenOverError: somebody else has it by now; nothing was changed.
+            JobTakenOverError: another worker has the job; nothing was changed.
         """
         async with self.database.write() as session:
             if first is not None:
@@ -161,15 +161,15 @@ async def enqueue(
     key: str | None = None,
     **data: Any,
 ) -> None:
-    """Ask for a job: it runs once the transaction is committed, or never.
+    """Enqueue a job, which runs once the transaction is committed.
 
     Args:
-        session: of `write()`.
-        task: what to do.
-        after: not before this time has passed.
-        key: while a job with the same key waits or runs, no other is added. One that waits, such as
-            to be retried, takes the sooner time and the higher priority of the two.
-        data: what the task is given, as JSON; no secrets, it may lie here for a while.
+        session: a session from `write()`.
+        task: the task to run.
+        after: the delay until the job is due.
+        key: deduplicates jobs: no job is added while another with the same key is queued or
+            running. A queued one gets the earlier due time and the higher priority of the two.
+        data: the data of the job, stored as JSON. It must not contain secrets.
     """
     await enqueue_many(session, task, [data], after=after, keys=[key])
 
@@ -182,7 +182,7 @@ async def enqueue_many(
     after: timedelta | None = None,
     keys: list[str | None] | None = None,
 ) -> None:
-    """Ask for many jobs in one statement; see `enqueue`."""
+    """Enqueue many jobs in one statement; see `enqueue`."""
     count = len(data)
     ids = await Queries(cast(Driver, _SessionDriver(session))).enqueue(
         [task.name] * count,
@@ -192,23 +192,23 @@ async def enqueue_many(
         dedupe_key=keys or [None] * count,
         on_conflict="skip",
     )
-    if None in ids:  # not added, because their keys are taken
+    if None in ids:  # not added: a job with the same key exists
         values = {"after": after or timedelta(0), "priority": task.priority, "keys": keys}
         await session.execute(BRING_FORWARD, values)
 
 
 async def make_due(database: Database, ids: list[int]) -> set[int]:
-    """Let postponed jobs run now; return those that were still waiting."""
+    """Make postponed jobs due now; return the ids of those that were still queued."""
     values = {"ids": ids, "channel": channel(), "notice": change_notice()}
-    async with database.read() as session:  # one statement, which is a transaction of its own
+    async with database.read() as session:  # one statement in AUTOCOMMIT
         return set(await session.scalars(MAKE_JOBS_DUE, values))
 
 
 class _SessionDriver:
-    """Lets PgQueuer's statements run in a session's transaction.
+    """Runs PgQueuer's statements in the transaction of a session.
 
-    On the session's own connection they would be committed at once, unless SQLAlchemy had run
-    something before: it begins the transaction with its own first statement.
+    SQLAlchemy begins the transaction with the first statement that it executes itself. On the raw
+    asyncpg connection, PgQueuer's statements would be committed at once.
     """
 
     def __init__(self, session: AsyncSession) -> None:

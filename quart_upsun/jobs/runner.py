@@ -1,4 +1,4 @@
-"""Does what is due: PgQueuer's managers around our tasks, for as long as the process lives."""
+"""Run background jobs and schedules with PgQueuer."""
 
 import asyncio
 import json
@@ -41,35 +41,34 @@ from quart_upsun.time_limits import time_limit
 
 log = get_logger(__name__)
 
-# Jobs begun in one statement, and under way in one process: they wait for the network, mostly.
-BATCH_SIZE = 100
-MAX_CONCURRENT_JOBS = 1200
-# The queue says itself when there is something to begin; but not when a worker has died.
+BATCH_SIZE = 100  # jobs that one statement claims
+MAX_CONCURRENT_JOBS = 1200  # per process; most of them wait for the network
+# New jobs are announced with NOTIFY. Polling finds jobs whose worker has died.
 POLL_INTERVAL = timedelta(seconds=5)
 DRAIN_POLL_INTERVAL = timedelta(seconds=0.02)
-# A worker that has not been heard of for so long is dead, and its jobs are begun again.
+# After this time without a heartbeat, a worker counts as dead and its jobs are retried.
 HEARTBEAT_TIMEOUT = timedelta(seconds=20)
-RESTART_SECONDS = 1.0  # seconds
-# What is under way when the process stops may take so long; then it is put back. A worker of Upsun
-# has 15 seconds, a web container less than 10.
+RESTART_SECONDS = 1.0
+# Jobs that still run after this time are requeued at shutdown. On Upsun a worker has 15 seconds to
+# exit, a web container less than 10.
 SHUTDOWN_SECONDS = 5.0
-MAX_REASON_LENGTH = 500  # characters of a reason
+MAX_REASON_LENGTH = 500  # characters
 
 
-class JobGivenUpError(Exception):
-    """No further attempt is made; the words say why the last one failed."""
+class JobFailedError(Exception):
+    """The job has failed permanently. The message is the error of the last attempt."""
 
 
 class Runner:
-    """One process's share in the work.
+    """Runs the jobs of one process.
 
     Args:
-        app: in whose context tasks run.
-        database: where they find their data; the queue has a connection of its own to it.
-        identity: the environment of this process, whose jobs alone it runs.
+        app: tasks run in its application context.
+        database: the database. The queue has a connection of its own to it.
+        identity: the environment of this process. Jobs of other environments are not run.
 
     Attributes:
-        tasks: all that were registered, by name.
+        tasks: the registered tasks by name.
     """
 
     def __init__(self, app: Quart, database: Database, identity: Identity) -> None:
@@ -84,7 +83,7 @@ class Runner:
         self._reported: dict[str, float] = {}  # outages, for the driver
 
     def register(self, *additions: Task | Schedule) -> None:
-        """Add tasks that can be enqueued, and schedules with theirs.
+        """Register tasks, and schedules with their tasks.
 
         Raises:
             ValueError: another task has the same name.
@@ -92,42 +91,42 @@ class Runner:
         for each in additions:
             task = each.task if isinstance(each, Schedule) else each
             if self.tasks.setdefault(task.name, task) is not task:
-                raise ValueError(f"there are two tasks called {task.name!r}")
+                raise ValueError(f"another task is already named {task.name!r}")
             if isinstance(each, Schedule):
                 self._schedules.append(each)
 
     @property
     def is_stopping(self) -> bool:
-        """Whether nothing more is begun."""
+        """Whether the runner has been told to stop."""
         return self._stopping.is_set()
 
     @property
     def running_count(self) -> int:
-        """How many jobs are being done."""
+        """The number of running jobs."""
         return len(self._attempts)
 
     def stop(self) -> None:
-        """Begin nothing more; put back what is not done in `SHUTDOWN_SECONDS` seconds."""
+        """Start no more jobs; after `SHUTDOWN_SECONDS`, requeue those that still run."""
         if not self._stopping.is_set():
             self._stopping.set()
-            asyncio.get_running_loop().call_later(SHUTDOWN_SECONDS, self._put_back)
+            asyncio.get_running_loop().call_later(SHUTDOWN_SECONDS, self._requeue)
 
     async def run(self) -> None:
-        """Work until stopped, whatever happens to the database meanwhile.
+        """Run jobs until stopped.
 
-        A worker may start before its release's migrations, and waits for them.
+        It survives outages of the database, and waits for the migrations of its release.
         """
         while not self._stopping.is_set():
             try:
                 await self._work()
             except Exception as error:
                 if not self._stopping.is_set():
-                    log.warning("the queue stopped; beginning again", reason=_error_names(error))
+                    log.warning("job queue restarting", reason=_error_names(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), RESTART_SECONDS)
 
     async def run_due(self) -> None:
-        """Do what is due now, and return when nothing is: for tests."""
+        """Run all jobs that are due, then return; for tests."""
         await self._work(QueueExecutionMode.drain)
 
     async def _work(self, mode: QueueExecutionMode = QueueExecutionMode.continuous) -> None:
@@ -140,7 +139,7 @@ class Runner:
                 if mode is QueueExecutionMode.continuous and self._schedules:
                     group.create_task(schedules.run())
                 await queue.run(
-                    # The end of a queue is not announced.
+                    # In drain mode the end of the queue is only found by polling.
                     dequeue_timeout=POLL_INTERVAL
                     if mode is QueueExecutionMode.continuous
                     else DRAIN_POLL_INTERVAL,
@@ -185,20 +184,20 @@ class Runner:
         return scheduler
 
     def _enqueuer(self, task: Task) -> Callable[[pgqueuer.Schedule], Awaitable[None]]:
-        async def put_into_queue(schedule: pgqueuer.Schedule) -> None:
-            # As a job it has what jobs have: attempts, a time limit, a place to end in.
+        async def enqueue_task(schedule: pgqueuer.Schedule) -> None:
+            # A schedule only enqueues a job, so that it gets retries and a time limit.
             async with self._database.write() as session:
-                # An earlier tick's job that failed and backs off takes this tick: it is due now.
+                # If the job of an earlier run is waiting for a retry, it becomes due now.
                 await enqueue(session, task, key=task.name)
 
-        return put_into_queue
+        return enqueue_task
 
     def _entrypoint(self, task: Task) -> Callable[[pgqueuer.Job], Awaitable[None]]:
         async def attempt(job: pgqueuer.Job) -> None:
-            if self._stopping.is_set():  # it was claimed just when the process was told to end
+            if self._stopping.is_set():  # claimed just before the process was told to stop
                 raise RequeueError
-            # It shares the connections with very many, and nobody waits for its answer: it waits
-            # for one as long as it takes. Each attempt has a context of its own.
+            # No client waits for a job, so it may wait for a pooled connection without limit. Each
+            # attempt runs in its own context.
             pool_timeout.set(math.inf)
             running = JobContext(
                 id=job.id,
@@ -216,15 +215,15 @@ class Runner:
                 async with limit:
                     await work
             except JobTakenOverError:
-                log.info("job taken over", task=task.name, job=job.id)
+                log.info("job taken over", task=task.name, job_id=job.id)
             except JobPostponedError as error:
                 self._postponed[job.id] = error
                 raise RequeueError(error.after) from None
             except asyncio.CancelledError:
-                # Let through, PgQueuer would take it for the wish that the job be never done.
+                # PgQueuer would treat a cancellation as the deletion of the job.
                 raise RequeueError from None
             except Exception as error:
-                await self._failed(task, running, error)
+                await self._handle_failure(task, running, error)
             finally:
                 self._attempts.discard(work)
 
@@ -234,18 +233,18 @@ class Runner:
         async with self._app.app_context():
             await task.run(running)
 
-    async def _failed(self, task: Task, running: JobContext, error: Exception) -> None:
-        """Ask for another attempt, or give up.
+    async def _handle_failure(self, task: Task, running: JobContext, error: Exception) -> None:
+        """Retry the job, or fail it permanently.
 
         Raises:
-            RetryRequested: for another one.
-            JobGivenUpError: that was the last.
+            RetryRequested: the job is to be retried.
+            JobFailedError: the job has failed permanently.
         """
-        # Words may hold what people typed: they go into the job's own log, and not into ours.
-        words = _error_reason(error)
+        # The message may contain user input, so it goes into the job's history, not into the log.
+        message = _error_message(error)
         about: dict[str, Any] = {
             "task": task.name,
-            "job": running.id,
+            "job_id": running.id,
             **{name: running.data.get(name) for name in task.logged_fields},
             "attempt": running.attempt,
             "reason": error.code if isinstance(error, JobError) else type(error).__name__,
@@ -254,18 +253,18 @@ class Runner:
         if not known and (frames := traceback.extract_tb(error.__traceback__)):
             about["where"] = f"{frames[-1].filename}:{frames[-1].lineno}"
         if isinstance(error, PermanentJobError) or running.attempt > len(task.backoff_seconds):
-            log.error("job given up", **about)
+            log.error("job failed permanently", **about)
             if task.on_failure is not None:
                 async with self._app.app_context():
-                    await task.on_failure(running, words)
-            raise JobGivenUpError(words) from None
-        wait = task.backoff_seconds[running.attempt - 1]
-        log.warning("job failed", **about, next_attempt=f"in {wait:g} s")
-        raise RetryRequested(timedelta(seconds=wait), words) from None
+                    await task.on_failure(running, message)
+            raise JobFailedError(message) from None
+        delay = task.backoff_seconds[running.attempt - 1]
+        log.warning("job attempt failed", **about, retry_in_seconds=delay)
+        raise RetryRequested(timedelta(seconds=delay), message) from None
 
-    def _put_back(self) -> None:
+    def _requeue(self) -> None:
         if self._attempts:
-            log.info("jobs put back", count=len(self._attempts))
+            log.info("jobs requeued", count=len(self._attempts))
         for work in self._attempts:
             work.cancel()
 
@@ -273,21 +272,20 @@ class Runner:
 def init_app(
     app: Quart, database: Database, identity: Identity, draining: asyncio.Event, *, serves: bool
 ) -> Runner:
-    """Make the runner; where there is no worker for it, work while the application serves.
+    """Create the runner; if server processes run jobs, run it while the application serves.
 
     Args:
         app: the application.
-        database: where the jobs are.
-        identity: the environment of this process, which may not be the database's.
+        database: the database with the jobs.
+        identity: the environment of this process.
         draining: set when the process is told to stop.
         serves: whether server processes run jobs.
     """
     runner = Runner(app, database, identity)
-    # It would tell what went wrong a second time, and with the words.
+    # PgQueuer would log each failure a second time, with its message.
     logging.getLogger("pgqueuer").addFilter(_should_log)
     if serves:
-        # Unlike an `after_serving` function this ends before the database is closed, whatever the
-        # order in which they are registered.
+        # Unlike an `after_serving` function, this always ends before the database is closed.
         @app.while_serving
         async def work() -> AsyncGenerator[None, None]:
             running = asyncio.create_task(runner.run())
@@ -306,15 +304,15 @@ def _should_log(record: logging.LogRecord) -> bool:
 
 
 def _error_names(error: BaseException) -> str:
-    """Return the name of what was raised, or of what a group holds."""
+    """Return the name of an exception, or the names of those in an exception group."""
     if isinstance(error, BaseExceptionGroup):
         return ", ".join(sorted({_error_names(each) for each in error.exceptions}))
     return type(error).__name__
 
 
-def _error_reason(error: Exception) -> str:
+def _error_message(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return "It took too long."
-    words = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
-    # What a stranger's server answers may be in any encoding; PostgreSQL takes UTF-8, and no NUL.
-    return words.replace("\0", "").encode("utf-8", "replace").decode()[:MAX_REASON_LENGTH]
+        return "Timed out."
+    message = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
+    # The response of another server may have any encoding; PostgreSQL accepts UTF-8 without NUL.
+    return message.replace("\0", "").encode("utf-8", "replace").decode()[:MAX_REASON_LENGTH]

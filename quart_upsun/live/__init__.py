@@ -1,7 +1,7 @@
-"""Events for open pages, as Server-Sent Events.
+"""Live pages with server-sent events.
 
-`publish` sends an event to all open pages of a user, and a view answers with `views.stream`, which
-resumes where the client left off.
+`publish` sends an event to all open pages of a user. A view returns `views.stream`, which resumes
+after the last event that the client has received.
 """
 
 from typing import TYPE_CHECKING

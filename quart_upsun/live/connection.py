@@ -1,4 +1,4 @@
-"""A way to end the connection of a client that does not read."""
+"""Abort the connection of a client that does not read."""
 
 import asyncio
 import socket
@@ -13,11 +13,11 @@ SEND_KEY = "live.send"
 
 
 class ConnectionMiddleware:
-    """The layer next to the server: keeps the way to the connection while a request is answered.
+    """The outermost middleware, which gives views access to the connection of a request.
 
-    ASGI knows no way to give a connection up. An answer that is cut short is ended by Hypercorn
-    with waiting until the client has taken what was sent before, which this client does not do:
-    the connection and its buffers would stay, and the process could not end in order.
+    ASGI has no way to abort a connection. If a response ends early, Hypercorn waits until the
+    client has read what was sent before. If the client does not read, the connection and its
+    buffers would stay, and the process could not shut down gracefully.
     """
 
     def __init__(self, app: ASGIFramework) -> None:
@@ -34,13 +34,12 @@ class ConnectionMiddleware:
         try:
             await self.app(scope, receive, send)
         finally:
-            del kept[
-                SEND_KEY
-            ]  # they refer to each other, and should not wait for the garbage collector
+            # Breaks a reference cycle, which would wait for the garbage collector.
+            del kept[SEND_KEY]
 
 
 class ClientConnection:
-    """What a request came in on."""
+    """The connection of a request."""
 
     __slots__ = ("_transport",)
 
@@ -48,8 +47,8 @@ class ClientConnection:
         self._transport = transport
 
     def abort(self) -> None:
-        """End the connection at once, and drop what has been sent and was not taken."""
-        # Without this the kernel keeps it, up to megabytes, for as long as the client holds out.
+        """Close the connection at once and discard unread data."""
+        # Without this, the kernel keeps up to megabytes of unread data.
         sock = self._transport.get_extra_info("socket")
         if sock is not None and not self._transport.is_closing():
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -57,6 +56,6 @@ class ClientConnection:
 
 
 def client_connection(scope: Any) -> ClientConnection | None:
-    """Return what a request came in on; None under another server than ours, as in tests."""
+    """Return the connection of a request; None without Hypercorn, for instance in tests."""
     transport = transport_of(scope.get(SEND_KEY))
     return ClientConnection(transport) if transport is not None else None

@@ -1,4 +1,4 @@
-"""Telling a user's open pages something, and forgetting what nobody comes back for."""
+"""Publish events to a user's open pages, and delete old events."""
 
 import json
 import re
@@ -19,25 +19,25 @@ log = get_logger(__name__)
 CHANNEL = "live"
 RETENTION_DAYS = 1
 
-# Bytes of JSON. An event says what has changed, and a page that wants more of it asks for it: what
-# is published is held for each stream until its client has read it.
+# Bytes of JSON. An event says what has changed, and the page fetches the details. Each stream
+# buffers an event until its client has read it.
 MAX_EVENT_BYTES = 16 * 1024
 
 KIND_PATTERN = re.compile(r"[a-z][a-z0-9_.:-]{0,39}")
 HELLO, RESET = "hello", "reset"
-# What the stream itself says, and what browsers give to the same listeners.
+# Used by the stream itself, or by EventSource in browsers.
 RESERVED_KINDS = frozenset({HELLO, RESET, "open", "error", "message"})
 
 # The first number of this module's advisory locks: "live" in ASCII.
 LOCK_CLASS = 0x6C697665
 
-CLEANUP_BATCH_SIZE = 1000  # rows of one statement
+CLEANUP_BATCH_SIZE = 1000  # rows per statement
 
-# Who resumes after an id has missed nothing only if every smaller id of the same user was committed
-# before. So publishers of one user take turns, from before the id is drawn until the commit. The
-# statement guarantees it: the id and the time are computed for the row that the lock yields, so not
-# before it. The times are in the order of the ids for the same reason, which `now()`, the beginning
-# of the transaction, would not be.
+# A stream resumes after an id. It misses no event only if all smaller ids of the same user are
+# already committed. So publishers for a user hold an advisory lock from before the id is generated
+# until the commit. The id and the time are computed for the row that the lock returns, so after the
+# lock. The times therefore have the order of the ids; `now()`, the start of the transaction, would
+# not.
 _PUBLISH = text(
     """
     WITH turn AS MATERIALIZED (
@@ -49,11 +49,11 @@ _PUBLISH = text(
     """
 )
 
-# The newest event of each user stays: by its id a stream that was away knows that it has missed
-# nothing, however long nothing has happened.
+# The newest event of each user is kept. A stream that resumes compares its id, and so knows that it
+# has missed nothing, even after a long time without events.
 _DELETE_OLD = text(
     """
-    WITH forgotten AS (
+    WITH deleted AS (
         DELETE FROM live_events WHERE id = ANY (ARRAY(
             SELECT id FROM live_events AS old
             WHERE created_at < now() - make_interval(days => :days) AND created_at >= :since
@@ -65,7 +65,7 @@ _DELETE_OLD = text(
         ))
         RETURNING created_at
     )
-    SELECT count(*), max(created_at) FROM forgotten
+    SELECT count(*), max(created_at) FROM deleted
     """
 )
 
@@ -77,29 +77,29 @@ SELECT_NEWEST: Statement[int] = Statement(
 
 
 async def newest_event(source: Source, user_id: int) -> int:
-    """Return the id of the user's newest event, after which a page listens; 0 if there is none."""
+    """Return the id of the user's newest event, from which a page listens; 0 if there is none."""
     (newest,) = await SELECT_NEWEST.rows(source, user_id=user_id)
     return newest
 
 
 async def publish(session: AsyncSession, user_id: int, kind: str, **data: Any) -> None:
-    """Tell a user's open pages something, once the transaction is committed, or never.
+    """Publish an event to a user's open pages once the transaction is committed.
 
-    As the last statement of its transaction: until the commit, whoever publishes for the same user
-    waits. Who publishes for several users does it in the order of their ids; two transactions that
-    do it the other way round would wait for each other.
+    Make it the last statement of the transaction, because other publishers for the same user wait
+    for the commit. To publish for several users, use the order of their ids; otherwise two
+    transactions can deadlock.
 
     Args:
-        session: of `write()`.
-        user_id: whose pages; a user that exists.
-        kind: the name of the event in the browser: small letters, digits and `_.:-`.
-        data: what it says, as JSON of at most 16 KiB; it is kept for a day.
+        session: a session from `write()`.
+        user_id: the id of an existing user.
+        kind: the name of the event in the browser: lower-case letters, digits and `_.:-`.
+        data: the data of the event, at most 16 KiB as JSON. It is stored for a day.
 
     Raises:
-        ValueError: the kind is none or taken, or the data are too large or not JSON.
+        ValueError: the kind is invalid or reserved, or the data is too large or not JSON.
     """
     if not KIND_PATTERN.fullmatch(kind) or kind in RESERVED_KINDS:
-        raise ValueError(f"{kind!r} cannot be the kind of an event")
+        raise ValueError(f"{kind!r} is not a valid kind of event")
     written = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     if len(written.encode()) > MAX_EVENT_BYTES:
         raise ValueError(f"an event of the kind {kind!r} is larger than {MAX_EVENT_BYTES} bytes")
@@ -116,11 +116,11 @@ async def publish(session: AsyncSession, user_id: int, kind: str, **data: Any) -
 
 
 async def delete_old_events(running: JobContext) -> None:
-    """Delete events that nobody comes back for, a batch in each transaction."""
+    """Delete old events in batches, each in a transaction."""
     count = 0
     since: datetime | None = datetime(1970, 1, 1, tzinfo=UTC)
     while since is not None:
-        # From where the last batch ended: what stays is looked at once, not with every batch.
+        # Starts where the last batch ended, so that kept rows are scanned only once.
         batch = {"days": RETENTION_DAYS, "since": since, "limit": CLEANUP_BATCH_SIZE}
         async with running.database.write() as session:
             deleted, since = (await session.execute(_DELETE_OLD, batch)).one()
@@ -130,5 +130,5 @@ async def delete_old_events(running: JobContext) -> None:
 
 
 CLEANUP = Schedule(
-    Task("forget old events", delete_old_events, timeout=cleanup.TIMEOUT_SECONDS), "27 * * * *"
+    Task("delete old live events", delete_old_events, timeout=cleanup.TIMEOUT_SECONDS), "27 * * * *"
 )

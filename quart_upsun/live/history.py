@@ -1,4 +1,4 @@
-"""What streams have yet to be told: one statement for all that ask at the same time."""
+"""Fetch the events that streams have not sent yet, with one statement for many streams."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -7,10 +7,8 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-BATCH_SIZE = 64  # events of one user in one answer
-MAX_REPLAYED_EVENTS = (
-    500  # events that a stream that comes back is told; after more its page reloads
-)
+BATCH_SIZE = 64  # events of a user per query
+MAX_REPLAYED_EVENTS = 500  # for a stream that resumes; after more missed events the page reloads
 
 
 class Event(NamedTuple):
@@ -22,64 +20,64 @@ class Event(NamedTuple):
 
 
 class StreamPosition(NamedTuple):
-    """Where a stream stands: it has been told everything up to `after`; None begins now."""
+    """The position of a stream: the id of the last event that it has sent; None starts now."""
 
     user_id: int
     after: int | None
     is_new: bool = False
-    """Whether the user is so new that nothing of theirs was deleted yet."""
+    """Whether the user is so new that none of their events has been deleted."""
 
 
 class StreamStart(NamedTuple):
-    """What a stream begins with."""
+    """The state at the start of a stream."""
 
     newest: int
-    """The id of the user's newest event; 0 if there never was one."""
+    """The id of the user's newest event; 0 if there is none."""
     missed: Sequence[Event] | None
-    """What has happened since; None if that is too much, or not known any more."""
+    """The events after the position; None if there are too many or some have been deleted."""
 
 
 _LATER = """
     LEFT JOIN LATERAL (
         SELECT id, kind, CAST(data AS text) AS data FROM live_events
-        WHERE user_id = place.user_id AND id > place.after ORDER BY id LIMIT :limit
+        WHERE user_id = stream.user_id AND id > stream.after ORDER BY id LIMIT :limit
     ) AS event ON true
-    ORDER BY place.number, event.id
+    ORDER BY stream.number, event.id
 """
-_PLACES = """
+_STREAMS = """
     unnest(CAST(:users AS bigint[]), CAST(:positions AS bigint[]), CAST(:new AS boolean[]))
-    WITH ORDINALITY AS place (user_id, after, is_new, number)
+    WITH ORDINALITY AS stream (user_id, after, is_new, number)
 """
 
-# `complete`: nothing that came after the place has been forgotten. An event is forgotten after all
-# older ones of its user, and the newest never; so everything after one that is still there is
-# there, too. Before the first event, the user must be new.
-_OPENINGS = text(
+# `complete`: no event after the position has been deleted. Events of a user are deleted in their
+# order, and the newest never. So if the event at the position exists, all later ones do too. Before
+# the first event, the user must be new.
+_STARTS = text(
     f"""
-    SELECT place.number, newest.id AS newest,
-        place.after = newest.id
+    SELECT stream.number, newest.id AS newest,
+        stream.after = newest.id
         OR EXISTS (
-            SELECT FROM live_events WHERE user_id = place.user_id AND id = place.after
+            SELECT FROM live_events WHERE user_id = stream.user_id AND id = stream.after
         )
-        OR (place.after = 0 AND place.is_new) AS complete,
+        OR (stream.after = 0 AND stream.is_new) AS complete,
         event.id, event.kind, event.data
-    FROM {_PLACES}
+    FROM {_STREAMS}
     CROSS JOIN LATERAL (
-        SELECT coalesce(max(id), 0) AS id FROM live_events WHERE user_id = place.user_id
+        SELECT coalesce(max(id), 0) AS id FROM live_events WHERE user_id = stream.user_id
     ) AS newest
     {_LATER}
-    """  # noqa: S608 only parts of this module
+    """  # noqa: S608 only constants of this module
 )
 _EVENTS = text(
-    f"SELECT place.number, event.id, event.kind, event.data FROM {_PLACES} {_LATER}"  # noqa: S608
+    f"SELECT stream.number, event.id, event.kind, event.data FROM {_STREAMS} {_LATER}"  # noqa: S608
 )
 
 
 async def fetch_starts(
-    session: AsyncSession, places: Sequence[StreamPosition]
+    session: AsyncSession, positions: Sequence[StreamPosition]
 ) -> list[StreamStart]:
-    """Return for each place what a stream that comes back there begins with."""
-    rows = await session.execute(_OPENINGS, {**_columns(places), "limit": MAX_REPLAYED_EVENTS + 1})
+    """Return the start of a stream for each position."""
+    rows = await session.execute(_STARTS, {**_columns(positions), "limit": MAX_REPLAYED_EVENTS + 1})
     answers = []
     for _, group in groupby(rows, key=lambda row: row.number):
         first, *more = group
@@ -90,16 +88,16 @@ async def fetch_starts(
 
 
 async def fetch_events(
-    session: AsyncSession, places: Sequence[StreamPosition]
+    session: AsyncSession, positions: Sequence[StreamPosition]
 ) -> list[list[Event]]:
-    """Return for each place the oldest events after it, at most `BATCH_SIZE`."""
-    rows = await session.execute(_EVENTS, {**_columns(places), "limit": BATCH_SIZE})
+    """Return the oldest events after each position, at most `BATCH_SIZE` per position."""
+    rows = await session.execute(_EVENTS, {**_columns(positions), "limit": BATCH_SIZE})
     return [
         [Event(*row[1:]) for row in group if row.id is not None]
         for _, group in groupby(rows, key=lambda row: row.number)
     ]
 
 
-def _columns(places: Iterable[StreamPosition]) -> dict[str, list[int | None]]:
-    users, positions, new = zip(*places, strict=True)
-    return {"users": list(users), "positions": list(positions), "new": list(new)}
+def _columns(positions: Iterable[StreamPosition]) -> dict[str, list[int | None]]:
+    users, afters, new = zip(*positions, strict=True)
+    return {"users": list(users), "positions": list(afters), "new": list(new)}

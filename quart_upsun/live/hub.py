@@ -1,8 +1,8 @@
-"""Brings what was published to the open streams of this process, whoever published it.
+"""Deliver published events to the open streams of this process.
 
-However many streams there are, one connection hears who has news, and one statement fetches it for
-all who have some at the same time. What a stream missed and what happens now come the same way:
-everything after the place where it stands, in order. So nothing lies between the two.
+One connection listens for notifications, and one query fetches the events of many users. Missed
+events and new events are fetched in the same way, as all events after the position of a stream, so
+none are lost in between.
 """
 
 import asyncio
@@ -24,36 +24,34 @@ from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
 
-START_BATCH_SIZE = (
-    100  # places that one statement is asked for; each may have as many events as replayed
-)
-FETCH_BATCH_SIZE = 500
-STREAMS_PER_TURN = 50  # streams that are woken before others of the process get their turn
+START_BATCH_SIZE = 100  # positions per query, each with up to MAX_REPLAYED_EVENTS events
+FETCH_BATCH_SIZE = 500  # users per query
+STREAMS_PER_TURN = 50  # streams to wake before yielding to the event loop
 
-RETRY_SECONDS = 1.0  # seconds before the database is asked again
-SHUTDOWN_SECONDS = 1.0  # seconds that clients have to take the last bytes when the process ends
+RETRY_SECONDS = 1.0  # between two failed queries
+SHUTDOWN_SECONDS = 1.0  # for clients to read the last bytes when the process stops
 
 
 class TooManyStreamsError(Exception):
-    """There are as many streams as there may be."""
+    """The process has reached its maximum number of streams."""
 
 
 class TooManyUserStreamsError(TooManyStreamsError):
-    """This user has as many streams as one may have."""
+    """The user has reached the maximum number of streams."""
 
 
 class Hub:
     """The open streams of one process.
 
-    Nothing is opened or begun before the first of them.
+    It connects and starts its tasks with the first stream.
 
     Attributes:
-        heartbeat: seconds after which an idle stream is sent a comment. Proxies end connections on
-            which nothing happens, and a client that has vanished is only noticed by sending.
-        read_timeout_seconds: how long a client may take to read; then its stream is dropped.
-        tick: seconds between two looks at all streams for the above.
-        per_user: streams that one user may have in this process.
-        per_process: streams that there may be in all.
+        heartbeat: seconds after which an idle stream sends a comment. It keeps proxies from closing
+            the connection, and detects clients that have vanished.
+        read_timeout_seconds: the time a client has to read; after it the stream is dropped.
+        tick: seconds between two checks of all streams for both.
+        per_user: the maximum number of streams of a user in this process.
+        per_process: the maximum number of streams in this process.
     """
 
     def __init__(self, database: Database, draining: asyncio.Event) -> None:
@@ -66,13 +64,13 @@ class Hub:
         self._draining = draining
         self._streams: dict[int, set[Stream]] = {}
         self._count = 0
-        self._opening: dict[Stream, None] = {}  # in the order in which they came
+        self._opening: dict[Stream, None] = {}  # in the order of their requests
         self._due: dict[int, None] = {}
         self._work = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def __len__(self) -> int:
-        """Return how many streams are open."""
+        """Return the number of open streams."""
         return self._count
 
     def open(
@@ -86,14 +84,14 @@ class Hub:
         """Open a stream.
 
         Args:
-            user_id: whose.
-            after: the last event the client knows of; None begins with the next one.
-            connection: what it is sent on.
-            is_new: whether the user is so new that none of their events was deleted yet.
+            user_id: the id of the user.
+            after: the id of the last event that the client has received; None starts with the next.
+            connection: the connection of the request.
+            is_new: whether the user is so new that none of their events has been deleted.
 
         Raises:
-            TooManyUserStreamsError: the user has too many.
-            TooManyStreamsError: the process has too many.
+            TooManyUserStreamsError: the user has too many streams.
+            TooManyStreamsError: the process has too many streams.
         """
         if self._count >= self.per_process:
             raise TooManyStreamsError
@@ -105,12 +103,12 @@ class Hub:
         self._opening[stream] = None
         self._work.set()
         if not self._tasks:
-            self._begin()
+            self._start_tasks()
         return stream
 
     def leave(self, stream: Stream) -> None:
-        """Forget a stream that has ended."""
-        user_id = stream.place.user_id
+        """Remove a stream that has ended."""
+        user_id = stream.position.user_id
         streams = self._streams.get(user_id)
         if streams is None or stream not in streams:
             return
@@ -122,13 +120,13 @@ class Hub:
             self._due.pop(user_id, None)
 
     def fetch(self, user_id: int) -> None:
-        """Look for events of a user, if a stream here waits for some."""
+        """Fetch the events of a user, if the user has streams in this process."""
         if user_id in self._streams:
             self._due[user_id] = None
             self._work.set()
 
     async def close(self) -> None:
-        """End all streams, and the connection."""
+        """End all streams and close the connection."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -139,46 +137,48 @@ class Hub:
     def _all(self) -> list[Stream]:
         return [stream for streams in self._streams.values() for stream in streams]
 
-    def _begin(self) -> None:
-        listener = Listener(self._database.engine.url, heard=self.fetch, connected=self._fetch_all)
+    def _start_tasks(self) -> None:
+        listener = Listener(
+            self._database.engine.url, notified=self.fetch, connected=self._fetch_all
+        )
         self._tasks = [
             _create_task(listener.run()),
-            _create_task(self._serve()),
-            _create_task(self._keep()),
-            _create_task(self._end_with_process()),
+            _create_task(self._fetch_events()),
+            _create_task(self._check_streams()),
+            _create_task(self._end_on_shutdown()),
         ]
 
     def _fetch_all(self) -> None:
         self._due.update(dict.fromkeys(self._streams))
         self._work.set()
 
-    async def _serve(self) -> None:
+    async def _fetch_events(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
             try:
                 while self._opening or self._due:
-                    await self._round()
+                    await self._fetch_batch()
                 continue
             except DatabaseUnavailableError:
-                pass  # the gate has said so; the streams stay open, and nothing is lost
+                pass  # logged by the gate; the streams stay open and lose no events
             except Exception:
-                log.exception("live events could not be fetched")
+                log.exception("live events fetch failed")
             self._work.set()
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _round(self) -> None:
-        """Ask the database once for all that are due, and tell them."""
-        # What is new from here on is for the next round. What this one takes is given back only if
-        # the database does not answer.
+    async def _fetch_batch(self) -> None:
+        """Fetch events for all streams that are due with one session, and send them."""
+        # Streams and users that become due from here on are for the next batch. Those of this batch
+        # are put back only if the query fails.
         opening = [*islice(self._opening, START_BATCH_SIZE)]
         due = [*islice(self._due, FETCH_BATCH_SIZE)]
         for stream in opening:
             del self._opening[stream]
         for user_id in due:
             del self._due[user_id]
-        beginnings = _group_by_position(opening)
-        places = _group_by_position(
+        new_positions = _group_by_position(opening)
+        positions = _group_by_position(
             stream
             for user_id in due
             for stream in self._streams.get(user_id, ())
@@ -186,8 +186,10 @@ class Hub:
         )
         try:
             async with self._database.read() as session:
-                openings = await history.fetch_starts(session, [*beginnings]) if beginnings else []
-                events = await history.fetch_events(session, [*places]) if places else []
+                starts = (
+                    await history.fetch_starts(session, [*new_positions]) if new_positions else []
+                )
+                fetched = await history.fetch_events(session, [*positions]) if positions else []
         except BaseException:
             self._opening.update(
                 dict.fromkeys(stream for stream in opening if self._is_here(stream))
@@ -195,64 +197,67 @@ class Hub:
             for user_id in due:
                 self.fetch(user_id)
             raise
-        for beginning, found in zip(beginnings.items(), openings, strict=True):
-            await self._admit(*beginning, found)
-        for (place, streams), news in zip(places.items(), events, strict=True):
-            await self._tell(place, streams, news)
+        for (position, streams), start in zip(new_positions.items(), starts, strict=True):
+            await self._start(position, streams, start)
+        for (position, streams), events in zip(positions.items(), fetched, strict=True):
+            await self._send(position, streams, events)
 
     def _has_room(self, stream: Stream) -> bool:
-        # If not it asks for itself once its client has read; what it is waited for lies in the
-        # database, and not in this process.
+        # A full stream fetches its events once its client has read. Until then they stay in the
+        # database.
         stream.is_behind = not stream.has_room
         return stream.has_room
 
     def _is_here(self, stream: Stream) -> bool:
-        return stream in self._streams.get(stream.place.user_id, ())
+        return stream in self._streams.get(stream.position.user_id, ())
 
-    async def _admit(
-        self, place: StreamPosition, streams: list[Stream], opening: StreamStart
+    async def _start(
+        self, position: StreamPosition, streams: list[Stream], start: StreamStart
     ) -> None:
-        """Tell streams where they stand; from then on they are told what comes after."""
-        begin, newest = [], opening.newest
-        if opening.missed is None:
-            kind = HELLO if place.after is None else RESET
-            begin = [encode_event(Event(newest, kind, "{}"))]
-        elif opening.missed:
-            begin, newest = [*map(encode_event, opening.missed)], opening.missed[-1].id
-        # What was committed since the answer has made the user due again, for the next round: to
-        # that these streams are open. If nobody listened, everybody is due once somebody does.
+        """Send the first events of streams, and open them for later events."""
+        pieces, newest = [], start.newest
+        if start.missed is None:
+            kind = HELLO if position.after is None else RESET
+            pieces = [encode_event(Event(newest, kind, "{}"))]
+        elif start.missed:
+            pieces, newest = [*map(encode_event, start.missed)], start.missed[-1].id
+        # An event that was committed after the query has made the user due again, and the next
+        # batch includes these streams. If the listener was disconnected, all users become due once
+        # it reconnects.
         for stream in streams:
             stream.is_open = True
-        await self._move(StreamPosition(place.user_id, newest), streams, begin)
+        await self._move(StreamPosition(position.user_id, newest), streams, pieces)
 
-    async def _tell(self, place: StreamPosition, streams: list[Stream], news: list[Event]) -> None:
-        if not news:
+    async def _send(
+        self, position: StreamPosition, streams: list[Stream], events: list[Event]
+    ) -> None:
+        if not events:
             return
-        if len(news) == BATCH_SIZE:
-            self.fetch(place.user_id)  # perhaps there is more
+        if len(events) == BATCH_SIZE:
+            self.fetch(position.user_id)  # there may be more
         await self._move(
-            StreamPosition(place.user_id, news[-1].id), streams, [*map(encode_event, news)]
+            StreamPosition(position.user_id, events[-1].id), streams, [*map(encode_event, events)]
         )
 
     async def _move(
-        self, place: StreamPosition, streams: list[Stream], pieces: list[bytes]
+        self, position: StreamPosition, streams: list[Stream], pieces: list[bytes]
     ) -> None:
-        """Send to streams that stand at the same place what brings them to another."""
+        """Send the same events to streams with the same position, and advance the position."""
         for number, stream in enumerate(streams, 1):
-            stream.place = place
+            stream.position = position
             stream.offer(pieces)
             if number % STREAMS_PER_TURN == 0:
                 await asyncio.sleep(0)
 
-    async def _keep(self) -> None:
-        """Send heartbeats; end the streams whose time is over, or whose clients do not read."""
+    async def _check_streams(self) -> None:
+        """Send heartbeats, end expired streams, and drop those whose clients do not read."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self.tick)
-            touched = dropped = 0
+            woken = dropped = 0
             for stream in self._all():
                 if not self._is_here(stream):
-                    continue  # it has ended while others had their turn
+                    continue  # ended meanwhile
                 now = loop.time()
                 if now >= stream.ends_at:
                     stream.end()
@@ -262,14 +267,14 @@ class Hub:
                         dropped += 1
                 elif now - stream.since >= self.heartbeat:
                     stream.offer([HEARTBEAT])
-                    touched += 1
-                    if touched % STREAMS_PER_TURN == 0:
+                    woken += 1
+                    if woken % STREAMS_PER_TURN == 0:
                         await asyncio.sleep(0)
             if dropped:
-                log.info("streams dropped: their clients do not read", count=dropped)
+                log.info("slow streams dropped", count=dropped)
 
-    async def _end_with_process(self) -> None:
-        """End all streams when the process is told to stop: browsers come back to another."""
+    async def _end_on_shutdown(self) -> None:
+        """End all streams at shutdown, so that browsers reconnect to another process."""
         await self._draining.wait()
         for number, stream in enumerate(self._all(), 1):
             stream.end()
@@ -281,7 +286,7 @@ class Hub:
 
 
 def init_app(app: Quart, database: Database, draining: asyncio.Event) -> Hub:
-    """Make the hub of an application; after `http.init_app`, outside of whose layer a part lies."""
+    """Create the hub. Call it after `http.init_app`, because its middleware must be outermost."""
     hub = Hub(database, draining)
     app.asgi_app = ConnectionMiddleware(app.asgi_app)  # type: ignore[method-assign]
 
@@ -294,15 +299,15 @@ def init_app(app: Quart, database: Database, draining: asyncio.Event) -> Hub:
 
 
 def _group_by_position(streams: Iterable[Stream]) -> dict[StreamPosition, list[Stream]]:
-    """Put streams together that are to be told the same."""
-    places: dict[StreamPosition, list[Stream]] = {}
+    """Group streams by their position."""
+    positions: dict[StreamPosition, list[Stream]] = {}
     for stream in streams:
-        places.setdefault(stream.place, []).append(stream)
-    return places
+        positions.setdefault(stream.position, []).append(stream)
+    return positions
 
 
 def _create_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    # In a context of its own: the request that happened to be the first would live on in it.
+    # In an empty context; otherwise it would keep the context of the first request.
     task = asyncio.create_task(work, context=Context())
     task.add_done_callback(_log_task_error)
     return task
@@ -310,4 +315,4 @@ def _create_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 def _log_task_error(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
-        log.error("live events: a part has ended", exc_info=error)
+        log.error("live events task failed", exc_info=error)

@@ -1,4 +1,4 @@
-"""The connection of a process on which PostgreSQL tells who has news."""
+"""The connection on which a process listens for PostgreSQL's notifications about new events."""
 
 import asyncio
 import random
@@ -17,36 +17,32 @@ log = get_logger(__name__)
 
 APPLICATION_NAME = "quart-upsun live"
 
-# Seconds. A network that drops packets is silent, as is a database where nothing happens; the
-# question tells them apart.
+# A ping detects a network that silently drops packets.
 PING_INTERVAL_SECONDS = 15.0
 PING_TIMEOUT_SECONDS = 5.0
-BACKOFF_SECONDS = (
-    0.1,
-    5.0,
-)  # seconds until the first attempt to connect again, and the longest pause
+BACKOFF_SECONDS = (0.1, 5.0)  # the first and the longest delay before reconnecting
 
 
 class Listener:
-    """Listens, whatever happens to the database.
+    """Listens for notifications, and reconnects with backoff.
 
     Args:
-        url: of the database.
-        heard: told the number of each user who has news.
-        connected: told each time that this listens again: news of before were perhaps missed.
+        url: the database.
+        notified: called with the id of a user who has new events.
+        connected: called after each connect, because notifications may have been missed before.
     """
 
     def __init__(
-        self, url: URL, *, heard: Callable[[int], None], connected: Callable[[], None]
+        self, url: URL, *, notified: Callable[[int], None], connected: Callable[[], None]
     ) -> None:
         self._url = url
-        self._heard = heard
+        self._notified = notified
         self._connected = connected
 
     async def run(self) -> None:
         """Listen until cancelled."""
         shortest, longest = BACKOFF_SECONDS
-        pause, was_lost = shortest, False
+        delay, was_lost = shortest, False
         while True:
             try:
                 connection = await connect(
@@ -54,8 +50,8 @@ class Listener:
                 )
                 try:
                     ended = await self._listen(connection)
-                    log.info("listening for live events", again=was_lost)
-                    pause, was_lost = shortest, True
+                    log.info("live events listener connected", reconnected=was_lost)
+                    delay, was_lost = shortest, True
                     self._connected()
                     await self._watch(connection, ended)
                 finally:
@@ -65,23 +61,23 @@ class Listener:
                 reason = str(error)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 reason = type(error).__name__
-            if pause == shortest:  # when it begins, not at every attempt
-                log.warning("live events are not heard; connecting again", reason=reason)
+            if delay == shortest:  # when the outage begins, not at every attempt
+                log.warning("live events listener disconnected", reason=reason)
             was_lost = True
-            # Not all processes at once.
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
-            pause = min(2 * pause, longest)
+            # Jitter, so that processes do not reconnect at once.
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
+            delay = min(2 * delay, longest)
 
     async def _listen(self, connection: Any) -> asyncio.Event:
-        """Return what is set when the connection has ended."""
+        """Start listening; return an event that is set when the connection has ended."""
         ended = asyncio.Event()
 
-        def notified(_: Any, pid: int, channel: str, payload: str) -> None:
+        def forward(_: Any, pid: int, channel: str, payload: str) -> None:
             if payload.isdecimal():
-                self._heard(int(payload))
+                self._notified(int(payload))
 
         connection.add_termination_listener(lambda _: ended.set())
-        await connection.add_listener(CHANNEL, notified)
+        await connection.add_listener(CHANNEL, forward)
         return ended
 
     async def _watch(self, connection: Any, ended: asyncio.Event) -> None:

@@ -1,4 +1,4 @@
-"""What streams of events are made of."""
+"""The table of live events."""
 
 from datetime import datetime
 from typing import Any
@@ -12,15 +12,15 @@ from quart_upsun.database.anonymization import EMPTIED
 
 
 class LiveEvent(Base):
-    """Something that a user's open pages are told; kept for who comes back after a while."""
+    """An event for a user's open pages, stored so that streams can resume."""
 
     __tablename__ = "live_events"
     __sanitize__ = EMPTIED
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    """Within one user's events in the order in which they were committed."""
+    """Increases in the order of commits among the events of one user."""
     user_id: Mapped[int] = mapped_column(BigInteger)
-    """Of the application's user; the application adds the foreign key."""
+    """The id of the application's user; the application adds the foreign key."""
     kind: Mapped[str] = mapped_column(String(40))
     data: Mapped[dict[str, Any]] = mapped_column(JSONB)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

@@ -1,4 +1,4 @@
-"""One open stream: what waits to be sent to one browser."""
+"""An open stream with the events that wait to be sent to one browser."""
 
 import asyncio
 import random
@@ -7,50 +7,49 @@ from typing import Protocol
 
 from quart_upsun.live.history import BATCH_SIZE, Event, StreamPosition
 
-CHUNK_BYTES = 64 * 1024  # bytes that are handed to the connection at once, or one event
+CHUNK_BYTES = 64 * 1024  # the maximum size of a chunk of several events
 HEARTBEAT = b":\n\n"
 
-# Milliseconds after which a browser comes back. Not all in the same moment: a deploy ends the
-# streams of everybody at once.
+# The browser's delay before it reconnects. It is random because a deploy ends all streams at once.
 RETRY_MILLISECONDS = (1000, 3000)
 
-# Seconds. A stream ends by itself, so that the browser comes back through the check of its login:
-# a session that was ended meanwhile is not told things for ever.
+# A stream ends by itself, so that the browser reconnects and its session is checked again.
+# Otherwise a revoked session would receive events for ever.
 LIFETIME_SECONDS = (15 * 60, 30 * 60)
 
 
 class Connection(Protocol):
-    """What a stream needs of the connection it is sent on."""
+    """The connection of a stream."""
 
     def abort(self) -> None: ...
 
 
 class StreamOwner(Protocol):
-    """Who has opened a stream, and hears from it."""
+    """The owner of a stream, which is notified about it."""
 
     def leave(self, stream: "Stream") -> None:
-        """It has ended, for whatever reason; told more than once."""
+        """Handle the end of a stream; may be called more than once."""
 
     def fetch(self, user_id: int) -> None:
-        """It has room again for events that were left in the database."""
+        """Fetch events of a user, because a full stream has room again."""
 
 
 def encode_event(event: Event) -> bytes:
-    """Return an event as it is sent. JSON as PostgreSQL writes it has no line breaks."""
+    """Encode an event. PostgreSQL's JSON output has no line breaks."""
     return f"id: {event.id}\nevent: {event.kind}\ndata: {event.data}\n\n".encode()
 
 
 class Stream:
-    """The body of an answer that does not end.
+    """The body of a streaming response.
 
-    Thousands of them are open: there is no task, no queue and no timer to each. Whoever has
-    something for it calls `offer`; Quart's own task waits for it here.
+    Thousands of streams can be open, so a stream has no task, queue or timer of its own. Quart's
+    task iterates over it, and the hub calls `offer`.
 
     Attributes:
-        place: whose it is, and up to which event it was told everything.
-        is_open: whether it has its place; before, the database must be asked.
-        is_behind: whether events were found for which there was no room.
-        since: when it began what it is doing: waiting, or sending. Seconds of the loop's clock.
+        position: the user and the last event that was sent.
+        is_open: whether its start has been fetched from the database.
+        is_behind: whether events were left in the database because it was full.
+        since: when it began to wait or to send, in seconds of the event loop's clock.
         ends_at: when it ends by itself, by the same clock.
     """
 
@@ -64,18 +63,18 @@ class Stream:
         "ends_at",
         "is_behind",
         "is_open",
-        "place",
+        "position",
         "since",
     )
 
     def __init__(
         self,
-        place: StreamPosition,
+        position: StreamPosition,
         *,
         owner: StreamOwner,
         connection: Connection | None,
     ) -> None:
-        self.place = place
+        self.position = position
         self.is_open = False
         self.is_behind = False
         self.since = asyncio.get_running_loop().time()
@@ -89,7 +88,7 @@ class Stream:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether everything was taken by the connection."""
+        """Whether the connection has accepted everything."""
         return self._waiting is not None
 
     @property
@@ -97,21 +96,21 @@ class Stream:
         return len(self._pending) < BATCH_SIZE
 
     def offer(self, pieces: Sequence[bytes]) -> None:
-        """Send this next."""
+        """Append events to send."""
         self._pending.extend(pieces)
         self._wake()
 
     def end(self) -> None:
-        """End the answer: the browser comes back, and resumes where it was."""
+        """End the response; the browser reconnects and resumes."""
         self._ended = True
         self._pending.clear()
         self._wake()
 
     def drop(self) -> None:
-        """End the connection, whose client does not read: an answer could not be ended properly.
+        """Abort the connection of a client that does not read.
 
-        The connection would be kept until the client has taken what was sent, and so would its
-        buffers.
+        A response that ends normally would keep the connection and its buffers until the client has
+        read everything.
         """
         self.end()
         if self._connection is not None:
@@ -142,7 +141,7 @@ class Stream:
         return self._take()
 
     async def aclose(self) -> None:
-        """Called by Quart at the end, also when the client has gone."""
+        """End the stream; Quart calls this, also when the client has disconnected."""
         self._ended = True
         self._close()
 
@@ -155,7 +154,7 @@ class Stream:
         del self._pending[:count]
         if self.is_behind and self.has_room:
             self.is_behind = False
-            self._owner.fetch(self.place.user_id)
+            self._owner.fetch(self.position.user_id)
         return piece
 
     def _wake(self) -> None:

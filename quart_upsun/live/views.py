@@ -1,4 +1,4 @@
-"""The answer that a browser's EventSource reads."""
+"""The response for a browser's EventSource."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -14,34 +14,34 @@ from quart_upsun.live.stream import RETRY_MILLISECONDS
 from quart_upsun.policy import NO_STORE
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
-RETRY_AFTER_SECONDS = 60  # seconds: browsers that have too many pages open do not close one at once
-MAX_ID_DIGITS = 18  # of an id, at most: PostgreSQL's numbers have 19
+RETRY_AFTER_SECONDS = 60  # too many open pages: one is not closed at once
+MAX_ID_DIGITS = 18  # a BIGINT has up to 19
 
 
 async def stream(user_id: int, *, user_since: datetime | None = None) -> Response:
-    """Answer with the events of a user, from now on or from where the client left off.
+    """Return the stream of a user's events, from now on or after the client's last event.
 
-    For a view that knows who is asking. Where the client left off says `Last-Event-ID`, which a
-    browser sends that comes back by itself, or `after` in the query, for a script that opens a new
+    The view must check who the user is. The last event comes from `Last-Event-ID`, which a browser
+    sends when it reconnects, or from `after` in the query, for a script that opens a new
     EventSource.
 
-    A stream that begins sends `hello`, with the id from which on nothing is missed. One that comes
-    back sends what has happened since, or `reset` if that is not known any more or too much: then
-    the page has to be loaded again.
+    A new stream starts with `hello`, whose id is the position from which no event is missed. A
+    stream that resumes starts with the missed events, or with `reset` if there are too many or some
+    have been deleted; then the page must reload.
 
-    No connection to the database is held, and none is needed to begin.
+    The stream holds no database connection, and needs none to start.
 
     Args:
-        user_id: whose events.
-        user_since: when the user was created, if that is known: the page of a new user then need
-            not be loaded again for the first events.
+        user_id: the id of the user.
+        user_since: when the user was created, if known. A new user's page then does not have to
+            reload for the first events.
 
     Raises:
-        TooManyRequests: the user has too many streams open.
-        ServiceUnavailable: the process has.
+        TooManyRequests: the user has too many open streams.
+        ServiceUnavailable: the process has too many open streams.
     """
     if current_toolkit().draining.is_set():
-        # Another status would keep browsers from coming back, to another process.
+        # After any other status, browsers would not reconnect.
         return _response(f"retry: {random.randint(*RETRY_MILLISECONDS)}\n\n")  # noqa: S311
     if request.method == "HEAD":
         return _response("")
@@ -54,18 +54,19 @@ async def stream(user_id: int, *, user_since: datetime | None = None) -> Respons
     except hub.TooManyStreamsError:
         raise ServiceUnavailable(retry_after=RETRY_AFTER_SECONDS) from None
     response = Response(body, content_type=CONTENT_TYPE, headers={"Cache-Control": NO_STORE})
-    response.timeout = None  # Quart's own cuts streams after a minute, without a word
+    response.timeout = None  # Quart's default ends streams after a minute
     return response
 
 
 def last_event_id() -> int | None:
-    """Return the id of the last event that the client knows of; None if it knows of none."""
-    said = request.headers.get("Last-Event-ID", request.args.get("after", ""))
-    return int(said) if said.isascii() and said.isdecimal() and len(said) <= MAX_ID_DIGITS else None
+    """Return the id of the last event that the client has received; None if it sends none."""
+    value = request.headers.get("Last-Event-ID", request.args.get("after", ""))
+    is_id = value.isascii() and value.isdecimal() and len(value) <= MAX_ID_DIGITS
+    return int(value) if is_id else None
 
 
 def _is_new(since: datetime | None) -> bool:
-    """Tell whether a user is younger than the oldest events that are deleted."""
+    """Tell whether a user is so new that none of their events has been deleted."""
     return since is not None and since > datetime.now(UTC) - timedelta(days=RETENTION_DAYS)
 
 

@@ -1,7 +1,7 @@
 """Mail, sent by a background job.
 
-A feature registers a `Composer` for each kind of mail, and `send_later` enqueues one. The
-composer makes a `Letter` from a template in `templates/mail/` when the mail is sent.
+A feature registers a `Composer` for each kind of mail, and `send_later` enqueues a mail. When the
+mail is sent, the composer returns a `Letter`, which names a template in `templates/mail/`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,8 @@
-"""Puts a mail together and hands it to a transport: a job, which `outbox.send_later` asks for.
+"""The background job that renders a mail and passes it to a transport.
 
-At least once: a process that ends after the mail server has taken a mail, and before that is
-written down, leaves it to be sent again. Both attempts have the same Message-ID.
+`outbox.send_later` enqueues it. Delivery is at least once: if the process dies after the mail
+server has accepted a mail and before that is recorded, the mail is sent again, with the same
+Message-ID.
 """
 
 from dataclasses import dataclass
@@ -29,11 +30,11 @@ from quart_upsun.settings import Settings
 
 log = get_logger(__name__)
 
-MAX_CONNECTIONS = 8  # mail servers count connections
+MAX_CONNECTIONS = 8  # mail servers limit the number of connections
 
 
 def init_app(app: Quart, settings: Settings) -> "Delivery":
-    """Say how mail is sent; on a laptop, add pages that show it."""
+    """Set up the delivery of mail; on a laptop, register pages that show it."""
     delivery = Delivery(
         transport=choose_transport(settings),
         composers={},
@@ -49,13 +50,13 @@ def init_app(app: Quart, settings: Settings) -> "Delivery":
 
 
 def external_url(endpoint: str, **values: Any) -> str:
-    """Return the public address of a page, for a link in a mail.
+    """Return the external URL of an endpoint, for a link in a mail.
 
-    Never of the host that a request names: whoever asks for a mail could choose where its link
-    leads.
+    It uses the public origin and not the Host header of a request, with which a client could choose
+    where the link leads.
 
     Raises:
-        JobError: nobody has told the public origin.
+        JobError: the public origin is unknown.
     """
     path = current_app.url_map.bind("").build(endpoint, values)
     return current_toolkit().mail.known_origin() + path
@@ -63,36 +64,36 @@ def external_url(endpoint: str, **values: Any) -> str:
 
 @dataclass
 class Delivery:
-    """How this application sends mail."""
+    """The application's way to send mail."""
 
     transport: Transport
     composers: dict[str, Composer]
-    """What finds out what a mail says, by its kind."""
+    """The composers by kind of mail."""
     origin: str
-    """Scheme and host of the site; empty if nobody has told it."""
+    """The public origin of the site; empty if unknown."""
     sender: str
-    """The address that mail comes from; by default noreply@ the host."""
+    """The From header; by default noreply@ the host."""
 
     def known_origin(self) -> str:
         """Return the public origin.
 
         Raises:
-            JobError: nobody has told it.
+            JobError: it is unknown.
         """
         if not self.origin:
             raise JobError(
-                "The site's address is not known: set PUBLIC_ORIGIN, or give the application"
-                " a route.",
+                "The public origin is unknown. Set PUBLIC_ORIGIN, or add a route to the"
+                " application.",
                 "no origin",
             )
         return self.origin
 
     async def message(self, running: JobContext) -> EmailMessage | None:
-        """Put together what the mail says now; None if there is nothing to say any more."""
+        """Render the mail; return None if it is no longer needed."""
         origin, kind = self.known_origin(), running.data["kind"]
         composer = self.composers.get(kind)
-        if composer is None:  # a newer one may
-            raise JobError(f"This release knows no mail of the kind {kind!r}.", "unknown kind")
+        if composer is None:  # a newer release may have it
+            raise JobError(f"No composer for mail of kind {kind!r}.", "unknown kind")
         async with running.database.read() as session:
             letter = await composer(session, running.data["data"])
         if letter is None:
@@ -107,21 +108,21 @@ class Delivery:
 
 
 async def send_mail(running: JobContext) -> None:
-    """Send one mail, or keep it where none is sent."""
+    """Send a mail, or keep it if this environment sends none."""
     delivery = current_toolkit().mail
-    about = {"id": running.id, "kind": running.data["kind"]}
+    about = {"job_id": running.id, "kind": running.data["kind"]}
     message = await delivery.message(running)
     if message is None:
-        log.info("mail not needed any more", **about)
+        log.info("mail skipped", **about)
     elif await delivery.transport.send(OutgoingMail(running.id, about["kind"], message)):
         log.info("mail sent", **about, attempt=running.attempt)
         try:
             async with running.complete():
-                pass  # at once: until then it is sent again, should this process be killed
+                pass  # at once: if the process were killed before, the mail would be sent again
         except DatabaseUnavailableError:
-            log.warning("mail sent, and not noted yet", **about)
-            # To fail now would send it again. The queue notes the end of what does not fail, as
-            # soon as it has the database back.
+            log.warning("mail sent but not recorded", **about)
+            # A failure would send the mail again. The queue records the success once the database
+            # is available.
     else:
         async with running.complete() as session:
             kept = {"kind": about["kind"], "message": message.as_string()}
@@ -132,7 +133,7 @@ SEND_MAIL = Task(
     "mail",
     send_mail,
     timeout=SEND_TIMEOUT_SECONDS + 30,
-    priority=10,  # somebody is waiting for it
+    priority=10,  # a user is waiting for it
     max_concurrent=MAX_CONNECTIONS,
     logged_fields=("kind",),
 )

@@ -1,4 +1,4 @@
-"""Pages with the mails that a laptop would have sent. They exist nowhere else."""
+"""Pages that show outgoing mail on a laptop. They are not registered elsewhere."""
 
 import asyncio
 import re
@@ -18,7 +18,7 @@ blueprint = Blueprint("dev_mail", __name__, url_prefix="/dev/mail")
 
 @dataclass(frozen=True)
 class SavedMail:
-    """A mail that was kept as a file."""
+    """A mail that was saved as a file."""
 
     name: str
     at: datetime
@@ -30,7 +30,7 @@ class SavedMail:
 @public
 @no_rate_limit("on laptops only")
 async def mails() -> str:
-    """Show the mails, the newest first."""
+    """Show all mails, newest first."""
     entries = await asyncio.to_thread(_read_all, _directory())
     return await render_template("dev/mails.html", entries=entries)
 
@@ -40,7 +40,7 @@ async def mails() -> str:
 @public
 @no_rate_limit("on laptops only")
 async def mail(name: str) -> str:
-    """Show one mail, its links to be followed."""
+    """Show a mail with clickable links."""
     if not FILE_NAME.fullmatch(name):
         abort(404)
     entry = await asyncio.to_thread(_read, _directory() / name)
@@ -65,7 +65,7 @@ def _read_all(directory: Path) -> list[SavedMail]:
 
 
 def _read(path: Path) -> SavedMail | None:
-    """Read a mail; None if it is not there, or not any more."""
+    """Read a mail; None if the file does not exist."""
     try:
         content = path.read_bytes()
         at = datetime.strptime(path.name.partition("-")[0], FILE_TIME).replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""What a feature says to let a mail be made."""
+"""Letters and composers, with which a feature defines its mails."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 @dataclass(frozen=True)
 class Letter:
-    """A mail before it is rendered: a template of `templates/mail/`, and what it needs."""
+    """A mail before rendering: the name of a template in `templates/mail/` and its context."""
 
     to: str
     template: str
     context: dict[str, Any] = field(default_factory=dict)
 
 
-# Looks up what a mail of one kind needs, when it is sent; None if there is nothing to send now.
+# Called when a mail is sent, with the data of `send_later`. Returns None to skip the mail.
 Composer = Callable[[AsyncSession, dict[str, Any]], Awaitable[Letter | None]]
 Composers = Mapping[str, Composer]

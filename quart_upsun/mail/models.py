@@ -1,4 +1,4 @@
-"""Mails that are kept where none is sent."""
+"""The table of mails that were kept instead of sent."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from quart_upsun.database.anonymization import EMPTIED
 
 
 class Mail(Base):
-    """A mail that was kept instead of sent."""
+    """A mail that was kept instead of sent, in an environment that sends no mail."""
 
     __tablename__ = "mails"
     __sanitize__ = EMPTIED
@@ -19,4 +19,4 @@ class Mail(Base):
     kind: Mapped[str] = mapped_column(String(40))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     message: Mapped[str] = mapped_column(Text)
-    """The whole mail, headers included."""
+    """The mail with its headers."""

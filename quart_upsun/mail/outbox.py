@@ -1,4 +1,4 @@
-"""Mail to be sent, and what became of it where none is sent."""
+"""Enqueue mail, and list the mail that was kept instead of sent."""
 
 import secrets
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ RETENTION = timedelta(days=30)
 
 
 async def send_later(session: AsyncSession, kind: str, **data: Any) -> None:
-    """Let a mail be sent once the transaction is committed, or never.
+    """Enqueue a mail, which is sent once the transaction is committed.
 
     Args:
-        session: of `write()`.
-        kind: the name of its composer.
-        data: what the composer is given; no secrets, it may lie here for a while.
+        session: a session from `write()`.
+        kind: the name of the composer.
+        data: the data for the composer. It is stored, so it must not contain secrets.
     """
     await enqueue(session, SEND_MAIL, kind=kind, data=data, identity=secrets.token_hex(16))
 
@@ -30,12 +30,12 @@ async def send_later(session: AsyncSession, kind: str, **data: Any) -> None:
 async def list_kept_mails(
     session: AsyncSession, before: int | None = None, limit: int = 50
 ) -> Sequence[Mail]:
-    """Return the mails that were kept instead of sent, the newest first.
+    """Return the mails that were kept instead of sent, newest first.
 
     Args:
-        session: for the query.
-        before: the id of the last one on the page before; None for the first page.
-        limit: how many at most.
+        session: a session.
+        before: the cursor: the last id of the previous page; None for the first page.
+        limit: the maximum number of mails.
     """
     query = select(Mail)
     if before is not None:
@@ -44,11 +44,11 @@ async def list_kept_mails(
 
 
 async def delete_old_mails(running: JobContext) -> None:
-    """Delete old mails that are kept."""
+    """Delete old kept mails."""
     old = Mail.created_at < func.now() - RETENTION
     await cleanup.delete_in_batches(running.database, cleanup.delete_oldest_statement(Mail.id, old))
 
 
 CLEANUP = Schedule(
-    Task("forget old mails", delete_old_mails, timeout=cleanup.TIMEOUT_SECONDS), "27 3 * * *"
+    Task("delete old mails", delete_old_mails, timeout=cleanup.TIMEOUT_SECONDS), "27 3 * * *"
 )

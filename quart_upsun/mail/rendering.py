@@ -1,4 +1,4 @@
-"""From a letter to a message, and back to what a person reads of it."""
+"""Render a letter as a MIME message, and parse a message for display."""
 
 import hashlib
 import re
@@ -18,20 +18,20 @@ SUBJECT_PREFIX = "Subject: "
 SHOWN_HEADERS = ("From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 LINK_PATTERN = re.compile(r"https?://[^\s<>\"']+")
-# What ends a sentence, and no address.
+# Punctuation at the end of a sentence, which is not a part of a URL.
 TRAILING_PUNCTUATION = ".,;:!?)"
 
 
 class MailTemplateError(Exception):
-    """A template does not have the form that `render` asks for."""
+    """A mail template does not start with a subject and an empty line."""
 
 
 @dataclass(frozen=True)
 class ReadableMail:
-    """A message as its reader sees it."""
+    """The headers and the text of a message, for display."""
 
     headers: dict[str, str]
-    """Those a person looks at, in this order; missing ones are left out."""
+    """The headers in `SHOWN_HEADERS` that the message has, in this order."""
     text: str
 
     @property
@@ -45,22 +45,22 @@ async def render(
     """Render a letter as plain text and as HTML.
 
     A template is `templates/mail/<name>.txt`: a line `Subject: …`, an empty line, and paragraphs
-    with empty lines between them. A paragraph that is nothing but an address on this site becomes a
-    button in the HTML; any other address stays text, also one that a visitor has made a name of.
-    Lines of a paragraph flow together there, but for those that begin with `- `.
+    separated by empty lines. In the HTML, a paragraph that consists only of a URL of this site
+    becomes a button. Any other URL stays text, since users can put URLs into their names. The lines
+    of a paragraph are joined, except lines that start with `- `.
 
-    Beside the letter's own, a template has `origin`; it has no request and no user.
+    The context of the template is that of the letter plus `origin`. It has no request and no user.
 
     Args:
-        app: whose templates to use.
-        letter: what to say, and to whom.
+        app: the application with the templates.
+        letter: the letter to render.
         origin: scheme and host of the site.
-        sender: who it is from; by default noreply@ the host.
-        identity: what tells this mail from all others, the same at each attempt.
+        sender: the From header; noreply@ the host if empty.
+        identity: a unique string that is the same for each attempt, for the Message-ID.
 
     Raises:
-        MailTemplateError: the template has not that form.
-        ValueError: an address is none.
+        MailTemplateError: the template is malformed.
+        ValueError: an email address is invalid.
     """
     host = urlsplit(origin).hostname or ""
     context = {**letter.context, "origin": origin}
@@ -70,7 +70,7 @@ async def render(
 
     message = EmailMessage()
     message["From"] = sender or f"noreply@{host}"
-    message["To"] = Address(addr_spec=letter.to)  # exactly one: it raises for more and for none
+    message["To"] = Address(addr_spec=letter.to)  # raises unless it is exactly one address
     message["Subject"] = head
     message["Date"] = datetime.now(UTC)
     unique = hashlib.sha256(f"{identity} {origin}".encode()).hexdigest()[:32]
@@ -78,14 +78,14 @@ async def render(
     message["Auto-Submitted"] = "auto-generated"
     text = await _rendered(app, "layout.txt", {**frame, "body": body})
     html = await _rendered(app, "layout.html", {**frame, "paragraphs": paragraphs})
-    # Readable as it lies in a file or a table, and unchanged by whatever server passes it on.
+    # Quoted-printable is readable in files and tables, and mail servers do not change it.
     message.set_content(text.strip() + "\n", cte="quoted-printable")
     message.add_alternative(html, subtype="html", cte="quoted-printable")
     return message
 
 
 def parse_message(message: EmailMessage | bytes | str) -> ReadableMail:
-    """Return what a person reads of a message: of one just made, or as it was kept."""
+    """Parse a message, new or stored, for display."""
     if isinstance(message, str):
         message = message.encode()
     if isinstance(message, bytes):
@@ -98,9 +98,9 @@ def parse_message(message: EmailMessage | bytes | str) -> ReadableMail:
 
 
 def split_links(text: str) -> list[tuple[str, bool]]:
-    """Split text where links begin and end: each piece, and whether it is one.
+    """Split text into pieces, each with a flag that says whether it is a link.
 
-    Only http and https are links; nothing else that a browser would run or open is.
+    Only http and https URLs are links.
     """
     found: list[tuple[str, bool]] = []
     position = 0
@@ -114,7 +114,7 @@ def split_links(text: str) -> list[tuple[str, bool]]:
 
 
 async def _rendered(app: Quart, name: str, context: dict[str, Any]) -> str:
-    """Render without `render_template`, whose context processors look at a request."""
+    """Render a template without `render_template`, whose context processors need a request."""
     return await app.jinja_env.get_template(f"mail/{name}").render_async(context)
 
 
@@ -123,10 +123,10 @@ def _split(text: str, template: str) -> tuple[str, str]:
     text = CONTROL_CHARACTERS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     head, _, rest = text.lstrip("\n").partition("\n")
     blank, _, body = rest.partition("\n")
-    # A name that holds a line of its own must not become a header, nor push one into the body.
+    # A line break in a user's name must not add a header or move one into the body.
     if not head.startswith(SUBJECT_PREFIX) or blank.strip():
         raise MailTemplateError(
-            f"mail/{template}.txt must be a subject, an empty line, and the text"
+            f"mail/{template}.txt must start with 'Subject: …' and an empty line"
         )
     return " ".join(head.removeprefix(SUBJECT_PREFIX).split()), body.strip()
 

@@ -1,4 +1,4 @@
-"""Where a mail goes: to a mail server, onto a laptop's console, or nowhere."""
+"""Mail transports: SMTP, the console of a laptop, or none."""
 
 import asyncio
 import re
@@ -23,21 +23,21 @@ from quart_upsun.settings import Settings
 
 log = get_logger(__name__)
 
-STEP_TIMEOUT_SECONDS = 10.0  # seconds that a mail server has for each step
-SEND_TIMEOUT_SECONDS = 60.0  # and for all of them
+STEP_TIMEOUT_SECONDS = 10.0  # for each SMTP command
+SEND_TIMEOUT_SECONDS = 60.0  # for all of them
 
-MAIL_DIRECTORY = Path(".data", "mail")  # below the root: where a laptop keeps the mails it shows
-MAX_SAVED_MAILS = 200  # files
+MAIL_DIRECTORY = Path(".data", "mail")  # below the root, on laptops
+MAX_SAVED_MAILS = 200
 FILE_NAME = re.compile(r"\d{8}T\d{12}Z-\d+\.eml")
 FILE_TIME = "%Y%m%dT%H%M%S%fZ"
 
-# "Authentication required" comes in answer to a sender, but has nothing to do with this mail.
+# "Authentication required" is a response to MAIL FROM, but is not about this mail.
 AUTHENTICATION_REQUIRED = 530
 
 
 @dataclass(frozen=True)
 class OutgoingMail:
-    """A rendered mail with its kind and the number of its job."""
+    """A rendered mail with its kind and the id of its job."""
 
     id: int
     kind: str
@@ -45,23 +45,24 @@ class OutgoingMail:
 
 
 class Transport(Protocol):
-    """A way for mail to leave."""
+    """A way to send mail."""
 
     async def send(self, mail: OutgoingMail) -> bool:
-        """Send a mail; False if it did not leave, and is to be kept.
+        """Send a mail; return False if it was not sent and must be kept.
 
         Raises:
-            JobError: it may be tried again.
-            Refused: it need not be.
+            JobError: sending failed and can be retried.
+            PermanentJobError: sending failed and a retry would fail too.
         """
         ...
 
 
 def choose_transport(settings: Settings) -> Transport:
-    """Return the way that mail takes in this environment."""
+    """Return the mail transport of this environment."""
     platform = settings.platform
     if platform is not None and platform.type != "production":
-        # Its data are a copy of production's: mail would reach people who have no account here.
+        # The data may be a copy of production's, so mail would reach people without an account
+        # here.
         return KeepTransport()
     url = urlsplit(settings.mail_url.get_secret_value())
     if url.scheme in {"smtp", "smtps"}:
@@ -74,38 +75,38 @@ def choose_transport(settings: Settings) -> Transport:
             name=_host(settings),
         )
     if platform is None or url.scheme == "console":
-        # The files can be read by everybody who reaches the site.
+        # Every visitor of the site can read the files, so they are saved only in debug mode.
         return ConsoleTransport(
             settings.root / MAIL_DIRECTORY if settings.traceback_pages else None
         )
     if platform.smtp_host:
-        # Inside the platform's network, and by no name that a certificate could hold.
+        # In the platform's network, under a name that no certificate has.
         return SmtpTransport(platform.smtp_host, 25, tls=False, name=_host(settings))
     return DisabledTransport()
 
 
 class KeepTransport:
-    """Sends nothing: the mail is kept, and the log tells it to who tries a preview."""
+    """Sends no mail: it is kept in the database and logged, for testers of a preview."""
 
     async def send(self, mail: OutgoingMail) -> bool:
         written = rendering.parse_message(mail.message)
         log.info(
-            "mail kept", id=mail.id, kind=mail.kind, subject=written.subject, text=written.text
+            "mail kept", job_id=mail.id, kind=mail.kind, subject=written.subject, text=written.text
         )
         return False
 
 
 class DisabledTransport:
-    """Sends nothing, and keeps nothing of what the mail says: its links open real accounts."""
+    """Sends and keeps no mail, because its links give access to real accounts."""
 
     async def send(self, mail: OutgoingMail) -> bool:
         raise PermanentJobError(
-            "Mail is off in this environment, and MAIL_URL is not set.", "mail is off"
+            "Mail is disabled in this environment, and MAIL_URL is not set.", "mail disabled"
         )
 
 
 class ConsoleTransport:
-    """Shows the mail to the developer, and keeps the newest ones as files."""
+    """Prints mail on the console, and saves the newest mails as files."""
 
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory
@@ -121,10 +122,10 @@ class ConsoleTransport:
         if sys.stdout.isatty():
             sys.stdout.write(_format_mail(written))
             sys.stdout.flush()
-        else:  # the lines around it are JSON
+        else:  # a log line in JSON, like the lines around it
             log.info(
-                "mail",
-                id=mail.id,
+                "mail printed",
+                job_id=mail.id,
                 kind=mail.kind,
                 file=name,
                 to=written.headers["To"],
@@ -135,16 +136,16 @@ class ConsoleTransport:
 
 
 class SmtpTransport:
-    """Hands the mail to a mail server.
+    """Sends mail with SMTP.
 
     Args:
-        host: of the server.
-        port: by default 465 with TLS from the start, 587 with a login, else 25.
-        username: for the login; None for a server that asks for none.
-        password: to go with it.
-        tls: True from the start, False never, None where the server offers to begin it. A login
-            that leaves this machine insists on it. Certificates are checked.
-        name: what this machine calls itself.
+        host: the mail server.
+        port: by default 465 with implicit TLS, 587 with a login, else 25.
+        username: the user to log in as; None for no login.
+        password: the password of the user.
+        tls: True for implicit TLS, False for none, None for STARTTLS if the server offers it. A
+            login on another machine requires TLS. Certificates are verified.
+        name: the host name for EHLO.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class SmtpTransport:
     ) -> None:
         self.host = host
         self.port = port or (465 if tls else 587 if username is not None else 25)
-        self.from_the_start = tls is True
+        self.implicit_tls = tls is True
         self.start_tls = False if tls is not None else None
         if tls is None and username is not None and not _is_loopback(host):
             self.start_tls = True
@@ -170,7 +171,7 @@ class SmtpTransport:
 
     async def send(self, mail: OutgoingMail) -> bool:
         if self._tls_context is None:
-            # Reads all certificates of the system: 20 ms and more.
+            # Loading the system's certificates takes 20 ms or more.
             self._tls_context = await asyncio.to_thread(ssl.create_default_context)
         server = aiosmtplib.SMTP(
             hostname=self.host,
@@ -179,7 +180,7 @@ class SmtpTransport:
             password=self._password if self._username is not None else None,
             local_hostname=self._name,
             timeout=STEP_TIMEOUT_SECONDS,
-            use_tls=self.from_the_start,
+            use_tls=self.implicit_tls,
             start_tls=self.start_tls,
             tls_context=self._tls_context,
         )
@@ -187,7 +188,7 @@ class SmtpTransport:
             async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                 await server.connect()
                 await server.send_message(mail.message)
-            # It is sent: what the server says to this, if anything, is no matter.
+            # The mail is sent, so errors of QUIT are ignored.
             with suppress(aiosmtplib.SMTPException, OSError):
                 await server.quit(timeout=1.0)
         except (aiosmtplib.SMTPException, OSError, TimeoutError, ValueError) as error:
@@ -198,7 +199,7 @@ class SmtpTransport:
 
 
 def saved_mails(directory: Path) -> list[Path]:
-    """Return the mails that the console keeps, the newest first."""
+    """Return the files of the saved mails, newest first."""
     if not directory.is_dir():
         return []
     return sorted(
@@ -207,7 +208,7 @@ def saved_mails(directory: Path) -> list[Path]:
 
 
 def _save_mail(directory: Path, mail: OutgoingMail) -> str:
-    """Write a mail as a file, and remove the oldest ones; return its name."""
+    """Save a mail as a file, and delete the oldest files; return its name."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{datetime.now(UTC).strftime(FILE_TIME)}-{mail.id}.eml"
     write_atomically(path, mail.message.as_bytes())
@@ -223,13 +224,13 @@ def _format_mail(written: rendering.ReadableMail) -> str:
 
 
 def _job_error(error: Exception) -> JobError:
-    """Say what a mail server's answer means for this mail."""
+    """Return the `JobError` for an SMTP error: permanent, or one to retry."""
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
-        # To one recipient, so there is one answer.
+        # There is one recipient, so there is one response.
         return _job_error(error.recipients[0])
-    words = str(error) or type(error).__name__
+    message = str(error) or type(error).__name__
     if isinstance(error, aiosmtplib.SMTPResponseException):
-        words = f"{error.code} {error.message}"
+        message = f"{error.code} {error.message}"
         code = f"{type(error).__name__} {error.code}"
         about_mail = (
             aiosmtplib.SMTPSenderRefused,
@@ -241,15 +242,14 @@ def _job_error(error: Exception) -> JobError:
             and error.code >= 500
             and error.code != AUTHENTICATION_REQUIRED
         ):
-            return PermanentJobError(words, code)
-        return JobError(words, code)
+            return PermanentJobError(message, code)
+        return JobError(message, code)
     if isinstance(error, aiosmtplib.SMTPNotSupported):
-        return PermanentJobError(
-            words, type(error).__name__
-        )  # it cannot send to an address like this one
+        # The server cannot send to this address, for instance because it is not ASCII.
+        return PermanentJobError(message, type(error).__name__)
     if isinstance(error, ValueError):
-        return JobError(words, type(error).__name__)  # the words may repeat an address
-    return JobError(words, words)
+        return JobError(message, type(error).__name__)  # the message may contain an address
+    return JobError(message, message)
 
 
 def _host(settings: Settings) -> str:

@@ -1,6 +1,6 @@
-"""`quart sanitize`: anonymizes the copy of production's data in a preview.
+"""`quart sanitize`: anonymize a preview's copy of production's data.
 
-What happens to each column is said in `__sanitize__` of its model, with the rules of
+`__sanitize__` of each model declares what happens to its columns, with the rules in
 `quart_upsun.database.anonymization`.
 """
 

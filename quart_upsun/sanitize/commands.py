@@ -1,4 +1,4 @@
-"""`quart sanitize` anonymizes a preview's data."""
+"""`quart sanitize`: anonymize a preview's data."""
 
 import asyncio
 
@@ -9,34 +9,34 @@ from quart_upsun.settings import Settings
 
 
 def sanitize_command(settings: Settings, package: str) -> click.Command:
-    """Return the command; without Quart's `with_appcontext`, which would run it inside a loop.
+    """Return the `quart sanitize` command.
+
+    It does not use Quart's `with_appcontext`, which would run it inside an event loop.
 
     Args:
-        settings: of the application.
-        package: the application's, whose models say what happens to each column.
+        settings: the application's settings.
+        package: the application's package, whose models declare `__sanitize__`.
     """
 
     @click.command("sanitize")
     def sanitize() -> None:
-        """Replace names and addresses in this preview's data, and end its logins.
+        """Anonymize this preview's data.
 
-        A preview begins with a copy of production's data. What each column's model says in
-        `__sanitize__` is done: users get made-up names and addresses and no password fits any
-        more, the audit trail, the jobs and the kept mails are emptied. Until it is through, the
-        application serves no page that needs the database.
+        A preview starts with a copy of production's data. This command replaces user names, email
+        addresses and password hashes, and deletes the audit trail, the jobs and the kept mails, as
+        each model declares in `__sanitize__`. Until it has finished, the application does not serve
+        pages that need the database.
 
-        Once for each environment: a second run says so and ends, and one that was killed goes on
-        where it was. Refused in production and off Upsun.
+        It runs once per environment. A second run does nothing, and a run that was interrupted is
+        resumed. It refuses to run in production and off Upsun.
         """
         platform = settings.platform
         if platform is None:
-            raise click.ClickException(
-                "This is no Upsun environment, and its data stay as they are."
-            )
+            raise click.ClickException("This is not an Upsun environment. Nothing was sanitized.")
         if not platform.is_preview:
             raise click.ClickException(
-                f"The type of this environment is {platform.type}, and only the data of a preview"
-                " (staging or development) are sanitized."
+                f"The type of this environment is {platform.type}. Only previews (staging or"
+                " development) can be sanitized. Nothing was sanitized."
             )
         from quart_upsun.sanitize.sanitizer import SanitizeError
         from quart_upsun.sanitize.sanitizer import sanitize as work

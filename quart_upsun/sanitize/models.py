@@ -1,4 +1,4 @@
-"""Which previews' data have been sanitized."""
+"""The table that records which previews have been sanitized."""
 
 from datetime import datetime
 from typing import ClassVar
@@ -11,9 +11,9 @@ from quart_upsun.database.anonymization import KEPT
 
 
 class Sanitization(Base):
-    """One environment's run of `quart sanitize`.
+    """The progress of `quart sanitize` in one environment.
 
-    A row by environment: it is cloned with the data, and means nothing to the clone.
+    The rows are cloned with the data. A clone ignores those of other environments.
     """
 
     __tablename__ = "sanitizations"
@@ -27,8 +27,8 @@ class Sanitization(Base):
 
     environment: Mapped[str] = mapped_column(String(255), primary_key=True)
     table: Mapped[str | None] = mapped_column(String(63))
-    """The table being worked on."""
+    """The table that is being updated."""
     position: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    """The last primary key done in that table."""
+    """The last primary key that was updated in that table."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

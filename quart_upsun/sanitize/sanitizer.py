@@ -1,7 +1,7 @@
-"""Ends and replaces, in a preview's copy of production's data, what tells about people.
+"""Anonymize a preview's copy of production's data.
 
-By batches of rows, each a transaction that also notes how far it went: a run that was killed goes
-on where it was. One run at a time, and once for each environment.
+Rows are updated in batches. Each batch is a transaction that also records the progress, so that an
+interrupted run can be resumed. Only one run works at a time, and it finishes once per environment.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from quart_upsun.database import UNDEFINED_OBJECT, Base, advisory_locks, unpoole
 from quart_upsun.database.anonymization import EMPTIED, KEPT, Rules
 from quart_upsun.database.ownership import ForeignDatabaseError, Identity, read_owner, require_owner
 
-# Rows. Bounds what a kill undoes; half a second or less, even on a small database.
-BATCH = 10_000
+# Rows per transaction: half a second or less, even on a small database.
+BATCH_SIZE = 10_000
 REPORT_SECONDS = 3.0
-CONNECT_SECONDS = 30.0  # patience with a database that is starting, as after a restore
-TURN_SECONDS = 900.0
-# Longer than any statement of the application, which is the only one that may be in the way.
+CONNECT_TIMEOUT_SECONDS = 30.0  # a database may still be starting, for instance after a restore
+RUN_LOCK_TIMEOUT_SECONDS = 900.0
+# Longer than any statement of the application, which may hold a lock.
 LOCK_TIMEOUT = "30s"
-# Guards against a hang; what runs long here is a look at a whole table.
+# Some statements read a whole table.
 STATEMENT_TIMEOUT = "10min"
 
 Report = Callable[[str], None]
@@ -38,17 +38,17 @@ _quote = postgresql().identifier_preparer.quote  # type: ignore[no-untyped-call]
 
 
 class SanitizeError(Exception):
-    """The data are not sanitized; the message is one sentence, without values of rows."""
+    """The data is not sanitized. The message contains no values of rows."""
 
 
 @dataclass
 class Plan:
-    """What is to be done to the tables of a database."""
+    """The changes to the tables of a database."""
 
     updates: list["Update"] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
-    """Emptied as well, row by row: PostgreSQL truncates no table that another one refers to."""
+    """Tables to empty with DELETE: a foreign key refers to them, so TRUNCATE would fail."""
 
     @property
     def emptied(self) -> list[str]:
@@ -57,19 +57,19 @@ class Plan:
 
 @dataclass
 class Update:
-    """What is to be done to the rows of a table."""
+    """The changes to the rows of a table."""
 
     table: str
     key: str | None
-    """The primary key, an integer; None where all rows are changed at once."""
+    """The integer primary key; None if all rows are updated in one statement."""
     assignments: dict[str, str]
-    """SQL by column."""
+    """SQL expressions by column."""
     unique: list[tuple[list[str], list[str]]]
-    """The columns and expressions of each unique index of which a column is replaced."""
+    """The columns and expressions of each unique index with a replaced column."""
 
 
 def sanitize_rules(base: type[DeclarativeBase]) -> dict[str, Rules | None]:
-    """Return what each table's model says in `__sanitize__`, None where nobody does."""
+    """Return `__sanitize__` of each table's model; None if it has none."""
     found: dict[str, Rules | None] = dict.fromkeys(base.metadata.tables)
     for mapper in base.registry.mappers:
         if isinstance(mapper.local_table, Table):
@@ -78,7 +78,7 @@ def sanitize_rules(base: type[DeclarativeBase]) -> dict[str, Rules | None]:
 
 
 def find_rule_errors(base: type[DeclarativeBase]) -> list[str]:
-    """Say which tables and columns are not classified as they should be."""
+    """Return a message for each missing or invalid rule in `__sanitize__`."""
     found = []
     known = sanitize_rules(base)
     for name, rule in known.items():
@@ -87,24 +87,24 @@ def find_rule_errors(base: type[DeclarativeBase]) -> list[str]:
             found.append(f"{name}: its model has no __sanitize__")
         elif isinstance(rule, str):
             if rule != EMPTIED:
-                found.append(f"{name}: {rule!r} is not known")
+                found.append(f"{name}: {rule!r} is not a valid rule")
         else:
             columns = set(table.columns.keys())
-            found += [f"{name}.{column} is not classified" for column in sorted(columns - {*rule})]
+            found += [f"{name}.{column} has no rule" for column in sorted(columns - {*rule})]
             found += [f"{name} has no column {column}" for column in sorted({*rule} - columns)]
             changed = {column for column, each in rule.items() if each != KEPT} & columns
             if changed and _integer_key(table) is None:
-                found.append(f"{name}: rows cannot be changed without one integer as primary key")
+                found.append(f"{name}: updating rows requires a primary key of one integer")
             found += [
-                f"{name}.{column.name} is unique and replaced, but holds no text"
+                f"{name}.{column.name} is unique and replaced, but is not a text column"
                 for index in _unique(table)
                 for column in index.columns
                 if column.name in changed and not isinstance(column.type, String)
             ]
             nulls = {column for column, each in rule.items() if each.expression == "NULL"}
             found += [
-                f"{name}.{column.name} refers to {key.column.table.name}, which is emptied,"
-                ' and must be ended("NULL")'
+                f"{name}.{column.name} refers to {key.column.table.name}, which is emptied, so"
+                ' its rule must be ended("NULL")'
                 for column in table.columns
                 for key in column.foreign_keys
                 if known.get(key.column.table.name) == EMPTIED and column.name not in nulls
@@ -112,17 +112,16 @@ def find_rule_errors(base: type[DeclarativeBase]) -> list[str]:
     return found
 
 
-async def sanitize(url: URL, identity: Identity, say: Report) -> None:
-    """Sanitize the database at `url` for an environment, if that was not done before.
+async def sanitize(url: URL, identity: Identity, report: Report) -> None:
+    """Sanitize a database, unless that was done before for this environment.
 
     Args:
-        url: of the database, in the form of the asyncpg dialect.
+        url: the URL of the database, for the asyncpg dialect.
         identity: the preview, for which the run is recorded.
-        say: is given each line about the progress.
+        report: called with each line about the progress.
 
     Raises:
-        SanitizeError: it could not be done to the end, or the database belongs to another
-            environment.
+        SanitizeError: the run failed, or the database belongs to another environment.
     """
     environment = identity.name
     engine = unpooled_engine(
@@ -135,60 +134,60 @@ async def sanitize(url: URL, identity: Identity, say: Report) -> None:
         },
     )
     try:
-        async with _connect_with_retries(engine, say) as connection:
+        async with _connect_with_retries(engine, report) as connection:
             owner = await connection.run_sync(read_owner)
             await connection.rollback()
             require_owner(owner, identity)
-            if not await _is_finished(connection, environment, say):
-                await _acquire_lock(connection, say)
-                if not await _is_finished(connection, environment, say):
-                    await SanitizeRun(connection, environment, say).work()
+            if not await _is_finished(connection, environment, report):
+                await _acquire_lock(connection, report)
+                if not await _is_finished(connection, environment, report):
+                    await SanitizeRun(connection, environment, report).run()
     except ForeignDatabaseError as error:
         raise SanitizeError(f"Nothing was sanitized. {error}") from None
     except DBAPIError as error:
-        raise SanitizeError(_sentence(error)) from None
+        raise SanitizeError(_error_message(error)) from None
     except (OSError, TimeoutError, PostgresError):
         raise SanitizeError(
-            "The connection to the database was lost; the next run goes on where this one was."
+            "The connection to the database was lost. Run the command again to resume."
         ) from None
     finally:
         await engine.dispose()
 
 
 class SanitizeRun:
-    """The work on a database, begun or gone on with."""
+    """A new or resumed run on a database."""
 
-    def __init__(self, connection: AsyncConnection, environment: str, say: Report) -> None:
+    def __init__(self, connection: AsyncConnection, environment: str, report: Report) -> None:
         self.connection = connection
         self.environment = environment
-        self.say = say
-        self.said = self.begun = time.monotonic()
+        self.report = report
+        self.reported = self.started = time.monotonic()
         self.rows = 0
 
-    async def work(self) -> None:
+    async def run(self) -> None:
         plan = await make_plan(self.connection)
-        table, position = await self.begin()
+        table, position = await self.start()
         names = [update.table for update in plan.updates]
         first = names.index(table) if table in names else 0
         if table in names:
-            self.say(f"Going on in {table}, where the last run ended.")
+            self.report(f"Resuming the last run in {table}.")
         for number, update in enumerate(plan.updates[first:]):
             await self.update(update, position if table in names and number == 0 else 0)
         await self.empty(plan)
-        await self.forget(plan)
+        await self.vacuum(plan)
         await self._execute(
             "UPDATE sanitizations SET finished_at = now() WHERE environment = :environment",
             environment=self.environment,
         )
         await self.connection.commit()
-        self.say(
-            f"Sanitized {self.environment} in {time.monotonic() - self.begun:.1f} s:"
-            f" {self.rows:,} rows of {_join_names(names)} changed,"
-            f" {_join_names(plan.emptied)} emptied."
+        self.report(
+            f"Sanitized {self.environment} in {time.monotonic() - self.started:.1f} s."
+            f" Updated {self.rows:,} rows of {_join_names(names)}."
+            f" Emptied {_join_names(plan.emptied)}."
         )
 
-    async def begin(self) -> tuple[str | None, int]:
-        """Note that the work has begun, and return where a run before has ended."""
+    async def start(self) -> tuple[str | None, int]:
+        """Record the start of the run, and return the position of an interrupted run."""
         row = (
             await self._execute(
                 "INSERT INTO sanitizations (environment) VALUES (:environment)"
@@ -201,7 +200,7 @@ class SanitizeRun:
         return row[0], row[1]
 
     async def update(self, update: Update, position: int) -> None:
-        """Change the rows of a table whose keys are above `position`."""
+        """Update the rows of a table whose keys are above `position`."""
         table = _quote(update.table)
         changes = ", ".join(f"{_quote(name)} = {sql}" for name, sql in update.assignments.items())
         if update.key is None:
@@ -209,17 +208,17 @@ class SanitizeRun:
             await self.connection.commit()
             return
         key = _quote(update.key)
-        await self.clear_the_way(update, key, position)
+        await self.resolve_conflicts(update, key, position)
         total = await self._scalar(
             f"SELECT count(*) FROM {table} WHERE {key} > :position",  # noqa: S608
             position=position,
         )
         done = 0
         while True:
-            # By the index, and not by the rows that this run has left behind.
+            # Uses the index, so it does not scan the rows that are already updated.
             last = await self._scalar(
                 f"SELECT max({key}) FROM (SELECT {key} FROM {table}"  # noqa: S608
-                f" WHERE {key} > :position ORDER BY {key} LIMIT {BATCH}) AS batch",
+                f" WHERE {key} > :position ORDER BY {key} LIMIT {BATCH_SIZE}) AS batch",
                 position=position,
             )
             if last is None:
@@ -239,15 +238,15 @@ class SanitizeRun:
             await self.connection.commit()
             position = last
             done += result.rowcount
-            self.report(f"{update.table}: {done:,} of {total:,} rows")
+            self.report_progress(f"{update.table}: {done:,} of {total:,} rows")
         await self.connection.rollback()
         self.rows += done
 
-    async def clear_the_way(self, update: Update, key: str, position: int) -> None:
-        """Rename the rows that have, in a unique column, what another row is about to get.
+    async def resolve_conflicts(self, update: Update, key: str, position: int) -> None:
+        """Rename the rows whose unique columns have a value that another row is about to get.
 
-        Somebody may be called user-7 while the user with the number 7 becomes user-7. No value of
-        an application begins with a number sign, and each row's new name has its own key.
+        For instance, a user may be called user-7 while the user with id 7 becomes user-7. The
+        temporary value is `#` and the row's key; no value of an application starts with `#`.
         """
         table = _quote(update.table)
         for columns, expressions in update.unique:
@@ -262,7 +261,7 @@ class SanitizeRun:
                 for name in columns
                 if name in update.assignments
             )
-            # The inner table has the outer one's name, so that the index's expressions fit both.
+            # The subquery has the name of the table, so that the index expressions fit both.
             await self._execute(
                 f"UPDATE {table} SET {names} FROM ("  # noqa: S608
                 f"SELECT {table}.{key} AS owner, {keys} FROM ("
@@ -271,45 +270,45 @@ class SanitizeRun:
                 position=position,
             )
             await self.connection.commit()
-            self.report(f"{update.table}: names that are in the way")
+            self.report_progress(f"{update.table}: unique values")
 
     async def empty(self, plan: Plan) -> None:
-        """Empty tables, now that no row of another one refers to them.
+        """Empty tables, to which no row of another table refers any more.
 
-        Last, because triggers of a later release may write down in them what a row was before.
+        This comes last, because triggers of a later release may copy old values into them.
         """
         truncate = f"TRUNCATE {', '.join(map(_quote, plan.truncated))}" if plan.truncated else ""
-        # In one statement, after which foreign keys are checked: these may refer to each other.
+        # One statement, because foreign keys between these tables are checked at its end.
         deletes = [f"DELETE FROM {_quote(table)}" for table in plan.deleted]  # noqa: S608
         parts = ", ".join(f"part_{n} AS ({sql})" for n, sql in enumerate(deletes))
         delete = f"WITH {parts} SELECT" if deletes else ""
-        # Asked for by the trigger that lets nobody change the audit trail by mistake.
+        # Required by the trigger that protects the audit trail.
         await self._execute("SET LOCAL app.audit_maintenance = 'on'")
-        # The truncated tables may refer to the others, whose triggers may write to them.
+        # The truncated tables may refer to the others, whose triggers may insert rows into them.
         for statement in filter(None, (truncate, delete, delete and truncate)):
             await self._execute(statement)
         await self.connection.commit()
 
-    async def forget(self, plan: Plan) -> None:
-        """Remove what PostgreSQL has noted about values, and the rows as they were before."""
-        # An empty table's statistics outlive an ANALYZE.
+    async def vacuum(self, plan: Plan) -> None:
+        """Remove the old values from PostgreSQL's statistics and dead rows."""
+        # ANALYZE keeps the statistics of an empty table.
         await self._execute(
             "SELECT count(*) FROM (SELECT pg_clear_attribute_stats("
             " schemaname::text, tablename::text, attname::text, inherited)"
             " FROM pg_stats WHERE schemaname = current_schema()) AS cleared"
         )
         await self.connection.commit()
-        outside = await self.connection.execution_options(isolation_level="AUTOCOMMIT")
+        autocommit = await self.connection.execution_options(isolation_level="AUTOCOMMIT")
         for table in [*(update.table for update in plan.updates), *plan.deleted]:
-            self.report(f"{table}: clearing up")
-            await outside.execute(text(f"VACUUM (ANALYZE) {_quote(table)}"))
+            self.report_progress(f"{table}: vacuum")
+            await autocommit.execute(text(f"VACUUM (ANALYZE) {_quote(table)}"))
 
-    def report(self, line: str) -> None:
-        """Say how far it is, every few seconds."""
+    def report_progress(self, line: str) -> None:
+        """Report a line, at most once in `REPORT_SECONDS`."""
         now = time.monotonic()
-        if now - self.said >= REPORT_SECONDS:
-            self.said = now
-            self.say(f"{line} ({now - self.begun:.0f} s)")
+        if now - self.reported >= REPORT_SECONDS:
+            self.reported = now
+            self.report(f"{line} ({now - self.started:.0f} s)")
 
     async def _execute(self, statement: str, **values: object) -> Any:
         return await self.connection.execute(text(statement), values)
@@ -319,34 +318,34 @@ class SanitizeRun:
 
 
 async def make_plan(connection: AsyncConnection) -> Plan:
-    """Compare what the models say with what is there, and tell what is to be done.
+    """Compare the rules of the models with the tables of the database, and plan the changes.
 
-    Production may be ahead of a preview's code: tables that no model knows are emptied, and columns
-    that none knows get their default, or NULL where they refer to a table that is emptied.
+    Production may be ahead of a preview's code. Tables without a model are emptied. Columns that
+    are not in a model get their default, or NULL if they refer to a table that is emptied.
 
     Raises:
-        SanitizeError: the schema is behind, the models are not classified, or something is there
+        SanitizeError: the schema is behind, a rule is missing or invalid, or the database has data
             that cannot be sanitized.
     """
-    if wrong := find_rule_errors(Base):
-        raise SanitizeError(f"The models do not say what to do: {'; '.join(wrong)}.")
-    there = await _columns(connection)
+    if errors := find_rule_errors(Base):
+        raise SanitizeError(f"The rules in `__sanitize__` are incomplete: {'; '.join(errors)}.")
+    existing = await _columns(connection)
     missing = [
         f"{table.name}.{column.name}"
         for table in Base.metadata.sorted_tables
         for column in table.columns
-        if column.name not in there.get(table.name, ())
+        if column.name not in existing.get(table.name, ())
     ]
     if missing:
         raise SanitizeError(_stale_message(missing[0]))
-    if beyond := await _unreachable_tables(connection):
+    if unreachable := await _unreachable_tables(connection):
         raise SanitizeError(
-            f"What these hold cannot be sanitized: {', '.join(beyond)};"
-            " drop them in this preview, or keep it in tables beside the application's own."
+            f"Cannot sanitize {', '.join(unreachable)}. Drop them in this preview, or keep their"
+            " data in tables of the application's schema."
         )
     known = sanitize_rules(Base)
     kept = {name for name, rule in known.items() if isinstance(rule, dict)} | {"alembic_version"}
-    emptied = there.keys() - kept
+    emptied = existing.keys() - kept
     references = await _references(connection)
     referred = {each.target for each in references if each.table not in emptied}
     while more := {each.target for each in references if each.table in referred} - referred:
@@ -357,14 +356,14 @@ async def make_plan(connection: AsyncConnection) -> Plan:
         if not isinstance(rule, dict):
             continue
         changes = {name: each.expression for name, each in rule.items() if each.expression}
-        changes |= dict.fromkeys(there[table.name] - rule.keys(), "DEFAULT")
+        changes |= dict.fromkeys(existing[table.name] - rule.keys(), "DEFAULT")
         for each in references:
             if each.table == table.name and each.target in emptied:
                 changes |= dict.fromkeys(each.nullable - rule.keys(), "NULL")
                 if all(changes.get(column) != "NULL" for column in each.nullable):
                     raise SanitizeError(
-                        f"{each.target} is to be emptied, but {table.name} has {each.definition}"
-                        " and no column of it may become NULL; deploy a release that knows both."
+                        f"Cannot empty {each.target}: {table.name} has {each.definition}, and none"
+                        " of its columns is nullable. Deploy a release with models of both."
                     )
         if not changes:
             continue
@@ -375,7 +374,7 @@ async def make_plan(connection: AsyncConnection) -> Plan:
 
 
 async def _columns(connection: AsyncConnection) -> dict[str, set[str]]:
-    """Return the columns that can be set, by table; without the tables of extensions."""
+    """Return the columns that can be updated, by table; without tables of extensions."""
     rows = await connection.execute(
         text(
             "SELECT relname, attname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid"
@@ -399,11 +398,11 @@ class Reference:
     target: str
     definition: str
     nullable: set[str]
-    """Those of its columns that can be NULL."""
+    """Its nullable columns."""
 
 
 async def _references(connection: AsyncConnection) -> list[Reference]:
-    """Return the foreign keys; those of partitions as their whole table's."""
+    """Return the foreign keys. Those of a partition count as those of its root table."""
     rows = await connection.execute(
         text(
             "SELECT source.relname, target.relname, pg_get_constraintdef(pg_constraint.oid),"
@@ -422,7 +421,7 @@ async def _references(connection: AsyncConnection) -> list[Reference]:
 
 
 async def _unreachable_tables(connection: AsyncConnection) -> list[str]:
-    """Name what holds data, is not of an extension, and is no table that `_columns` sees."""
+    """Return the names of data that `_columns` does not cover, except that of extensions."""
     rows = await connection.scalars(
         text(
             "SELECT CASE relkind WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table'"
@@ -430,7 +429,7 @@ async def _unreachable_tables(connection: AsyncConnection) -> list[str]:
             " FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
             " WHERE (relkind IN ('m', 'f') OR relkind IN ('r', 'p') AND NOT relispartition"
             " AND nspname <> current_schema())"
-            # Only PostgreSQL's own begin like this: the catalog's, TOAST's and temporary ones.
+            # The prefix is reserved for PostgreSQL: catalogs, TOAST and temporary tables.
             " AND NOT starts_with(nspname, 'pg_') AND nspname <> 'information_schema'"
             " AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass"
             " AND objid = pg_class.oid AND deptype = 'e')"
@@ -471,8 +470,10 @@ def _integer_key(table: Table) -> str | None:
 
 
 @asynccontextmanager
-async def _connect_with_retries(engine: AsyncEngine, say: Report) -> AsyncIterator[AsyncConnection]:
-    deadline = time.monotonic() + CONNECT_SECONDS
+async def _connect_with_retries(
+    engine: AsyncEngine, report: Report
+) -> AsyncIterator[AsyncConnection]:
+    deadline = time.monotonic() + CONNECT_TIMEOUT_SECONDS
     waiting = False
     while True:
         try:
@@ -481,11 +482,11 @@ async def _connect_with_retries(engine: AsyncEngine, say: Report) -> AsyncIterat
         except (OSError, PostgresError, DBAPIError) as error:
             if time.monotonic() > deadline:
                 raise SanitizeError(
-                    f"The database cannot be reached: {type(error).__name__}."
+                    f"Cannot connect to the database ({type(error).__name__})."
                 ) from None
             if not waiting:
                 waiting = True
-                say("The database cannot be reached yet; waiting for it.")
+                report("Cannot connect to the database yet. Retrying.")
             await asyncio.sleep(1)
     try:
         yield connection
@@ -493,52 +494,52 @@ async def _connect_with_retries(engine: AsyncEngine, say: Report) -> AsyncIterat
         await connection.close()  # ends the database session, and with it the lock
 
 
-async def _acquire_lock(connection: AsyncConnection, say: Report) -> None:
-    """Take the lock that lets one run work at a time."""
+async def _acquire_lock(connection: AsyncConnection, report: Report) -> None:
+    """Acquire the advisory lock of `quart sanitize`."""
     try:
         await advisory_locks.acquire(
             connection,
             advisory_locks.SANITIZE,
-            seconds=TURN_SECONDS,
-            on_wait=lambda: say("Another run is at work; waiting for its end."),
+            seconds=RUN_LOCK_TIMEOUT_SECONDS,
+            on_wait=lambda: report("Waiting for another run to finish."),
         )
     except TimeoutError:
-        raise SanitizeError("Another run is still at work; gave up waiting for its end.") from None
+        raise SanitizeError("Timed out waiting for another run to finish.") from None
 
 
-async def _is_finished(connection: AsyncConnection, environment: str, say: Report) -> bool:
+async def _is_finished(connection: AsyncConnection, environment: str, report: Report) -> bool:
     finished = await connection.scalar(
         text("SELECT finished_at FROM sanitizations WHERE environment = :environment"),
         {"environment": environment},
     )
     await connection.rollback()
     if finished is not None:
-        say(f"{environment} was sanitized at {finished:%Y-%m-%d %H:%M} UTC; nothing is to be done.")
+        report(f"{environment} was sanitized at {finished:%Y-%m-%d %H:%M} UTC. Nothing to do.")
     return finished is not None
 
 
-def _sentence(error: DBAPIError) -> str:
-    """Say what went wrong; PostgreSQL's own words may quote a row."""
+def _error_message(error: DBAPIError) -> str:
+    """Return a message without PostgreSQL's own text, which may quote a row."""
     original: Any = getattr(error.orig, "__cause__", None) or error.orig
     state = getattr(original, "sqlstate", None)
     if state in UNDEFINED_OBJECT:
-        return _stale_message("something of this release")
+        return _stale_message("a table or column of this release")
     if error.connection_invalidated:
-        return "The connection to the database was lost; the next run goes on where this one was."
+        return "The connection to the database was lost. Run the command again to resume."
     place = [
         getattr(original, name, None)
         for name in ("schema_name", "table_name", "column_name", "constraint_name")
     ]
     where = ".".join(filter(None, place[:3])) + (f" ({place[3]})" if place[3] else "")
     return (
-        f"PostgreSQL refused a statement: {type(original).__name__}{where and f' at {where}'};"
-        " the next run goes on where this one was."
+        f"A statement failed: {type(original).__name__}{where and f' at {where}'}."
+        " Run the command again to resume."
     )
 
 
 def _stale_message(what: str) -> str:
-    return f"The schema lacks {what}: it must be migrated first (`alembic upgrade head`)."
+    return f"The schema lacks {what}. Run `alembic upgrade head` first."
 
 
 def _join_names(names: Sequence[str]) -> str:
-    return ", ".join(names) or "no table"
+    return ", ".join(names) or "no tables"

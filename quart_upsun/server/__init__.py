@@ -1,3 +1,3 @@
-"""The processes of an application: `serve.main()` is the web server, `worker.main()` the worker."""
+"""The processes of an application: the web server `serve.main()` and the worker `worker.main()`."""
 
 __all__ = ["serve", "worker"]  # modules

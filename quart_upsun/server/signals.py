@@ -1,8 +1,8 @@
-"""SIGTERM and SIGINT: the first ends the process in good order and in time, more change nothing.
+"""Handle SIGTERM and SIGINT: the first starts a graceful shutdown, more have no effect.
 
-A process goes through four states, and none of them may be skipped: `exit_immediately` while
-there is nothing to finish, `listen_for_stop` while it works, `block_signals` before its loop ends,
-`ignore_signals` after that.
+A process calls these functions in order: `exit_immediately` while there is nothing to finish,
+`listen_for_stop` while it works, `block_signals` before its event loop closes, and `ignore_signals`
+after that.
 """
 
 import asyncio
@@ -19,50 +19,51 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def exit_immediately() -> None:
-    """Let the process end with exit code 0 wherever it stands."""
+    """Make signals exit the process at once with code 0."""
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: os._exit(0))
 
 
-def listen_for_stop(stop: Callable[[], None], *, seconds: float, last_words: str) -> None:
-    """Call `stop` in the running loop at each signal.
+def listen_for_stop(stop: Callable[[], None], *, seconds: float, process: str) -> None:
+    """Call `stop` in the running event loop at each signal.
 
     Args:
-        stop: begins the end; called again if more signals come.
-        seconds: from the first signal on. Then the process ends with exit code 0, whatever hangs.
-        last_words: for the log, if it comes to that.
+        stop: starts the shutdown; called again for further signals.
+        seconds: the time limit since the first signal. After it the process exits with code 0, even
+            if something hangs.
+        process: `server` or `worker`, for the log.
     """
 
-    def start_clock(number: int, frame: FrameType | None) -> None:
+    def start_timer(number: int, frame: FrameType | None) -> None:
         if signal.getitimer(signal.ITIMER_REAL)[0] == 0:
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
-    def give_up(number: int, frame: FrameType | None) -> None:
+    def exit_now(number: int, frame: FrameType | None) -> None:
         try:
-            log.error(last_words)
+            log.error("shutdown timed out", process=process)
         finally:
             os._exit(0)
 
     loop = asyncio.get_running_loop()
-    signal.signal(signal.SIGALRM, give_up)
+    signal.signal(signal.SIGALRM, exit_now)
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop)
-        # In place of the empty handler that asyncio has put there: unlike `stop` it runs also when
-        # something blocks the loop.
-        signal.signal(number, start_clock)
+        # Replaces asyncio's empty handler. Unlike `stop`, it also runs while the event loop is
+        # blocked.
+        signal.signal(number, start_timer)
 
 
 def block_signals() -> None:
-    """Keep signals away while the loop ends.
+    """Block signals while the event loop closes.
 
-    The loop closes its pipe before it gives the signals up: one more would complain. And between
-    giving them up and our ignoring them, one more would kill.
+    The loop closes its wakeup pipe before it removes its handlers, so a signal would cause an
+    error. Between the removal and `ignore_signals`, a signal would kill the process.
     """
     signal.set_wakeup_fd(-1)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def ignore_signals() -> None:
-    """Ignore signals, those that were blocked among them: asyncio has put the default back."""
+    """Ignore signals, including blocked ones. asyncio has restored the default handlers."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Keeps several server processes alive on one socket, and ends them together."""
+"""Supervise several server processes on one socket."""
 
 import os
 import select
@@ -14,33 +14,33 @@ from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
 
-BACKOFF_SECONDS = 10.0  # seconds between two starts of a process that keeps dying, at most
-HEALTHY_AFTER_SECONDS = 30.0  # seconds after which a process counts as healthy again
+BACKOFF_SECONDS = 10.0  # the longest delay before a process is restarted
+HEALTHY_AFTER_SECONDS = 30.0  # a process that has run this long resets the backoff
 
-# What a child runs: called with a function that reports readiness, and a pipe that ends with the
-# supervisor; returns the exit code.
+# The work of a process. Its arguments are a function that reports readiness, and a pipe that ends
+# when the supervisor dies. It returns the exit code.
 Work = Callable[[Callable[[], None], int], int]
 
 
 @dataclass
 class ServerProcess:
-    """The place of one process."""
+    """A slot for a process, which is reused when the process is restarted."""
 
     pid: int | None = None
     ready_pipe: int | None = None
     """Open until the process reports readiness or dies."""
     started: float = 0.0
     deaths: int = 0
-    """In a row, without a steady life between them."""
+    """Consecutive deaths, without a healthy run in between."""
     not_before: float = 0.0
 
 
 class Supervisor:
-    """Forks processes, replaces the dead, and passes SIGTERM on.
+    """Forks processes, restarts those that die, and forwards SIGTERM.
 
-    A process that dies before any has ever served means that the start failed: everything ends
-    with exit code 1, and the platform shows it. Later deaths are made good with back-off while
-    the others serve.
+    If a process dies before any process was ready, the start has failed: all processes stop, and
+        the
+    exit code is 1. Later, a process that dies is restarted with backoff while the others serve.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Supervisor:
         self._has_served = False
         self._exit_code = 0
         self._wakeup, self._wakeup_writer = socket.socketpair()
-        # Only we hold the writing end, so that the children see it end, even if we are killed.
+        # Only the supervisor holds the writing end, so the processes notice if it is killed.
         self._life, self._life_writer = os.pipe()
 
     def run(self) -> int:
-        """Serve until stopped; return the exit code."""
+        """Run the processes until stopped; return the exit code."""
         self._wakeup.setblocking(False)
         self._wakeup_writer.setblocking(False)
         signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
@@ -74,11 +74,11 @@ class Supervisor:
                 break
             elif self._kill_at is None:
                 self._kill_at = time.monotonic() + self._stop_seconds
-                # Open here, it would keep queueing connections that nobody accepts.
+                # While it is open, the kernel queues connections that nobody accepts.
                 self._listener.close()
                 self._signal(signal.SIGTERM)
             elif time.monotonic() > self._kill_at:
-                log.error("server processes killed: they did not end in time")
+                log.error("server processes killed")
                 self._exit_code = 1
                 self._kill_at += 1.0
                 self._signal(signal.SIGKILL)
@@ -102,13 +102,15 @@ class Supervisor:
                 slot.pid, slot.ready_pipe, slot.started = pid, ready, now
 
     def _run_child(self, report: int) -> None:
-        """Do the work in the child; never returns."""
+        """Run the work in the forked process; never returns."""
         code = 1
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # until the work has its own
-            if self._stopping:  # we were told before that line, in the supervisor's way
+            signal.signal(
+                signal.SIGTERM, lambda *_: os._exit(0)
+            )  # until the work sets its own handler
+            if self._stopping:  # the signal arrived before the line above
                 os._exit(0)
             for slot in self._slots:
                 if slot.ready_pipe is not None:
@@ -122,13 +124,13 @@ class Supervisor:
 
             code = self._work(report_ready, self._life)
         except BaseException:
-            log.exception("a server process failed")
+            log.exception("server process failed")
         finally:
             sys.stdout.flush()
             os._exit(code)
 
     def _wait(self) -> None:
-        """Sleep until a signal, a report, or the next thing that is due."""
+        """Wait for a signal, a readiness report, or the next restart or kill that is due."""
         now = time.monotonic()
         due = [slot.not_before for slot in self._slots if slot.pid is None]
         if self._kill_at is not None:
@@ -142,7 +144,7 @@ class Supervisor:
                 self._wakeup.recv(4096)
             else:
                 slot = pipes[source]
-                if os.read(source, 1):  # empty: it died, and SIGCHLD tells the rest
+                if os.read(source, 1):  # empty: the process died, which SIGCHLD reports
                     self._has_served = True
                 os.close(source)
                 slot.ready_pipe = None
@@ -162,18 +164,18 @@ class Supervisor:
                 continue
             now = time.monotonic()
             slot.deaths = slot.deaths + 1 if now - slot.started < HEALTHY_AFTER_SECONDS else 1
-            # The first replacement comes at once.
+            # The first restart is immediate.
             delay = 0.0 if slot.deaths == 1 else min(0.25 * 2**slot.deaths, BACKOFF_SECONDS)
             slot.not_before = now + delay
             if self._has_served:
-                log.error("a server process died", pid=pid, exit_code=code, restart_in=delay)
+                log.error("server process died", pid=pid, exit_code=code, restart_in_seconds=delay)
             else:
-                log.error("the server could not start", pid=pid, exit_code=code)
+                log.error("server process failed to start", pid=pid, exit_code=code)
                 self._exit_code = 1
                 self._stopping = True
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        # No more than this: the handler may interrupt any line, such as that of a fork.
+        # Only sets a flag, because a handler can interrupt any line, such as a fork.
         self._stopping = True
 
     def _close_wakeup(self) -> None:
@@ -188,4 +190,4 @@ class Supervisor:
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """Do nothing; the signal's number in the wakeup socket is what counts."""
+    """Do nothing: the signal wakes `select` through the wakeup socket."""

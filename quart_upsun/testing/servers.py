@@ -115,15 +115,15 @@ class Server:
 
     async def wait_until_serving(self, processes: int = 1) -> None:
         """Wait until all processes accept requests."""
-        self.port = int((await self.says("starting"))[0]["port"])
-        await self.says("serving", times=processes)
+        self.port = int((await self.says("server starting"))[0]["port"])
+        await self.says("server ready", times=processes)
         self.pids()
         async with httpx.AsyncClient(base_url=self.url) as client:
             assert (await client.get("/livez")).status_code == 200
 
     async def is_draining(self) -> None:
         """Wait until all processes have begun to shut down."""
-        await self.says("stopping", times=len(self.events("serving")))
+        await self.says("server stopping", times=len(self.events("server ready")))
 
     def send(self, number: int = signal.SIGTERM) -> None:
         """Send a signal to the server."""

@@ -1,4 +1,4 @@
-"""What comes round to delete what is old."""
+"""Cleanup jobs delete old rows."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -17,7 +17,7 @@ from quart_upsun.mail.models import Mail
 from quart_upsun.security import retention
 from quart_upsun.security.models import AuditEvent
 
-SECOND = timedelta(seconds=10)
+MARGIN = timedelta(seconds=10)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def add(database: Database, model: Any, *rows: dict[str, Any]) -> None:
             await session.execute(insert(model).values(row))
 
 
-async def left(database: Database, column: Any) -> list[Any]:
+async def remaining(database: Database, column: Any) -> list[Any]:
     async with database.read() as session:
         return list(await session.scalars(select(column).order_by(column)))
 
@@ -42,26 +42,26 @@ async def clean(database: Database, work: Callable[[JobContext], Awaitable[None]
     await work(JobContext(0, {}, 1, database))
 
 
-async def test_old_audit_events(database: Database) -> None:
-    ages = [*[retention.RETENTION + SECOND] * 5, retention.RETENTION - SECOND, timedelta(0)]
+async def test_old_audit_events_are_deleted(database: Database) -> None:
+    ages = [*[retention.RETENTION + MARGIN] * 5, retention.RETENTION - MARGIN, timedelta(0)]
     rows = [{"kind": f"age {n}", "at": func.now() - age} for n, age in enumerate(ages)]
     await add(database, AuditEvent, *rows)
     await clean(database, retention.delete_old_events)
-    assert await left(database, AuditEvent.kind) == ["age 5", "age 6"]
+    assert await remaining(database, AuditEvent.kind) == ["age 5", "age 6"]
 
 
-async def test_old_mails(database: Database) -> None:
-    old, new = (func.now() - outbox.RETENTION - SECOND, func.now() - outbox.RETENTION + SECOND)
+async def test_old_mails_are_deleted(database: Database) -> None:
+    old, new = (func.now() - outbox.RETENTION - MARGIN, func.now() - outbox.RETENTION + MARGIN)
     rows: list[dict[str, Any]] = [
         *[{"kind": "old", "created_at": old, "message": "x"}] * 5,
         {"kind": "new", "created_at": new, "message": "x"},
     ]
     await add(database, Mail, *rows)
     await clean(database, outbox.delete_old_mails)
-    assert await left(database, Mail.kind) == ["new"]
+    assert await remaining(database, Mail.kind) == ["new"]
 
 
-async def test_old_jobs(database: Database) -> None:
+async def test_old_failed_jobs_and_logs_are_deleted(database: Database) -> None:
     def job(number: int, status: str, age: timedelta) -> dict[str, Any]:
         ago = func.now() - age
         row = {"id": number, "status": status, "updated": ago, "created": ago}
@@ -71,7 +71,7 @@ async def test_old_jobs(database: Database) -> None:
         row = {"job_id": number, "status": status, "created": func.now() - age}
         return row | {"priority": 0, "entrypoint": "test"}
 
-    week, months = cleanup.LOG_RETENTION + SECOND, cleanup.FAILED_JOB_RETENTION + SECOND
+    week, months = cleanup.LOG_RETENTION + MARGIN, cleanup.FAILED_JOB_RETENTION + MARGIN
     await add(
         database,
         Job,
@@ -87,17 +87,17 @@ async def test_old_jobs(database: Database) -> None:
         log(2, "failed", week),
         log(3, "queued", months),
         log(8, "successful", week),
-        log(9, "successful", cleanup.LOG_RETENTION - SECOND),
+        log(9, "successful", cleanup.LOG_RETENTION - MARGIN),
     )
     await clean(database, cleanup.clean_up_jobs)
-    assert await left(database, Job.id) == [2, 3]
-    assert await left(database, JobLog.job_id) == [2, 3, 9]
+    assert await remaining(database, Job.id) == [2, 3]
+    assert await remaining(database, JobLog.job_id) == [2, 3, 9]
 
 
-async def test_they_all_come_round(app: Quart) -> None:
+async def test_cleanup_tasks_are_registered(app: Quart) -> None:
     tasks = app.extensions["quart_upsun"].jobs.tasks
     assert {
-        "forget old mails",
-        "forget old jobs",
+        "delete old mails",
+        "delete old jobs",
         "forget old audit events",
     } <= tasks.keys()

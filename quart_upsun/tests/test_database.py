@@ -1,4 +1,4 @@
-"""Sessions and the schema gate, on a real PostgreSQL."""
+"""Sessions, the connection pool and the schema gate, on a real PostgreSQL."""
 
 import asyncio
 import gc
@@ -35,7 +35,7 @@ from quart_upsun.tests.sample.settings import ROOT, Settings
 def settings_for(url: str) -> Settings:
     return Settings(
         database_url=parse_database_url(url),
-        secret_key=SecretStr("a key for tests, of no worth anywhere else"),
+        secret_key=SecretStr("a secret key that is only for tests"),
     )
 
 
@@ -47,7 +47,7 @@ async def unmigrated(empty_database: str) -> AsyncIterator[Quart]:
 
 
 async def migrate(monkeypatch: pytest.MonkeyPatch, url: str, revision: str = "head") -> None:
-    """Migrate while the application goes on: in the middle of a statement it would hold a lock."""
+    """Migrate in a thread, so that the application does not hold locks meanwhile."""
     monkeypatch.setenv("DATABASE_URL", url)
     change = command.downgrade if revision == "base" else command.upgrade
     await asyncio.to_thread(change, Config(ROOT / "alembic.ini"), revision)
@@ -63,7 +63,7 @@ async def count(database: Database) -> int:
         return await session.scalar(count_rows) or 0
 
 
-async def test_a_write_commits_as_a_whole_or_not_at_all(app: Quart) -> None:
+async def test_write_commits_or_rolls_back(app: Quart) -> None:
     database: Database = app.extensions["quart_upsun"].database
     await add(database, "kept")
 
@@ -77,14 +77,14 @@ async def test_a_write_commits_as_a_whole_or_not_at_all(app: Quart) -> None:
     assert await count(database) == 1
 
 
-async def test_statements_of_a_read_stand_alone(app: Quart) -> None:
+async def test_each_statement_of_read_is_a_transaction(app: Quart) -> None:
     async with app.extensions["quart_upsun"].database.read() as session:
         first = await session.scalar(text("SELECT pg_current_xact_id()"))
         second = await session.scalar(text("SELECT pg_current_xact_id()"))
     assert first != second
 
 
-async def test_no_connection_is_left_behind(app: Quart) -> None:
+async def test_an_exception_returns_the_connection_to_the_pool(app: Quart) -> None:
     database: Database = app.extensions["quart_upsun"].database
 
     async def fail() -> None:
@@ -100,7 +100,7 @@ async def test_no_connection_is_left_behind(app: Quart) -> None:
 
 
 @pytest.mark.parametrize("way", [Database.read, Database.direct])
-async def test_an_exhausted_pool_is_unavailable(
+async def test_an_exhausted_pool_times_out(
     way: Callable[[Database], AbstractAsyncContextManager[Any]],
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -108,14 +108,14 @@ async def test_an_exhausted_pool_is_unavailable(
     monkeypatch.setattr("quart_upsun.database.session.POOL_TIMEOUT_SECONDS", 0.05)
     database = Database(parse_database_url(database_url), pool_size=1, migrations=ROOT / "alembic")
     async with way(database):
-        with pytest.raises(DatabaseUnavailableError, match="busy"):
+        with pytest.raises(DatabaseUnavailableError, match="in use"):
             async with way(database):
                 pass
     assert await count(database) == 0
     await database.close()
 
 
-async def test_behind_is_503_with_words_until_migrated(
+async def test_requests_get_503_until_the_schema_is_migrated(
     unmigrated: Quart, empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = unmigrated.test_client()
@@ -142,8 +142,8 @@ async def test_behind_is_503_with_words_until_migrated(
     assert {response.status_code for response in responses} == {200}
 
 
-async def test_nobody_hears_what_was_so_before_they_came(app: Quart, database_url: str) -> None:
-    """A deploy that has migrated lets all go whom it has held, within milliseconds."""
+async def test_the_gate_does_not_return_a_stale_state(app: Quart, database_url: str) -> None:
+    """After the migration, a deploy releases all held requests within milliseconds."""
     gate = app.extensions["quart_upsun"].database.gate
     connection = await asyncpg.connect(database_url)
     for _ in range(3):
@@ -151,8 +151,8 @@ async def test_nobody_hears_what_was_so_before_they_came(app: Quart, database_ur
         gate.close()
         held = [asyncio.create_task(gate.check()) for _ in range(3)]
         assert all(
-            isinstance(heard, SchemaBehindError)
-            for heard in await asyncio.gather(*held, return_exceptions=True)
+            isinstance(result, SchemaBehindError)
+            for result in await asyncio.gather(*held, return_exceptions=True)
         )
         await connection.execute("INSERT INTO alembic_version VALUES ($1)", gate.needed)
         async with asyncio.timeout(10):
@@ -160,7 +160,7 @@ async def test_nobody_hears_what_was_so_before_they_came(app: Quart, database_ur
     await connection.close()
 
 
-async def test_the_reason_is_logged_once(
+async def test_the_gate_logs_a_reason_once(
     unmigrated: Quart, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = unmigrated.test_client()
@@ -170,7 +170,7 @@ async def test_the_reason_is_logged_once(
     assert caplog.text.count("schema behind") == 1
 
 
-async def test_a_database_that_is_ahead_is_served(app: Quart, database_url: str) -> None:
+async def test_a_newer_schema_is_accepted(app: Quart, database_url: str) -> None:
     connection = await asyncpg.connect(database_url)
     await connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     await connection.close()
@@ -179,11 +179,11 @@ async def test_a_database_that_is_ahead_is_served(app: Quart, database_url: str)
     assert (await client.get("/rows/")).status_code == 200
 
 
-async def test_a_schema_that_goes_away_closes_the_gate(
+async def test_a_dropped_schema_closes_the_gate(
     unmigrated: Quart, empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A restore of an old backup, or a data sync from another environment."""
-    # By this tree's migrations: those of a later release would not be known to be undone.
+    """It may be restored from an old backup, or synced from another environment."""
+    # With the migrations of this tree: an unknown revision would count as newer.
     await migrate(monkeypatch, empty_database)
     client = unmigrated.test_client()
     assert (await client.get("/rows/")).status_code == 200
@@ -194,10 +194,10 @@ async def test_a_schema_that_goes_away_closes_the_gate(
     assert (await client.get("/rows/")).status_code == 200
 
 
-async def test_a_changed_column_type_fails_no_pooled_connection(
+async def test_a_changed_column_type_does_not_break_pooled_connections(
     app: Quart, database_url: str
 ) -> None:
-    """The old release lives on while the new one migrates; its prepared plans become stale."""
+    """The previous release runs while the next one migrates; its prepared plans become stale."""
     database: Database = app.extensions["quart_upsun"].database
     await add(database, "ada")
     barrier = asyncio.Barrier(5)
@@ -216,7 +216,7 @@ async def test_a_changed_column_type_fails_no_pooled_connection(
         assert await asyncio.gather(*(query() for _ in range(5))) == ["ada"] * 5
 
 
-async def test_connections_that_died_while_idle_are_replaced(
+async def test_closed_idle_connections_are_replaced(
     app: Quart, server_url: str, database_url: str
 ) -> None:
     database: Database = app.extensions["quart_upsun"].database
@@ -228,11 +228,11 @@ async def test_connections_that_died_while_idle_are_replaced(
         database_url.partition("?")[0].rpartition("/")[2],
     )
     await connection.close()
-    await asyncio.sleep(0.1)  # let the loop hear of the closed sockets
+    await asyncio.sleep(0.1)  # lets the event loop notice the closed sockets
     assert await count(database) == 0
 
 
-async def test_nothing_listens(unused_tcp_port: int) -> None:
+async def test_an_unreachable_database_is_unavailable(unused_tcp_port: int) -> None:
     app = create_app(settings_for(f"postgresql://u:p@127.0.0.1:{unused_tcp_port}/d"))
     async with app.test_app():
         client = app.test_client()
@@ -248,7 +248,7 @@ async def test_nothing_listens(unused_tcp_port: int) -> None:
                 pass
 
 
-def test_schema_behind_says_what_is_there_and_what_is_needed() -> None:
+def test_schema_behind_names_both_revisions() -> None:
     assert "none" in str(SchemaBehindError(None, "abc"))
     assert "abc" in str(SchemaBehindError("old", "abc"))
 
@@ -268,7 +268,7 @@ WAYS = pytest.mark.parametrize("way", [Database.read, Database.write, Database.d
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_an_error_of_the_caller_passes_through(
+async def test_an_exception_of_the_block_passes_through(
     way: Callable[[Database], AbstractAsyncContextManager[Any]], error: Exception, app: Quart
 ) -> None:
     database: Database = app.extensions["quart_upsun"].database
@@ -288,14 +288,14 @@ async def test_an_error_of_the_caller_passes_through(
 
 
 @pytest.mark.parametrize("way", [Database.read, Database.write])
-async def test_a_statement_without_an_answer_is_an_outage(
+async def test_a_statement_timeout_is_an_outage(
     way: Callable[[Database], AbstractAsyncContextManager[Any]], database_url: str
 ) -> None:
-    """asyncpg's `TimeoutError`, which the server's own time limit does not come before."""
+    """asyncpg raises `TimeoutError` if the server's own timeout does not end the statement."""
     database = Database(parse_database_url(database_url), pool_size=1, migrations=ROOT / "alembic")
     assert await count(database) == 0
 
-    async def ask() -> None:
+    async def query() -> None:
         async with way(database) as session:
             connection = await session.connection()
             pooled = await connection.get_raw_connection()
@@ -305,13 +305,13 @@ async def test_a_statement_without_an_answer_is_an_outage(
             await session.execute(text("SELECT pg_sleep(60)"))
 
     with pytest.raises(DatabaseUnavailableError, match="the connection to the database was lost"):
-        await ask()
+        await query()
     assert not database.gate.is_open
     assert await count(database) == 0
     await database.close()
 
 
-async def test_the_block_itself_can_catch_a_lock_timeout(app: Quart, database_url: str) -> None:
+async def test_the_block_can_catch_a_lock_timeout(app: Quart, database_url: str) -> None:
     database: Database = app.extensions["quart_upsun"].database
     holder = await asyncpg.connect(database_url)
     await holder.execute("BEGIN; LOCK TABLE mails")
@@ -326,10 +326,10 @@ async def test_the_block_itself_can_catch_a_lock_timeout(app: Quart, database_ur
 
 @WAYS
 @pytest.mark.parametrize("times", [1, 2, 3])
-async def test_a_cancelled_block_leaves_no_half_transaction_and_no_busy_connection(
+async def test_cancellation_rolls_back_and_returns_the_connection(
     way: Callable[[Database], AbstractAsyncContextManager[Any]], times: int, app: Quart
 ) -> None:
-    """Cancelled at every step of connecting, statements, commit and rollback, and again in it."""
+    """Cancels at every step of connect, statements, commit and rollback, up to three times."""
     database: Database = app.extensions["quart_upsun"].database
     pool: Any = database.engine.pool
     async with database.write() as session:
@@ -364,7 +364,7 @@ async def test_a_cancelled_block_leaves_no_half_transaction_and_no_busy_connecti
             except (asyncio.CancelledError, ZeroDivisionError) as error:
                 ends.add(type(error).__name__)
             assert pool.checkedout() == 0
-            assert database._turns._value == pool.size()
+            assert database._slots._value == pool.size()
         gc.collect()
         await asyncio.sleep(0)
     finally:
@@ -380,8 +380,8 @@ async def test_a_cancelled_block_leaves_no_half_transaction_and_no_busy_connecti
     assert database.gate.is_open
 
 
-async def test_a_cancellation_during_the_rollback_comes_out(app: Quart, database_url: str) -> None:
-    """Not the error that was the reason for the rollback: who cancels waits for the end."""
+async def test_cancellation_during_the_rollback_is_raised(app: Quart, database_url: str) -> None:
+    """The task must end with CancelledError, not with the error that caused the rollback."""
     database: Database = app.extensions["quart_upsun"].database
     failing = asyncio.Event()
 
@@ -402,7 +402,7 @@ async def test_a_cancellation_during_the_rollback_comes_out(app: Quart, database
     assert pool.checkedout() == 0
 
 
-async def test_an_error_is_not_hidden_by_a_rollback_that_fails(app: Quart) -> None:
+async def test_a_failing_rollback_does_not_hide_the_error(app: Quart) -> None:
     database: Database = app.extensions["quart_upsun"].database
 
     async def fail() -> None:
@@ -418,14 +418,14 @@ async def test_an_error_is_not_hidden_by_a_rollback_that_fails(app: Quart) -> No
     assert await count(database) == 0
 
 
-async def test_readyz_asks_a_new_session_whether_the_database_is_read_only(
+async def test_readiness_checks_read_only_in_a_new_session(
     app: Quart, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("quart_upsun.database.session.READ_ONLY_INTERVAL_SECONDS", 0.0)
     database: Database = app.extensions["quart_upsun"].database
     await set_read_only(database_url, "on")
     assert not await database.accepts_changes()
-    # Several that are read-only for as long as they last.
+    # Opens three sessions, which stay read-only.
     barrier = asyncio.Barrier(3)
 
     async def use() -> None:
@@ -439,10 +439,8 @@ async def test_readyz_asks_a_new_session_whether_the_database_is_read_only(
 
 
 @pytest.mark.parametrize("found_by", ["readyz", "a change"])
-async def test_a_read_only_database_is_not_asked_again_for_a_moment(
-    found_by: str, app: Quart, database_url: str
-) -> None:
-    """Each attempt costs new connections, which those who read would wait for."""
+async def test_the_read_only_state_is_cached(found_by: str, app: Quart, database_url: str) -> None:
+    """Each check costs new connections, for which readers would wait."""
     database: Database = app.extensions["quart_upsun"].database
     await set_read_only(database_url, "on")
     if found_by == "readyz":
@@ -457,7 +455,7 @@ async def test_a_read_only_database_is_not_asked_again_for_a_moment(
         await add(database, "ada")
 
 
-async def test_an_address_with_parameters_is_connected_to(database_url: str) -> None:
+async def test_connects_with_the_parameters_of_the_url(database_url: str) -> None:
     url = f"{database_url}{'&' if '?' in database_url else '?'}" + (
         "sslmode=prefer&channel_binding=prefer&application_name=from%20the%20address"
         "&options=-csearch_path%3Dpublic%20-cstatement_timeout%3D1&connect_timeout=7"
@@ -465,15 +463,15 @@ async def test_an_address_with_parameters_is_connected_to(database_url: str) -> 
     )
     database = Database(parse_database_url(url), pool_size=1, migrations=ROOT / "alembic")
     async with database.read() as session:
-        told = [
+        shown = [
             await session.scalar(text(f"SHOW {name}"))
             for name in ("application_name", "search_path", "statement_timeout", "timezone")
         ]
-    assert told == ["from the address", "public", "8s", "UTC"]
+    assert shown == ["from the address", "public", "8s", "UTC"]
     await database.close()
 
 
-async def test_a_server_of_another_kind_is_no_connection(database_url: str) -> None:
+async def test_a_server_with_other_session_attributes_is_unavailable(database_url: str) -> None:
     joined = "&" if "?" in database_url else "?"
     url = parse_database_url(f"{database_url}{joined}target_session_attrs=standby")
     database = Database(url, pool_size=1, migrations=ROOT / "alembic")
@@ -483,8 +481,8 @@ async def test_a_server_of_another_kind_is_no_connection(database_url: str) -> N
 
 
 @asynccontextmanager
-async def tls_in_front_of(url: URL, context: ssl.SSLContext) -> AsyncIterator[URL]:
-    """Speak TLS as PostgreSQL does; the embedded server is built without it."""
+async def tls_proxy(url: URL, context: ssl.SSLContext) -> AsyncIterator[URL]:
+    """Run a TLS proxy that speaks PostgreSQL's protocol; the embedded server has no TLS."""
     encrypted: list[bool] = []
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -510,10 +508,10 @@ async def tls_in_front_of(url: URL, context: ssl.SSLContext) -> AsyncIterator[UR
     assert encrypted
 
 
-async def test_the_certificate_of_the_server_is_checked(database_url: str, tmp_path: Path) -> None:
+async def test_the_server_certificate_is_verified(database_url: str, tmp_path: Path) -> None:
     certificate, context = await server_context(tmp_path, "localhost")
 
-    async def counted(url: URL, **query: str) -> int:
+    async def count_over(url: URL, **query: str) -> int:
         database = Database(
             parse_database_url(url.update_query_dict(query)),
             pool_size=1,
@@ -524,16 +522,16 @@ async def test_the_certificate_of_the_server_is_checked(database_url: str, tmp_p
         finally:
             await database.close()
 
-    async with tls_in_front_of(make_url(database_url), context) as url:
-        mine, others = {"sslrootcert": str(certificate)}, {"sslrootcert": certifi.where()}
-        assert await counted(url, sslmode="require") == 0
-        assert await counted(url, sslmode="verify-full", **mine) == 0
-        assert await counted(url.set(host="127.0.0.1"), sslmode="verify-ca", **mine) == 0
+    async with tls_proxy(make_url(database_url), context) as url:
+        trusted, untrusted = {"sslrootcert": str(certificate)}, {"sslrootcert": certifi.where()}
+        assert await count_over(url, sslmode="require") == 0
+        assert await count_over(url, sslmode="verify-full", **trusted) == 0
+        assert await count_over(url.set(host="127.0.0.1"), sslmode="verify-ca", **trusted) == 0
         for refused in (
-            counted(url, sslmode="verify-full", **others),
-            counted(url, sslmode="require", **others),
-            counted(url, sslrootcert="system"),
-            counted(url.set(host="127.0.0.1"), sslmode="verify-full", **mine),
+            count_over(url, sslmode="verify-full", **untrusted),
+            count_over(url, sslmode="require", **untrusted),
+            count_over(url, sslrootcert="system"),
+            count_over(url.set(host="127.0.0.1"), sslmode="verify-full", **trusted),
         ):
             with pytest.raises(DatabaseUnavailableError) as raised:
                 await refused

@@ -143,7 +143,7 @@ async def test_small_application_runs_from_the_wheels(
             request = asyncio.create_task(client.post("/greet/Grace"))
             await until_blocked(url)
             server.send_signal(signal.SIGTERM)
-            await until(lambda: "stopping" in output.read_text())
+            await until(lambda: "server stopping" in output.read_text())
             await asyncio.sleep(1)  # by now the socket is closed
             assert not request.done()
         await connection.close()
@@ -170,7 +170,7 @@ async def serving(
             stderr=file,
         )
     try:
-        await until(lambda: "serving" in output.read_text() or server.returncode is not None)
+        await until(lambda: "server ready" in output.read_text() or server.returncode is not None)
         assert server.returncode is None, output.read_text()
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             yield server, client, output

@@ -86,7 +86,8 @@ async def test_unhandled_exception_shows_no_details(
     page = await response.get_data(as_text=True)
     assert "inside" not in page
     assert "Traceback" not in page
-    assert "Exception on request GET" in caplog.text
+    assert "'event': 'unhandled exception'" in caplog.text
+    assert "'method': 'GET'" in caplog.text
     assert "hunter2" not in caplog.text
 
 
@@ -98,7 +99,7 @@ async def test_unhandled_exception_is_logged_without_request_values(
         "/open/a-token-in-the-path/?next=hunter\\3", form={"password": "hunter2", "keep": "y"}
     )
     assert response.status_code == 500
-    assert "Exception on request POST /open/<token>/" in caplog.text
+    assert "'method': 'POST', 'route': '/open/<token>/'" in caplog.text
     assert "ValueError: cannot use [hidden]" in caplog.text
     for value in ("a-token", "hunter"):
         assert value not in caplog.text
@@ -111,7 +112,7 @@ async def test_websocket_exception_is_logged_with_its_url_rule(
         async with failing_client.websocket("/live/a-token-in-the-path/") as connection:
             await connection.receive()
     assert caught.value.response.status_code == 500
-    assert "Exception on websocket /live/<token>/" in caplog.text
+    assert "'method': 'websocket', 'route': '/live/<token>/'" in caplog.text
     assert "a-token" not in caplog.text
 
 
@@ -126,7 +127,8 @@ async def test_exception_without_a_route_is_logged_without_its_path(
 
     response = await app.test_client().get("/open/a-token/which/leads/nowhere")
     assert response.status_code == 500
-    assert "Exception on request GET" in caplog.text
+    assert "'event': 'unhandled exception'" in caplog.text
+    assert "'method': 'GET'" in caplog.text
     assert "a-token" not in caplog.text
 
 

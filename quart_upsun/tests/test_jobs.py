@@ -1,4 +1,4 @@
-"""Jobs: asked for in a transaction, done once, tried again, given up, put back."""
+"""Background jobs: enqueueing, retries, permanent failure, shutdown and schedules."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ Work = Callable[[JobContext], Awaitable[None]]
 
 
 class Jobs:
-    """Tasks, what became of them, and the database they are in."""
+    """Creates, enqueues and runs tasks, and reads the state of the queue."""
 
     def __init__(self, app: Quart) -> None:
         self.app = app
@@ -46,14 +46,14 @@ class Jobs:
     def task(self, work: Work, **options: Any) -> Task:
         return Task("test", work, **options)
 
-    async def ask(self, task: Task, **data: Any) -> None:
+    async def enqueue(self, task: Task, **data: Any) -> None:
         async with self.database.write() as session:
             await enqueue(session, task, **data)
 
     def runner(self, *tasks: Task, schedules: tuple[Schedule, ...] = ()) -> Runner:
         return runner_of(self.app, *tasks, *schedules)
 
-    async def do(self, *tasks: Task) -> None:
+    async def run(self, *tasks: Task) -> None:
         await self.runner(*tasks).run_due()
 
     async def rows(self) -> list[tuple[str, int]]:
@@ -78,8 +78,8 @@ def jobs(app: Quart) -> Jobs:
     return Jobs(app)
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what the runner has logged."""
+def logged_events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the events that the runner has logged."""
     return [
         record.msg["event"]
         for record in caplog.records
@@ -87,83 +87,83 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-async def nothing(running: JobContext) -> None:
-    """Work that has no effect."""
+async def no_op(running: JobContext) -> None:
+    """Do nothing."""
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(10):
-        while not await condition():  # noqa: ASYNC110 what it asks is in the database
+        while not await condition():  # noqa: ASYNC110 the condition is in the database
             await asyncio.sleep(0.01)
 
 
-async def test_the_migrations_make_what_the_library_wants(database_url: str) -> None:
+async def test_migrations_match_the_schema_of_pgqueuer(database_url: str) -> None:
     connection = await asyncpg.connect(database_url)
     try:
         plan = await Queries(AsyncpgDriver(connection)).plan_upgrade()
     finally:
         await connection.close()
-    # The function is in every plan, whether it differs or not.
+    # PgQueuer's plans always include the function, even if it is unchanged.
     assert [each.partition("(")[0] for each in plan.statements] == [
         "CREATE OR REPLACE FUNCTION fn_pgqueuer_changed"
     ]
     assert list(plan.notes) == []
 
 
-async def test_what_is_committed_is_done(jobs: Jobs) -> None:
+async def test_a_committed_job_runs(jobs: Jobs) -> None:
     seen: list[dict[str, Any]] = []
 
     async def work(running: JobContext) -> None:
         seen.append(dict(running.data))
 
     task = jobs.task(work)
-    await jobs.ask(task, name="Zoë", number=7)
-    await jobs.do(task)
+    await jobs.enqueue(task, name="Zoë", number=7)
+    await jobs.run(task)
     assert seen == [{"name": "Zoë", "number": 7}]
     assert await jobs.rows() == []
 
 
-async def test_what_is_rolled_back_is_never_done(jobs: Jobs) -> None:
-    """Also where asking for the job is the first thing the transaction does."""
-    task = jobs.task(nothing)
+async def test_a_rolled_back_job_does_not_exist(jobs: Jobs) -> None:
+    """Also if the enqueue is the first statement of the transaction."""
+    task = jobs.task(no_op)
     with suppress(RuntimeError):
         async with jobs.database.write() as session:
             await enqueue(session, task)
-            raise RuntimeError("changed my mind")
+            raise RuntimeError("roll back")
     assert await jobs.rows() == []
 
 
-async def test_one_of_a_key_at_a_time(jobs: Jobs) -> None:
-    task = jobs.task(nothing)
+async def test_a_key_deduplicates_jobs(jobs: Jobs) -> None:
+    task = jobs.task(no_op)
     for _ in range(3):
-        await jobs.ask(task, key="the one")
+        await jobs.enqueue(task, key="same")
     assert await jobs.rows() == [("queued", 0)]
-    await jobs.do(task)
-    await jobs.ask(task, key="the one")
+    await jobs.run(task)
+    await jobs.enqueue(task, key="same")
     assert await jobs.rows() == [("queued", 0)]
 
 
-async def test_a_job_that_is_asked_for_while_it_backs_off_runs_at_once(jobs: Jobs) -> None:
+async def test_enqueueing_a_job_that_backs_off_retries_it_at_once(jobs: Jobs) -> None:
     attempts: list[int] = []
 
     async def work(running: JobContext) -> None:
         attempts.append(running.attempt)
-        raise ValueError("no good")
+        raise ValueError("failed")
 
     task = jobs.task(work, backoff_seconds=(3600, 3600))
-    await jobs.ask(task, key="the one")
-    await jobs.do(task)
-    await jobs.ask(task, key="the one", after=timedelta(hours=2))
-    await jobs.do(task)
+    await jobs.enqueue(task, key="same")
+    await jobs.run(task)
+    await jobs.enqueue(task, key="same", after=timedelta(hours=2))
+    await jobs.run(task)
     assert attempts == [1]
-    await jobs.ask(replace(task, priority=5), key="the one")
-    await jobs.do(task)
+    await jobs.enqueue(replace(task, priority=5), key="same")
+    await jobs.run(task)
     assert attempts == [1, 2]
     async with jobs.database.read() as session:
         assert (await session.scalars(select(Job.priority))).all() == [5]
 
 
-async def test_a_worker_hears_of_a_job_that_is_brought_forward(
+async def test_a_worker_is_notified_of_a_job_that_is_due_earlier(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "POLL_INTERVAL", timedelta(hours=1))
@@ -171,199 +171,203 @@ async def test_a_worker_hears_of_a_job_that_is_brought_forward(
 
     async def work(running: JobContext) -> None:
         attempts.append(running.attempt)
-        raise ValueError("no good")
+        raise ValueError("failed")
 
     async def ran(times: int) -> bool:
         return len(attempts) == times and ("queued", times) in await jobs.rows()
 
     task = jobs.task(work, backoff_seconds=(3600, 3600))
     async with working(jobs.runner(task)):
-        await jobs.ask(task, key="the one")
+        await jobs.enqueue(task, key="same")
         await until(lambda: ran(1))
-        await jobs.ask(task, key="the one")
+        await jobs.enqueue(task, key="same")
         await until(lambda: ran(2))
 
 
-async def test_of_the_failed_jobs_of_a_key_the_latest_is_kept(jobs: Jobs) -> None:
+async def test_the_latest_failed_job_of_a_key_is_kept(jobs: Jobs) -> None:
     async def work(running: JobContext) -> None:
         raise PermanentJobError(f"Number {running.data['number']}.", "refused")
 
     task = jobs.task(work)
     for number in range(3):
-        await jobs.ask(task, key="the one", number=number)
-        await jobs.ask(task, key=f"another {number}", number=number)
-        await jobs.do(task)
+        await jobs.enqueue(task, key="same", number=number)
+        await jobs.enqueue(task, key=f"another {number}", number=number)
+        await jobs.run(task)
     async with jobs.database.read() as session:
         rows = await session.execute(select(Job.dedupe_key, Job.payload).order_by(Job.dedupe_key))
         assert [(key, json.loads(payload or b"")["number"]) for key, payload in rows] == [
             ("another 0", 0),
             ("another 1", 1),
             ("another 2", 2),
-            ("the one", 2),
+            ("same", 2),
         ]
 
 
-async def test_a_job_that_is_not_kept_is_only_told_to_the_log(
+async def test_a_failed_job_that_is_not_kept_is_only_logged(
     jobs: Jobs, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work(running: JobContext) -> None:
-        raise ValueError("no good")
+        raise ValueError("failed")
 
     task = jobs.task(work, backoff_seconds=(), is_kept_after_failure=False)
-    await jobs.ask(task)
-    await jobs.do(task)
+    await jobs.enqueue(task)
+    await jobs.run(task)
     assert await jobs.rows() == []
-    assert said(caplog) == ["job given up"]
-    assert await jobs.reasons() == ["ValueError: no good"]
+    assert logged_events(caplog) == ["job failed permanently"]
+    assert await jobs.reasons() == ["ValueError: failed"]
 
 
-async def test_later(jobs: Jobs) -> None:
-    task = jobs.task(nothing)
-    await jobs.ask(task, after=timedelta(hours=1))
-    await jobs.do(task)
+async def test_a_delayed_job_runs_when_it_is_due(jobs: Jobs) -> None:
+    task = jobs.task(no_op)
+    await jobs.enqueue(task, after=timedelta(hours=1))
+    await jobs.run(task)
     assert await jobs.rows() == [("queued", 0)]
     await jobs.make_due()
-    await jobs.do(task)
+    await jobs.run(task)
     assert await jobs.rows() == []
 
 
-async def test_failures_are_tried_again_until_they_are_given_up(
+async def test_a_job_is_retried_and_then_fails_permanently(
     jobs: Jobs, caplog: pytest.LogCaptureFixture
 ) -> None:
     attempts: list[int] = []
-    told: list[str] = []
+    failures: list[str] = []
 
     async def work(running: JobContext) -> None:
         attempts.append(running.attempt)
-        raise ValueError(f"no \0 good: {running.data['secret_word']}")
+        raise ValueError(f"fai\0led: {running.data['secret_word']}")
 
-    async def given_up(running: JobContext, words: str) -> None:
-        told.append(words)
+    async def on_failure(running: JobContext, message: str) -> None:
+        failures.append(message)
 
-    task = jobs.task(work, backoff_seconds=(60, 60), on_failure=given_up)
-    await jobs.ask(task, secret_word="swordfish")
+    task = jobs.task(work, backoff_seconds=(60, 60), on_failure=on_failure)
+    await jobs.enqueue(task, secret_word="swordfish")
     for _ in range(4):
-        await jobs.do(task)
+        await jobs.run(task)
         await jobs.make_due()
     assert attempts == [1, 2, 3]
     assert await jobs.rows() == [("failed", 2)]
-    assert told == ["ValueError: no  good: swordfish"]
-    assert await jobs.reasons() == told * 3
-    assert said(caplog) == ["job failed", "job failed", "job given up"]
+    assert failures == ["ValueError: failed: swordfish"]
+    assert await jobs.reasons() == failures * 3
+    assert logged_events(caplog) == [
+        "job attempt failed",
+        "job attempt failed",
+        "job failed permanently",
+    ]
     assert "swordfish" not in caplog.text
     assert "test_jobs.py:" in caplog.text
 
 
-async def test_a_refusal_is_final(jobs: Jobs) -> None:
+async def test_a_permanent_error_is_not_retried(jobs: Jobs) -> None:
     async def work(running: JobContext) -> None:
         raise PermanentJobError("There is no such thing.", "no such thing")
 
     task = jobs.task(work)
-    await jobs.ask(task)
-    await jobs.do(task)
+    await jobs.enqueue(task)
+    await jobs.run(task)
     assert await jobs.rows() == [("failed", 0)]
     assert await jobs.reasons() == ["There is no such thing."]
 
 
-async def test_a_time_limit(jobs: Jobs) -> None:
+async def test_an_attempt_times_out(jobs: Jobs) -> None:
     async def work(running: JobContext) -> None:
         await asyncio.Event().wait()
 
     task = jobs.task(work, timeout=0.05)
-    await jobs.ask(task)
-    await jobs.do(task)
+    await jobs.enqueue(task)
+    await jobs.run(task)
     assert await jobs.rows() == [("queued", 1)]
-    assert await jobs.reasons() == ["It took too long."]
+    assert await jobs.reasons() == ["Timed out."]
 
 
-async def test_the_wait_for_a_connection_is_not_part_of_the_time_limit(jobs: Jobs) -> None:
+async def test_the_time_limit_excludes_the_wait_for_the_pool(jobs: Jobs) -> None:
     async def work(running: JobContext) -> None:
         async with running.complete():
             pass
 
-    async def all_are_busy() -> bool:
+    async def is_waiting_for_the_pool() -> bool:
         return jobs.database.waiting > 0
 
     task = jobs.task(work, timeout=0.5)
-    await jobs.ask(task)
+    await jobs.enqueue(task)
     async with AsyncExitStack() as stack:
-        while not jobs.database._turns.locked():
+        while not jobs.database._slots.locked():
             await stack.enter_async_context(jobs.database.direct())
-        doing = asyncio.create_task(jobs.do(task))
-        await until(all_are_busy)
+        run = asyncio.create_task(jobs.run(task))
+        await until(is_waiting_for_the_pool)
         await asyncio.sleep(0.6)  # longer than the limit
         assert jobs.database.waiting > 0
-    await doing
+    await run
     assert await jobs.rows() == []
     assert await jobs.reasons() == []
 
 
-async def test_what_is_under_way_at_the_end_is_put_back(
+async def test_running_jobs_are_requeued_at_shutdown(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SHUTDOWN_SECONDS", 0.05)
-    begun = asyncio.Event()
+    started = asyncio.Event()
 
     async def work(running: JobContext) -> None:
-        begun.set()
+        started.set()
         await asyncio.Event().wait()
 
     task = jobs.task(work)
-    await jobs.ask(task)
+    await jobs.enqueue(task)
     async with working(jobs.runner(task)):
-        await begun.wait()
+        await started.wait()
     assert await jobs.rows() == [("queued", 0)]
 
 
-async def test_what_ends_in_time_is_not_put_back(jobs: Jobs) -> None:
-    begun, ending = asyncio.Event(), asyncio.Event()
+async def test_jobs_that_finish_during_shutdown_are_not_requeued(jobs: Jobs) -> None:
+    started, finish = asyncio.Event(), asyncio.Event()
 
     async def work(running: JobContext) -> None:
-        begun.set()
-        await ending.wait()
+        started.set()
+        await finish.wait()
 
     task = jobs.task(work)
-    await jobs.ask(task)
+    await jobs.enqueue(task)
     runner = jobs.runner(task)
     async with working(runner):
-        await begun.wait()
+        await started.wait()
         runner.stop()
-        ending.set()
+        finish.set()
     assert await jobs.rows() == []
 
 
-async def test_effect_and_end_are_one_transaction(
+async def test_complete_records_effect_and_end_in_one_transaction(
     jobs: Jobs, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A job that somebody else has begun again meanwhile has no effect, and says nothing."""
+    """A job that another worker has restarted meanwhile has no effect."""
     effects: list[int] = []
 
     async def work(running: JobContext) -> None:
-        if running.data["stolen"]:
+        if running.data["is_lost"]:
             async with jobs.database.write() as session:
                 await session.execute(update(Job).values(queue_manager_id=None))
         async with running.complete():
             effects.append(running.id)
 
     task = jobs.task(work)
-    await jobs.ask(task, stolen=False)
-    await jobs.do(task)
+    await jobs.enqueue(task, is_lost=False)
+    await jobs.run(task)
     assert len(effects) == 1
     assert await jobs.rows() == []
-    await jobs.ask(task, stolen=True)
-    await jobs.do(task)
+    await jobs.enqueue(task, is_lost=True)
+    await jobs.run(task)
     assert len(effects) == 1
-    assert said(caplog) == ["job taken over"]
-    assert await jobs.rows() == [("picked", 0)]  # it is theirs
+    assert logged_events(caplog) == ["job taken over"]
+    assert await jobs.rows() == [("picked", 0)]  # it belongs to the other worker
 
 
 @pytest.mark.parametrize(
-    "error", [None, ValueError("no good"), PermanentJobError("Never.", "never")]
+    "error", [None, ValueError("failed"), PermanentJobError("Never.", "never")]
 )
-async def test_who_has_lost_a_job_does_not_say_how_it_ended(
+async def test_a_worker_that_has_lost_a_job_does_not_change_it(
     jobs: Jobs, error: Exception | None
 ) -> None:
-    """Somebody else does it now, whose effect would be lost."""
+    """Otherwise the effect of the worker that has the job would be lost."""
 
     async def work(running: JobContext) -> None:
         async with jobs.database.write() as session:
@@ -372,38 +376,38 @@ async def test_who_has_lost_a_job_does_not_say_how_it_ended(
             raise error
 
     task = jobs.task(work)
-    await jobs.ask(task)
-    await jobs.do(task)
+    await jobs.enqueue(task)
+    await jobs.run(task)
     assert await jobs.rows() == [("picked", 0)]
 
 
-async def test_complete_fails_as_a_whole(jobs: Jobs) -> None:
+async def test_an_error_in_complete_rolls_back(jobs: Jobs) -> None:
     async def work(running: JobContext) -> None:
         async with running.complete() as session:
             await session.execute(text("SELECT 1 / 0"))
 
     task = jobs.task(work)
-    await jobs.ask(task)
-    await jobs.do(task)
+    await jobs.enqueue(task)
+    await jobs.run(task)
     assert await jobs.rows() == [("queued", 1)]
 
 
-async def test_a_schedule_comes_round_while_its_job_backs_off(jobs: Jobs) -> None:
+async def test_a_schedule_retries_a_job_that_backs_off(jobs: Jobs) -> None:
     attempts: list[int] = []
 
     async def work(running: JobContext) -> None:
         attempts.append(running.attempt)
-        raise RuntimeError("not today")
+        raise RuntimeError("failed")
 
     task = jobs.task(work, backoff_seconds=(12 * 3600.0,) * 5)
     schedule = Schedule(task, "0 3 * * *")
 
-    async def known() -> bool:
+    async def is_stored() -> bool:
         async with jobs.database.read() as session:
             return bool(await session.scalar(text("SELECT count(*) FROM pgqueuer_schedules")))
 
     async with working(jobs.runner(schedules=(schedule,))):
-        await until(known)
+        await until(is_stored)
     for ticks in (1, 2, 3):
         async with jobs.database.write() as session:
             await session.execute(text("UPDATE pgqueuer_schedules SET next_run = now()"))
@@ -416,7 +420,7 @@ async def test_a_schedule_comes_round_while_its_job_backs_off(jobs: Jobs) -> Non
     assert attempts == [1, 2, 3]
 
 
-async def test_a_schedule_runs_once_however_many_work(jobs: Jobs) -> None:
+async def test_a_schedule_runs_once_with_several_workers(jobs: Jobs) -> None:
     done: list[int] = []
 
     async def work(running: JobContext) -> None:
@@ -429,11 +433,11 @@ async def test_a_schedule_runs_once_however_many_work(jobs: Jobs) -> None:
         working(jobs.runner(schedules=(schedule,))),
     ):
 
-        async def known() -> bool:
+        async def is_stored() -> bool:
             async with jobs.database.read() as session:
                 return bool(await session.scalar(text("SELECT count(*) FROM pgqueuer_schedules")))
 
-        await until(known)
+        await until(is_stored)
     assert done == []
     async with jobs.database.write() as session:
         await session.execute(text("UPDATE pgqueuer_schedules SET next_run = now()"))
@@ -449,7 +453,7 @@ async def test_a_schedule_runs_once_however_many_work(jobs: Jobs) -> None:
     assert len(done) == 1
 
 
-async def test_the_connection_of_the_queue_is_lost(jobs: Jobs) -> None:
+async def test_the_queue_reconnects(jobs: Jobs) -> None:
     done: list[int] = []
 
     async def work(running: JobContext) -> None:
@@ -460,7 +464,7 @@ async def test_the_connection_of_the_queue_is_lost(jobs: Jobs) -> None:
 
     task = jobs.task(work)
     async with working(jobs.runner(task)):
-        await jobs.ask(task, number=1)
+        await jobs.enqueue(task, number=1)
         await until(lambda: count(1))
         async with jobs.database.read() as session:
             killed = await session.scalar(
@@ -470,26 +474,26 @@ async def test_the_connection_of_the_queue_is_lost(jobs: Jobs) -> None:
                 )
             )
         assert killed == 1
-        await jobs.ask(task, number=2)
+        await jobs.enqueue(task, number=2)
         await until(lambda: count(2))
     assert done == [1, 2]
 
 
-async def test_many_at_once(jobs: Jobs) -> None:
-    """All of them wait at the same time."""
-    waiting, everybody = 0, asyncio.Event()
+async def test_many_jobs_run_concurrently(jobs: Jobs) -> None:
+    """All jobs run at the same time."""
+    running_count, all_running = 0, asyncio.Event()
 
     async def work(running: JobContext) -> None:
-        nonlocal waiting
-        waiting += 1
-        if waiting == 300:
-            everybody.set()
-        await everybody.wait()
+        nonlocal running_count
+        running_count += 1
+        if running_count == 300:
+            all_running.set()
+        await all_running.wait()
 
     task = jobs.task(work)
     async with jobs.database.write() as session:
         await enqueue_many(session, task, [{"number": number} for number in range(300)])
-    await jobs.do(task)
+    await jobs.run(task)
     assert await jobs.rows() == []
 
 
@@ -499,7 +503,7 @@ async def test_a_read_only_database_is_logged_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Statements that only read go on succeeding, and another driver may take over."""
+    """Queries still succeed meanwhile, and the driver may be replaced."""
     monkeypatch.setattr("quart_upsun.jobs.connection.RECONNECT_SECONDS", 0.01)
     state, stopping = app.extensions["quart_upsun"], asyncio.Event()
     reported: dict[str, float] = {}
@@ -516,7 +520,7 @@ async def test_a_read_only_database_is_logged_once(
     losses = [
         record.msg["reason"]
         for record in caplog.records
-        if isinstance(record.msg, dict) and record.msg["event"] == "the queue's connection was lost"
+        if isinstance(record.msg, dict) and record.msg["event"] == "job queue connection lost"
     ]
     assert losses.count("ReadOnlySQLTransactionError") == 1
     assert reported["ReadOnlySQLTransactionError"] > 0

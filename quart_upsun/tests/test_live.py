@@ -1,4 +1,4 @@
-"""Live events: in the order of their commits, each once, to the user they are for."""
+"""Live events: order, delivery, resuming, cleanup and limits of streams."""
 
 import asyncio
 import random
@@ -28,11 +28,11 @@ from quart_upsun.tests.conftest import add_user
 from quart_upsun.tests.sample import create_app
 from quart_upsun.tests.sample.settings import Settings
 
-WAIT = 15.0  # seconds for what comes within milliseconds on an idle machine
+TIMEOUT_SECONDS = 15.0  # generous: on an idle machine events arrive within milliseconds
 
 
 class Message(NamedTuple):
-    """An event as a browser sees it."""
+    """An event as a browser receives it."""
 
     id: int
     kind: str
@@ -40,7 +40,7 @@ class Message(NamedTuple):
 
 
 class Parser:
-    """Reads what a browser's EventSource would."""
+    """Parses a stream like a browser's EventSource."""
 
     def __init__(self) -> None:
         self.heartbeats = 0
@@ -48,7 +48,7 @@ class Parser:
         self._rest = ""
 
     def feed(self, data: bytes) -> list[Message]:
-        """Return the events that are complete."""
+        """Return the complete events."""
         *blocks, self._rest = (self._rest + data.decode()).split("\n\n")
         messages = []
         for block in blocks:
@@ -65,7 +65,7 @@ class Parser:
 
 
 class Browser:
-    """A page with an open stream, of the application in this process."""
+    """A client with an open stream of the application in this process."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -79,11 +79,11 @@ class Browser:
         return self._messages.pop(0)
 
     async def read(self) -> None:
-        async with asyncio.timeout(WAIT):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             self._messages += self.parser.feed(await self.connection.receive())
 
     async def numbers(self, count: int) -> list[int]:
-        """Wait for so many events, and return what they say."""
+        """Wait for `count` events, and return their numbers."""
         messages = [await self.message() for _ in range(count)]
         return [int(message.data.split(":")[1].rstrip("}")) for message in messages]
 
@@ -101,7 +101,7 @@ async def browsing(app: Quart, path: str, **headers: str) -> AsyncIterator[Brows
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], what: str) -> None:
-    async with asyncio.timeout(WAIT):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
             met = condition()
             if met if isinstance(met, bool) else await met:
@@ -110,16 +110,16 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]], what: str)
     raise AssertionError(what)
 
 
-# When users were created, of those that `age` has made older.
-since: dict[int, datetime] = {}
+# The creation time of users that `make_older` has changed.
+created_at: dict[int, datetime] = {}
 
 
 def with_streams(settings: Settings) -> Quart:
     app = create_app(settings)
-    since.clear()
+    created_at.clear()
 
     async def view(user_id: int) -> Response:
-        return await stream(user_id, user_since=since.get(user_id, datetime.now(UTC)))
+        return await stream(user_id, user_since=created_at.get(user_id, datetime.now(UTC)))
 
     app.add_url_rule("/stream/<int:user_id>", view_func=view)
     return app
@@ -130,7 +130,7 @@ async def app(settings: Settings) -> AsyncIterator[Quart]:
     app = with_streams(settings)
     async with app.test_app():
         yield app
-        # Whatever a test did to its streams: nothing of them is left.
+        # Every test must leave no stream behind.
         hub = hub_of(app)
         await eventually(lambda: len(hub) == 0, "end of all streams")
         assert [*hub._streams, *hub._due, *hub._opening] == []
@@ -141,21 +141,21 @@ def hub_of(app: Quart) -> Hub:
     return hub
 
 
-async def tell(database: Database, user_id: int, *numbers: int) -> None:
-    """Publish events in one transaction."""
+async def publish_numbers(database: Database, user_id: int, *numbers: int) -> None:
+    """Publish an event for each number, in one transaction."""
     async with database.write() as session:
         for number in numbers:
             await publish(session, user_id, "number", n=number)
 
 
-async def ids(database: Database, user_id: int) -> list[int]:
+async def event_ids(database: Database, user_id: int) -> list[int]:
     query = text("SELECT id FROM live_events WHERE user_id = :user ORDER BY id")
     async with database.read() as session:
         return [*await session.scalars(query, {"user": user_id})]
 
 
-async def listening(database: Database) -> int:
-    """Return how many connections of streams the database has."""
+async def count_listeners(database: Database) -> int:
+    """Return the number of connections that listen for live events."""
     query = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         " AND application_name = :name"
@@ -165,9 +165,9 @@ async def listening(database: Database) -> int:
     return number
 
 
-async def age(database: Database, user_id: int, days: int) -> None:
-    """Let days go by for what a user has been told, and for the account."""
-    since[user_id] = datetime.now(UTC) - timedelta(days=days)
+async def make_older(database: Database, user_id: int, days: int) -> None:
+    """Make a user and the user's events older."""
+    created_at[user_id] = datetime.now(UTC) - timedelta(days=days)
     async with database.write() as session:
         await session.execute(
             text(
@@ -178,9 +178,7 @@ async def age(database: Database, user_id: int, days: int) -> None:
         )
 
 
-async def test_an_event_is_told_when_it_is_committed(
-    app: Quart, database: Database, user: int
-) -> None:
+async def test_an_event_is_sent_after_the_commit(app: Quart, database: Database, user: int) -> None:
     async with browsing(app, f"/stream/{user}") as page:
         hello = await page.message()
         assert hello == Message(0, "hello", "{}")
@@ -197,23 +195,23 @@ async def test_an_event_is_told_when_it_is_committed(
             await publish(session, user, "link.saved", title="a\nb\r\u2028ü", ids=[1, 2])
             await session.commit()
         message = await page.message()
-        assert (message.id, message.kind) == ((await ids(database, user))[0], "link.saved")
+        assert (message.id, message.kind) == ((await event_ids(database, user))[0], "link.saved")
         assert message.data == '{"ids": [1, 2], "title": "a\\nb\\r\u2028ü"}'
         assert hub_of(app)._opening == {}
 
 
-async def test_what_cannot_be_an_event(database: Database, user: int) -> None:
+async def test_publish_rejects_invalid_events(database: Database, user: int) -> None:
     kinds = ["", "a\nb", "A", "k" * 41, "hello", "reset", "error"]
     data: list[dict[str, Any]] = [{"text": "ü" * 8200}, {"number": float("nan")}]
     async with database.write() as session:
         for kind, content in [*((kind, {}) for kind in kinds), *(("fine", each) for each in data)]:
             with pytest.raises(ValueError, match=r"event|JSON"):
                 await publish(session, user, kind, **content)
-    assert await ids(database, user) == []
+    assert await event_ids(database, user) == []
 
 
-async def test_ids_are_in_the_order_of_commits(database: Database, user: int) -> None:
-    """Whoever comes second waits, before an id is drawn; for another user nobody waits."""
+async def test_ids_have_the_order_of_commits(database: Database, user: int) -> None:
+    """The second publisher waits before its id is generated; other users do not wait."""
     other = await add_user(database, "other")
 
     async def is_waiting() -> bool:
@@ -223,15 +221,15 @@ async def test_ids_are_in_the_order_of_commits(database: Database, user: int) ->
 
     async with database.write() as first:
         await publish(first, user, "number", n=1)
-        second = asyncio.create_task(tell(database, user, 3))
+        second = asyncio.create_task(publish_numbers(database, user, 3))
         await eventually(is_waiting, "waiting second transaction")
-        await tell(database, other, 0)
-        # Had the second drawn its id before it waited, this one's would be larger.
+        await publish_numbers(database, other, 0)
+        # If the second had generated its id before it waited, this id would be larger.
         await publish(first, user, "number", n=2)
     await second
-    async with database.write() as early:  # whose transaction is older than what it comes after
+    async with database.write() as early:  # starts before the next event and publishes after it
         await early.execute(text("SELECT 1"))
-        await tell(database, user, 4)
+        await publish_numbers(database, user, 4)
         await publish(early, user, "number", n=5)
     query = text("SELECT CAST(data ->> 'n' AS int) FROM live_events WHERE user_id = :user ORDER BY")
     async with database.read() as session:
@@ -240,7 +238,9 @@ async def test_ids_are_in_the_order_of_commits(database: Database, user: int) ->
             assert ordered.all() == [1, 2, 3, 4, 5]
 
 
-async def test_nobody_hears_what_is_for_another(app: Quart, database: Database, user: int) -> None:
+async def test_a_stream_has_only_events_of_its_user(
+    app: Quart, database: Database, user: int
+) -> None:
     other = await add_user(database, "other")
     async with (
         browsing(app, f"/stream/{user}") as page,
@@ -249,131 +249,133 @@ async def test_nobody_hears_what_is_for_another(app: Quart, database: Database, 
     ):
         await page.message()
         for number in range(20):
-            await tell(database, (user, other)[number % 2], number)
+            await publish_numbers(database, (user, other)[number % 2], number)
         assert await page.numbers(10) == [*range(0, 20, 2)]
         assert await third.numbers(10) == [*range(0, 20, 2)]
         assert await another.numbers(10) == [*range(1, 20, 2)]
 
 
-async def test_a_stream_resumes(app: Quart, database: Database, user: int) -> None:
-    await tell(database, user, 0, 1, 2)
-    first, second, third = await ids(database, user)
+async def test_a_stream_resumes_after_the_last_event(
+    app: Quart, database: Database, user: int
+) -> None:
+    await publish_numbers(database, user, 0, 1, 2)
+    first, second, third = await event_ids(database, user)
     path = f"/stream/{user}"
 
-    async def begins_with(place: str, *expected: int, **headers: str) -> None:
-        async with browsing(app, path + place, **headers) as page:
+    async def starts_with(query: str, *expected: int, **headers: str) -> None:
+        async with browsing(app, path + query, **headers) as page:
             if not expected:
                 assert await page.message() == Message(third, "hello", "{}")
             else:
                 assert await page.numbers(len(expected)) == [*expected]
 
-    await begins_with("", 1, 2, Last_Event_ID=str(first))
-    await begins_with(f"?after={second}", 2)
-    await begins_with(f"?after={second}", 1, 2, Last_Event_ID=str(first))  # the newer of the two
-    await begins_with("?after=0", 0, 1, 2)  # a user who is new
+    await starts_with("", 1, 2, Last_Event_ID=str(first))
+    await starts_with(f"?after={second}", 2)
+    await starts_with(f"?after={second}", 1, 2, Last_Event_ID=str(first))  # the header wins
+    await starts_with("?after=0", 0, 1, 2)  # a new user
     for bad in ("", "-1", "1.5", "x", "%D9%A3", "9" * 19, "1 "):
-        await begins_with(f"?after={bad}")
-    await begins_with(f"?after={first}", Last_Event_ID="none")
+        await starts_with(f"?after={bad}")
+    await starts_with(f"?after={first}", Last_Event_ID="none")
 
     async with browsing(app, f"{path}?after={third}") as page:
-        await tell(database, user, 3)
+        await publish_numbers(database, user, 3)
         assert await page.numbers(1) == [3]
 
 
-async def test_a_page_is_loaded_again_when_it_has_missed_too_much(
+async def test_a_stream_is_reset_after_too_many_missed_events(
     app: Quart, database: Database, user: int
 ) -> None:
     path = f"/stream/{user}?after="
 
     async def is_reset(after: int) -> None:
         async with browsing(app, f"{path}{after}") as page:
-            newest = (await ids(database, user))[-1]
+            newest = (await event_ids(database, user))[-1]
             assert await page.message() == Message(newest, "reset", "{}")
-            await tell(database, user, -1)
+            await publish_numbers(database, user, -1)
             assert await page.numbers(1) == [-1]
 
-    await tell(database, user, *range(history.MAX_REPLAYED_EVENTS + 1))
-    first, second, *_, last = await ids(database, user)
+    await publish_numbers(database, user, *range(history.MAX_REPLAYED_EVENTS + 1))
+    first, second, *_, last = await event_ids(database, user)
     async with browsing(app, f"{path}{first}") as page:
         assert await page.numbers(history.MAX_REPLAYED_EVENTS) == [
             *range(1, history.MAX_REPLAYED_EVENTS + 1)
         ]
     await is_reset(0)
-    await is_reset(last + 1000)  # of a database that was replaced by an older one
+    await is_reset(last + 1000)  # the database was replaced by an older one
 
-    await age(database, user, 2)
-    await tell(database, user, 7)
-    (last,) = (await ids(database, user))[-1:]
-    await forget(database)
-    assert await ids(database, user) == [last]
+    await make_older(database, user, 2)
+    await publish_numbers(database, user, 7)
+    (last,) = (await event_ids(database, user))[-1:]
+    await clean_up(database)
+    assert await event_ids(database, user) == [last]
     await is_reset(second)
     await is_reset(0)
 
 
-async def forget(database: Database) -> None:
+async def clean_up(database: Database) -> None:
     await delete_old_events(JobContext(id=1, data={}, attempt=1, database=database))
 
 
-async def test_who_has_missed_nothing_is_not_reset(
+async def test_a_stream_that_has_missed_nothing_is_not_reset(
     app: Quart, database: Database, user: int
 ) -> None:
-    """However long nothing has happened."""
-    await tell(database, user, 0)
-    (last,) = await ids(database, user)
-    await age(database, user, 30)
-    await forget(database)
-    assert await ids(database, user) == [last]
+    """Also after a long time without events."""
+    await publish_numbers(database, user, 0)
+    (last,) = await event_ids(database, user)
+    await make_older(database, user, 30)
+    await clean_up(database)
+    assert await event_ids(database, user) == [last]
     idle = await add_user(database, "idle")
-    await age(database, idle, 30)
+    await make_older(database, idle, 30)
     async with (
         browsing(app, f"/stream/{user}?after={last}") as page,
         browsing(app, f"/stream/{idle}?after=0") as other,
     ):
         hub = hub_of(app)
-        await eventually(lambda: sum(each.is_open for each in hub._all()) == 2, "places")
-        await tell(database, user, 1)
-        await tell(database, idle, 2)
+        await eventually(lambda: sum(each.is_open for each in hub._all()) == 2, "open streams")
+        await publish_numbers(database, user, 1)
+        await publish_numbers(database, idle, 2)
         assert await page.numbers(1) == [1]
         assert await other.numbers(1) == [2]
 
 
-async def test_forgetting_goes_in_steps(
+async def test_cleanup_runs_in_batches(
     database: Database, user: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "CLEANUP_BATCH_SIZE", 3)
     other = await add_user(database, "other")
     for _ in range(5):
-        await tell(database, user, 1, 2)
-        await tell(database, other, 1)
-    await age(database, user, 2)
-    await age(database, other, 2)
-    await tell(database, user, 3)
+        await publish_numbers(database, user, 1, 2)
+        await publish_numbers(database, other, 1)
+    await make_older(database, user, 2)
+    await make_older(database, other, 2)
+    await publish_numbers(database, user, 3)
     with monkeypatch.context() as patch:
         patch.setattr(events, "RETENTION_DAYS", 3)
-        await forget(database)
-    assert len(await ids(database, user)) == 11
-    assert len(await ids(database, other)) == 5
-    await forget(database)
-    assert len(await ids(database, user)) == 1
-    assert len(await ids(database, other)) == 1
+        await clean_up(database)
+    assert len(await event_ids(database, user)) == 11
+    assert len(await event_ids(database, other)) == 5
+    await clean_up(database)
+    assert len(await event_ids(database, user)) == 1
+    assert len(await event_ids(database, other)) == 1
 
 
-async def test_nothing_is_missed_between_what_was_and_what_comes(
+async def test_no_event_is_lost_when_clients_reconnect(
     app: Quart, database: Database, user: int
 ) -> None:
-    """Pages come and go while two publish all the time; each sees every event once, in order."""
+    """Clients reconnect while two tasks publish; each receives every event once, in order."""
     total = 150
-    await tell(database, user, 0)
-    (begin,) = await ids(database, user)
+    await publish_numbers(database, user, 0)
+    (start,) = await event_ids(database, user)
 
-    async def publishing(numbers: range) -> None:
+    async def publish_all(numbers: range) -> None:
         for number in numbers:
-            await tell(database, user, number)
+            await publish_numbers(database, user, number)
             await asyncio.sleep(0)
 
-    async def reading(seed: int) -> list[int]:
+    async def read_all(seed: int) -> list[int]:
         dice = random.Random(seed)  # noqa: S311
-        last, seen = begin, list[int]()
+        last, seen = start, list[int]()
         while len(seen) < 2 * total:
             async with browsing(app, f"/stream/{user}", Last_Event_ID=str(last)) as page:
                 for _ in range(min(dice.randint(0, 20), 2 * total - len(seen))):
@@ -383,43 +385,47 @@ async def test_nothing_is_missed_between_what_was_and_what_comes(
         return seen
 
     *seen, _, _ = await asyncio.gather(
-        *map(reading, range(8)),
-        publishing(range(total)),
-        publishing(range(total)),
+        *map(read_all, range(8)),
+        publish_all(range(total)),
+        publish_all(range(total)),
     )
-    expected = (await ids(database, user))[1:]
+    expected = (await event_ids(database, user))[1:]
     assert len(expected) == 2 * total
     for each in seen:
         assert each == expected
 
 
-async def test_an_event_while_a_stream_is_given_its_place(
+async def test_an_event_during_the_start_of_a_stream_is_sent(
     app: Quart, database: Database, user: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Committed when the database has answered where the user stands, and nobody knows it yet."""
-    ask = history.fetch_starts
+    """The commit comes after the query for the start, and before the stream is open."""
+    fetch_starts = history.fetch_starts
     hub = hub_of(app)
 
-    async def slowly(session: AsyncSession, places: Sequence[StreamPosition]) -> list[StreamStart]:
-        answer = await ask(session, places)
-        await tell(database, user, 1)
+    async def delayed(
+        session: AsyncSession, positions: Sequence[StreamPosition]
+    ) -> list[StreamStart]:
+        starts = await fetch_starts(session, positions)
+        await publish_numbers(database, user, 1)
         await eventually(lambda: user in hub._due, "notification")
-        return answer
+        return starts
 
     async with browsing(app, f"/stream/{user}") as page:
-        await page.message()  # from here on this process listens
-        monkeypatch.setattr(history, "fetch_starts", slowly)
+        await page.message()  # the process now listens
+        monkeypatch.setattr(history, "fetch_starts", delayed)
         async with browsing(app, f"/stream/{user}") as late:
             assert (await late.message()).kind == "hello"
             assert await late.numbers(1) == [1]
             assert await page.numbers(1) == [1]
 
 
-async def test_one_connection_for_all_streams(app: Quart, database: Database, user: int) -> None:
-    """Opened with the first, kept without any."""
+async def test_all_streams_share_one_listening_connection(
+    app: Quart, database: Database, user: int
+) -> None:
+    """It is opened with the first stream and kept after the last."""
     hub = hub_of(app)
     assert not hub._tasks
-    assert await listening(database) == 0
+    assert await count_listeners(database) == 0
     other = await add_user(database, "other")
     for _ in range(2):
         async with (
@@ -430,31 +436,31 @@ async def test_one_connection_for_all_streams(app: Quart, database: Database, us
             for page in (first, second, third):
                 await page.message()
             assert len(hub) == 3
-            await tell(database, user, 1)
-            await tell(database, other, 1)
+            await publish_numbers(database, user, 1)
+            await publish_numbers(database, other, 1)
             for page in (first, second, third):
                 assert await page.numbers(1) == [1]
-            assert await listening(database) == 1
+            assert await count_listeners(database) == 1
         assert len(hub) == 0
         assert not hub._streams
-    assert await listening(database) == 1
+    assert await count_listeners(database) == 1
     await hub.close()
 
     async def is_closed() -> bool:
-        return await listening(database) == 0
+        return await count_listeners(database) == 0
 
     await eventually(is_closed, "end of the connection")
 
 
-async def test_heartbeats_and_the_end_of_a_stream(
+async def test_a_stream_sends_heartbeats_and_expires(
     app: Quart, user: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "LIFETIME_SECONDS", (0.3, 0.4))
     hub = hub_of(app)
     hub.tick = hub.heartbeat = 0.01
     connection: Any = app.test_client().request(f"/stream/{user}")
-    async with asyncio.timeout(WAIT):
-        async with connection:  # which waits for the end of the answer
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        async with connection:  # waits for the end of the response
             await connection.send_complete()
     parser = Parser()
     assert [message.kind for message in parser.feed(bytes(connection.response_data))] == ["hello"]
@@ -462,7 +468,9 @@ async def test_heartbeats_and_the_end_of_a_stream(
     assert len(hub) == 0
 
 
-async def test_limits(app: Quart, database: Database, user: int) -> None:
+async def test_streams_are_limited_per_user_and_process(
+    app: Quart, database: Database, user: int
+) -> None:
     hub = hub_of(app)
     hub.per_user, hub.per_process = 2, 3
     other = await add_user(database, "other")
@@ -482,17 +490,17 @@ async def test_limits(app: Quart, database: Database, user: int) -> None:
         await page.message()
 
 
-async def test_a_question_for_the_headers_opens_no_stream(app: Quart, user: int) -> None:
+async def test_a_head_request_opens_no_stream(app: Quart, user: int) -> None:
     response = await app.test_client().head(f"/stream/{user}")
     assert response.content_type == "text/event-stream; charset=utf-8"
     assert not hub_of(app)._tasks
 
 
-async def test_a_draining_process_sends_browsers_elsewhere(app: Quart, user: int) -> None:
+async def test_streams_end_when_the_process_drains(app: Quart, user: int) -> None:
     async with browsing(app, f"/stream/{user}") as page:
         await page.message()
         app.extensions["quart_upsun"].draining.set()
-        async with asyncio.timeout(WAIT):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             await page.connection._task
     response = await app.test_client().get(f"/stream/{user}")
     assert response.status_code == 200
@@ -500,10 +508,10 @@ async def test_a_draining_process_sends_browsers_elsewhere(app: Quart, user: int
     assert len(hub_of(app)) == 0
 
 
-async def test_the_listening_connection_is_killed(
+async def test_the_listener_reconnects(
     app: Quart, database: Database, user: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is published while nobody listens arrives, too."""
+    """Events that are published while the listener is disconnected arrive too."""
     may_connect = asyncio.Event()
     may_connect.set()
 
@@ -512,10 +520,10 @@ async def test_the_listening_connection_is_killed(
         return await connect(*args, **options)
 
     async def is_listening() -> bool:
-        return await listening(database) == 1
+        return await count_listeners(database) == 1
 
-    async def is_deaf() -> bool:
-        return await listening(database) == 0
+    async def is_disconnected() -> bool:
+        return await count_listeners(database) == 0
 
     monkeypatch.setattr("quart_upsun.live.listener.connect", when_allowed)
     async with browsing(app, f"/stream/{user}") as page:
@@ -525,30 +533,30 @@ async def test_the_listening_connection_is_killed(
         query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :n"
         async with database.read() as session:
             await session.execute(text(query), {"n": APPLICATION_NAME})
-        await eventually(is_deaf, "end of the connection")
-        await tell(database, user, 1, 2)
+        await eventually(is_disconnected, "end of the connection")
+        await publish_numbers(database, user, 1, 2)
         may_connect.set()
         assert await page.numbers(2) == [1, 2]
-        await tell(database, user, 3)
+        await publish_numbers(database, user, 3)
         assert await page.numbers(1) == [3]
 
 
 @asynccontextmanager
-async def road(url: str) -> AsyncIterator["Road"]:
-    """Stand between the application and its database."""
-    road = Road(url)
-    await road.open()
+async def tcp_proxy(url: str) -> AsyncIterator["TcpProxy"]:
+    """Run a proxy between the application and its database."""
+    proxy = TcpProxy(url)
+    await proxy.open()
     try:
-        yield road
+        yield proxy
     finally:
-        road.close()
+        proxy.close()
 
 
-class Road:
-    """A way to the database that can be closed."""
+class TcpProxy:
+    """A proxy to the database that can be closed and opened again."""
 
     def __init__(self, url: str) -> None:
-        self._to = make_url(url)
+        self._target = make_url(url)
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -556,7 +564,7 @@ class Road:
 
     @property
     def url(self) -> str:
-        address = self._to.set(host="127.0.0.1", port=self._port)
+        address = self._target.set(host="127.0.0.1", port=self._port)
         return address.render_as_string(hide_password=False)
 
     async def open(self) -> None:
@@ -571,7 +579,7 @@ class Road:
         self._writers.clear()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        back, out = await asyncio.open_connection(self._to.host, self._to.port)
+        back, out = await asyncio.open_connection(self._target.host, self._target.port)
         self._writers |= {writer, out}
         await asyncio.gather(_pump(reader, out), _pump(back, writer))
 
@@ -584,41 +592,41 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-async def test_the_database_is_gone_for_a_while(
+async def test_streams_survive_a_database_outage(
     database_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Streams stay, new ones begin, and all are told afterwards what happened meanwhile."""
+    """Streams stay open, new ones start, and all receive the missed events afterwards."""
     monkeypatch.setattr(listener, "BACKOFF_SECONDS", (0.05, 0.2))
     monkeypatch.setattr("quart_upsun.live.hub.RETRY_SECONDS", 0.05)
     direct = Database(settings.database_url, pool_size=2)
     user = await add_user(direct, "ada")
-    async with road(database_url) as way:
-        changed = settings.model_copy(update={"database_url": parse_database_url(way.url)})
+    async with tcp_proxy(database_url) as proxy:
+        changed = settings.model_copy(update={"database_url": parse_database_url(proxy.url)})
         app = with_streams(changed)
         async with app.test_app():
             hub = hub_of(app)
             hub.tick = hub.heartbeat = 0.02
             async with browsing(app, f"/stream/{user}?after=0") as page:
-                await tell(direct, user, 0)
+                await publish_numbers(direct, user, 0)
                 assert await page.numbers(1) == [0]
-                way.close()
-                await tell(direct, user, 1)
+                proxy.close()
+                await publish_numbers(direct, user, 1)
                 async with browsing(app, f"/stream/{user}?after=0") as late:
                     for each in (page, late):
                         seen = each.parser.heartbeats
                         while each.parser.heartbeats < seen + 3:
                             await each.read()
                     assert not page._messages
-                    await tell(direct, user, 2)
-                    await way.open()
+                    await publish_numbers(direct, user, 2)
+                    await proxy.open()
                     assert await page.numbers(2) == [1, 2]
                     assert await late.numbers(3) == [0, 1, 2]
             await eventually(lambda: len(hub) == 0, "end of the streams")
     await direct.close()
 
 
-class Line:
-    """A connection that notes how it ended."""
+class FakeConnection:
+    """A connection that records whether it was aborted."""
 
     aborted = False
 
@@ -626,19 +634,19 @@ class Line:
         self.aborted = True
 
 
-async def test_a_stream_that_is_not_read_holds_little_and_loses_nothing(
+async def test_a_slow_stream_buffers_little_and_loses_no_events(
     app: Quart, database: Database, user: int
 ) -> None:
     hub = hub_of(app)
-    slow = hub.open(user, None, Line())
-    quick = hub.open(user, None, Line())
+    slow = hub.open(user, None, FakeConnection())
+    quick = hub.open(user, None, FakeConnection())
     for each in (slow, quick):
         assert (await anext(each)).startswith(b"retry: ")
         assert b"hello" in await anext(each)
     total = 5 * history.BATCH_SIZE
     parser = Parser()
     for number in range(total):
-        await tell(database, user, number)
+        await publish_numbers(database, user, number)
     seen: list[Message] = []
     while len(seen) < total:
         seen += parser.feed(await anext(quick))
@@ -646,7 +654,7 @@ async def test_a_stream_that_is_not_read_holds_little_and_loses_nothing(
     assert len(slow._pending) < 2 * history.BATCH_SIZE
     parser = Parser()
     late: list[Message] = []
-    async with asyncio.timeout(WAIT):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while len(late) < total:
             late += parser.feed(await anext(slow))
     assert late == seen
@@ -654,53 +662,51 @@ async def test_a_stream_that_is_not_read_holds_little_and_loses_nothing(
         await each.aclose()
 
 
-async def test_a_client_that_does_not_read_is_dropped(
+async def test_a_client_that_does_not_read_is_dropped_after_the_timeout(
     app: Quart, database: Database, user: int
 ) -> None:
     hub = hub_of(app)
     hub.tick = 0.01
-    lines = [Line(), Line(), Line()]
-    unread, never_begun, waiting = (hub.open(user, None, line) for line in lines)
+    connections = [FakeConnection(), FakeConnection(), FakeConnection()]
+    unread, not_started, waiting = (hub.open(user, None, each) for each in connections)
     for each in (unread, waiting):
         await anext(each)
         await anext(each)
     task = asyncio.create_task(_next(waiting))
     await asyncio.sleep(0)
-    hub.read_timeout_seconds = (
-        0.1  # only now: on a busy machine it takes longer until all have begun
-    )
-    await eventually(lambda: len(hub) == 1, "end of those that are not read")
-    assert [line.aborted for line in lines] == [True, True, False]
+    # Set only now, because starting the streams may take longer on a busy machine.
+    hub.read_timeout_seconds = 0.1
+    await eventually(lambda: len(hub) == 1, "end of the unread streams")
+    assert [each.aborted for each in connections] == [True, True, False]
     with pytest.raises(StopAsyncIteration):
         await anext(unread)
     with pytest.raises(StopAsyncIteration):
-        await anext(never_begun)
-    await tell(database, user, 1)
+        await anext(not_started)
+    await publish_numbers(database, user, 1)
     assert b'data: {"n": 1}' in await task
     await waiting.aclose()
 
 
-async def test_who_leaves_while_others_have_their_turn_is_not_dropped(
+async def test_a_stream_that_ends_during_a_check_is_not_dropped(
     app: Quart, user: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = hub_of(app)
     monkeypatch.setattr("quart_upsun.live.hub.STREAMS_PER_TURN", 1)
     hub.tick, hub.heartbeat, hub.read_timeout_seconds = 0.01, 0.2, 0.1
-    lines = [Line() for _ in range(10)]
-    opened = [hub.open(user, None, line) for line in lines]
+    opened = [hub.open(user, None, FakeConnection()) for _ in range(10)]
     dropped: list[Stream] = []
     monkeypatch.setattr(Stream, "drop", lambda each: dropped.append(each))
 
     async def read(each: Stream) -> None:
         async for piece in each:
-            if piece == streams.HEARTBEAT:  # the first of them is when all leave
+            if piece == streams.HEARTBEAT:  # all end at the first heartbeat
                 for other in opened:
                     other.end()
         await each.aclose()
 
     tasks = [asyncio.create_task(read(each)) for each in opened]
     await eventually(lambda: len(hub) == 0, "end of all")
-    await asyncio.sleep(0.05)  # some looks at what is left
+    await asyncio.sleep(0.05)  # several ticks
     await asyncio.gather(*tasks)
     assert dropped == []
 
@@ -709,7 +715,7 @@ async def _next(each: Stream) -> bytes:
     return await anext(each)
 
 
-async def test_other_words_on_the_channel_do_no_harm(
+async def test_invalid_notifications_are_ignored(
     app: Quart, database: Database, database_url: str, user: int
 ) -> None:
     async with browsing(app, f"/stream/{user}") as page:
@@ -718,5 +724,5 @@ async def test_other_words_on_the_channel_do_no_harm(
         for payload in ("", "x", "-1", "9" * 30):
             await connection.execute("SELECT pg_notify('live', $1)", payload)
         await connection.close()
-        await tell(database, user, 1)
+        await publish_numbers(database, user, 1)
         assert await page.numbers(1) == [1]

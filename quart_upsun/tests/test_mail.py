@@ -1,4 +1,4 @@
-"""Mail: from the transaction that posts it to a real mail server, or to where else it goes."""
+"""Mail: enqueueing, rendering, retries and transports, with a real SMTP server."""
 
 import asyncio
 import json
@@ -71,13 +71,13 @@ COMPOSERS = {
 }
 
 
-def of(app: Quart) -> Delivery:
+def delivery_of(app: Quart) -> Delivery:
     delivery: Delivery = app.extensions["quart_upsun"].mail
     return delivery
 
 
 async def deliver(app: Quart) -> None:
-    """Do all jobs that are due."""
+    """Run all jobs that are due."""
     await app.extensions["quart_upsun"].jobs.run_due()
 
 
@@ -98,7 +98,7 @@ def settings_for(database_url: str | URL, **values: Any) -> Settings:
         options["mail_url"] = SecretStr(options["mail_url"])
     return Settings(
         database_url=parse_database_url(database_url),
-        secret_key=SecretStr("a key for tests, of no worth anywhere else"),
+        secret_key=SecretStr("a secret key that is only for tests"),
         **options,
     )
 
@@ -117,9 +117,9 @@ def on_upsun(kind: str, *, smtp_host: str = "", origin: str | None = ORIGIN) -> 
 
 @asynccontextmanager
 async def application(settings: Settings, *, serving: bool = False) -> AsyncIterator[Quart]:
-    """The application with mails of the test's own; it delivers by itself only if it serves."""
+    """Create the application with the composers of this test; it runs jobs only if it serves."""
     app = create_app(settings.model_copy(update={"run_jobs": serving}))
-    of(app).composers = {**COMPOSERS}
+    delivery_of(app).composers = {**COMPOSERS}
     app.jinja_env.loader = ChoiceLoader([DictLoader(TEMPLATES), cast(Any, app.jinja_env.loader)])
     if serving:
         async with app.test_app():
@@ -135,14 +135,14 @@ async def app(database_url: str, server: MailServer) -> AsyncIterator[Quart]:
         yield app
 
 
-async def post(app: Quart, kind: str = "greeting", **data: Any) -> None:
+async def enqueue_mail(app: Quart, kind: str = "greeting", **data: Any) -> None:
     async with app.app_context(), database_of(app).write() as session:
         await outbox.send_later(session, kind, **({"name": "ada"} | data))
 
 
 @dataclass(frozen=True)
 class Row:
-    """A mail that waits, or was given up."""
+    """A queued or failed mail job."""
 
     id: int
     status: str
@@ -154,7 +154,7 @@ class Row:
 
 async def rows(app: Quart) -> list[Row]:
     async with database_of(app).read() as session:
-        error = (
+        last_error = (
             select(JobLog.traceback["exception_message"].astext)
             .where(JobLog.job_id == Job.id, JobLog.traceback.is_not(None))
             .order_by(JobLog.id.desc())
@@ -167,19 +167,19 @@ async def rows(app: Quart) -> list[Row]:
                 Job.status,
                 Job.attempts,
                 Job.payload,
-                error,
+                last_error,
                 Job.execute_after <= func.now(),
             ).order_by(Job.id)
         )
         return [
-            Row(number, status, attempts, json.loads(payload or b""), words or "", is_due)
-            for number, status, attempts, payload, words, is_due in found
+            Row(job_id, status, attempts, json.loads(payload or b""), error or "", is_due)
+            for job_id, status, attempts, payload, error, is_due in found
         ]
 
 
 async def row(app: Quart) -> Row:
-    (only,) = await rows(app)
-    return only
+    (found,) = await rows(app)
+    return found
 
 
 async def mails(app: Quart) -> list[Mail]:
@@ -193,7 +193,7 @@ async def make_due(app: Quart) -> None:
 
 
 def logged(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
-    """What the application itself has logged, at this level and above."""
+    """Return what the toolkit has logged at this level or above."""
     return [
         str(record.msg)
         for record in caplog.records
@@ -201,9 +201,7 @@ def logged(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[
     ]
 
 
-async def test_a_mail_is_sent_once_its_transaction_is_committed(
-    database_url: str, server: MailServer
-) -> None:
+async def test_a_mail_is_sent_after_the_commit(database_url: str, server: MailServer) -> None:
     settings = settings_for(database_url, mail_url=server.url)
     async with application(settings, serving=True) as app, app.app_context():
         async with database_of(app).write() as session:
@@ -232,54 +230,50 @@ async def test_a_mail_is_sent_once_its_transaction_is_committed(
     assert "please have a look:" in soup.get_text()
 
 
-async def test_a_mail_of_a_change_that_was_undone_is_not_sent(
-    app: Quart, server: MailServer
-) -> None:
+async def test_a_rolled_back_mail_is_not_sent(app: Quart, server: MailServer) -> None:
     with suppress(ZeroDivisionError):
         async with app.app_context(), database_of(app).write() as session:
             await outbox.send_later(session, "greeting", name="ada")
             raise ZeroDivisionError
-    await post(app, gone=True)
-    assert len(await rows(app)) == 1  # the other one, which nobody needs any more
+    await enqueue_mail(app, gone=True)
+    assert len(await rows(app)) == 1  # only the second one, which is then skipped
     await deliver(app)
     assert server.connections == 0
     assert await rows(app) == []
 
 
-async def test_no_connection_to_the_database_is_held_while_sending(
-    app: Quart, server: MailServer
-) -> None:
+async def test_sending_holds_no_database_connection(app: Quart, server: MailServer) -> None:
     held: list[int] = []
     engine = database_of(app).engine
     server.on_data = lambda: held.append(cast(Any, engine.pool).checkedout())
-    await post(app)
+    await enqueue_mail(app)
     await deliver(app)
     assert held == [0]
 
 
 @pytest.mark.parametrize("failure", ["450 Later, <ada@example.com>", "no server"])
-async def test_what_fails_for_now_is_tried_again(
+async def test_a_temporary_failure_is_retried(
     app: Quart, server: MailServer, failure: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await post(app)
-    url = of(app).transport
+    await enqueue_mail(app)
+    url = delivery_of(app).transport
     if failure == "no server":
         async with mail_server() as stopped:
-            of(app).transport = transports.SmtpTransport("127.0.0.1", stopped.port)
+            delivery_of(app).transport = transports.SmtpTransport("127.0.0.1", stopped.port)
     else:
         server.answers["RCPT"] = failure
     await deliver(app)
-    waiting = await row(app)
-    assert (waiting.status, waiting.attempts, waiting.is_due) == ("queued", 1, False)
-    assert waiting.error
-    assert failure[:3] in waiting.error or failure == "no server"
+    queued = await row(app)
+    assert (queued.status, queued.attempts, queued.is_due) == ("queued", 1, False)
+    assert queued.error
+    assert failure[:3] in queued.error or failure == "no server"
     (line,) = logged(caplog, logging.WARNING)
-    assert "job failed" in line
+    assert "job attempt failed" in line
     assert "'kind': 'greeting'" in line
     assert not any(ADA in line or "t0ken" in line for line in logged(caplog))
 
     server.answers.clear()
-    of(app).transport = url
+    delivery_of(app).transport = url
     await deliver(app)
     assert server.messages == []
     await make_due(app)
@@ -288,39 +282,39 @@ async def test_what_fails_for_now_is_tried_again(
     assert await rows(app) == []
 
 
-async def test_attempts_end_after_about_a_day(
+async def test_a_mail_fails_permanently_after_about_a_day(
     app: Quart, server: MailServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert 20 < sum(delivering.SEND_MAIL.backoff_seconds) / 3600 < 28
     server.answers["DATA"] = "451 Later"
-    await post(app)
+    await enqueue_mail(app)
     for attempt in range(len(delivering.SEND_MAIL.backoff_seconds) + 1):
         assert (await row(app)).attempts == attempt
         await make_due(app)
         await deliver(app)
-    given_up = await row(app)
-    assert given_up.status == "failed"
-    assert given_up.error == "451 Later"
+    exhausted = await row(app)
+    assert exhausted.status == "failed"
+    assert exhausted.error == "451 Later"
     assert len(logged(caplog, logging.ERROR)) == 1
 
 
 @pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA"])
-async def test_what_is_refused_is_given_up_and_kept(
+async def test_a_rejected_mail_fails_permanently_and_is_kept(
     app: Quart, server: MailServer, command: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.answers[command] = f"550 No {ADA} here"
-    await post(app)
+    server.answers[command] = f"550 Unknown recipient {ADA}"
+    await enqueue_mail(app)
     await deliver(app)
     refused = await row(app)
     assert refused.status == "failed"
-    assert refused.error == f"550 No {ADA} here"
+    assert refused.error == f"550 Unknown recipient {ADA}"
     (line,) = logged(caplog, logging.ERROR)
-    assert f"'job': {refused.id}" in line
+    assert f"'job_id': {refused.id}" in line
     assert "'kind': 'greeting'" in line
     assert ADA not in caplog.text
 
     server.answers.clear()
-    await post(app, name="grace")
+    await enqueue_mail(app, name="grace")
     await deliver(app)
     async with database_of(app).write() as session:
         assert await failed.retry_job(session, refused.id) == "mail"
@@ -329,20 +323,20 @@ async def test_what_is_refused_is_given_up_and_kept(
     assert await rows(app) == []
 
 
-async def test_a_reason_that_is_not_utf_8_is_kept(app: Quart, server: MailServer) -> None:
+async def test_an_error_that_is_not_utf_8_is_recorded(app: Quart, server: MailServer) -> None:
     server.answers["RCPT"] = cast(Any, b"550 refus\xe9")
-    await post(app)
+    await enqueue_mail(app)
     await deliver(app)
     refused = await row(app)
     assert refused.status == "failed"
     assert refused.error == "550 refus?"
 
 
-async def test_what_is_being_sent_is_not_sent_beside_it(
+async def test_a_mail_is_not_sent_twice_concurrently(
     app: Quart, database_url: str, server: MailServer
 ) -> None:
     server.hold.clear()
-    await post(app)
+    await enqueue_mail(app)
     sending = asyncio.create_task(deliver(app))
     await server.is_holding()
     async with application(settings_for(database_url, mail_url=server.url)) as other:
@@ -355,18 +349,18 @@ async def test_what_is_being_sent_is_not_sent_beside_it(
     assert await rows(app) == []
 
 
-async def test_what_a_killed_process_left_is_taken_up_again(app: Quart, server: MailServer) -> None:
-    await post(app)
+async def test_a_mail_of_a_killed_process_is_sent(app: Quart, server: MailServer) -> None:
+    await enqueue_mail(app)
     async with database_of(app).write() as session:
-        minute = text("now() - interval '1 min'")
-        of_the_dead = {"status": "picked", "queue_manager_id": str(uuid4()), "heartbeat": minute}
-        await session.execute(update(Job).values(execute_after=minute, **of_the_dead))
+        minute_ago = text("now() - interval '1 min'")
+        claimed = {"status": "picked", "queue_manager_id": str(uuid4()), "heartbeat": minute_ago}
+        await session.execute(update(Job).values(execute_after=minute_ago, **claimed))
     await deliver(app)
     assert len(server.messages) == 1
     assert await rows(app) == []
 
 
-async def test_what_was_sent_is_not_sent_again_because_the_database_goes_away(
+async def test_a_sent_mail_is_not_resent_when_the_database_fails(
     app: Quart,
     server: MailServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -376,34 +370,34 @@ async def test_what_was_sent_is_not_sent_again_because_the_database_goes_away(
         raise DatabaseUnavailableError
 
     monkeypatch.setattr(JobContext, "complete", complete)
-    await post(app)
+    await enqueue_mail(app)
     await deliver(app)
     assert len(server.messages) == 1
     assert await rows(app) == []
-    assert "not noted yet" in logged(caplog, logging.WARNING)[0]
+    assert "mail sent but not recorded" in logged(caplog, logging.WARNING)[0]
 
 
 async def test_each_attempt_has_the_same_message_id(app: Quart) -> None:
-    await post(app)
-    await post(app)
+    await enqueue_mail(app)
+    await enqueue_mail(app)
     ids = []
     async with app.app_context():
-        for number, waiting in enumerate([*await rows(app)] * 2):
-            attempt = JobContext(waiting.id, waiting.data, number, database_of(app))
-            message = await of(app).message(attempt)
+        for number, job in enumerate([*await rows(app)] * 2):
+            attempt = JobContext(job.id, job.data, number, database_of(app))
+            message = await delivery_of(app).message(attempt)
             assert message is not None
             ids.append(message["Message-ID"])
     assert ids[:2] == ids[2:]
     assert len(set(ids)) == 2
 
 
-async def test_several_processes_send_each_mail_once(
+async def test_several_processes_send_each_mail_once_within_the_limit(
     app: Quart, database_url: str, server: MailServer
 ) -> None:
-    """And all of them together no more at the same time than one may."""
+    """Together they use no more connections than one process may."""
     server.delay = 0.02
     for number in range(20):
-        await post(app, name=f"n{number}")
+        await enqueue_mail(app, name=f"n{number}")
     async with application(settings_for(database_url, mail_url=server.url)) as other:
         await asyncio.gather(deliver(app), deliver(other))
     subjects = [str(message["Subject"]) for message in server.messages]
@@ -427,7 +421,7 @@ async def test_no_mail_leaves_a_preview(
     )
     await connection.close()
     async with application(settings) as app:
-        await post(app)
+        await enqueue_mail(app)
         await deliver(app)
         assert await rows(app) == []
         (kept,) = await mails(app)
@@ -443,39 +437,41 @@ async def test_no_mail_leaves_a_preview(
         assert part in line
 
 
-async def test_a_mail_is_kept_by_who_has_it_in_the_end(database_url: str) -> None:
+async def test_a_worker_that_has_lost_a_mail_does_not_keep_it(database_url: str) -> None:
     async with application(settings_for(database_url)) as app:
 
-        class Slow(transports.KeepTransport):
+        class LosesJob(transports.KeepTransport):
             async def send(self, mail: transports.OutgoingMail) -> bool:
                 async with database_of(app).write() as session:
                     await session.execute(update(Job).values(queue_manager_id=None))
                 return await super().send(mail)
 
-        of(app).transport = Slow()
-        await post(app)
+        delivery_of(app).transport = LosesJob()
+        await enqueue_mail(app)
         await deliver(app)
         assert await mails(app) == []
         assert len(await rows(app)) == 1
 
 
-async def test_production_without_a_mail_server_says_so_and_goes_on(
+async def test_production_without_a_mail_server_fails_mails_permanently(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with application(settings_for(database_url, platform=on_upsun("production"))) as app:
-        await post(app)
-        await post(app)
+        await enqueue_mail(app)
+        await enqueue_mail(app)
         await deliver(app)
         assert [mail.status for mail in await rows(app)] == ["failed", "failed"]
-        assert all("Mail is off" in mail.error for mail in await rows(app))
+        assert all("Mail is disabled" in mail.error for mail in await rows(app))
         assert await mails(app) == []
     lines = logged(caplog, logging.WARNING)
     assert len(lines) == 2
-    assert all("mail is off" in line for line in lines)
+    assert all("mail disabled" in line for line in lines)
     assert not any("t0ken" in line or ADA in line for line in logged(caplog))
 
 
-async def test_without_an_origin_no_mail_is_made(database_url: str, server: MailServer) -> None:
+async def test_a_mail_without_a_public_origin_is_retried(
+    database_url: str, server: MailServer
+) -> None:
     settings = settings_for(
         database_url,
         public_origin="",
@@ -483,14 +479,14 @@ async def test_without_an_origin_no_mail_is_made(database_url: str, server: Mail
         platform=on_upsun("production", origin=None),
     )
     async with application(settings) as app:
-        await post(app)
+        await enqueue_mail(app)
         await deliver(app)
-        waiting = await row(app)
-    assert waiting.status == "queued"
-    assert "PUBLIC_ORIGIN" in waiting.error
+        queued = await row(app)
+    assert queued.status == "queued"
+    assert "PUBLIC_ORIGIN" in queued.error
 
 
-async def test_links_never_lead_where_a_request_says(app: Quart, server: MailServer) -> None:
+async def test_links_ignore_the_host_of_the_request(app: Quart, server: MailServer) -> None:
     @app.post("/post-a-mail")
     async def post_a_mail() -> str:
         async with database_of(app).write() as session:
@@ -505,17 +501,17 @@ async def test_links_never_lead_where_a_request_says(app: Quart, server: MailSer
     assert "evil" not in server.messages[0].as_string()
 
 
-async def test_nothing_gets_into_a_header(app: Quart, server: MailServer) -> None:
-    await post(app, name="x\nBcc: evil@example.com")
-    await post(app, name="x\r\nBcc: evil@example.com")
-    await post(app, to=f"{ADA}, evil@example.com")
-    await post(app, to=f"{ADA}\nBcc: evil@example.com")
-    await post(app, to="")
-    await post(app, name="x\x0b\x85\u2028Bcc: evil@example.com")
-    await post(app, name="x\n\nhttps://evil.example/login\n\ny")
+async def test_user_input_cannot_inject_headers(app: Quart, server: MailServer) -> None:
+    await enqueue_mail(app, name="x\nBcc: evil@example.com")
+    await enqueue_mail(app, name="x\r\nBcc: evil@example.com")
+    await enqueue_mail(app, to=f"{ADA}, evil@example.com")
+    await enqueue_mail(app, to=f"{ADA}\nBcc: evil@example.com")
+    await enqueue_mail(app, to="")
+    await enqueue_mail(app, name="x\x0b\x85\u2028Bcc: evil@example.com")
+    await enqueue_mail(app, name="x\n\nhttps://evil.example/login\n\ny")
     await deliver(app)
     assert len(await rows(app)) == 5
-    # Sent at the same time, they arrive in any order.
+    # They are sent concurrently, so they arrive in any order.
     by_subject = {str(message["Subject"]): message for message in server.messages}
     assert set(by_subject) == {"Hello xBcc: evil@example.com", "Hello x"}
     assert server.recipients == [ADA, ADA]
@@ -526,24 +522,24 @@ async def test_nothing_gets_into_a_header(app: Quart, server: MailServer) -> Non
     assert [a["href"] for a in links] == [f"{ORIGIN}/about/?token=t0ken"]
 
 
-async def test_a_mail_that_cannot_be_made_stops_no_other(
+async def test_a_mail_that_fails_to_render_does_not_block_others(
     app: Quart, server: MailServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for kind in ("unheard of", "broken template", "broken composer", "greeting"):
-        await post(app, kind)
+    for kind in ("unknown", "broken template", "broken composer", "greeting"):
+        await enqueue_mail(app, kind)
     await deliver(app)
     assert len(server.messages) == 1
-    waiting = await rows(app)
-    kinds = [mail.data["kind"] for mail in waiting]
-    assert kinds == ["unheard of", "broken template", "broken composer"]
-    assert all(mail.status == "queued" and mail.error for mail in waiting)
+    queued = await rows(app)
+    kinds = [mail.data["kind"] for mail in queued]
+    assert kinds == ["unknown", "broken template", "broken composer"]
+    assert all(mail.status == "queued" and mail.error for mail in queued)
     lines = logged(caplog, logging.WARNING)
     assert len(lines) == 3
     assert not any(ADA in line for line in lines)
     assert any("test_mail.py:" in line for line in lines)
 
 
-async def test_the_console_keeps_files(
+async def test_the_console_transport_saves_the_newest_mails(
     database_url: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -552,13 +548,13 @@ async def test_the_console_keeps_files(
     monkeypatch.setattr(transports, "MAX_SAVED_MAILS", 3)
     directory = tmp_path / "mail"
     async with application(settings_for(database_url)) as app:
-        # Without debugging it may be a site that others reach.
+        # Without debug mode the site may be public.
         assert (await app.test_client().get("/dev/mail/")).status_code == 404
     monkeypatch.setattr(transports, "MAIL_DIRECTORY", directory)
     async with application(settings_for(database_url, flask_debug=True)) as app:
         client = app.test_client()
         for name in ("one", "two", "three", "<script>alert(1)</script>"):
-            await post(app, name=name)
+            await enqueue_mail(app, name=name)
             await deliver(app)
         assert await rows(app) == []
         assert await mails(app) == []
@@ -584,7 +580,7 @@ async def test_the_console_keeps_files(
         ('http://a.example/"onclick="x', ["http://a.example/"]),
     ],
 )
-def test_links_in_text(line: str, links: list[str]) -> None:
+def test_split_links(line: str, links: list[str]) -> None:
     pieces = rendering.split_links(line)
     assert "".join(piece for piece, _ in pieces) == line
     assert [piece for piece, is_link in pieces if is_link] == links
@@ -601,27 +597,25 @@ def test_links_in_text(line: str, links: list[str]) -> None:
         ("smtps://u:p@mail.example", (465, True, False)),
     ],
 )
-def test_a_login_that_leaves_the_machine_insists_on_tls(
-    url: str, expected: tuple[int, bool, bool | None]
-) -> None:
+def test_a_remote_login_requires_tls(url: str, expected: tuple[int, bool, bool | None]) -> None:
     for platform in (None, on_upsun("production", smtp_host="smtp.internal")):
         smtp = transports.choose_transport(
             settings_for("postgresql://x/y", mail_url=url, platform=platform)
         )
         assert isinstance(smtp, transports.SmtpTransport)
-        assert (smtp.port, smtp.from_the_start, smtp.start_tls) == expected
+        assert (smtp.port, smtp.implicit_tls, smtp.start_tls) == expected
 
 
-def test_how_mail_leaves_where_nothing_is_set() -> None:
+def test_default_transports() -> None:
     def choose(**values: Any) -> transports.Transport:
         return transports.choose_transport(settings_for("postgresql://x/y", **values))
 
     laptop = choose(flask_debug=True)
     assert isinstance(laptop, transports.ConsoleTransport)
     assert laptop.directory is not None
-    elsewhere = choose()
-    assert isinstance(elsewhere, transports.ConsoleTransport)
-    assert elsewhere.directory is None
+    without_debug = choose()
+    assert isinstance(without_debug, transports.ConsoleTransport)
+    assert without_debug.directory is None
     relay = choose(platform=on_upsun("production", smtp_host="smtp.internal"))
     assert isinstance(relay, transports.SmtpTransport)
     assert (relay.host, relay.port, relay.start_tls) == ("smtp.internal", 25, False)
@@ -631,7 +625,7 @@ def test_how_mail_leaves_where_nothing_is_set() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["smtp", "smtps"])
-async def test_a_login_through_tls_with_a_certificate_that_is_checked(
+async def test_tls_verifies_the_certificate_before_login(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     certificate, context = await server_context(tmp_path, "localhost")
@@ -641,7 +635,7 @@ async def test_a_login_through_tls_with_a_certificate_that_is_checked(
             database_url, mail_url=f"{scheme}://us%40er:p%2Fss%3A@localhost:{server.port}"
         )
         async with application(settings) as app:
-            await post(app)
+            await enqueue_mail(app)
             await deliver(app)
             assert server.messages == []
             assert "certificate" in (await row(app)).error
@@ -654,61 +648,59 @@ async def test_a_login_through_tls_with_a_certificate_that_is_checked(
     assert server.encrypted == [True]
 
 
-async def test_the_mail_servers_password_is_not_told(
+async def test_the_smtp_password_is_not_logged(
     database_url: str, server: MailServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = f"smtp://user:hunter2@127.0.0.1:{server.port}"  # which offers no login without TLS
+    url = f"smtp://user:hunter2@127.0.0.1:{server.port}"  # offers no AUTH without TLS
     async with application(settings_for(database_url, mail_url=url)) as app:
-        await post(app)
+        await enqueue_mail(app)
         await deliver(app)
-        waiting = await row(app)
-    assert waiting.status == "queued"
-    assert "AUTH" in waiting.error
+        queued = await row(app)
+    assert queued.status == "queued"
+    assert "AUTH" in queued.error
     assert server.messages == []
     assert "AUTH" in logged(caplog, logging.WARNING)[0]
-    assert "hunter2" not in caplog.text + waiting.error + repr(vars(app))
+    assert "hunter2" not in caplog.text + queued.error + repr(vars(app))
 
 
-async def test_a_process_that_stops_finishes_a_mail_and_begins_none(
+async def test_shutdown_finishes_a_mail_and_starts_no_more(
     database_url: str, server: MailServer
 ) -> None:
     server.hold.clear()
     settings = settings_for(database_url, mail_url=server.url)
     async with application(settings, serving=True) as app:
-        await post(app)
+        await enqueue_mail(app)
         await server.is_holding()
         app.extensions["quart_upsun"].draining.set()
-        await asyncio.sleep(0)  # until the runner has heard of it
-        await post(app, name="grace")
+        await asyncio.sleep(0)  # until the runner is stopping
+        await enqueue_mail(app, name="grace")
         server.hold.set()
     assert [str(message["Subject"]) for message in server.messages] == ["Hello ada"]
     async with application(settings) as app:
         assert [mail.data["data"]["name"] for mail in await rows(app)] == ["grace"]
 
 
-async def test_a_process_that_stops_does_not_wait_for_long(
+async def test_shutdown_requeues_a_mail_that_takes_too_long(
     database_url: str, server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it was sending is somebody else's, at once, and no attempt of it is lost."""
+    """The mail that it was sending is requeued without counting an attempt."""
     monkeypatch.setattr(running, "SHUTDOWN_SECONDS", 0.05)
     server.hold.clear()
     settings = settings_for(database_url, mail_url=server.url)
     async with application(settings, serving=True) as app:
-        await post(app)
+        await enqueue_mail(app)
         await server.is_holding()
     async with application(settings) as app:
-        left = await row(app)
-        assert (left.status, left.attempts, left.is_due) == ("queued", 0, True)
+        requeued = await row(app)
+        assert (requeued.status, requeued.attempts, requeued.is_due) == ("queued", 0, True)
 
 
-async def test_more_mails_than_are_sent_at_once_are_sent_as_room_gets_free(
-    database_url: str, server: MailServer
-) -> None:
+async def test_mails_wait_for_a_free_smtp_connection(database_url: str, server: MailServer) -> None:
     server.hold.clear()
     count = 2 * delivering.MAX_CONNECTIONS + 1
     async with application(settings_for(database_url, mail_url=server.url), serving=True) as app:
         for _ in range(count):
-            await post(app)
+            await enqueue_mail(app)
         await server.until(lambda: server.at_once == delivering.MAX_CONNECTIONS)
         server.hold.set()
         await server.arrived(count)

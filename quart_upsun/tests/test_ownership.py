@@ -1,4 +1,4 @@
-"""Jobs and schedules of a database that belongs to another environment."""
+"""The owner of a database: jobs of other environments, and `quart database`."""
 
 import asyncio
 
@@ -18,11 +18,11 @@ from quart_upsun.testing.statements import connected
 from quart_upsun.tests.sample.settings import Settings
 
 PRODUCTION = "main-bvxea6i"
-GIVE_AWAY = text("UPDATE database_owner SET environment = :name, type = 'production'")
+SET_OWNER = text("UPDATE database_owner SET environment = :name, type = 'production'")
 
 
 class Work:
-    """A task that says when it runs, in a database whose owner can change."""
+    """A task that records that it ran, in a database whose owner the test changes."""
 
     def __init__(self, app: Quart) -> None:
         self.app = app
@@ -33,11 +33,11 @@ class Work:
     async def run(self, running: JobContext) -> None:
         self.ran.set()
 
-    async def give_to(self, name: str) -> None:
+    async def set_owner(self, name: str) -> None:
         async with self.database.write() as session:
-            await session.execute(GIVE_AWAY, {"name": name})
+            await session.execute(SET_OWNER, {"name": name})
 
-    async def ask(self) -> None:
+    async def enqueue(self) -> None:
         async with self.database.write() as session:
             await enqueue(session, self.task)
 
@@ -54,50 +54,52 @@ def work(app: Quart) -> Work:
     return Work(app)
 
 
-async def refused(caplog: pytest.LogCaptureFixture, *, times: int = 1) -> list[str]:
-    """Wait until the refusal is logged; return what it says."""
+async def paused(caplog: pytest.LogCaptureFixture, *, times: int = 1) -> list[str]:
+    """Wait until `jobs paused` is logged; return the log lines."""
     async with asyncio.timeout(10):
         while True:
-            found = [each.getMessage() for each in caplog.records if "not run" in each.getMessage()]
+            found = [
+                each.getMessage() for each in caplog.records if "jobs paused" in each.getMessage()
+            ]
             if len(found) >= times:
                 return found
             await asyncio.sleep(0.01)
 
 
-async def test_jobs_of_another_environment_wait(
+async def test_jobs_of_another_environment_do_not_run(
     work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await work.give_to(PRODUCTION)
-    await work.ask()
+    await work.set_owner(PRODUCTION)
+    await work.enqueue()
     async with working(work.runner()):
-        (said,) = await refused(caplog)
-        assert f"belongs to the environment {PRODUCTION} (production)" in said
-        assert f"DATABASE_ENVIRONMENT={PRODUCTION}" in said
+        (line,) = await paused(caplog)
+        assert f"belongs to the environment {PRODUCTION} (production)" in line
+        assert f"DATABASE_ENVIRONMENT={PRODUCTION}" in line
         assert await work.states() == ["queued"]
-        # The same process, once the database is its own.
-        await work.give_to("tests")
+        # The same process runs the job once it is the owner.
+        await work.set_owner("tests")
         await asyncio.wait_for(work.ran.wait(), 10)
 
 
-async def test_a_restore_under_a_running_worker_is_noticed(
+async def test_a_running_worker_notices_a_restore(
     work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with working(work.runner()):
-        await work.ask()
+        await work.enqueue()
         await asyncio.wait_for(work.ran.wait(), 10)
         work.ran.clear()
-        async with work.database.write() as session:  # the owner and the job come together
-            await session.execute(GIVE_AWAY, {"name": PRODUCTION})
+        async with work.database.write() as session:  # a restore replaces both
+            await session.execute(SET_OWNER, {"name": PRODUCTION})
             await enqueue(session, work.task)
-        await refused(caplog)
+        await paused(caplog)
         assert (await work.states())[-1] == "queued"  # the first may not be recorded as done yet
         assert not work.ran.is_set()
 
 
-async def test_schedules_of_another_environment_wait(
+async def test_schedules_of_another_environment_do_not_run(
     work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await work.give_to(PRODUCTION)
+    await work.set_owner(PRODUCTION)
     async with working(work.runner(Schedule(work.task, "* * * * *"))):
         async with work.database.write() as session:
             await session.execute(
@@ -108,21 +110,21 @@ async def test_schedules_of_another_environment_wait(
                     " DO UPDATE SET next_run = excluded.next_run"
                 )
             )
-        await refused(caplog)
+        await paused(caplog)
         assert await work.states() == []
-        await work.give_to("tests")
+        await work.set_owner("tests")
         await asyncio.wait_for(work.ran.wait(), 10)
 
 
-async def test_an_unowned_database_has_no_jobs_for_anybody(
+async def test_jobs_of_a_database_without_owner_do_not_run(
     work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with work.database.write() as session:
         await session.execute(text("DELETE FROM database_owner"))
-    await work.ask()
+    await work.enqueue()
     async with working(work.runner()):
-        (said,) = await refused(caplog)
-        assert "does not say whose it is" in said
+        (line,) = await paused(caplog)
+        assert "has no owner" in line
         assert await work.states() == ["queued"]
 
 
@@ -136,17 +138,17 @@ async def invoke(settings: Settings, *arguments: str, typed: str = "") -> tuple[
     return result.exit_code, result.output
 
 
-async def test_the_owner_is_shown(settings: Settings, work: Work) -> None:
-    await work.give_to(PRODUCTION)
+async def test_owner_shows_the_database_and_this_process(settings: Settings, work: Work) -> None:
+    await work.set_owner(PRODUCTION)
     code, output = await invoke(settings, "owner")
     assert code == 0
     assert f"Database:     {PRODUCTION} (production)" in output
     assert "This process: tests (local)" in output
 
 
-async def test_a_restored_copy_is_claimed_without_its_jobs(settings: Settings, work: Work) -> None:
-    await work.give_to(PRODUCTION)
-    await work.ask()
+async def test_claim_takes_over_a_copy_and_deletes_its_jobs(settings: Settings, work: Work) -> None:
+    await work.set_owner(PRODUCTION)
+    await work.enqueue()
     code, _ = await invoke(settings, "claim", PRODUCTION, typed="n\n")
     assert code == 1
     assert await work.states() == ["queued"]
@@ -161,7 +163,7 @@ async def test_a_restored_copy_is_claimed_without_its_jobs(settings: Settings, w
     assert "tests (local)" in (await invoke(settings, "owner"))[1]
 
 
-async def test_without_a_database_or_a_schema_the_commands_say_so(
+async def test_commands_report_a_missing_schema_or_database(
     settings: Settings, empty_database: str
 ) -> None:
     async with connected(empty_database) as connection:
@@ -175,4 +177,4 @@ async def test_without_a_database_or_a_schema_the_commands_say_so(
     gone = settings.model_copy(update={"database_url": settings.database_url.set(port=9)})
     code, output = await invoke(gone, "owner")
     assert code == 1
-    assert "The database cannot be used" in output
+    assert "Cannot connect to the database" in output

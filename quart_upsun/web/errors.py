@@ -77,7 +77,7 @@ def with_headers(response: Response, error: HTTPException) -> Response:
 async def unavailable(error: DatabaseUnavailableError) -> Response:
     """Return a 503. The schema gate logs its own errors, once for all requests."""
     if not isinstance(error, SchemaBehindError | NotSanitizedError):
-        log.warning("request refused", reason=str(error), cause=repr(error.__cause__))
+        log.warning("request rejected", reason=str(error), cause=repr(error.__cause__))
     return await http_error(ServiceUnavailable(retry_after=RETRY_AFTER_SECONDS))
 
 
@@ -87,16 +87,16 @@ def log_exception(app: Quart, exception_info: Any) -> None:
     Paths can contain valid tokens, and exception messages often quote the invalid value. Neither
     may reach the log.
     """
-    what = "Exception"
     incoming: BaseRequestWebsocket | None = None
+    place: dict[str, str] = {}
     if has_request_context():
-        what, incoming = f"Exception on request {request.method}", request
+        incoming, place = request, {"method": request.method}
     elif has_websocket_context():
-        what, incoming = "Exception on websocket", websocket
+        incoming, place = websocket, {"method": "websocket"}
     if incoming is not None and incoming.url_rule is not None:
-        what = f"{what} {incoming.url_rule.rule}"
+        place["route"] = incoming.url_rule.rule
     sent = bodies.submitted_values(incoming) if incoming is not None else []
-    log.error(what, exception=_redacted_traceback(sent, exception_info))
+    log.error("unhandled exception", **place, exception=_redacted_traceback(sent, exception_info))
 
 
 def _redacted_traceback(values: list[str], exception_info: Any) -> str:

@@ -108,7 +108,7 @@ async def is_done_by_the_second(releases: Releases, environment: str) -> None:
     """One job was under way in the first release, and put back; the other was only asked for."""
     before = log_of(releases, environment, "before-worker")
     assert "slow job begun" in before
-    assert "jobs put back" in before
+    assert "jobs requeued" in before
     assert "slow job done" not in before
     after = log_of(releases, environment, "app-worker")
     for line in ("slow job done", "new job done"):

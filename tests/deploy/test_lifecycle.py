@@ -238,7 +238,7 @@ def test_first_deploy(first: Path, mount: Path, database: URL, tmp_path: Path) -
             assert server.process.wait(EXIT_SECONDS) == 0, server.log.read_text()
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     # As many as fit the container, by what it says of itself.
-    assert [line["processes"] for line in lines if line["event"] == "starting"] == [2]
+    assert [line["processes"] for line in lines if line["event"] == "server starting"] == [2]
     assert PASSWORD not in server.log.read_text()
 
 

@@ -288,7 +288,7 @@ async def test_run_does_not_change_a_database_of_another_environment(
         )
         with running(clone, *SERVER, DATABASE_URL=database_url) as run:
             await asyncio.to_thread(run.wait_for, "Serving on ")
-            await asyncio.to_thread(run.wait_for, "jobs are not run")
+            await asyncio.to_thread(run.wait_for, "jobs paused")
             assert "Migrations and jobs are disabled: " in run.output
             assert "DATABASE_ENVIRONMENT=main-bvxea6i" in run.output
             assert "alembic" not in run.output.replace("`alembic upgrade head`", "")

@@ -157,7 +157,7 @@ async def test_reset_link_requires_public_origin(app: Quart, quart: Command) -> 
     }
     result = quart("user", "reset-link", ada.username)
     assert result.returncode == 1
-    assert result.stderr.startswith("Error: The site's address is not known: set PUBLIC_ORIGIN")
+    assert result.stderr.startswith("Error: The public origin is unknown. Set PUBLIC_ORIGIN")
 
 
 async def test_reactivate_restores_login(app: Quart, client: Client, quart: Command) -> None:

@@ -164,18 +164,18 @@ def test_invalid_rules_are_reported() -> None:
 
     assert find_rule_errors(Wrong) == [
         "silent: its model has no __sanitize__",
-        "incomplete.nickname is not classified",
+        "incomplete.nickname has no rule",
         "incomplete has no column gone",
-        "unfit: rows cannot be changed without one integer as primary key",
-        "unfit.number is unique and replaced, but holds no text",
-        "misspelt: 'emptyed' is not known",
-        'referring.one refers to emptied, which is emptied, and must be ended("NULL")',
+        "unfit: updating rows requires a primary key of one integer",
+        "unfit.number is unique and replaced, but is not a text column",
+        "misspelt: 'emptyed' is not a valid rule",
+        'referring.one refers to emptied, which is emptied, so its rule must be ended("NULL")',
     ]
 
 
 async def test_sanitize_replaces_all_personal_data(people: str) -> None:
     (line,) = await run(people)
-    assert "8 rows of users changed" in line
+    assert "Updated 8 rows of users" in line
     assert await users(people) == EVERYBODY
     assert not await verify_password("sanitized", "sanitized")
     async with connected(people) as connection:
@@ -193,7 +193,7 @@ async def test_sanitize_replaces_all_personal_data(people: str) -> None:
             await connection.execute("DELETE FROM audit_events")
 
     (line,) = await run(people)
-    assert "nothing is to be done" in line
+    assert "Nothing to do" in line
     assert await users(people) == EVERYBODY
     # A clone of this preview is another environment, where new users are anonymized, too.
     async with connected(people) as connection:
@@ -206,7 +206,7 @@ async def test_sanitize_replaces_all_personal_data(people: str) -> None:
 
 
 async def test_interrupted_run_is_resumed(people: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BATCH", 3)
+    monkeypatch.setattr(module, "BATCH_SIZE", 3)
     monkeypatch.setattr(module, "REPORT_SECONDS", 0.0)
     said: list[str] = []
 
@@ -223,9 +223,9 @@ async def test_interrupted_run_is_resumed(people: str, monkeypatch: pytest.Monke
     assert half[4][1] == "grace.hopper"
 
     said = await run(people)
-    assert said[0] == "Going on in users, where the last run ended."
+    assert said[0] == "Resuming the last run in users."
     assert any(line.startswith("users: 3 of 5") for line in said), said
-    assert "5 rows of users changed" in said[-1]
+    assert "Updated 5 rows of users" in said[-1]
     assert await users(people) == EVERYBODY  # each row once
     async with connected(people) as connection:
         assert await connection.fetchval("SELECT count(*) FROM audit_events") == 0
@@ -235,7 +235,7 @@ async def test_concurrent_runs_sanitize_once(people: str) -> None:
     runs = await asyncio.gather(*(run(people) for _ in range(3)))
     said = [line for lines in runs for line in lines]
     assert len([line for line in said if line.startswith("Sanitized")]) == 1, said
-    assert len([line for line in said if "nothing is to be done" in line]) == 2, said
+    assert len([line for line in said if "Nothing to do" in line]) == 2, said
     assert await users(people) == EVERYBODY
 
 
@@ -311,7 +311,7 @@ async def test_required_references_are_reported(people: str, change: str) -> Non
             "CREATE TABLE later_teams (id bigint PRIMARY KEY); INSERT INTO later_teams VALUES (1)"
         )
         await connection.execute(change)
-    with pytest.raises(SanitizeError, match="later_teams is to be emptied, but users has FOREIGN"):
+    with pytest.raises(SanitizeError, match="Cannot empty later_teams: users has FOREIGN"):
         await run(people)
     assert (await users(people))[0][1] == NAMES[0]
 
@@ -334,9 +334,9 @@ async def test_unsupported_objects_are_rejected(settings: Settings, people: str)
         assert refused.exit_code == 1
         assert refused.stdout == ""
         assert refused.stderr == (
-            "Error: What these hold cannot be sanitized: foreign table public.contacts, large"
-            " objects (1), materialized view public.addresses, table archive.users; drop them in"
-            " this preview, or keep it in tables beside the application's own.\n"
+            "Error: Cannot sanitize foreign table public.contacts, large objects (1), materialized"
+            " view public.addresses, table archive.users. Drop them in this preview, or keep their"
+            " data in tables of the application's schema.\n"
         )
         assert (await users(people))[0][1] == NAMES[0]
         assert not await connection.fetchval("SELECT count(*) FROM sanitizations")
@@ -360,7 +360,7 @@ async def test_command_exit_codes(
     settings: Settings, people: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind, words in (
-        (None, "This is no Upsun environment"),
+        (None, "This is not an Upsun environment"),
         ("production", "The type of this environment is production"),
         ("unknown", "The type of this environment is unknown"),
     ):
@@ -371,7 +371,7 @@ async def test_command_exit_codes(
     assert (await users(people))[0][1] == NAMES[0]
     preview = settings_in(settings, "staging")
     assert (await command(preview, "--bad")).exit_code == 2
-    assert "Once for each environment" in (await command(preview, "--help")).stdout
+    assert "once per environment" in (await command(preview, "--help")).stdout
 
     # A failing row is reported without its values. The next run resumes.
     async with connected(people) as connection:
@@ -379,28 +379,28 @@ async def test_command_exit_codes(
     failed = await command(preview)
     assert failed.exit_code == 1
     assert failed.stderr == (
-        "Error: PostgreSQL refused a statement: CheckViolationError at public.users"
-        " (users_username_check); the next run goes on where this one was.\n"
+        "Error: A statement failed: CheckViolationError at public.users (users_username_check)."
+        " Run the command again to resume.\n"
     )
     async with connected(people) as connection:
         await connection.execute("ALTER TABLE users DROP CONSTRAINT users_username_check")
     done = await command(preview)
     assert (done.exit_code, done.stderr) == (0, "")
-    assert "8 rows of users changed" in done.stdout
+    assert "Updated 8 rows of users" in done.stdout
 
-    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT_SECONDS", 0.0)
     nowhere = parse_database_url("postgresql://ada:secret@127.0.0.1:9/none")
     failed = await command(preview.model_copy(update={"database_url": nowhere}))
     assert (failed.exit_code, failed.stdout) == (1, "")
-    assert "The database cannot be reached" in failed.stderr
+    assert "Cannot connect to the database" in failed.stderr
 
 
 async def test_sanitize_requires_migrated_schema(empty_database: str, people: str) -> None:
-    with pytest.raises(SanitizeError, match="must be migrated first"):
+    with pytest.raises(SanitizeError, match="alembic upgrade head"):
         await run(empty_database)
     async with connected(people) as connection:
         await connection.execute("ALTER TABLE users DROP role")
-    with pytest.raises(SanitizeError, match=r"lacks users\.role: it must be migrated first"):
+    with pytest.raises(SanitizeError, match=r"lacks users\.role\. Run"):
         await run(people)
     assert (await users(people))[0][1] == NAMES[0]
 

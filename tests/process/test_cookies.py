@@ -1,4 +1,4 @@
-"""The cookies of a login, as they leave the real server."""
+"""Login cookies, set by the real server."""
 
 from http.cookies import SimpleCookie
 
@@ -12,7 +12,7 @@ PROCESSES = pytest.mark.parametrize("processes", [1, 2])
 
 
 @PROCESSES
-async def test_cookies_on_upsun(processes: int, database_url: str) -> None:
+async def test_cookies_are_secure_on_upsun(processes: int, database_url: str) -> None:
     person = Person()
     routed = {"Host": "www.example.com", "X-Forwarded-Proto": "https", "X-Client-IP": "192.0.2.7"}
     async with (
@@ -43,12 +43,12 @@ async def test_cookies_on_upsun(processes: int, database_url: str) -> None:
 
 @PROCESSES
 @pytest.mark.parametrize("host", ["www.example.com", "app:8000"])
-async def test_a_login_through_a_proxy_that_ends_tls(
+async def test_cookies_are_secure_behind_a_tls_proxy(
     processes: int, host: str, database_url: str
 ) -> None:
-    """Off Upsun, where its headers are not believed: `PUBLIC_ORIGIN` says what browsers see."""
+    """Off Upsun, proxy headers are not trusted, and `PUBLIC_ORIGIN` sets the origin."""
     person = Person()
-    # An older browser sends no Sec-Fetch-Site. Not every proxy passes on the host.
+    # Older browsers send no Sec-Fetch-Site, and some proxies do not forward the Host header.
     browser = {"Host": host, "X-Forwarded-Proto": "https", "Origin": "https://www.example.com"}
     async with (
         serving(
@@ -70,7 +70,7 @@ async def test_a_login_through_a_proxy_that_ends_tls(
             cookies.load(header)
         assert {"__Host-session", "__Host-login"} <= set(cookies)
         assert all(cookie["secure"] for cookie in cookies.values())
-        # httpx sends no Secure cookie over http, where it thinks it is.
+        # httpx does not send Secure cookies over http.
         names = {"Cookie": "; ".join(f"{name}={each.value}" for name, each in cookies.items())}
         assert (await client.get("/users/", headers=names)).status_code == 200
         for origin in ("https://evil.example", "null", "https://www.example.com.evil.example"):

@@ -1,4 +1,4 @@
-"""A release starts before its migration: it waits, says so, and serves as soon as it is through."""
+"""A release that starts before its migration waits for it and then serves."""
 
 import asyncio
 import os
@@ -24,25 +24,27 @@ _numbers = count(1)
 
 
 async def log_in(client: httpx.AsyncClient) -> httpx.Response:
-    # Somebody else each time: one account's attempts are limited.
-    form = {"username": f"nobody{next(_numbers)}", "password": "not right"}
+    # A new user name each time, because login attempts are limited per account.
+    form = {"username": f"user{next(_numbers)}", "password": "wrong"}
     return await client.post("/login/", data=form)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_an_empty_database(processes: int, empty_database: str) -> None:
+async def test_requests_get_503_until_an_empty_database_is_migrated(
+    processes: int, empty_database: str
+) -> None:
     async with (
         serving(processes, "app.server", DATABASE_URL=empty_database) as server,
         httpx.AsyncClient(base_url=server.url) as client,
     ):
         pids = server.pids()
-        await refuses_what_needs_the_database(server, client)
+        await assert_unavailable(server, client)
         assert 1 <= len(server.events("schema behind")) <= processes
 
         await migrate(empty_database)
         ready = await asyncio.gather(*(client.get("/readyz") for _ in range(20)))
         assert {answer.status_code for answer in ready} == {200}, server.output
-        # More than there are connections in all pools, so that each of them is used.
+        # More than the connections in all pools, so that each is used.
         pages = await asyncio.gather(*(log_in(client) for _ in range(20)))
         assert {page.status_code for page in pages} == {200}, server.output
         person = Person("newcomer")
@@ -56,8 +58,8 @@ async def test_an_empty_database(processes: int, empty_database: str) -> None:
         await server.stops()
 
 
-async def test_it_knows_before_anybody_asks(empty_database: str) -> None:
-    """What a deploy has held comes all at once, and must not wait for the first connection."""
+async def test_the_schema_is_checked_without_requests(empty_database: str) -> None:
+    """Requests that a deploy has held arrive at once, and must not wait for a connection."""
     async with serving(2, "app.server", DATABASE_URL=empty_database) as server:
         await server.says("schema behind", times=2)
         await migrate(empty_database)
@@ -65,7 +67,7 @@ async def test_it_knows_before_anybody_asks(empty_database: str) -> None:
         await server.stops()
 
 
-async def refuses_what_needs_the_database(server: Server, client: httpx.AsyncClient) -> None:
+async def assert_unavailable(server: Server, client: httpx.AsyncClient) -> None:
     assert (await client.get("/livez")).status_code == 200
     assert (await client.get("/")).status_code == 200
     readiness = await client.get("/readyz")
@@ -82,7 +84,7 @@ async def refuses_what_needs_the_database(server: Server, client: httpx.AsyncCli
 
 
 def head() -> str:
-    """Return the newest revision, as Alembic names it."""
+    """Return Alembic's head revision."""
     result = subprocess.run(
         [sys.executable, "-m", "alembic", "heads"],
         cwd=ROOT,
@@ -96,10 +98,7 @@ def head() -> str:
 
 @asynccontextmanager
 async def relay(url: str, flows: asyncio.Event) -> AsyncIterator[str]:
-    """Stand between a client and its database, and hold the bytes back where they shall not flow.
-
-    Yields the database's URL by this way.
-    """
+    """Run a proxy to a database that forwards bytes only while `flows` is set; yield its URL."""
     address = make_url(url)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -121,35 +120,35 @@ async def relay(url: str, flows: asyncio.Event) -> AsyncIterator[str]:
     await asyncio.wait(tasks, timeout=5)
 
 
-async def test_the_gate_waits_only_so_long(database_url: str) -> None:
-    """For a database whose connections stay open, and that says nothing."""
+async def test_the_schema_check_times_out(database_url: str) -> None:
+    """The connections of the database stay open, but it does not answer."""
     flows = asyncio.Event()
     flows.set()
     async with relay(database_url, flows) as url:
         database = Database(parse_database_url(url), pool_size=2, migrations=ROOT / "alembic")
 
-        async def ask() -> None:
+        async def query() -> None:
             async with database.read() as session:
                 await session.execute(text("SELECT 1"))
 
-        await asyncio.gather(ask(), ask())
+        await asyncio.gather(query(), query())
         flows.clear()
         database.gate.close()
         started = time.monotonic()
-        refused = await asyncio.gather(*(ask() for _ in range(5)), return_exceptions=True)
+        errors = await asyncio.gather(*(query() for _ in range(5)), return_exceptions=True)
         assert time.monotonic() - started < POOL_TIMEOUT_SECONDS + 0.5
-        assert all(isinstance(error, DatabaseUnavailableError) for error in refused), refused
+        assert all(isinstance(error, DatabaseUnavailableError) for error in errors), errors
 
         flows.set()
-        await asyncio.sleep(0.3)  # for as long the gate may repeat what it has heard last
-        await asyncio.gather(*(ask() for _ in range(5)))
+        await asyncio.sleep(0.3)  # longer than the gate caches its state
+        await asyncio.gather(*(query() for _ in range(5)))
         await database.close()
 
 
-async def test_a_first_connection_takes_its_time(
+async def test_connecting_may_take_longer_than_the_pool_timeout(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a process that is short of processor, as one of a release that is just being started."""
+    """Connecting is slow when the process is short of CPU, for instance during a deploy."""
     monkeypatch.setattr("quart_upsun.database.session.POOL_TIMEOUT_SECONDS", 0.05)
     flows = asyncio.Event()
     async with relay(database_url, flows) as url:

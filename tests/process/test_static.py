@@ -1,4 +1,4 @@
-"""Files that the application serves itself, asked for with every byte as a test sends it."""
+"""Static files that the application serves itself, with raw requests."""
 
 from app.settings import ROOT
 from quart_upsun.testing.servers import Connection, serving
@@ -8,7 +8,7 @@ FILE = read_manifest(ROOT / "app" / "manifest.json")["main.css"]
 CONTENT = (ROOT / "app" / "static" / FILE).read_bytes()
 
 
-async def test_files_and_their_ranges() -> None:
+async def test_range_requests() -> None:
     async with serving(1, "app.server") as server:
         connection = await Connection.to(server)
         for headers, status, body in (
@@ -16,7 +16,7 @@ async def test_files_and_their_ranges() -> None:
             (["Range: bytes=-5"], 206, CONTENT[-5:]),
             (["Range: items=0-1"], 200, CONTENT),
             (["Range: bytes=0-1,4-5"], 200, CONTENT),
-            # Repeated, it is not a list of ranges.
+            # A repeated header is not a list of ranges.
             (["Range: bytes=0-1", "Range: bytes=2-3"], 200, CONTENT),
             (["Range: bytes=nonsense"], 200, CONTENT),
             (["Range: bytes=-5", "If-Range: nonsense"], 200, CONTENT),
@@ -32,7 +32,7 @@ async def test_files_and_their_ranges() -> None:
         await connection.close()
 
 
-async def test_names_that_no_file_has() -> None:
+async def test_unknown_files_are_404() -> None:
     async with serving(1, "app.server") as server:
         connection = await Connection.to(server)
         for name in ("x" * 256, "x" * 8000, "%00", "%ff", "img", "img/", f"{FILE}/", "%2e%2e/x"):

@@ -1,4 +1,4 @@
-"""Large files through a socket: refused when too large, never in memory, cut only visibly."""
+"""Large uploads and downloads: limits, memory use and broken connections."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -24,7 +24,7 @@ KIND = {"Content-Type": "multipart/form-data; boundary=b"}
 
 
 async def form(size: int) -> AsyncIterator[bytes]:
-    """A form with a file of so many bytes, in chunks."""
+    """Yield a form with a file of `size` bytes in chunks."""
     yield HEAD
     for _ in range(size // len(PIECE)):
         yield PIECE
@@ -46,7 +46,7 @@ async def logged_in(url: str) -> AsyncIterator[tuple[Server, httpx.AsyncClient, 
     await database.close()
 
 
-async def left(database: Database) -> tuple[int, int]:
+async def count_rows(database: Database) -> tuple[int, int]:
     counts = text(
         "SELECT (SELECT count(*) FROM link_imports), (SELECT count(*) FROM link_import_chunks)"
     )
@@ -57,19 +57,19 @@ async def left(database: Database) -> tuple[int, int]:
 
 async def until(database: Database, condition: Callable[[tuple[int, int]], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition(await left(database)):  # noqa: ASYNC110 it is in the database
+        while not condition(await count_rows(database)):  # noqa: ASYNC110 the condition is in the database
             await asyncio.sleep(0.02)
 
 
-async def test_a_file_is_bounded_and_never_in_memory(database_url: str) -> None:
+async def test_uploads_are_limited_and_not_kept_in_memory(database_url: str) -> None:
     async with logged_in(database_url) as (server, client, database, _):
         (pid,) = server.pids()
         before = psutil.Process(pid).memory_info().rss
-        # In chunks, so that only what arrives tells how much it is.
+        # In chunks, so that the size is unknown in advance.
         answer = await client.post("/links/import/", content=form(MAX_FILE_BYTES + 1), headers=KIND)
         assert answer.status_code == 413
-        assert await left(database) == (0, 0)
-        # With a length, nothing of it is even looked at.
+        assert await count_rows(database) == (0, 0)
+        # With a Content-Length, the body is not read at all.
         size = str(MAX_FILE_BYTES + 10**6)
         connection = await Connection.to(server)
         cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
@@ -80,18 +80,18 @@ async def test_a_file_is_bounded_and_never_in_memory(database_url: str) -> None:
         status, _headers, _body = await connection.answer()
         assert status == 413
         await connection.close()
-        # Elsewhere nothing has changed.
+        # The limit of other routes is unchanged.
         answer = await client.post("/links/", content=form(2**20), headers=KIND)
         assert answer.status_code == 413
         answer = await client.post("/links/import/", content=form(MAX_FILE_BYTES), headers=KIND)
         assert answer.status_code == 303
-        assert await left(database) == (1, 128)
+        assert await count_rows(database) == (1, 128)
         grown = psutil.Process(pid).memory_info().rss - before
         assert grown < MAX_FILE_BYTES / 2 > MAX_BUFFERED_BYTES, f"{grown / 2**20:.0f} MB"
         await server.stops()
 
 
-async def test_an_upload_that_breaks_off_leaves_nothing(database_url: str) -> None:
+async def test_an_interrupted_upload_leaves_no_rows(database_url: str) -> None:
     async with logged_in(database_url) as (server, client, database, _):
         cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
         connection = await Connection.to(server)
@@ -108,19 +108,19 @@ async def test_an_upload_that_breaks_off_leaves_nothing(database_url: str) -> No
         await server.stops()
 
 
-async def test_a_stranger_who_sends_much_is_answered(database_url: str) -> None:
-    """What nobody reads does not keep the answer from coming, nor the connection from ending."""
+async def test_an_anonymous_upload_is_rejected(database_url: str) -> None:
+    """An unread body delays neither the response nor the end of the connection."""
     async with logged_in(database_url) as (server, _, database, _person):
-        async with httpx.AsyncClient(base_url=server.url, timeout=30) as stranger:
-            answer = await stranger.post(
+        async with httpx.AsyncClient(base_url=server.url, timeout=30) as anonymous:
+            answer = await anonymous.post(
                 "/links/import/", content=form(MAX_FILE_BYTES), headers=KIND
             )
         assert answer.status_code == 401
-        assert await left(database) == (0, 0)
+        assert await count_rows(database) == (0, 0)
         await server.stops()
 
 
-async def test_a_file_that_is_not_whole_is_seen_to_be(database_url: str) -> None:
+async def test_an_interrupted_export_is_an_error(database_url: str) -> None:
     fill = text(
         """
         INSERT INTO links (user_id, url, description)

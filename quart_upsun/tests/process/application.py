@@ -1,7 +1,7 @@
-"""The sample with routes that misbehave, under the real server.
+"""The sample application with slow, streaming and failing routes, for the real server.
 
-`python -m quart_upsun.tests.process.application [behaviour]`, where the behaviour is a way to fail
-at start.
+`python -m quart_upsun.tests.process.application [behaviour]`, where behaviour changes the startup:
+`factory-fails`, `start-fails`, `start-hangs` or `impatient`.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ log = get_logger(__name__)
 
 NAME = "quart_upsun.tests.process.application"
 CHUNK = b"x" * 65536
-IMPATIENCE = 0.5  # seconds for a body, where the behaviour is `impatient`
+SHORT_BODY_TIMEOUT_SECONDS = 0.5  # with the behaviour `impatient`
 
 
 def serving(
     processes: int, *behaviour: str, **variables: str
 ) -> AbstractAsyncContextManager[servers.Server]:
-    """Start this module and wait until it serves."""
+    """Start this module, and wait until it is ready."""
     return servers.serving(processes, NAME, *behaviour, **variables)
 
 
@@ -39,7 +39,7 @@ def factory(settings: Settings) -> Quart:
         raise RuntimeError("the factory failed")
     app = create_app(settings)
     if behaviour == "impatient":
-        app.config["BODY_TIMEOUT"] = IMPATIENCE
+        app.config["BODY_TIMEOUT"] = SHORT_BODY_TIMEOUT_SECONDS
 
     @app.before_serving
     async def start() -> None:
@@ -51,7 +51,7 @@ def factory(settings: Settings) -> Quart:
 
     @app.after_serving
     async def end() -> None:
-        # Functions run in the order they were registered: the pool is closed by now.
+        # Functions run in the order of their registration, so the pool is already closed.
         log.info("after serving", pooled=_pooled())
 
     app.add_url_rule("/slow", view_func=slow)
@@ -67,25 +67,25 @@ def factory(settings: Settings) -> Quart:
     app.add_url_rule("/crash/<token>", view_func=crash, methods=["GET", "POST"])
     app.add_url_rule("/origin", view_func=origin)
     app.add_url_rule("/process", view_func=process)
-    app.add_url_rule("/say/<words>", view_func=say)
+    app.add_url_rule("/log/<text>", view_func=log_text)
     app.add_websocket("/echo", view_func=echo)
     return app
 
 
 async def slow() -> str:
-    """Take the seconds of the query."""
+    """Sleep for the seconds in the query."""
     await asyncio.sleep(float(request.args["seconds"]))
     return "done"
 
 
 async def body() -> str:
-    """Read the whole body, and say how long it is."""
+    """Read the body, and return its length."""
     log.info("reading")
     return str(len(await request.get_data(cache=False)))
 
 
 async def form() -> Response:
-    """Read a form, and say how many fields and files it has."""
+    """Read a form, and return the number of fields and files."""
     fields, files = await request.form, await request.files
     return jsonify(
         fields=sum(len(values) for values in fields.listvalues()),
@@ -94,24 +94,24 @@ async def form() -> Response:
 
 
 async def quick() -> str:
-    """Answer without a look at the body."""
+    """Respond without reading the body."""
     return "answered"
 
 
 async def polite() -> Response:
     """Stream until the process drains."""
-    ending = current_toolkit().draining  # asked for here: the stream outlives the request's context
+    draining = current_toolkit().draining  # read here: the stream outlives the request context
 
     async def chunks() -> AsyncIterator[bytes]:
         yield b"first\n"
-        await ending.wait()
+        await draining.wait()
         yield b"last\n"
 
     return _stream(chunks())
 
 
 async def stubborn() -> Response:
-    """Stream, whatever happens to the process."""
+    """Stream without end, also while the process drains."""
 
     async def chunks() -> AsyncIterator[bytes]:
         while True:
@@ -122,7 +122,7 @@ async def stubborn() -> Response:
 
 
 async def flood() -> Response:
-    """Send more than any buffer holds, to a client that does not read."""
+    """Send more than fits into all buffers."""
 
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(1000):
@@ -132,14 +132,14 @@ async def flood() -> Response:
 
 
 async def block() -> str:
-    """Keep the event loop from turning."""
+    """Block the event loop."""
     log.info("blocking")
     time.sleep(60)  # noqa: ASYNC251
     return "done"
 
 
 async def thread() -> str:
-    """Keep a thread from ending."""
+    """Block a thread."""
     log.info("blocking a thread")
     await asyncio.to_thread(time.sleep, 60)
     return "done"
@@ -150,7 +150,7 @@ async def error(name: str) -> str:
 
 
 async def crash(token: str) -> str:
-    """Fail with a message that quotes everything that was sent."""
+    """Raise an exception whose message contains all input."""
     raise ValueError(f"cannot use {token!r}, {dict(request.args)}, {dict(await request.form)}")
 
 
@@ -160,7 +160,7 @@ async def echo() -> None:
 
 
 async def origin() -> Response:
-    """Tell what the application believes about the client."""
+    """Return the client's address, scheme and host as the application sees them."""
     return jsonify(address=request.remote_addr, scheme=request.scheme, host=request.host)
 
 
@@ -168,9 +168,9 @@ async def process() -> str:
     return str(os.getpid())
 
 
-async def say(words: str) -> str:
-    log.info("said", path=request.path, words=words)
-    return words
+async def log_text(text: str) -> str:
+    log.info("logged", path=request.path, text=text)
+    return text
 
 
 def _stream(chunks: AsyncIterator[bytes]) -> Response:

@@ -1,7 +1,7 @@
-"""The sample with jobs that take as long as a test wants, in a worker or in the server.
+"""The sample application with jobs that wait for a test, in a worker or in the server.
 
-`python -m quart_upsun.tests.process.jobs worker` or `… server`. A time of the toolkit's runner or
-worker is replaced by the variable of its name: `FINISH=0.5`.
+`python -m quart_upsun.tests.process.jobs worker` or `… server`. These variables override timeouts,
+in seconds: `FINISH` (before running jobs are requeued), `HEARTBEAT_TIMEOUT` and `EXIT`.
 """
 
 import asyncio
@@ -25,34 +25,34 @@ log = get_logger(__name__)
 
 
 def is_open() -> bool:
-    """Tell whether the file is there that jobs of this process wait for."""
+    """Tell whether the file that jobs of this process wait for exists."""
     return Path(os.environ["GATE"]).exists()
 
 
 async def hold(running: JobContext) -> None:
-    """Wait at the gate, then leave a row."""
-    log.info("begun", number=running.data["number"])
+    """Wait for the gate, then insert a row."""
+    log.info("started", number=running.data["number"])
     while not is_open():  # noqa: ASYNC110 another process opens it
         await asyncio.sleep(0.02)
-    await _leave_row(running)
+    await _insert_row(running)
 
 
 async def block(running: JobContext) -> None:
-    """Do the same; where `BLOCK` is set, nothing else happens meanwhile in the whole process."""
-    log.info("begun", number=running.data["number"])
+    """Do the same; with `BLOCK` set, block the event loop meanwhile."""
+    log.info("started", number=running.data["number"])
     while not is_open():
         if "BLOCK" in os.environ:
             time.sleep(0.02)  # noqa: ASYNC251
         else:
             await asyncio.sleep(0.02)
-    await _leave_row(running)
+    await _insert_row(running)
 
 
 async def quick(running: JobContext) -> None:
-    await _leave_row(running)
+    await _insert_row(running)
 
 
-async def _leave_row(running: JobContext) -> None:
+async def _insert_row(running: JobContext) -> None:
     async with running.complete() as session:
         statement = text("INSERT INTO effects (number) VALUES (:number)")
         await session.execute(statement, {"number": running.data["number"]})

@@ -1,4 +1,4 @@
-"""SIGTERM: what is in flight is answered, what cannot end is cut off, and the exit code is 0."""
+"""Graceful shutdown: requests in flight finish, hanging ones are cancelled, the exit code is 0."""
 
 import asyncio
 import json
@@ -29,26 +29,26 @@ async def connected(server: Server, count: int = 1) -> AsyncIterator[list[Connec
 
 @PROCESSES
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_an_idle_server_ends_at_once(processes: int, number: int) -> None:
+async def test_an_idle_server_exits_at_once(processes: int, number: int) -> None:
     async with serving(processes) as server:
         await server.stops(number)
         assert time.monotonic() - server.stopped < 2
         assert len(server.events("after serving")) == processes
-        assert len(server.events("stopped")) == processes
+        assert len(server.events("server stopped")) == processes
 
 
 @pytest.mark.parametrize(
     ("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGTERM), (1, signal.SIGINT)]
 )
-async def test_what_is_in_flight_is_answered(processes: int, number: int) -> None:
-    """Beside clients that would keep a careless server from ending: they must not matter."""
+async def test_shutdown_finishes_requests_in_flight(processes: int, number: int) -> None:
+    """Idle, half-sent and streaming connections must not delay the shutdown."""
     async with (
         serving(processes) as server,
         connected(server, 20) as waiting,
         connected(server, 3) as uploading,
         connected(server, 300) as idle,
         connected(server) as (streaming,),
-        connected(server) as (in_the_head,),
+        connected(server) as (half_sent,),
         connected(server) as (unused,),
     ):
         for connection in idle:
@@ -61,16 +61,16 @@ async def test_what_is_in_flight_is_answered(processes: int, number: int) -> Non
                 b"POST /body HTTP/1.1\r\nHost: example.com\r\nContent-Length: 10\r\n\r\n12345"
             )
         await server.says("reading", times=len(uploading))
-        await in_the_head.send(b"GET /livez HTTP/1.1\r\nHost: exam")
+        await half_sent.send(b"GET /livez HTTP/1.1\r\nHost: exam")
         await streaming.get("/polite")
         assert (await streaming.head())[0] == 200
-        # The answer to a later request: those before it have been seen as well.
+        # Once a later request is answered, the server has received the earlier ones.
         await idle[0].get("/livez")
         await idle[0].answer()
 
         server.send(number)
         await server.is_draining()
-        assert await in_the_head.is_closed()
+        assert await half_sent.is_closed()
         assert await unused.is_closed()
         assert all([await connection.is_closed() for connection in idle])
         rest = await asyncio.wait_for(streaming.reader.read(), EXIT_SECONDS)
@@ -92,25 +92,25 @@ async def test_what_is_in_flight_is_answered(processes: int, number: int) -> Non
 
 
 @PROCESSES
-async def test_readiness_falls_before_the_door_closes(processes: int) -> None:
-    """Whoever asks on a new connection still hears that it should go elsewhere."""
+async def test_readyz_fails_before_the_socket_closes(processes: int) -> None:
+    """New connections still get 503 before they are refused."""
     answers: list[tuple[str, str | None]] = []
 
-    async def ask_until_refused(server: Server) -> None:
+    async def poll_until_refused(server: Server) -> None:
         while True:
             try:
                 connection = await Connection.to(server)
                 await connection.get("/readyz")
                 status, headers, body = await connection.answer()
             except (ConnectionError, asyncio.IncompleteReadError):
-                # Refused, or closed in the very moment when the socket ended.
+                # Refused, or reset while the socket was closed.
                 return
             assert status == 503
             answers.append((json.loads(body)["reason"], headers.get("connection")))
             await connection.close()
 
     async with serving(processes) as server, asyncio.TaskGroup() as group:
-        group.create_task(ask_until_refused(server))
+        group.create_task(poll_until_refused(server))
         await eventually(lambda: bool(answers), "answers")
         await server.stops()
     assert answers[0] == ("database", None)
@@ -118,10 +118,10 @@ async def test_readiness_falls_before_the_door_closes(processes: int) -> None:
 
 
 @PROCESSES
-async def test_the_pool_is_closed(processes: int, database_url: str) -> None:
+async def test_shutdown_closes_the_connection_pool(processes: int, database_url: str) -> None:
     async with serving(processes, DATABASE_URL=database_url) as server:
         async with httpx.AsyncClient(base_url=server.url) as client:
-            for _ in range(2):  # the first to come opens the gate, which empties the pool
+            for _ in range(2):  # the first request opens the gate, which empties the pool
                 await asyncio.gather(*(client.get("/rows/") for _ in range(10)))
         await server.stops()
         assert [event["pooled"] for event in server.events("after serving")] == [0] * processes
@@ -130,17 +130,17 @@ async def test_the_pool_is_closed(processes: int, database_url: str) -> None:
 Hang = Callable[[Server, Connection], Awaitable[None]]
 
 
-async def stubborn_stream(server: Server, connection: Connection) -> None:
+async def endless_stream(server: Server, connection: Connection) -> None:
     await connection.get("/stubborn")
     assert (await connection.head())[0] == 200
 
 
-async def reads_nothing(server: Server, connection: Connection) -> None:
+async def never_reads(server: Server, connection: Connection) -> None:
     await connection.get("/flood")
     assert (await connection.head())[0] == 200
 
 
-async def sends_no_body(server: Server, connection: Connection) -> None:
+async def sends_half_a_body(server: Server, connection: Connection) -> None:
     await connection.send(
         b"POST /body HTTP/1.1\r\nHost: example.com\r\nContent-Length: 10\r\n\r\n12345"
     )
@@ -158,8 +158,8 @@ async def blocks_a_thread(server: Server, connection: Connection) -> None:
 
 
 @PROCESSES
-async def test_what_does_not_end_is_cut_off(processes: int) -> None:
-    """All side by side, each with a server of its own: every one takes the whole time."""
+async def test_hanging_requests_are_cancelled(processes: int) -> None:
+    """The servers run in parallel, because each case takes the whole time limit."""
 
     async def ends_in_time(*hangs: Hang) -> Server:
         async with serving(processes) as server, connected(server, len(hangs)) as connections:
@@ -170,19 +170,19 @@ async def test_what_does_not_end_is_cut_off(processes: int) -> None:
             assert "Traceback" not in server.output
             return server
 
-    orderly, *_ = await asyncio.gather(
-        ends_in_time(stubborn_stream, sends_no_body),
-        ends_in_time(reads_nothing),
+    graceful, *_ = await asyncio.gather(
+        ends_in_time(endless_stream, sends_half_a_body),
+        ends_in_time(never_reads),
         ends_in_time(blocks_the_loop),
         ends_in_time(blocks_a_thread),
     )
-    # Where the event loop turns and the client reads, the rest of the process ends as always.
-    assert len(orderly.events("after serving")) == processes
-    assert sum(event["count"] for event in orderly.events("requests cut off")) == 2
+    # If the event loop is not blocked, the rest of the shutdown runs as usual.
+    assert len(graceful.events("after serving")) == processes
+    assert sum(event["count"] for event in graceful.events("requests cancelled")) == 2
 
 
 @PROCESSES
-async def test_a_second_signal_changes_nothing(processes: int) -> None:
+async def test_a_second_signal_has_no_effect(processes: int) -> None:
     async with serving(processes) as server, connected(server) as (connection,):
         await connection.get("/slow?seconds=1")
         await asyncio.sleep(0)
@@ -198,8 +198,8 @@ async def test_a_second_signal_changes_nothing(processes: int) -> None:
 
 
 @PROCESSES
-async def test_a_signal_during_the_start(processes: int) -> None:
-    """At any moment of it: while modules are imported, and at every line the server logs."""
+async def test_a_signal_during_startup_exits(processes: int) -> None:
+    """At any time: while modules are imported, and at each line that the server logs."""
 
     async def stop_after(seconds: float) -> None:
         async with spawned(processes, NAME) as server:
@@ -213,32 +213,32 @@ async def test_a_signal_during_the_start(processes: int) -> None:
 
     async def check(server: Server, number: int) -> None:
         server.send(number)
-        # By the signal itself while Python is not yet in our hands.
+        # The signal kills the process while the server has no handler yet.
         assert await server.ended() in {0, -number}, server.output
         assert time.monotonic() - server.stopped < 5
         assert server.problems() == []
 
     await asyncio.gather(
         *(stop_after(seconds) for seconds in (0, 0.2, 0.4)),
-        *(stop_at("starting", number=number) for number in (signal.SIGTERM, signal.SIGINT)),
-        stop_at("serving"),
+        *(stop_at("server starting", number=number) for number in (signal.SIGTERM, signal.SIGINT)),
+        stop_at("server ready"),
         stop_at("hanging", "start-hangs"),
     )
 
 
-async def test_a_process_that_does_not_even_hear_is_killed() -> None:
-    """Only then the exit code is 1: an answer was lost, or something else is wrong."""
+async def test_a_process_that_ignores_sigterm_is_killed() -> None:
+    """Only then the exit code is 1, because requests may have been lost."""
     async with serving(2) as server:
         first, _ = server.pids()
         psutil.Process(first).suspend()
         server.send()
         assert await server.ended(EXIT_SECONDS + 2) == 1
-        assert len(server.events("server processes killed: they did not end in time")) == 1
+        assert len(server.events("server processes killed")) == 1
         assert "Traceback" not in server.output
 
 
-async def test_a_slow_reader_gets_all_of_it() -> None:
-    """The answer has been handed to the socket long before the client takes it."""
+async def test_a_slow_client_gets_the_whole_response() -> None:
+    """The client reads long after the server has written the response to the socket."""
     async with serving(1) as server, connected(server) as (connection,):
         await connection.get("/flood")
         assert (await connection.head())[0] == 200

@@ -1,4 +1,4 @@
-"""What the router tells is believed on Upsun only; what leaves the process holds no secret."""
+"""Proxy headers, cross-site checks, HTTP/2, request ids and error responses on the real server."""
 
 import asyncio
 import base64
@@ -18,13 +18,13 @@ from quart_upsun.testing.servers import UPSUN, Connection, Server
 from quart_upsun.tests.process.application import serving
 
 FORGED = 'first\n{"event":"forged"}\r\n\x1b[2J'
-# Everything that turns a traceback page on somewhere.
+# All variables that enable a traceback page in some framework.
 DEBUG = dict.fromkeys(("FLASK_DEBUG", "QUART_DEBUG", "QUART_TESTING", "TESTING", "DEBUG"), "1")
 PROCESSES = pytest.mark.parametrize("processes", [1, 2])
 
 
-def test_hypercorn_knows_every_option() -> None:
-    """It accepts unknown ones in silence."""
+def test_hypercorn_has_every_option() -> None:
+    """It ignores unknown options."""
     with socket.socket() as listener:
         config = hypercorn_config(listener.fileno())
     assert [name for name in vars(config) if not hasattr(Config, name)] == []
@@ -32,7 +32,9 @@ def test_hypercorn_knows_every_option() -> None:
 
 @PROCESSES
 @pytest.mark.parametrize("platform", [{}, UPSUN], ids=["laptop", "upsun"])
-async def test_only_the_router_is_believed(processes: int, platform: dict[str, str]) -> None:
+async def test_proxy_headers_are_trusted_on_upsun_only(
+    processes: int, platform: dict[str, str]
+) -> None:
     headers = {
         "Host": "www.example.com",
         "X-Client-IP": "192.0.2.7",
@@ -54,8 +56,8 @@ async def test_only_the_router_is_believed(processes: int, platform: dict[str, s
     assert plain == direct
 
 
-async def test_the_public_origin_is_not_believed_in_place_of_the_routes_on_upsun() -> None:
-    """A `PUBLIC_ORIGIN` for the whole project is that of production, also in its previews."""
+async def test_public_origin_does_not_override_the_routes_on_upsun() -> None:
+    """A `PUBLIC_ORIGIN` that is set for the whole project is production's, also in previews."""
     variables = {**UPSUN, "PUBLIC_ORIGIN": "https://production.example"}
     async with (
         serving(1, **variables) as server,
@@ -66,7 +68,7 @@ async def test_the_public_origin_is_not_believed_in_place_of_the_routes_on_upsun
 
 
 @PROCESSES
-async def test_a_failing_view_shows_nothing_on_upsun(processes: int) -> None:
+async def test_an_error_page_shows_no_traceback_on_upsun(processes: int) -> None:
     variables = {**UPSUN, "PLATFORM_ENVIRONMENT_TYPE": "development", "FLASK_DEBUG": "1"}
     async with (
         serving(processes, **variables) as server,
@@ -89,7 +91,7 @@ async def test_a_failing_view_shows_nothing_on_upsun(processes: int) -> None:
     assert "hunter2" not in server.output
 
 
-async def test_nothing_that_was_sent_is_shown_or_logged_on_upsun() -> None:
+async def test_input_is_not_shown_or_logged_after_an_error() -> None:
     sent = {"password": "hunter2", "token": "a-token-in-the-form"}
     async with (
         serving(1, **UPSUN, **DEBUG) as server,
@@ -107,15 +109,16 @@ async def test_nothing_that_was_sent_is_shown_or_logged_on_upsun() -> None:
         for inside in ("Traceback", "ValueError", "application.py", "hunter2", "a-token"):
             assert inside not in answer.text
     first, second = map(json.loads, server.problems())
-    assert first["event"] == "Exception on request GET /crash/<token>"
-    assert second["event"] == "Exception on request POST /crash/<token>"
+    for event, method in ((first, "GET"), (second, "POST")):
+        assert event["event"] == "unhandled exception"
+        assert (event["method"], event["route"]) == (method, "/crash/<token>")
     assert "ValueError: cannot use '[hidden]'" in second["exception"]
     for secret in ("hunter2", "a-token"):
         assert secret not in server.output
 
 
 async def handshake(server: Server, *headers: str) -> tuple[int, dict[str, str]]:
-    """Ask for a WebSocket, and return what is answered."""
+    """Send a WebSocket handshake; return the status and headers of the response."""
     connection = await Connection.to(server)
     key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
     upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", key]
@@ -125,8 +128,8 @@ async def handshake(server: Server, *headers: str) -> tuple[int, dict[str, str]]
     return answer
 
 
-async def test_handshakes_of_other_sites_and_hosts_are_refused() -> None:
-    """The browser lets every page open a WebSocket to everywhere, with the cookies of there."""
+async def test_cross_site_websocket_handshakes_are_rejected() -> None:
+    """Browsers let any page open a WebSocket to any site, with the cookies of that site."""
     routes = {"https://www.example.com/": {"primary": True, "type": "upstream", "upstream": "app"}}
     routed = {**UPSUN, "PLATFORM_ROUTES": base64.b64encode(json.dumps(routes).encode()).decode()}
     own, secure = "Host: www.example.com", "X-Forwarded-Proto: https"
@@ -134,7 +137,7 @@ async def test_handshakes_of_other_sites_and_hosts_are_refused() -> None:
         for status, *headers in (
             (101, own, secure, "Origin: https://www.example.com"),
             (101, own, secure, "Sec-Fetch-Site: same-origin"),
-            (101, own, secure),  # no browser
+            (101, own, secure),  # not a browser
             (403, own, secure, "Origin: https://evil.example"),
             (403, own, secure, "Origin: http://www.example.com"),
             (403, own, secure, "Origin: null"),
@@ -148,12 +151,12 @@ async def test_handshakes_of_other_sites_and_hosts_are_refused() -> None:
                 assert received["strict-transport-security"]
                 for name, value in SECURITY_HEADERS.items():
                     assert received[name.lower()] == value
-        # Not told to stop: Hypercorn holds a connection until the next ping, of which there would
-        # be one 20 seconds after the handshake.
+        # The server is not stopped gracefully: Hypercorn keeps an open WebSocket until the next
+        # ping, 20 seconds after the handshake.
 
 
-async def test_http_2_goes_past_no_router() -> None:
-    """Through an upgraded connection a client would set the headers that are believed."""
+async def test_http_2_is_rejected() -> None:
+    """With HTTP/2 a client could bypass the router and set trusted headers itself."""
     async with serving(1, **UPSUN) as server:
         connection = await Connection.to(server)
         http = H2Connection()
@@ -171,23 +174,23 @@ async def test_http_2_goes_past_no_router() -> None:
 
 
 @PROCESSES
-async def test_every_line_of_a_request_bears_its_id(processes: int) -> None:
+async def test_every_log_line_of_a_request_has_its_id(processes: int) -> None:
     async with (
         serving(processes) as server,
         httpx.AsyncClient(base_url=server.url) as client,
     ):
         answers = await asyncio.gather(
-            *(client.get(f"/say/{number}") for number in range(20)),
-            client.get(f"/say/{quote(FORGED)}", headers={"X-Request-ID": "forged"}),
+            *(client.get(f"/log/{number}") for number in range(20)),
+            client.get(f"/log/{quote(FORGED)}", headers={"X-Request-ID": "forged"}),
         )
         await server.stops()
     ids = [answer.headers["X-Request-ID"] for answer in answers]
     assert len(set(ids)) == len(ids)
     assert "forged" not in ids
-    said = {event["request_id"]: event["words"] for event in server.events("said")}
-    assert [said[request_id] for request_id in ids[:20]] == [str(number) for number in range(20)]
-    assert "forged" in said[ids[20]]
+    logged = {event["request_id"]: event["text"] for event in server.events("logged")}
+    assert [logged[request_id] for request_id in ids[:20]] == [str(number) for number in range(20)]
+    assert "forged" in logged[ids[20]]
     assert server.events("forged") == []
     assert "\x1b" not in server.output
-    # Outside of requests there is none to bear.
-    assert all("request_id" not in event for event in server.events("stopped"))
+    # Lines outside requests have no request id.
+    assert all("request_id" not in event for event in server.events("server stopped"))

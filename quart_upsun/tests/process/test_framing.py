@@ -1,4 +1,4 @@
-"""Where a body ends: what a proxy could read in another way does not hide a second request."""
+"""Request framing: no request smuggling through Content-Length and Transfer-Encoding."""
 
 from collections.abc import AsyncIterator
 
@@ -9,7 +9,7 @@ from quart_upsun.tests.process.application import serving
 
 SECOND = b"GET /quick HTTP/1.1\r\nHost: example.com\r\n\r\n"
 LENGTH = "Content-Length: 5"
-LONG = "Content-Length: 99999999"  # more than a body may have
+TOO_LONG = "Content-Length: 99999999"  # more than the body limit
 CHUNKED = "Transfer-Encoding: chunked"
 END = b"0\r\n\r\n"
 POST = "POST /body HTTP/1.1"
@@ -25,10 +25,10 @@ async def server() -> AsyncIterator[Server]:
 async def answers(
     server: Server, head: str, *headers: str, body: bytes
 ) -> tuple[list[int], bytes, bool]:
-    """Send a request, and a second one behind it.
+    """Send two requests on one connection.
 
-    Return the status of each answer, the body of the first one, and whether the server has closed
-    the connection.
+    Return the status of each response, the body of the first, and whether the server has closed the
+    connection.
     """
     connection = await Connection.to(server)
     lines = [head, "Host: example.com", *headers, "", ""]
@@ -43,19 +43,21 @@ async def answers(
     return statuses, first, closed
 
 
-async def test_a_length_beside_chunks_is_ignored_and_ends_the_connection(server: Server) -> None:
+async def test_content_length_with_chunks_is_ignored_and_closes_the_connection(
+    server: Server,
+) -> None:
     for header, body in ((LENGTH, b"01234"), (CHUNKED, b"5\r\n01234\r\n" + END)):
         assert await answers(server, POST, header, body=body) == ([200, 200], b"5", False)
-    for headers in ((LENGTH, CHUNKED), (CHUNKED, LENGTH), (CHUNKED, LONG)):
+    for headers in ((LENGTH, CHUNKED), (CHUNKED, LENGTH), (CHUNKED, TOO_LONG)):
         found = await answers(server, POST, *headers, body=b"3\r\nabc\r\n" + END)
         assert found == ([200], b"3", True), headers
-        # Also where the view does not look at the body, or there is no view.
+        # Also if the view does not read the body, or there is no view.
         for head, status in (("GET /quick HTTP/1.1", 200), ("POST /nowhere HTTP/1.1", 404)):
             statuses, _, closed = await answers(server, head, *headers, body=END)
             assert (statuses, closed) == ([status], True), (head, headers)
 
 
-async def test_a_length_that_cannot_be_read_ends_the_connection(server: Server) -> None:
+async def test_an_invalid_content_length_closes_the_connection(server: Server) -> None:
     for status, *headers in (
         (400, LENGTH, "Content-Length: 6"),
         (400, "Content-Length: 5, 6"),
@@ -73,14 +75,14 @@ async def test_a_length_that_cannot_be_read_ends_the_connection(server: Server) 
         assert (statuses, closed) == ([status], True), headers
 
 
-async def test_broken_chunks_end_the_connection(server: Server) -> None:
+async def test_invalid_chunks_close_the_connection(server: Server) -> None:
     for body in (b"0x3\r\nabc\r\n", b"3\r\nabcde\r\n", b"3\nabc\r\n", b"-1\r\n"):
         statuses, _, closed = await answers(server, POST, CHUNKED, body=body + END)
         assert (statuses, closed) == ([400], True), body
 
 
-async def test_http_1_0_keeps_no_connection(server: Server) -> None:
-    """There, chunks may be something else to a proxy."""
+async def test_http_1_0_connections_are_closed(server: Server) -> None:
+    """A proxy may not support chunks in HTTP/1.0."""
     for headers, body in (((LENGTH,), b"01234"), ((CHUNKED,), END), ((CHUNKED, LENGTH), END)):
         statuses, _, closed = await answers(
             server, "POST /body HTTP/1.0", "Connection: keep-alive", *headers, body=body

@@ -1,4 +1,4 @@
-"""Bodies and heads that are too large or too slow, as they arrive on a socket."""
+"""Request bodies and heads that are too large or too slow, on real sockets."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ import psutil
 from quart_upsun.http.headers import SECURITY_HEADERS
 from quart_upsun.http.proxy import LINGER_SECONDS
 from quart_upsun.testing.servers import Connection
-from quart_upsun.tests.process.application import IMPATIENCE, serving
+from quart_upsun.tests.process.application import SHORT_BODY_TIMEOUT_SECONDS, serving
 
 PIECE = b"x" * 65536
 MEGABYTES = 26
@@ -28,7 +28,7 @@ async def post(connection: Connection, path: str, *headers: str) -> None:
 
 
 async def post_file(connection: Connection, path: str, megabytes: int) -> None:
-    """Send a form with one file, in chunks and to the end, whatever the server thinks of it."""
+    """Send a form with one file in chunks, to the end, even if the server has already answered."""
     kind = "Content-Type: multipart/form-data; boundary=b"
     await post(connection, path, kind, "Transfer-Encoding: chunked")
     await connection.send(chunk(FILE))
@@ -37,23 +37,23 @@ async def post_file(connection: Connection, path: str, megabytes: int) -> None:
     await connection.send(chunk(END) + chunk(b""))
 
 
-async def test_a_chunked_form_is_bounded() -> None:
+async def test_a_chunked_body_is_limited() -> None:
     async with serving(1) as server:
         (pid,) = server.pids()
         memory = psutil.Process(pid).memory_info
         connection = await Connection.to(server)
         await post_file(connection, "/form", 1)
         status, _, _ = await connection.answer()
-        assert status == 413, "one megabyte and what is around it"
+        assert status == 413, "one megabyte plus the multipart framing"
         await connection.close()
 
         before = memory().rss
-        # Neither a view that reads as it comes, nor one that waits for all of it, nor one that
-        # does not care keeps what is over the limit.
+        # No view keeps data beyond the limit in memory, whether it streams the body, reads it at
+        # once or ignores it.
         for path, expected in (("/form", 413), ("/body", 413), ("/quick", 200)):
             connection = await Connection.to(server)
             await post_file(connection, path, MEGABYTES)
-            # It was sent to the end, and the answer has not been lost over it.
+            # The client has sent everything, and still gets the response.
             status, headers, _ = await connection.answer()
             assert status == expected, path
             for name, value in SECURITY_HEADERS.items():
@@ -66,22 +66,22 @@ async def test_a_chunked_form_is_bounded() -> None:
         await server.stops()
 
 
-async def test_a_body_that_drips_is_given_up() -> None:
+async def test_a_slow_body_times_out() -> None:
     async with serving(1, "impatient") as server:
         for path in ("/form", "/body"):
             connection = await Connection.to(server)
             kind = "Content-Type: application/x-www-form-urlencoded"
             started = time.monotonic()
-            # Each byte is no new start: else all of it would arrive, and be answered with 200.
+            # The timeout is for the whole body: each byte does not restart it.
             await post(connection, path, kind, "Content-Length: 1000")
             dripping = asyncio.create_task(drip(connection))
             status, headers, _ = await connection.answer()
             assert status == 408
             answered = time.monotonic()
-            assert answered - started >= IMPATIENCE
+            assert answered - started >= SHORT_BODY_TIMEOUT_SECONDS
             assert headers["connection"] == "close"
             assert await connection.is_closed()
-            # Nothing more is waited for once it is given up.
+            # After the timeout the connection is closed at once.
             assert time.monotonic() - answered < LINGER_SECONDS
             dripping.cancel()
             with suppress(asyncio.CancelledError):
@@ -90,16 +90,16 @@ async def test_a_body_that_drips_is_given_up() -> None:
         await server.stops()
 
 
-async def test_what_never_ends_holds_no_connection() -> None:
+async def test_an_endless_request_closes_the_connection() -> None:
     async with serving(1) as server:
-        # A body, also where the view has not asked for it.
+        # A body that the view does not read.
         connection = await Connection.to(server)
         await post(connection, "/quick", "Content-Length: 1000")
         status, _, body = await connection.answer()
         assert (status, body) == (200, b"answered")
         assert await asyncio.wait_for(connection.is_closed(), 2 * LINGER_SECONDS)
         await connection.close()
-        # A line or a header of the head.
+        # An endless request line or header.
         for start in (b"GET /", b"GET / HTTP/1.1\r\nHost: a\r\nX: "):
             connection = await Connection.to(server)
             await connection.send(start + b"x" * 20_000)
@@ -112,8 +112,8 @@ async def test_what_never_ends_holds_no_connection() -> None:
 
 
 async def drip(connection: Connection) -> None:
-    """Send a byte now and then, for as long as somebody takes it."""
+    """Send a byte at a time until the connection is closed."""
     with suppress(OSError):
         while True:
             await connection.send(b"x")
-            await asyncio.sleep(IMPATIENCE / 20)
+            await asyncio.sleep(SHORT_BODY_TIMEOUT_SECONDS / 20)

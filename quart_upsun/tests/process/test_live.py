@@ -1,7 +1,7 @@
-"""Live events over real connections, which break, clog up, and end with the process.
+"""Live events over real connections, with disconnects, slow clients and shutdowns.
 
 `python -m quart_upsun.tests.process.test_live [name=value]...` is the server of these tests: the
-sample with a stream for whoever asks, and other values for the attributes of its hub.
+sample application with a public stream for each user. The arguments set attributes of its hub.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from quart_upsun.testing.servers import Connection, Server, serving
 from quart_upsun.tests.conftest import add_user
 from quart_upsun.tests.sample import create_app
 from quart_upsun.tests.sample.settings import Settings, load
-from quart_upsun.tests.test_live import Message, Parser, ids, listening, tell
+from quart_upsun.tests.test_live import Message, Parser, count_listeners, event_ids, publish_numbers
 
 NAME = "quart_upsun.tests.process.test_live"
 
@@ -51,7 +51,7 @@ def factory(settings: Settings) -> Quart:
 
 
 class Page:
-    """A page with an open stream; it says where it left off when it comes back."""
+    """A client with an open stream, which resumes after its last event."""
 
     def __init__(self, server: Server, user_id: int, last: int | None = None) -> None:
         self.server = server
@@ -68,7 +68,7 @@ class Page:
         assert (status, fields["content-type"]) == (200, "text/event-stream; charset=utf-8")
 
     async def read(self) -> bool:
-        """Read the next piece; return False at the end of the answer."""
+        """Read the next chunk; return False at the end of the response."""
         size = int(await self.connection.reader.readline() or b"0", 16)
         if size == 0:
             return False
@@ -78,19 +78,19 @@ class Page:
         return True
 
     def cut(self) -> None:
-        """Vanish without a word."""
+        """Abort the connection."""
         self.connection.writer.transport.abort()
 
 
 @asynccontextmanager
-async def a_database(url: str) -> AsyncIterator[Database]:
+async def open_database(url: str) -> AsyncIterator[Database]:
     database = Database(parse_database_url(url), pool_size=4)
     yield database
     await database.close()
 
 
 async def has_streams(server: Server, count: int, kind: str = "open") -> None:
-    """Wait until so many are open, or in the middle of sending."""
+    """Wait until `count` streams are open, or sending."""
     deadline = time.monotonic() + 10
     async with httpx.AsyncClient(base_url=server.url) as client:
         while (found := (await client.get("/streams")).json()[kind]) != count:
@@ -98,25 +98,25 @@ async def has_streams(server: Server, count: int, kind: str = "open") -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_connections_break_and_processes_end(database_url: str) -> None:
-    """Two processes, events all the time: every page sees each once, in order, until the end."""
+async def test_no_event_is_lost_over_disconnects_and_shutdown(database_url: str) -> None:
+    """Clients of two processes disconnect and resume; each receives every event once, in order."""
     total, pages = 200, 8
     async with (
-        a_database(database_url) as database,
+        open_database(database_url) as database,
         serving(2, NAME, DATABASE_URL=database_url) as server,
     ):
         user, other = await add_user(database, "ada"), await add_user(database, "other")
-        await tell(database, user, 0)
-        (begin,) = await ids(database, user)
+        await publish_numbers(database, user, 0)
+        (start,) = await event_ids(database, user)
 
-        async def publishing() -> None:
+        async def publish_all() -> None:
             for number in range(total):
-                await tell(database, user, number)
-                await tell(database, other, number)
+                await publish_numbers(database, user, number)
+                await publish_numbers(database, other, number)
 
-        async def reading(seed: int) -> Page:
+        async def read_all(seed: int) -> Page:
             dice = random.Random(seed)  # noqa: S311
-            page = Page(server, user, begin)
+            page = Page(server, user, start)
             while len(page.seen) < total:
                 await page.open()
                 for _ in range(dice.randint(1, 60)):
@@ -126,34 +126,34 @@ async def test_connections_break_and_processes_end(database_url: str) -> None:
             return page
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(publishing())
-            tasks = [group.create_task(reading(seed)) for seed in range(pages)]
+            group.create_task(publish_all())
+            tasks = [group.create_task(read_all(seed)) for seed in range(pages)]
         read = [task.result() for task in tasks]
-        expected = (await ids(database, user))[1:]
+        expected = (await event_ids(database, user))[1:]
         assert len(expected) == total
         for page in read:
             assert [message.id for message in page.seen] == expected
-        assert await listening(database) == 2  # for all that, one for each process
+        assert await count_listeners(database) == 2  # one per process
 
         for page in read:
             await page.open()
         server.send()
-        begun = time.monotonic()
+        stopped = time.monotonic()
         for page in read:
             while await page.read():
                 pass
             await page.connection.close()
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - stopped < 2
         assert await server.ended() == 0
         assert server.problems() == []
-        assert await listening(database) == 0
+        assert await count_listeners(database) == 0
 
 
-async def test_a_client_that_does_not_read(database_url: str) -> None:
-    """It is dropped, others hear everything, nothing piles up; the end does not wait for it."""
+async def test_a_client_that_does_not_read_is_dropped(database_url: str) -> None:
+    """It is dropped, uses little memory, and delays neither other clients nor the shutdown."""
     total = 1200
     async with (
-        a_database(database_url) as database,
+        open_database(database_url) as database,
         serving(1, NAME, "read_timeout_seconds=4", "tick=0.1", DATABASE_URL=database_url) as server,
     ):
         user = await add_user(database, "ada")
@@ -166,27 +166,26 @@ async def test_a_client_that_does_not_read(database_url: str) -> None:
             await quick.read()
         before = process.memory_info().rss
 
-        async def publishing() -> None:
+        async def publish_all() -> None:
             filling = "x" * (MAX_EVENT_BYTES - 100)
-            for begin in range(0, total, 10):
+            for first in range(0, total, 10):
                 async with database.write() as session:
-                    for number in range(begin, begin + 10):
+                    for number in range(first, first + 10):
                         await publish(session, user, "number", n=number, filling=filling)
 
-        async def reading() -> None:
+        async def read_all() -> None:
             while len(quick.seen) < total + 1:
                 await quick.read()
 
-        await asyncio.gather(publishing(), reading())
-        assert [message.id for message in quick.seen[1:]] == await ids(database, user)
+        await asyncio.gather(publish_all(), read_all())
+        assert [message.id for message in quick.seen[1:]] == await event_ids(database, user)
         grown = (process.memory_info().rss - before) / 1e6
-        print(grown)
-        assert grown < 10, f"{grown} MB more, of {total * MAX_EVENT_BYTES / 1e6} that were sent"
-        await server.says("streams dropped: their clients do not read")
+        assert grown < 10, f"{grown} MB more after sending {total * MAX_EVENT_BYTES / 1e6} MB"
+        await server.says("slow streams dropped")
         await has_streams(server, 1)
         assert await asyncio.to_thread(is_reset, slow)
 
-        # Two that are in the middle of it when the process ends.
+        # Two clients that do not read when the process stops.
         hung = [await unread(server, user, after=quick.seen[-400].id) for _ in range(2)]
         await has_streams(server, 2, "sending")
         server.send()
@@ -194,18 +193,17 @@ async def test_a_client_that_does_not_read(database_url: str) -> None:
             pass
         await quick.connection.close()
         assert await server.ended() == 0
-        assert (
-            time.monotonic() - server.stopped < 3.5
-        )  # sooner than they are dropped for not reading
+        # Before the read timeout would drop them.
+        assert time.monotonic() - server.stopped < 3.5
         assert server.problems() == []
         for each in hung:
             each.close()
 
 
 async def unread(server: Server, user_id: int, after: int = 0) -> socket.socket:
-    """Ask for a stream, and never read it."""
+    """Request a stream without reading it."""
 
-    def ask() -> socket.socket:
+    def connect() -> socket.socket:
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", server.port))
@@ -214,11 +212,11 @@ async def unread(server: Server, user_id: int, after: int = 0) -> socket.socket:
         )
         return client
 
-    return await asyncio.to_thread(ask)
+    return await asyncio.to_thread(connect)
 
 
 def is_reset(client: socket.socket) -> bool:
-    """Read what has been sent; tell whether the other side has given the connection up."""
+    """Read until the end; tell whether the server has reset the connection."""
     client.settimeout(10)
     try:
         while client.recv(65536):
@@ -230,10 +228,10 @@ def is_reset(client: socket.socket) -> bool:
     return False
 
 
-async def test_who_leaves_is_forgotten(database_url: str) -> None:
-    """However they leave; and the streams stay one connection to the database."""
+async def test_streams_of_disconnected_clients_are_removed(database_url: str) -> None:
+    """After an abort and a normal close; all streams share one database connection."""
     async with (
-        a_database(database_url) as database,
+        open_database(database_url) as database,
         serving(1, NAME, "heartbeat=0.2", "tick=0.05", DATABASE_URL=database_url) as server,
     ):
         user = await add_user(database, "ada")
@@ -247,7 +245,7 @@ async def test_who_leaves_is_forgotten(database_url: str) -> None:
         for page in pages:
             while not (page.seen and page.parser.heartbeats > 1):
                 await page.read()
-        assert await listening(database) == 1
+        assert await count_listeners(database) == 1
         for page in pages[:10]:
             page.cut()
         await has_streams(server, 10)
@@ -259,7 +257,7 @@ async def test_who_leaves_is_forgotten(database_url: str) -> None:
             " AND application_name = 'quart-upsun' AND state <> 'idle'"
         )
         async with database.read() as session:
-            assert await session.scalar(query) == 1  # this one
+            assert await session.scalar(query) == 1  # this query
         await server.stops()
 
 

@@ -1,4 +1,4 @@
-"""The database ends, hangs, and comes back: 503 in the meantime, and never a restart."""
+"""Database outages: 503 meanwhile, recovery without a restart."""
 
 import asyncio
 import signal
@@ -17,7 +17,7 @@ from quart_upsun.database.connection import CONNECT_TIMEOUT_SECONDS, STATEMENT_T
 from quart_upsun.testing.servers import Server, migrate
 from quart_upsun.tests.process.application import serving
 
-REQUESTS = 20  # at once: more than there are connections in all pools
+REQUESTS = 20  # concurrent: more than the connections in all pools
 
 
 def postmaster(directory: Path) -> psutil.Process:
@@ -26,8 +26,8 @@ def postmaster(directory: Path) -> psutil.Process:
 
 @contextmanager
 def cluster(directory: Path) -> Iterator[str]:
-    """A server of our own, at the same address each time; at the end it crashes."""
-    # Durable: a crash must not take the tables along, which the tests use afterwards.
+    """Run a PostgreSQL of this test, at the same address each time; it crashes at the end."""
+    # With durable writes, because the tests use the tables after the crash.
     with postgres(directory) as url:
         yield url
         process = postmaster(directory)
@@ -38,7 +38,7 @@ def cluster(directory: Path) -> Iterator[str]:
 
 @asynccontextmanager
 async def client_of(server: Server) -> AsyncIterator[httpx.AsyncClient]:
-    """A client that has used every pooled connection."""
+    """Open a client, and use every pooled connection once."""
     limits = httpx.Limits(max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=30) as client:
         assert await changes(client) == {303}
@@ -47,7 +47,7 @@ async def client_of(server: Server) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def statuses(client: httpx.AsyncClient) -> set[int]:
-    """Ask for a page and for the API, which need the database, many times at once."""
+    """Request a page and the API, which need the database, many times concurrently."""
     paths = ["/rows/", "/api/v1/rows"] * (REQUESTS // 2)
     pages = await asyncio.gather(*map(client.get, paths))
     for page in pages:
@@ -62,8 +62,8 @@ async def is_unready_but_alive(client: httpx.AsyncClient) -> None:
     assert (readiness.status_code, readiness.json()["reason"]) == (503, "database")
 
 
-async def test_a_crash_and_a_restart(tmp_path: Path) -> None:
-    """With one process and with two, side by side on the same database."""
+async def test_requests_recover_after_a_database_crash(tmp_path: Path) -> None:
+    """For servers with one and with two processes on the same database."""
     async with AsyncExitStack() as stack:
         with cluster(tmp_path) as url:
             await migrate(url)
@@ -72,9 +72,9 @@ async def test_a_crash_and_a_restart(tmp_path: Path) -> None:
                 for processes in (1, 2)
             ]
             clients = [await stack.enter_async_context(client_of(server)) for server in servers]
-        # Nobody has asked while it was away: the pools are full of connections that have died.
+        # There were no requests meanwhile, so the pools are full of closed connections.
         with cluster(tmp_path) as again:
-            assert again == url, "something else has taken the port"
+            assert again == url, "another program uses the port"
             for client in clients:
                 assert await statuses(client) == {200}
         for client in clients:
@@ -83,8 +83,8 @@ async def test_a_crash_and_a_restart(tmp_path: Path) -> None:
             assert time.monotonic() - started < 5
             await is_unready_but_alive(client)
         with cluster(tmp_path) as again:
-            assert again == url, "something else has taken the port"
-            await asyncio.sleep(0.3)  # for as long the gate may repeat what it has heard last
+            assert again == url, "another program uses the port"
+            await asyncio.sleep(0.3)  # longer than the gate caches its state
             for client in clients:
                 assert await statuses(client) == {200}
                 assert (await client.get("/readyz")).status_code == 200
@@ -92,13 +92,13 @@ async def test_a_crash_and_a_restart(tmp_path: Path) -> None:
             await server.stops()
 
 
-async def test_a_database_that_hangs(tmp_path: Path) -> None:
-    """Its connections stay open and nothing answers, as behind a network that drops packets."""
-    async with served(tmp_path) as (_, clients):
+async def test_requests_time_out_while_the_database_hangs(tmp_path: Path) -> None:
+    """Connections stay open, but nothing answers, as in a network that drops packets."""
+    async with database_with_servers(tmp_path) as (_, clients):
         with frozen(tmp_path):
             started = time.monotonic()
             assert await asyncio.gather(*map(statuses, clients)) == [{503}, {503}]
-            # Those on a pooled connection wait for the answer to a statement; that is the longest.
+            # A statement on a pooled connection takes longest to time out.
             assert (
                 time.monotonic() - started < STATEMENT_TIMEOUT_SECONDS + CONNECT_TIMEOUT_SECONDS + 5
             )
@@ -109,8 +109,10 @@ async def test_a_database_that_hangs(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def served(directory: Path) -> AsyncIterator[tuple[str, list[httpx.AsyncClient]]]:
-    """Serve a database of its own by one process and by two; give its URL and a client of each."""
+async def database_with_servers(
+    directory: Path,
+) -> AsyncIterator[tuple[str, list[httpx.AsyncClient]]]:
+    """Start a database and servers with one and two processes; yield its URL and their clients."""
     async with AsyncExitStack() as stack:
         url = stack.enter_context(cluster(directory))
         await migrate(url)
@@ -125,6 +127,7 @@ async def served(directory: Path) -> AsyncIterator[tuple[str, list[httpx.AsyncCl
 
 @contextmanager
 def frozen(directory: Path) -> Iterator[None]:
+    """Suspend all processes of PostgreSQL."""
     main = postmaster(directory)
     processes = [main, *main.children()]
     for process in processes:
@@ -144,12 +147,12 @@ async def recovers(client: httpx.AsyncClient) -> None:
         await asyncio.sleep(0.1)
 
 
-async def test_a_read_only_database(tmp_path: Path) -> None:
-    """As after a failover to a standby: reads go on, changes wait, and nobody is restarted."""
-    async with served(tmp_path) as (url, clients):
+async def test_a_read_only_database_serves_reads(tmp_path: Path) -> None:
+    """After a failover to a standby, reads work, changes get 503, and nothing restarts."""
+    async with database_with_servers(tmp_path) as (url, clients):
         await make_read_only(url)
         for client in clients:
-            await recovers(client)  # its connections have ended
+            await recovers(client)  # the failover has closed its connections
             for _ in range(3):
                 assert await changes(client) == {503}
                 assert await statuses(client) == {200}
@@ -165,7 +168,7 @@ async def test_a_read_only_database(tmp_path: Path) -> None:
 
 
 async def changes(client: httpx.AsyncClient) -> set[int]:
-    """Add rows, several at once."""
+    """Add several rows concurrently; return the status codes."""
     form = {"kind": "test"}
     pages = await asyncio.gather(*(client.post("/rows/", data=form) for _ in range(3)))
     for page in pages:

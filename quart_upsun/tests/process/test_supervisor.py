@@ -1,4 +1,4 @@
-"""Two processes on one socket: one dies and is replaced, and no process survives the supervisor."""
+"""The supervisor: restarts of processes, and its own death."""
 
 import asyncio
 import os
@@ -16,11 +16,11 @@ from quart_upsun.tests.process.application import serving
 
 
 @asynccontextmanager
-async def asked_all_the_time(server: Server) -> AsyncIterator[Counter[int]]:
-    """Send one request after the other, each on a connection of its own; count who answers."""
+async def steady_requests(server: Server) -> AsyncIterator[Counter[int]]:
+    """Send requests one after the other on new connections; count responses by process."""
     answers: Counter[int] = Counter()
 
-    async def ask() -> None:
+    async def send_requests() -> None:
         while True:
             connection = await Connection.to(server)
             try:
@@ -32,58 +32,58 @@ async def asked_all_the_time(server: Server) -> AsyncIterator[Counter[int]]:
                 await connection.close()
 
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(ask())
+        task = group.create_task(send_requests())
         yield answers
         task.cancel()
 
 
-async def test_a_killed_process_is_replaced() -> None:
+async def test_a_killed_process_is_restarted() -> None:
     async with serving(2) as server:
         victim, other = server.pids()
-        # In the hands of the victim: none of what is asked from now on.
+        # Suspended first, so that it has no requests when it is killed.
         os.kill(victim, signal.SIGSTOP)
-        async with asked_all_the_time(server) as answers:
+        async with steady_requests(server) as answers:
             await eventually(lambda: answers[other] > 50, "answers of the other process")
             killed = time.monotonic()
             os.kill(victim, signal.SIGKILL)
-            await server.says("serving", times=3)
+            await server.says("server ready", times=3)
             assert time.monotonic() - killed < 5
             (new,) = set(server.pids()) - {victim, other}
             await eventually(lambda: answers[new] > 0, "answers of the new process")
         assert set(answers) == {other, new}
-        death = server.events("a server process died")
+        death = server.events("server process died")
         assert [(event["pid"], event["exit_code"]) for event in death] == [
             (victim, -signal.SIGKILL)
         ]
-        assert death[0]["restart_in"] == 0
+        assert death[0]["restart_in_seconds"] == 0
 
-        # The next death in a row: not at once again.
+        # The second consecutive death is restarted with backoff.
         os.kill(new, signal.SIGKILL)
-        deaths = await server.says("a server process died", times=2)
-        assert deaths[1]["restart_in"] >= 1
+        deaths = await server.says("server process died", times=2)
+        assert deaths[1]["restart_in_seconds"] >= 1
         assert server.pids() == [other]
-        await server.says("serving", times=4)
+        await server.says("server ready", times=4)
         assert len(server.pids()) == 2
 
         server.send()
         assert await server.ended() == 0
 
 
-async def test_a_process_that_is_told_to_end_is_replaced() -> None:
-    """It gives up its place on the socket without harm to the others, and loses nothing."""
+async def test_a_terminated_process_is_restarted() -> None:
+    """It drains without losing requests, and the other process keeps serving."""
     async with serving(2) as server:
         victim, other = server.pids()
-        async with asked_all_the_time(server) as answers:
+        async with steady_requests(server) as answers:
             os.kill(victim, signal.SIGTERM)
-            await server.says("serving", times=3)
+            await server.says("server ready", times=3)
             (new,) = set(server.pids()) - {victim, other}
             await eventually(lambda: answers[new] > 0, "answers of the new process")
         server.send()
         assert await server.ended() == 0
 
 
-async def test_the_supervisor_is_killed() -> None:
-    """The processes drain by themselves, and the port is free for whoever comes next."""
+async def test_processes_drain_when_the_supervisor_is_killed() -> None:
+    """The processes drain by themselves and free the port."""
     async with serving(2) as server:
         connections = [await Connection.to(server) for _ in range(8)]
         for connection in connections:
@@ -97,7 +97,7 @@ async def test_the_supervisor_is_killed() -> None:
             status, _, body = await connection.answer()
             assert (status, body) == (200, b"done")
             await connection.close()
-        # They wait; they do not run in circles because their supervisor is gone.
+        # They wait without a busy loop.
         assert server.cpu_seconds() - started < 0.3
         assert await server.ended() == -signal.SIGKILL
         assert time.monotonic() - server.stopped < EXIT_SECONDS

@@ -1,4 +1,4 @@
-"""The worker: what it does with a signal, with a death, without a database, and beside others."""
+"""The worker: shutdown, crashes, database outages and several workers."""
 
 import asyncio
 import os
@@ -34,28 +34,28 @@ SAMPLE = "quart_upsun.tests.sample"
 WORKER = ("quart_upsun.tests.process.jobs", "worker")
 SERVER = ("quart_upsun.tests.process.jobs", "server")
 EXIT = 12.0  # seconds from the signal; the platform kills after 15
-SHORT = {"FINISH": "0.5"}
-MORTAL = {"HEARTBEAT_TIMEOUT": "1"}
+SHORT_SHUTDOWN = {"FINISH": "0.5"}
+SHORT_HEARTBEAT = {"HEARTBEAT_TIMEOUT": "1"}
 
 
 class Queue:
-    """The queue, from the side of those who ask."""
+    """Enqueues jobs, and reads the state of the queue."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.database = Database(parse_database_url(url), pool_size=2)
 
-    async def ask(self, task: Task, *numbers: int) -> None:
+    async def enqueue(self, task: Task, *numbers: int) -> None:
         async with self.database.write() as session:
             for number in numbers:
                 await enqueue(session, task, number=number)
 
     async def jobs(self) -> list[tuple[str, int]]:
-        """Return the state of each job that was asked for, and how many attempts count."""
-        # The application's own come when their time has come.
-        mine = Job.entrypoint.in_([task.name for task in (HOLD, BLOCK, QUICK)])
+        """Return the status and the attempts of each job of this test."""
+        # Without those of the application's own schedules.
+        is_of_test = Job.entrypoint.in_([task.name for task in (HOLD, BLOCK, QUICK)])
         async with self.database.read() as session:
-            query = select(Job.status, Job.attempts).where(mine).order_by(Job.id)
+            query = select(Job.status, Job.attempts).where(is_of_test).order_by(Job.id)
             rows = await session.execute(query)
             return [(status, attempts) for status, attempts in rows]
 
@@ -65,13 +65,13 @@ class Queue:
             return [int(number) for number in numbers]
 
     async def is_done(self, server: Server, within: float = 15.0) -> None:
-        """Wait until nothing is left to do."""
+        """Wait until no job is left."""
         await self.is_at([], server, within)
 
     async def is_at(
         self, jobs: list[tuple[str, int]], server: Server, within: float = 15.0
     ) -> None:
-        """Wait until just these are left."""
+        """Wait until exactly these jobs are left."""
         deadline = time.monotonic() + within
         while await self.jobs() != jobs:
             assert time.monotonic() < deadline, f"{await self.jobs()}\n{server.output}"
@@ -82,7 +82,7 @@ class Queue:
 async def opened(url: str) -> AsyncIterator[Queue]:
     queue = Queue(url)
     async with queue.database.write() as session:
-        # Without a constraint, so that a row too many is not refused but seen.
+        # Without a unique constraint, so that duplicate effects are visible.
         await session.execute(text("CREATE TABLE effects (number integer)"))
     try:
         yield queue
@@ -98,7 +98,7 @@ async def queue(database_url: str) -> AsyncIterator[Queue]:
 
 @dataclass(frozen=True)
 class Gate:
-    """What the jobs of a process wait at."""
+    """The file that the jobs of a process wait for."""
 
     path: Path
 
@@ -118,9 +118,9 @@ def other_gate(tmp_path: Path) -> Gate:
 
 @asynccontextmanager
 async def working(url: str, gate: Gate, **variables: str) -> AsyncIterator[Server]:
-    """Start a worker, and wait until it works."""
+    """Start a worker, and wait until it is ready."""
     async with spawned(1, *WORKER, DATABASE_URL=url, GATE=str(gate.path), **variables) as worker:
-        await worker.says("working")
+        await worker.says("worker ready")
         yield worker
 
 
@@ -137,14 +137,14 @@ async def working(url: str, gate: Gate, **variables: str) -> AsyncIterator[Serve
         ),
     ],
 )
-async def test_a_database_seen_through_a_tunnel_keeps_its_jobs(
+async def test_jobs_of_another_environment_are_not_run(
     queue: Queue, command: tuple[str, ...]
 ) -> None:
-    """Its confirmation mails, for instance, would be printed here and gone."""
-    await queue.ask(QUICK, 1)
+    """Otherwise its mail, for instance, would be printed on the laptop and lost."""
+    await queue.enqueue(QUICK, 1)
     laptop = {"DATABASE_ENVIRONMENT": "local-0badcafe", "PORT": "0", "SECRET_KEY": SECRET_KEY}
     async with spawned(1, *command, DATABASE_URL=queue.url, **laptop) as process:
-        (event,) = await process.says("jobs are not run")
+        (event,) = await process.says("jobs paused")
         assert (event["owner"], event["environment"]) == ("tests", "local-0badcafe")
         assert await queue.jobs() == [("queued", 0)]
         async with queue.database.read() as session:
@@ -153,18 +153,18 @@ async def test_a_database_seen_through_a_tunnel_keeps_its_jobs(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_an_idle_worker_ends_at_once(queue: Queue, gate: Gate, number: int) -> None:
+async def test_an_idle_worker_exits_at_once(queue: Queue, gate: Gate, number: int) -> None:
     async with working(queue.url, gate) as worker:
-        await queue.ask(QUICK, 1)
+        await queue.enqueue(QUICK, 1)
         await queue.is_done(worker)
         await worker.stops(number)
         assert time.monotonic() - worker.stopped < 1
-        assert [event["under_way"] for event in worker.events("stopping")] == [0]
-        assert len(worker.events("stopped")) == 1
+        assert [event["in_flight"] for event in worker.events("worker stopping")] == [0]
+        assert len(worker.events("worker stopped")) == 1
 
 
-async def test_a_signal_during_the_start(database_url: str, empty_database: str) -> None:
-    """At any moment of it: while modules are imported, and at every line the worker logs."""
+async def test_a_signal_during_startup_exits(database_url: str, empty_database: str) -> None:
+    """At any time: while modules are imported, and at each line that the worker logs."""
 
     async def check(worker: Server, number: int) -> None:
         worker.send(number)
@@ -186,7 +186,7 @@ async def test_a_signal_during_the_start(database_url: str, empty_database: str)
         *(
             stop_at(line, url, number)
             for line, url in (
-                ("working", database_url),
+                ("worker ready", database_url),
                 ("schema ready", database_url),
                 ("schema behind", empty_database),
             )
@@ -195,13 +195,13 @@ async def test_a_signal_during_the_start(database_url: str, empty_database: str)
     )
 
 
-async def test_what_ends_in_time_is_finished(queue: Queue, gate: Gate) -> None:
+async def test_shutdown_finishes_running_jobs(queue: Queue, gate: Gate) -> None:
     async with working(queue.url, gate) as worker:
-        await queue.ask(HOLD, 1, 2, 3)
-        await worker.says("begun", times=3)
+        await queue.enqueue(HOLD, 1, 2, 3)
+        await worker.says("started", times=3)
         worker.send()
-        await worker.says("stopping")
-        await queue.ask(HOLD, 4)  # too late
+        await worker.says("worker stopping")
+        await queue.enqueue(HOLD, 4)  # must not start
         gate.open()
         assert await worker.ended() == 0, worker.output
         assert time.monotonic() - worker.stopped < 4
@@ -210,18 +210,16 @@ async def test_what_ends_in_time_is_finished(queue: Queue, gate: Gate) -> None:
     assert await queue.jobs() == [("queued", 0)]
 
 
-async def test_what_does_not_end_is_put_back_and_done_by_another_worker(
-    queue: Queue, gate: Gate
-) -> None:
-    async with working(queue.url, gate, **SHORT) as worker:
-        await queue.ask(HOLD, *range(20))
-        await worker.says("begun", times=20)
+async def test_shutdown_requeues_jobs_that_take_too_long(queue: Queue, gate: Gate) -> None:
+    async with working(queue.url, gate, **SHORT_SHUTDOWN) as worker:
+        await queue.enqueue(HOLD, *range(20))
+        await worker.says("started", times=20)
         worker.send()
-        await worker.says("stopping")
-        # More of them change nothing.
+        await worker.says("worker stopping")
+        # Further signals have no effect.
         worker.process.send_signal(signal.SIGINT)
         worker.process.send_signal(signal.SIGTERM)
-        await worker.says("jobs put back")
+        await worker.says("jobs requeued")
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.ended() == 0, worker.output
         assert time.monotonic() - worker.stopped < 4
@@ -233,39 +231,39 @@ async def test_what_does_not_end_is_put_back_and_done_by_another_worker(
     assert await queue.effects() == list(range(20))
 
 
-async def test_who_waits_hears_of_what_is_put_back(
+async def test_other_workers_are_notified_of_requeued_jobs(
     queue: Queue, gate: Gate, other_gate: Gate
 ) -> None:
-    """At once, and not only when it looks again."""
+    """By a notification, not only by polling."""
     other_gate.open()
     async with (
-        working(queue.url, gate, **SHORT) as leaving,
-        spawned(1, *WORKER, DATABASE_URL=queue.url, GATE=str(other_gate.path)) as staying,
+        working(queue.url, gate, **SHORT_SHUTDOWN) as stopping,
+        spawned(1, *WORKER, DATABASE_URL=queue.url, GATE=str(other_gate.path)) as remaining,
     ):
-        await queue.ask(HOLD, 1)
-        await leaving.says("begun")
-        await staying.says("working")
-        await staying.says("schema ready")
-        await leaving.stops()
-        left = time.monotonic()
-        await queue.is_done(staying)
-        assert time.monotonic() - left < 2
+        await queue.enqueue(HOLD, 1)
+        await stopping.says("started")
+        await remaining.says("worker ready")
+        await remaining.says("schema ready")
+        await stopping.stops()
+        stopped = time.monotonic()
+        await queue.is_done(remaining)
+        assert time.monotonic() - stopped < 2
     assert await queue.effects() == [1]
 
 
-async def test_with_the_times_of_production(
+async def test_shutdown_with_the_default_timeouts(
     queue: Queue, gate: Gate, server_url: str, migrated_template: str
 ) -> None:
-    """A worker, and beside it server processes that do the jobs themselves."""
+    """For a worker, and for server processes that run jobs."""
 
-    async def put_back(server: Server, queue: Queue, within: float) -> None:
-        await queue.ask(HOLD, 1)
-        await server.says("begun")
-        await queue.ask(QUICK, 2)
+    async def requeues_jobs(server: Server, queue: Queue, within: float) -> None:
+        await queue.enqueue(HOLD, 1)
+        await server.says("started")
+        await queue.enqueue(QUICK, 2)
         await has_effects(queue, [2])
         server.send()
         assert await server.ended(within) == 0, server.output
-        assert time.monotonic() - server.stopped > 4  # it was given time to end
+        assert time.monotonic() - server.stopped > 4  # it waited for running jobs
         assert server.problems() == [], server.output
         assert await queue.jobs() == [("queued", 0)]
 
@@ -277,19 +275,19 @@ async def test_with_the_times_of_production(
         serving(2, *SERVER, DATABASE_URL=url, **variables) as server,
     ):
         await asyncio.gather(
-            put_back(worker, queue, EXIT), put_back(server, servers_queue, EXIT_SECONDS)
+            requeues_jobs(worker, queue, EXIT), requeues_jobs(server, servers_queue, EXIT_SECONDS)
         )
     await drop_database(server_url, url)
 
 
 async def has_effects(queue: Queue, numbers: list[int]) -> None:
     async with asyncio.timeout(15):
-        while await queue.effects() != numbers:  # noqa: ASYNC110 what it asks is in the database
+        while await queue.effects() != numbers:  # noqa: ASYNC110 the condition is in the database
             await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
-async def opened_again(url: str) -> AsyncIterator[Queue]:
+async def reopened(url: str) -> AsyncIterator[Queue]:
     queue = Queue(url)
     try:
         yield queue
@@ -297,16 +295,18 @@ async def opened_again(url: str) -> AsyncIterator[Queue]:
         await queue.database.close()
 
 
-async def test_what_a_killed_worker_was_doing_is_done_by_another(queue: Queue, gate: Gate) -> None:
+async def test_jobs_of_a_killed_worker_are_restarted(queue: Queue, gate: Gate) -> None:
     async with (
-        working(queue.url, gate, **MORTAL) as killed,
-        spawned(1, *WORKER, DATABASE_URL=queue.url, GATE=str(gate.path), **MORTAL) as other,
+        working(queue.url, gate, **SHORT_HEARTBEAT) as killed,
+        spawned(
+            1, *WORKER, DATABASE_URL=queue.url, GATE=str(gate.path), **SHORT_HEARTBEAT
+        ) as other,
     ):
-        await queue.ask(HOLD, *range(10))
-        await killed.says("begun")
-        await other.says("working")
-        # So that it has some of them to itself.
-        await queue.ask(HOLD, *range(10, 20))
+        await queue.enqueue(HOLD, *range(10))
+        await killed.says("started")
+        await other.says("worker ready")
+        # So that the other worker has claimed some of them.
+        await queue.enqueue(HOLD, *range(10, 20))
         killed.process.kill()
         gate.open()
         await queue.is_done(other)
@@ -315,18 +315,18 @@ async def test_what_a_killed_worker_was_doing_is_done_by_another(queue: Queue, g
     assert await queue.effects() == list(range(20))
 
 
-async def test_a_job_that_somebody_else_has_begun_again_stays_theirs(
+async def test_a_blocked_worker_does_not_finish_a_job_that_was_taken_over(
     queue: Queue, gate: Gate, other_gate: Gate
 ) -> None:
-    """One worker is stuck for so long that the other takes over; then both want to end the job."""
-    async with working(queue.url, gate, BLOCK="yes", **MORTAL) as stuck:
-        await queue.ask(BLOCK, 1)
-        await stuck.says("begun")
-        async with working(queue.url, other_gate, **MORTAL) as other:
-            await other.says("begun")
+    """A blocked worker misses its heartbeats, another one takes over, and both finish the job."""
+    async with working(queue.url, gate, BLOCK="yes", **SHORT_HEARTBEAT) as blocked:
+        await queue.enqueue(BLOCK, 1)
+        await blocked.says("started")
+        async with working(queue.url, other_gate, **SHORT_HEARTBEAT) as other:
+            await other.says("started")
             gate.open()
-            await stuck.says("job taken over")
-            await stuck.stops()  # and with it all that it has to say about its jobs
+            await blocked.says("job taken over")
+            await blocked.stops()  # after it has recorded the end of its jobs
             assert await queue.effects() == []
             assert await queue.jobs() == [("picked", 0)]
             other_gate.open()
@@ -335,55 +335,55 @@ async def test_a_job_that_somebody_else_has_begun_again_stays_theirs(
     assert await queue.effects() == [1]
 
 
-async def test_a_worker_that_is_stuck_ends_all_the_same(queue: Queue, gate: Gate) -> None:
+async def test_a_blocked_worker_exits_after_the_time_limit(queue: Queue, gate: Gate) -> None:
     async with working(queue.url, gate, BLOCK="yes", EXIT="1") as worker:
-        await queue.ask(BLOCK, 1)
-        await worker.says("begun")
+        await queue.enqueue(BLOCK, 1)
+        await worker.says("started")
         worker.send()
         assert await worker.ended(5) == 0
-        assert len(worker.events("gave up waiting for jobs to end")) == 1
+        assert len(worker.events("shutdown timed out")) == 1
         assert "Traceback" not in worker.output
     assert await queue.jobs() == [("picked", 0)]
 
 
-async def test_a_worker_waits_for_the_migrations(empty_database: str, gate: Gate) -> None:
+async def test_a_worker_waits_for_migrations(empty_database: str, gate: Gate) -> None:
     gate.open()
     async with working(empty_database, gate) as worker:
         await worker.says("schema behind")
-        # For longer than it waits before it asks again.
+        # Longer than the interval between its attempts.
         await asyncio.sleep(1.5)
         assert worker.process.poll() is None
         await migrate(empty_database)
         async with opened(empty_database) as queue:
-            await queue.ask(HOLD, 1)
+            await queue.enqueue(HOLD, 1)
             await queue.is_done(worker)
             assert await queue.effects() == [1]
         await worker.stops()
-        # Once for each revision that it has met on the way.
-        met = [event["database"] for event in worker.events("schema behind")]
-        assert met[0] is None
-        assert len(set(met)) == len(met)
+        # One line per revision on the way.
+        revisions = [event["revision"] for event in worker.events("schema behind")]
+        assert revisions[0] is None
+        assert len(set(revisions)) == len(revisions)
         assert len(worker.events("schema ready")) == 1
 
 
-async def test_the_database_crashes_and_comes_back(tmp_path: Path, gate: Gate) -> None:
-    """With a job under way, that ends when it is away, and one that is asked for later."""
+async def test_a_worker_survives_a_database_crash(tmp_path: Path, gate: Gate) -> None:
+    """A job ends during the outage, and another is enqueued after it."""
     with cluster(tmp_path / "postgres") as url:
         await migrate(url)
         async with opened(url) as queue:
-            server = spawned(1, *WORKER, DATABASE_URL=url, GATE=str(gate.path), **MORTAL)
+            server = spawned(1, *WORKER, DATABASE_URL=url, GATE=str(gate.path), **SHORT_HEARTBEAT)
             worker = await server.__aenter__()
-            await queue.ask(HOLD, 1)
-            await worker.says("begun")
+            await queue.enqueue(HOLD, 1)
+            await worker.says("started")
     try:
         gate.open()
-        await worker.says("job failed")
+        await worker.says("job attempt failed")
         with cluster(tmp_path / "postgres") as again:
-            assert again == url, "something else has taken the port"
-            async with opened_again(url) as queue:
-                await queue.ask(QUICK, 2)
+            assert again == url, "another program uses the port"
+            async with reopened(url) as queue:
+                await queue.enqueue(QUICK, 2)
                 await has_effects(queue, [2])
-                await queue.is_at([("queued", 1)], worker)  # for its next attempt, in 30 seconds
+                await queue.is_at([("queued", 1)], worker)  # its next attempt is in 30 seconds
                 async with queue.database.write() as session:
                     await session.execute(text("UPDATE pgqueuer SET execute_after = now()"))
                 await queue.is_done(worker)
@@ -393,27 +393,27 @@ async def test_the_database_crashes_and_comes_back(tmp_path: Path, gate: Gate) -
         await server.__aexit__(None, None, None)
 
 
-async def test_the_database_is_read_only_for_a_while(tmp_path: Path, gate: Gate) -> None:
-    """Jobs wait, and the log says so once; one under way is tried again."""
+async def test_a_worker_survives_a_read_only_database(tmp_path: Path, gate: Gate) -> None:
+    """Jobs wait, running ones are retried, and the outage is logged once."""
     with cluster(tmp_path / "postgres") as url:
         await migrate(url)
-        async with opened(url) as queue, working(url, gate, **MORTAL) as worker:
-            await queue.ask(HOLD, 1)
-            await worker.says("begun")
-            await queue.ask(HOLD, 2)
-            await worker.says("begun", times=2)
+        async with opened(url) as queue, working(url, gate, **SHORT_HEARTBEAT) as worker:
+            await queue.enqueue(HOLD, 1)
+            await worker.says("started")
+            await queue.enqueue(HOLD, 2)
+            await worker.says("started", times=2)
             await make_read_only(url)
             gate.open()
-            await worker.says("job failed", times=2)
-            # Several heartbeats, each of which is refused.
+            await worker.says("job attempt failed", times=2)
+            # Several heartbeats fail meanwhile.
             await asyncio.sleep(3)
-            lost = worker.events("the queue's connection was lost")
+            lost = worker.events("job queue connection lost")
             reasons = [event["reason"] for event in lost]
             assert "ReadOnlySQLTransactionError" in reasons
             assert len(set(reasons)) == len(reasons), worker.output
             await make_writable(url)
-            await queue.database.close()  # its connections have ended
-            await queue.ask(QUICK, 3)
+            await queue.database.close()  # the failover has closed its connections
+            await queue.enqueue(QUICK, 3)
             await has_effects(queue, [3])
             await queue.is_at([("queued", 1), ("queued", 1)], worker)
             async with queue.database.write() as session:
@@ -423,16 +423,17 @@ async def test_the_database_is_read_only_for_a_while(tmp_path: Path, gate: Gate)
             await worker.stops()
 
 
-async def test_a_start_that_fails_says_why() -> None:
+async def test_a_failed_start_exits_with_a_message() -> None:
     async with spawned(1, *WORKER, DATABASE_URL="") as worker:
         assert await worker.ended(30) == 1
-        assert worker.lines == ["DATABASE_URL is not set."]
+        (line,) = worker.lines
+        assert line.startswith("DATABASE_URL is not set.")
 
 
-async def test_nobody_reads_the_log_any_more(queue: Queue, gate: Gate) -> None:
+async def test_a_worker_survives_a_closed_stdout(queue: Queue, gate: Gate) -> None:
     gate.open()
     reading, writing = os.pipe()
-    worker = subprocess.Popen(  # noqa: ASYNC220 whose output is a pipe of ours
+    worker = subprocess.Popen(  # noqa: ASYNC220 its output is a pipe of this test
         [sys.executable, "-m", *WORKER],
         env={
             "PATH": os.environ["PATH"],
@@ -446,14 +447,14 @@ async def test_nobody_reads_the_log_any_more(queue: Queue, gate: Gate) -> None:
     )
     os.close(writing)
     try:
-        said = b""
-        while b'"working"' not in said:
-            said += await asyncio.to_thread(os.read, reading, 65536)
+        output = b""
+        while b'"worker ready"' not in output:
+            output += await asyncio.to_thread(os.read, reading, 65536)
         os.close(reading)
-        await queue.ask(HOLD, 1)
+        await queue.enqueue(HOLD, 1)
         await has_effects(queue, [1])
         worker.send_signal(signal.SIGTERM)
-        # Python's own complaint about its output, if not success.
+        # 120: Python failed to flush stdout.
         assert await asyncio.to_thread(worker.wait, 10) in {0, 120}
     finally:
         with suppress(ProcessLookupError):

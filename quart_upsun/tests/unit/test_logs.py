@@ -1,4 +1,4 @@
-"""Log lines: complete, one line each, and without secrets."""
+"""Log output: one line per event, valid JSON, no secrets and no forged lines."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def output(
     structlog.contextvars.clear_contextvars()
 
 
-def test_both_kinds_of_logger_write_one_line(output: io.StringIO) -> None:
+def test_structlog_and_logging_write_one_line_each(output: io.StringIO) -> None:
     structlog.contextvars.bind_contextvars(request_id="abc123")
     get_logger("one").info("from structlog", answer=42)
     logging.getLogger("two").warning("from %s", "logging")
@@ -37,16 +37,16 @@ def test_both_kinds_of_logger_write_one_line(output: io.StringIO) -> None:
     assert all("abc123" in line for line in lines)
 
 
-def test_a_visitor_cannot_forge_a_line(output: io.StringIO) -> None:
+def test_log_lines_cannot_be_forged(output: io.StringIO) -> None:
     forged = '/x\n{"event": "forged"}\r\x1b[2J\u2028'
     get_logger("one").info(f"GET {forged}", path=forged)
     logging.getLogger("two").error("GET %s", forged)
     assert len(output.getvalue().splitlines()) == 2
-    # Colours of the readable form are off here, so no escape character has a reason to be.
+    # The stream is not a terminal, so the output must not contain color codes.
     assert not set("\r\x1b\u2028") & set(output.getvalue())
 
 
-def test_no_secret_is_written(output: io.StringIO) -> None:
+def test_secrets_are_hidden(output: io.StringIO) -> None:
     get_logger("one").info(
         "connect to postgresql://main:hunter2@db/main",
         password="hunter2",
@@ -62,7 +62,7 @@ def test_no_secret_is_written(output: io.StringIO) -> None:
     assert "ValueError" in output.getvalue()
 
 
-def test_rows_of_the_database_are_not_written(output: io.StringIO) -> None:
+def test_database_rows_are_not_logged(output: io.StringIO) -> None:
     try:
         raise ValueError(
             "duplicate key value violates unique constraint\n"
@@ -76,21 +76,21 @@ def test_rows_of_the_database_are_not_written(output: io.StringIO) -> None:
     assert "HINT" in output.getvalue()
 
 
-def test_json_lines_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_output_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr("sys.stdout", stream)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:
         configure_logging("info", readable=False)
-        get_logger("one").info("hello", who="you")
+        get_logger("one").info("hello", name="Ada")
         get_logger("one").debug("not written")
     finally:
         root.handlers, root.level = handlers, level
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line) | {"timestamp": ""} == {
         "event": "hello",
-        "who": "you",
+        "name": "Ada",
         "level": "info",
         "logger": "one",
         "timestamp": "",

@@ -1,4 +1,4 @@
-"""What the platform's variables and files are taken to mean."""
+"""The environment and limits from the platform's variables and files."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ def origin(encoded: str) -> str | None:
     return environment.origin
 
 
-def test_the_origin_is_the_primary_route_of_this_application() -> None:
+def test_origin_is_the_primary_route_of_this_application() -> None:
     assert (
         origin(
             routes(
@@ -52,18 +52,18 @@ def test_the_origin_is_the_primary_route_of_this_application() -> None:
 
 
 @pytest.mark.parametrize("encoded", ["", "%%%", "e30=", "W10=", routes({"https://x/": None})])
-def test_unreadable_routes_give_no_origin(encoded: str) -> None:
+def test_invalid_routes_give_no_origin(encoded: str) -> None:
     assert origin(encoded) is None
 
 
-def test_an_unknown_type_of_environment_has_the_least_rights() -> None:
+def test_an_environment_of_unknown_type_is_not_a_preview() -> None:
     environment = upsun.environment(IN_CONTAINER)
     assert environment is not None
     assert environment.type == "unknown"
     assert not environment.is_preview
 
 
-def test_limits(tmp_path: Path) -> None:
+def test_container_limits(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     assert upsun.container_limits(path) is None
     path.write_text('{"info": {"limits": {"memory": 352, "cpu": 0.5}}}')
@@ -79,9 +79,9 @@ def test_limits(tmp_path: Path) -> None:
     ("memory", "cpu", "processes"),
     [(64, 0.1, 1), (224, 0.5, 1), (352, 0.5, 2), (1408, 1, 2), (2816, 2, 4), (4096, 8, 16)],
 )
-def test_processes_fit_the_container(memory: int, cpu: float, processes: int) -> None:
+def test_number_of_processes_fits_the_container(memory: int, cpu: float, processes: int) -> None:
     assert processes_for(upsun.ContainerLimits(memory=memory, cpu=cpu)) == processes
 
 
-def test_one_process_where_no_limit_is_known() -> None:
+def test_one_process_if_the_limits_are_unknown() -> None:
     assert processes_for(None) == 1
