@@ -98,7 +98,7 @@ def test_verbs_that_a_document_names_exist(document: str) -> None:
 
 def test_the_map_names_what_exists_and_all_of_it() -> None:
     files = set(tracked_files())
-    listed = first_cells(section("README.md", "The map"))
+    listed = first_cells(section("README.md", "Project layout"))
     assert len(listed) == len(set(listed))
     for path in listed:
         assert exists(path, files), path
