@@ -12,6 +12,7 @@ from quart_upsun.http.converters import IdConverter
 from quart_upsun.http.headers import SECURITY_HEADERS, STRICT_TRANSPORT_SECURITY
 from quart_upsun.http.hosts import canonical_host, require_known_host, require_same_site
 from quart_upsun.http.proxy import ProxyMiddleware
+from quart_upsun.http.sessions import SessionInterface
 from quart_upsun.policy import NO_STORE
 from quart_upsun.settings import Settings
 
@@ -21,6 +22,7 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
     app.url_map.converters["id"] = IdConverter
     app.request_class = bodies.Request
     app.asgi_http_class = bodies.Connection
+    app.session_interface = SessionInterface()
     app.asgi_app = ProxyMiddleware(  # type: ignore[method-assign]
         app.asgi_app,
         behind_router=settings.platform is not None,

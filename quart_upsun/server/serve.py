@@ -26,6 +26,7 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 from quart import Quart
 
 from quart_upsun import platform as upsun
+from quart_upsun.compat.hypercorn import coalesce_writes
 from quart_upsun.extension import ToolkitState
 from quart_upsun.logging import configure_logging, get_logger
 from quart_upsun.server import signals
@@ -176,6 +177,7 @@ async def serve_until_stopped(
         await refuse(descriptor)
         await asyncio.sleep(SETTLE_SECONDS)
 
+    coalesce_writes()
     try:
         await serve(
             in_flight, hypercorn_config(descriptor), shutdown_trigger=shutdown_trigger, mode="asgi"

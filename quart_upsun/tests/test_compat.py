@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
 from quart import Blueprint, Quart, request
 from quart.wrappers.request import Body
 from quart_schema import OpenAPIProvider, QuartSchema, document_querystring
@@ -34,17 +35,9 @@ def test_an_overridden_method_has_its_parameters(
     assert tuple(inspect.signature(method).parameters) == parameters
 
 
-async def test_hypercorn_leads_to_the_transport() -> None:
-    """The chain from an ASGI application's `send` to the connection."""
-    found: list[Any] = []
+async def respond_once(app: Callable[..., Any]) -> bytes:
+    """Serve an ASGI application with Hypercorn, and return its response to one request."""
     stop = asyncio.Event()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            found.append(hypercorn.transport_of(send))
-            await send({"type": "http.response.start", "status": 204, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-
     listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     address = listener.sockets[0].getsockname()
     listener.close()
@@ -59,12 +52,62 @@ async def test_hypercorn_leads_to_the_transport() -> None:
             except OSError:
                 await asyncio.sleep(0.02)
         writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        await reader.read()
+        received = await reader.read()
         writer.close()
         stop.set()
         await serving
+    return received
+
+
+async def test_hypercorn_leads_to_the_transport() -> None:
+    """The chain from an ASGI application's `send` to the connection."""
+    found: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            found.append(hypercorn.transport_of(send))
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    await respond_once(app)
     assert isinstance(found[0], asyncio.WriteTransport)
     assert hypercorn.transport_of(app) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "writes"),
+    [
+        ([(b"content-length", b"10")], [b"first", b"econd"]),
+        ([], [b"", b"first", b"econd", b""]),  # chunked: the head does not wait for an event
+    ],
+)
+async def test_hypercorn_writes_a_head_of_known_length_with_the_body(
+    monkeypatch: pytest.MonkeyPatch, headers: list[tuple[bytes, bytes]], writes: list[bytes]
+) -> None:
+    monkeypatch.setattr("hypercorn.protocol.H11Protocol", H11Protocol)
+    hypercorn.coalesce_writes()
+    written: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            transport = hypercorn.transport_of(send)
+            assert transport is not None
+            write = transport.write
+
+            def record(data: bytes) -> None:
+                written.append(data)
+                write(data)
+
+            monkeypatch.setattr(transport, "write", record)
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b"first", "more_body": True})
+            await send({"type": "http.response.body", "body": b"econd"})
+
+    received = await respond_once(app)
+    assert b"".join(written) == received
+    assert len(written) == len(writes)
+    assert all(part in data for part, data in zip(writes, written, strict=True))
+    assert written[0].startswith(b"HTTP/1.1 200")
 
 
 async def test_quart_keeps_a_body_where_it_was() -> None:

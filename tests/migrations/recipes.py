@@ -50,6 +50,28 @@ depends_on = None
 '''
 
 
+def copy_with_second_migration(target: Path) -> Path:
+    """A tree like this one, with a migration that needs an exclusive lock on `users`."""
+    target.mkdir()
+    (target / "alembic.ini").write_text(
+        (ROOT / "alembic.ini").read_text().replace("attempts = 5", "attempts = 2")
+    )
+    for package in ("app", "quart_upsun"):
+        (target / package).symlink_to(ROOT / package)
+    (target / "alembic" / "versions").mkdir(parents=True)
+    (target / "alembic" / "env.py").symlink_to(ROOT / "alembic" / "env.py")
+    for version in (ROOT / "alembic" / "versions").glob("*.py"):
+        (target / "alembic" / "versions" / version.name).symlink_to(version)
+    (target / "alembic" / "versions" / "second.py").write_text(
+        "from alembic import op\n"
+        'revision = "second"\n'
+        f'down_revision = "{head()}"\n'
+        'def upgrade(): op.execute("ALTER TABLE users ADD COLUMN second integer")\n'
+        'def downgrade(): op.execute("ALTER TABLE users DROP COLUMN second")\n'
+    )
+    return target
+
+
 def blocks() -> list[tuple[str, str]]:
     """Return name and code of every marked block, in the document's order."""
     return [(found["name"], found["code"]) for found in BLOCK.finditer(DOCUMENT.read_text())]
@@ -61,10 +83,10 @@ def recipe(name: str) -> list[str]:
 
 
 def head() -> str:
-    """Return this repository's newest revision, which the recipes follow."""
-    found = ScriptDirectory(str(ROOT / "alembic")).get_current_head()
-    assert found is not None
-    return found
+    """Return the newest revision of this repository."""
+    found = ScriptDirectory(str(ROOT / "alembic")).get_heads()
+    assert len(found) == 1, f"two branches of migrations: {found}; `alembic merge` joins them"
+    return found[0]
 
 
 def applied(diff: str, text: str) -> str:

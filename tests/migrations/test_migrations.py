@@ -18,6 +18,7 @@ from alembic.util import CommandError
 from sqlalchemy import make_url
 
 from app.settings import ROOT
+from tests.migrations.recipes import copy_with_second_migration, head
 
 INI = ROOT / "alembic.ini"
 
@@ -58,12 +59,6 @@ async def tables(url: str) -> set[str]:
         return {row["tablename"] for row in rows}
     finally:
         await connection.close()
-
-
-def head() -> str:
-    found = ScriptDirectory.from_config(Config(INI)).get_heads()
-    assert len(found) == 1, f"two branches of migrations: {found}; `alembic merge` joins them"
-    return found[0]
 
 
 async def test_up_down_and_up_again_without_drift(config: Config, empty_database: str) -> None:
@@ -128,26 +123,6 @@ async def test_eight_at_once_all_succeed(empty_database: str) -> None:
     migrated = [result for result in results if "Running upgrade" in result.stderr]
     assert len(migrated) == 1
     assert await revision(empty_database) == head()
-
-
-def copy_with_second_migration(target: Path) -> Path:
-    """A tree like this one, with a migration that needs an exclusive lock on `users`."""
-    target.mkdir()
-    (target / "alembic.ini").write_text(INI.read_text().replace("attempts = 5", "attempts = 2"))
-    for package in ("app", "quart_upsun"):
-        (target / package).symlink_to(ROOT / package)
-    (target / "alembic" / "versions").mkdir(parents=True)
-    (target / "alembic" / "env.py").symlink_to(ROOT / "alembic" / "env.py")
-    for version in (ROOT / "alembic" / "versions").glob("*.py"):
-        (target / "alembic" / "versions" / version.name).symlink_to(version)
-    (target / "alembic" / "versions" / "second.py").write_text(
-        "from alembic import op\n"
-        'revision = "second"\n'
-        f'down_revision = "{head()}"\n'
-        'def upgrade(): op.execute("ALTER TABLE users ADD COLUMN second integer")\n'
-        'def downgrade(): op.execute("ALTER TABLE users DROP COLUMN second")\n'
-    )
-    return target
 
 
 async def test_a_blocked_table_ends_the_migration_while_readers_go_on(

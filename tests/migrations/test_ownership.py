@@ -5,25 +5,28 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
 
 from app.settings import ROOT
 from quart_upsun.testing.statements import connected
-from tests.migrations.recipes import head
+from tests.migrations.recipes import copy_with_second_migration, head
 
 PRODUCTION = "main-bvxea6i"
-SCRIPTS = ScriptDirectory(str(ROOT / "alembic"))
-# The second newest one.
-BEFORE = SCRIPTS.get_revision(head()).down_revision
 
 
 def alembic(url: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return alembic_in(ROOT, url, *arguments, **variables)
+
+
+def alembic_in(
+    directory: Path, url: str, *arguments: str, **variables: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
-        cwd=ROOT,
+        cwd=directory,
         env={**os.environ, "DATABASE_URL": url, **variables},
         capture_output=True,
         text=True,
@@ -65,12 +68,15 @@ async def give_to_production(url: str) -> None:
 
 
 @pytest.fixture
-async def behind(database_url: str) -> str:
-    """Production's database, seen through a tunnel, with a migration to come."""
+def newer(tmp_path: Path) -> Path:
+    """A tree with one migration more than this one."""
+    return copy_with_second_migration(tmp_path / "tree")
+
+
+@pytest.fixture
+async def production(database_url: str) -> str:
+    """Production's database, seen through a tunnel."""
     await give_to_production(database_url)
-    async with connected(database_url) as connection:
-        # The schema stays: only whether the migration is attempted matters here.
-        await connection.execute("UPDATE alembic_version SET version_num = $1", BEFORE)
     return database_url
 
 
@@ -79,34 +85,37 @@ async def test_the_first_migration_claims_the_database(empty_database: str) -> N
     assert await owner(empty_database) == ("tests", "local")
 
 
-async def test_a_database_of_another_environment_is_not_migrated(behind: str) -> None:
-    refused = alembic(behind, "upgrade", "head")
+async def test_a_database_of_another_environment_is_not_migrated(
+    production: str, newer: Path
+) -> None:
+    refused = alembic_in(newer, production, "upgrade", "head")
     assert refused.returncode != 0
     assert f"belongs to the environment {PRODUCTION} (production)" in refused.stderr
     assert f"set DATABASE_ENVIRONMENT={PRODUCTION}" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert await revision(behind) == BEFORE
-    assert await owner(behind) == (PRODUCTION, "production")
+    assert await revision(production) == head()
+    assert await owner(production) == (PRODUCTION, "production")
 
 
 @pytest.mark.parametrize("command", [("downgrade", "-1"), ("stamp", "head")])
-async def test_no_other_command_changes_its_revision(behind: str, command: tuple[str, ...]) -> None:
-    assert alembic(behind, *command).returncode != 0
-    assert await revision(behind) == BEFORE
+async def test_no_other_command_changes_its_revision(
+    production: str, newer: Path, command: tuple[str, ...]
+) -> None:
+    assert alembic_in(newer, production, *command).returncode != 0
+    assert await revision(production) == head()
 
 
-async def test_it_is_migrated_when_the_environment_is_named(behind: str) -> None:
-    async with connected(behind) as connection:
-        await connection.execute("UPDATE alembic_version SET version_num = $1", head())
-    assert alembic(behind, "downgrade", "-1", DATABASE_ENVIRONMENT=PRODUCTION).returncode == 0
-    assert await revision(behind) != head()
-    assert alembic(behind, "upgrade", "head", DATABASE_ENVIRONMENT=PRODUCTION).returncode == 0
-    assert await revision(behind) == head()
+async def test_it_is_migrated_when_the_environment_is_named(production: str, newer: Path) -> None:
+    for command, reached in ((("upgrade", "head"), "second"), (("downgrade", "-1"), head())):
+        done = alembic_in(newer, production, *command, DATABASE_ENVIRONMENT=PRODUCTION)
+        assert done.returncode == 0, done.stderr
+        assert await revision(production) == reached
 
 
-async def test_a_name_that_is_not_the_owners_does_not_help(behind: str) -> None:
-    assert alembic(behind, "upgrade", "head", DATABASE_ENVIRONMENT="main").returncode != 0
-    assert await revision(behind) == BEFORE
+async def test_a_name_that_is_not_the_owners_does_not_help(production: str, newer: Path) -> None:
+    refused = alembic_in(newer, production, "upgrade", "head", DATABASE_ENVIRONMENT="main")
+    assert refused.returncode != 0
+    assert await revision(production) == head()
 
 
 async def test_commands_that_only_look_work_on_it(database_url: str) -> None:
@@ -118,35 +127,35 @@ async def test_commands_that_only_look_work_on_it(database_url: str) -> None:
     assert await owner(database_url) == (PRODUCTION, "production")
 
 
-async def test_a_database_without_an_owner_must_be_named(database_url: str) -> None:
+async def test_a_database_without_an_owner_must_be_named(database_url: str, newer: Path) -> None:
     """It may be production's, migrated by a process that had no name."""
-    assert alembic(database_url, "downgrade", "-1").returncode == 0
     async with connected(database_url) as connection:
         await connection.execute("DELETE FROM database_owner")
-    refused = alembic(database_url, "upgrade", "head", DATABASE_ENVIRONMENT="")
+    refused = alembic_in(newer, database_url, "upgrade", "head", DATABASE_ENVIRONMENT="")
     assert refused.returncode != 0
     assert "does not say whose it is" in refused.stderr
-    done = alembic(database_url, "upgrade", "head", DATABASE_ENVIRONMENT="mine")
+    done = alembic_in(newer, database_url, "upgrade", "head", DATABASE_ENVIRONMENT="mine")
     assert done.returncode == 0, done.stderr
     assert await owner(database_url) == ("mine", "local")
 
 
-async def test_a_preview_takes_over_its_clone_of_production(behind: str) -> None:
-    async with connected(behind) as connection:
-        await connection.execute("UPDATE alembic_version SET version_num = $1", head())
-    preview = container(behind, "feature-4tw7dqi", "development")
-    done = alembic(behind, "upgrade", "head", **preview)
+async def test_a_preview_takes_over_its_clone_of_production(production: str) -> None:
+    preview = container(production, "feature-4tw7dqi", "development")
+    done = alembic(production, "upgrade", "head", **preview)
     assert done.returncode == 0, done.stderr
-    assert await owner(behind) == ("feature-4tw7dqi", "development")
+    assert await owner(production) == ("feature-4tw7dqi", "development")
 
 
-async def test_a_preview_with_productions_own_database_leaves_it_alone(behind: str) -> None:
+async def test_a_preview_with_productions_own_database_leaves_it_alone(
+    production: str, newer: Path
+) -> None:
     """Such as one that DATABASE_URL names for the whole project."""
     elsewhere = "postgresql://main@10.0.0.1:5432/main"
     preview = container(elsewhere, "feature-4tw7dqi", "development")
     preview["DATABASE_ENVIRONMENT"] = ""
-    assert alembic(behind, "upgrade", "head", **preview).returncode != 0
-    assert await owner(behind) == (PRODUCTION, "production")
+    refused = alembic_in(newer, production, "upgrade", "head", **preview)
+    assert refused.returncode != 0
+    assert await owner(production) == (PRODUCTION, "production")
 
 
 async def test_a_database_that_is_ahead_has_nothing_to_migrate(database_url: str) -> None:
@@ -159,13 +168,13 @@ async def test_a_database_that_is_ahead_has_nothing_to_migrate(database_url: str
     assert await revision(database_url) == "ffffffffffff"
 
 
-async def test_a_clone_that_is_ahead_changes_hands(behind: str) -> None:
-    async with connected(behind) as connection:
+async def test_a_clone_that_is_ahead_changes_hands(production: str) -> None:
+    async with connected(production) as connection:
         await connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
-    preview = container(behind, "feature-4tw7dqi", "development")
-    done = alembic(behind, "upgrade", "head", **preview)
+    preview = container(production, "feature-4tw7dqi", "development")
+    done = alembic(production, "upgrade", "head", **preview)
     assert done.returncode == 0, done.stderr
-    assert await owner(behind) == ("feature-4tw7dqi", "development")
+    assert await owner(production) == ("feature-4tw7dqi", "development")
 
 
 async def test_only_an_upgrade_has_nothing_to_do_then(database_url: str) -> None:
