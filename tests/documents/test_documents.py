@@ -98,7 +98,7 @@ def test_make_commands_in_documents_exist(document: str) -> None:
 
 def test_project_layout_is_complete() -> None:
     files = set(tracked_files())
-    listed = first_cells(section("README.md", "The map"))
+    listed = first_cells(section("README.md", "Project layout"))
     assert len(listed) == len(set(listed))
     for path in listed:
         assert exists(path, files), path
