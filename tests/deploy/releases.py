@@ -18,7 +18,7 @@ from rehearsal.findings import Severity
 from rehearsal.image import Images
 from rehearsal.report import Report
 from rehearsal.sandbox import bubblewrap
-from rehearsal.tests.sample import commit, git, told
+from rehearsal.tests.sample import commit, git, summary
 from rehearsal.tree import find_tree
 from rehearsal.variables import project_entropy
 from tests.repository import checkout
@@ -187,8 +187,8 @@ async def build_images(releases: Releases) -> dict[str, Path]:
 
 def is_green(report: Report) -> None:
     """Fail with the report if anything is wrong."""
-    assert report.exit_code == 0, told(report)
-    assert not [f for f in report.findings if f.severity is Severity.WARNING], told(report)
+    assert report.exit_code == 0, summary(report)
+    assert not [f for f in report.findings if f.severity is Severity.WARNING], summary(report)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import pytest
 
 from rehearsal.load import SHARE
 from rehearsal.report import Report
-from rehearsal.tests.sample import errors, rehearse, told
+from rehearsal.tests.sample import errors, rehearse, summary
 from tests.deploy.releases import (
     LEFT,
     Releases,
@@ -66,8 +66,8 @@ async def test_rolling_deploy_loses_nothing(built: Releases) -> None:
     is_green(report)
     assert report.load is not None
     print("load:", report.load)
-    assert report.load["failed"] == 0, told(report)
-    assert report.load["lost"] == 0, told(report)
+    assert report.load["failed"] == 0, summary(report)
+    assert report.load["lost"] == 0, summary(report)
     least = min(RATE, 0.9 * SHARE * report.load["capacity"])
     assert report.load["rate"] >= least > 0, report.load
     kinds = report.load["kinds"]
@@ -96,8 +96,8 @@ async def test_stop_start_holds_and_does_not_refuse(built: Releases) -> None:
     assert report.load is not None
     assert report.hold is not None
     print("load:", report.load, "hold:", report.hold)
-    assert report.load["failed"] == 0, told(report)
-    assert report.load["lost"] == 0, told(report)
+    assert report.load["failed"] == 0, summary(report)
+    assert report.load["lost"] == 0, summary(report)
     assert set(report.hold.parts) == {"stop", "start", "post_start", "deploy"}
     assert report.hold.waited > 0
     assert report.hold.longest <= report.hold.seconds + 1
@@ -106,7 +106,7 @@ async def test_stop_start_holds_and_does_not_refuse(built: Releases) -> None:
 
 async def is_done_by_the_second(releases: Releases, environment: str) -> None:
     """One job was under way in the first release, and put back; the other was only asked for."""
-    before = log_of(releases, environment, "before-worker")
+    before = log_of(releases, environment, "previous-worker")
     assert "slow job begun" in before
     assert "jobs put back" in before
     assert "slow job done" not in before
@@ -139,7 +139,7 @@ async def test_failing_migration_is_told_and_healed_by_the_next_release(
     assert re.search(r"/login/ (200|503)", seen), seen
     assert '/readyz 503 {"' in seen, seen
     assert '"reason":"schema"' in seen.replace(" ", ""), seen
-    assert not any("traceback" in finding.message for finding in report.findings), told(report)
+    assert not any("traceback" in finding.message for finding in report.findings), summary(report)
 
     assert await query(built, "failing", EVERYTHING) == before  # though it began with an UPDATE
 
@@ -184,20 +184,20 @@ async def test_broken_on_purpose(releases: Releases) -> None:
         )
 
     report = await with_broken("migration")
-    assert [finding.stage for finding in errors(report)].count("deploy") == 1, told(report)
-    assert "the rehearsal lets this migration fail" in told(report)
+    assert [finding.stage for finding in errors(report)].count("deploy") == 1, summary(report)
+    assert "the rehearsal lets this migration fail" in summary(report)
 
     report = await with_broken("publish")
-    assert any("publish" in finding.excerpt for finding in errors(report)), told(report)
-    assert any("/static/" in finding.message for finding in errors(report)), told(report)
+    assert any("publish" in finding.excerpt for finding in errors(report)), summary(report)
+    assert any("/static/" in finding.message for finding in errors(report)), summary(report)
     assert any("/readyz 200" in line for line in report.seen), report.seen  # it has migrated
 
     report = await with_broken("database")
-    assert "/readyz 503" in report.seen[0], told(report)
-    assert not [finding for finding in errors(report) if finding.stage == "deploy"], told(report)
+    assert "/readyz 503" in report.seen[0], summary(report)
+    assert not [finding for finding in errors(report) if finding.stage == "deploy"], summary(report)
 
     report = await with_broken("kill")
-    assert any("was back after" in line for line in report.seen), told(report)
+    assert any("was back after" in line for line in report.seen), summary(report)
 
 
 async def test_preview_begins_with_a_copy(releases: Releases) -> None:
