@@ -98,11 +98,11 @@ class Backend:
         request["body"] = len(body)
         request["number"] = len(self.requests)
         self.requests.append(request)
-        summary = json.loads(headers.get("x-tell", "{}"))
+        told = json.loads(headers.get("x-tell", "{}"))
         text = json.dumps(request).encode()
-        extra = "".join(f"{name}: {value}\r\n" for name, value in summary.get("headers", []))
-        start = f"HTTP/1.1 {summary.get('status', 200)} Told\r\n{extra}"
-        kind = summary.get("kind", "")
+        extra = "".join(f"{name}: {value}\r\n" for name, value in told.get("headers", []))
+        start = f"HTTP/1.1 {told.get('status', 200)} Told\r\n{extra}"
+        kind = told.get("kind", "")
         if kind == "large":
             size = 12 * 1024 * 1024
             writer.write(f"{start}Content-Length: {size}\r\n\r\n".encode() + bytes(size))
@@ -520,11 +520,11 @@ async def test_the_wildcard_becomes_the_origin(front: Front) -> None:
 
 
 async def test_the_applications_headers_reach_the_client(front: Front) -> None:
-    summary = telling(
+    told = telling(
         "", ("X-Own", "yes"), ("Cache-Control", "private"), ("Set-Cookie", "a=1"), status=404
     )
     async with client(front.port) as http:
-        answer = await http.get("/files/missing", headers=summary)
+        answer = await http.get("/files/missing", headers=told)
     assert answer.status_code == 404
     assert answer.headers["X-Own"] == "yes"
     assert answer.headers["Cache-Control"] == "private"
@@ -559,7 +559,7 @@ async def test_what_the_application_is_told(front: Front) -> None:
         "Cookie": "a=1; b=2",
     }
     async with client(front.port) as http:
-        await http.get("/summary", headers=headers)
+        await http.get("/told", headers=headers)
     request = front.backend.requests[-1]
     assert request["version"] == "HTTP/1.1"
     expected = {name.lower(): value for name, value in headers.items()}
@@ -678,7 +678,7 @@ async def first_piece(port: int, kind: str, backend: Backend, *headers: tuple[st
 EVENTS = ("Content-Type", "text/event-stream")
 UNBUFFERED = ("X-Accel-Buffering", "no")
 # What comes in chunks, as from every server that speaks HTTP/1.1, is passed on as it comes,
-# although buffering is on. What does not, waits for more of it, unless it is summary not to.
+# although buffering is on. What does not, waits for more of it, unless it is told not to.
 STREAMS = pytest.mark.parametrize(
     ("kind", "headers"),
     [
@@ -1242,44 +1242,44 @@ async def test_the_cache(
 
 
 async def test_only_what_is_read_is_kept(edge: ProxyMiddleware) -> None:
-    summary = telling("", ("Cache-Control", "max-age=60"))
+    told = telling("", ("Cache-Control", "max-age=60"))
     async with client(edge.port) as http:
         for method in ("POST", "PUT", "OPTIONS"):
             for _ in range(2):
-                answer = await http.request(method, "/kept", headers=summary)
+                answer = await http.request(method, "/kept", headers=told)
                 assert answer.headers["X-Platform-Cache"] == "BYPASS"
         for method, expected in [("HEAD", "MISS"), ("GET", "HIT"), ("HEAD", "HIT")]:
-            answer = await http.request(method, "/kept", headers=summary)
+            answer = await http.request(method, "/kept", headers=told)
             assert answer.headers["X-Platform-Cache"] == expected
             assert (answer.content == b"") == (method == "HEAD")
 
 
 async def test_the_query_belongs_to_the_key(edge: ProxyMiddleware) -> None:
-    summary = telling("", ("Cache-Control", "max-age=60"))
+    told = telling("", ("Cache-Control", "max-age=60"))
     async with client(edge.port) as http:
         said = [
-            (await http.get(path, headers=summary)).headers["X-Platform-Cache"]
+            (await http.get(path, headers=told)).headers["X-Platform-Cache"]
             for path in ("/q", "/q?a", "/q?b", "/q?a", "/q")
         ]
     assert said == ["MISS", "MISS", "MISS", "HIT", "HIT"]
 
 
 async def test_what_is_kept_leads_to_each_client(edge: ProxyMiddleware) -> None:
-    summary = telling(
+    told = telling(
         "", ("Cache-Control", "max-age=60"), ("Location", f"https://{DOMAIN}/x"), status=301
     )
     async with client(edge.port) as http:
-        first = await http.get("/moved", headers=summary)
-        second = await http.get("/moved", headers=summary | {"Host": f"{DOMAIN}:99"})
+        first = await http.get("/moved", headers=told)
+        second = await http.get("/moved", headers=told | {"Host": f"{DOMAIN}:99"})
     assert first.headers["Location"] == f"http://127.0.0.1:{edge.port}/x"
     assert second.headers["X-Platform-Cache"] == "HIT"
     assert second.headers["Location"] == f"http://{DOMAIN}:99/x"
 
 
 async def test_the_router_strips(edge: ProxyMiddleware) -> None:
-    summary = telling("", ("X-Accel-Buffering", "no"), ("X-Own", "yes"))
+    told = telling("", ("X-Accel-Buffering", "no"), ("X-Own", "yes"))
     async with client(edge.port) as http:
-        answer = await http.get("/", headers=summary)
+        answer = await http.get("/", headers=told)
     assert "X-Accel-Buffering" not in answer.headers
     assert answer.headers["X-Own"] == "yes"
 
