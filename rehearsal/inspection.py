@@ -25,6 +25,7 @@ PORT_CHECK_SECONDS = 0.5  # between two checks of the listening ports
 PORT_CHECKS = 12  # give up after that many in a row have found only other ports
 ENVIRONMENT_SECONDS = 30
 EXCERPT_LINES = 12
+SEE_OUTPUT = "fix the error in the output below"
 LOGGED_ERRORS = 5  # per log
 LOGGED_ERROR = re.compile(r'"level": ?"(?:warning|error|critical)"|\b(?:WARNING|ERROR|CRITICAL)\b')
 
@@ -41,7 +42,7 @@ Find = Callable[..., None]
 
 
 def suggest_fix(output: str) -> str:
-    """Return the fix for a well-known error in a command's output, or ""."""
+    """Return the fix for the error in a command's output; "" if there is no output."""
     read_only = "write to a mount or to /tmp; everything else is read-only after the build hook"
     known = {
         r"Read-only file system|EROFS": read_only,
@@ -57,7 +58,7 @@ def suggest_fix(output: str) -> str:
     for pattern, fix in known.items():
         if re.search(pattern, output):
             return fix
-    return ""
+    return SEE_OUTPUT if output.strip() else ""
 
 
 def tail(log: Path, lines: int = 12) -> str:
@@ -162,7 +163,7 @@ def _explain_failed_start(instance: Instance) -> dict[str, Any]:
         }
     output = tail(instance.log)
     if web.codes:
-        fix = "fix the error in the output below" if output else ""
+        fix = SEE_OUTPUT if output else ""
         if web.codes[-1] == 0:
             fix = "run the server in the foreground, without `&` and not as a daemon"
         return {

@@ -68,7 +68,13 @@ async def probe(address: str, project: Project, *, with_files: bool) -> tuple[li
         if project.ready:
             await check_readiness(client, project.ready, found)
         await check_missing_page(client, found)
-    return found, f"{len(project.pages)} pages, {assets} assets, a missing page"
+    pages = count(len(project.pages), "page")
+    return found, f"{pages}, {count(assets, 'asset')}, a missing page"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural if necessary."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 async def get(client: httpx.AsyncClient, path: str, found: list[Finding]) -> httpx.Response | None:
@@ -194,7 +200,8 @@ async def describe_responses(address: str, paths: Iterable[str], *, host: str) -
 
 
 def first_lines(text: str, lines: int = 6) -> str:
-    """Return the first lines of a response as text, without HTML tags."""
+    """Return the first lines of a response as text, without HTML tags and repeated lines."""
     plain = re.sub(r"<(script|style).*?</\1>|<[^>]+>", " ", text, flags=re.DOTALL)
-    kept = [" ".join(line.split()) for line in plain.splitlines()]
+    # A page's title is usually its heading, too.
+    kept = dict.fromkeys(" ".join(line.split()) for line in plain.splitlines())
     return "\n".join([line[:160] for line in kept if line][:lines])

@@ -169,7 +169,7 @@ class Console:
         verdict = "The deploy would fail." if report.exit_code else "The deploy would succeed."
         self.say(
             f"{self.paint(verdict, 'red' if report.exit_code else 'green', 'bold')}"
-            f" ({', '.join(parts) or 'no findings'}; {report.seconds:.1f} s)"
+            f" Findings: {', '.join(parts) or 'none'}. Duration: {report.seconds:.1f} s."
         )
 
     def _hold(self, hold: Hold) -> None:

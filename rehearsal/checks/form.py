@@ -19,6 +19,7 @@ from rehearsal.configuration import (
 from rehearsal.findings import Finding, Severity
 
 REJECTED = "the platform rejects the push"
+FIX = "correct or remove the key; see Upsun's configuration reference"
 LONG = 200
 
 
@@ -51,7 +52,7 @@ def _own(raw: dict[str, Any], lines: dict[Keys, int]) -> Iterator[Finding]:
         interpret(raw, lines)
     except ConfigurationError as error:
         for message, line in error.problems:
-            yield _finding(message, line, "see Upsun's configuration reference")
+            yield _finding(message, line, FIX)
 
 
 def _finding(
@@ -103,7 +104,7 @@ def _against(path: Path | None, raw: Any, lines: dict[Keys, int]) -> Iterator[Fi
         for key, message in _unexpected(error) or [("", error.message[:LONG])]:
             place = (*keys, key) if key else keys
             message = f"{'.'.join(place)}: {message}" if place else message
-            yield _finding(message, line_of(lines, place), "see Upsun's configuration reference")
+            yield _finding(message, line_of(lines, place), FIX)
 
 
 def _deepest(error: ValidationError) -> ValidationError:
