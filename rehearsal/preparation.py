@@ -79,7 +79,7 @@ async def build(
     application = configuration.applications[name]
     if scene.options.broken == "build" and stage == "build":
         hooks = application.hooks
-        broken = f"{hooks.build or ''}\necho 'the rehearsal lets this build fail' >&2; exit 1"
+        broken = f"{hooks.build or ''}\necho 'the rehearsal makes this build fail' >&2; exit 1"
         configuration = _with_hook(configuration, name, build=broken)
     log = scene.logs / "build.log"
     with scene.stage(stage) as entry:
