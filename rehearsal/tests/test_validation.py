@@ -14,7 +14,7 @@ from rehearsal.configuration import CONFIG_FILE
 from rehearsal.findings import Finding, Severity
 from rehearsal.validation import validate
 
-# Beside the repository, where somebody has put it there.
+# Upsun's JSON schema, which is not part of the repository; tests that use it are optional.
 SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "upsun" / "config.schema.json"
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 

@@ -80,7 +80,7 @@ def mount(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def database(server_url: str) -> AsyncIterator[URL]:
-    """An empty database; its owner is no superuser and has a password with special characters."""
+    """An empty database; its owner is not a superuser, and its password is hard to quote."""
     name = f"platform_{secrets.token_hex(6)}"
     connection = await asyncpg.connect(server_url)
     try:
