@@ -20,7 +20,7 @@ from rehearsal.network import accepts
 from rehearsal.sandbox import Container, Result, Running
 
 # The platform restarts an exited command without limit; a rehearsal gives up after this many exits.
-RESTARTS = 5
+MAX_EXITS = 5
 START_SECONDS = 30
 STOP_SECONDS = 15  # then SIGKILL; documented for workers
 NGINX_SECONDS = 5
@@ -70,8 +70,8 @@ class SupervisedProcess:
 
     @property
     def is_crash_looping(self) -> bool:
-        """Return whether it has exited `RESTARTS` times."""
-        return len(self.codes) >= RESTARTS
+        """Return whether it has exited `MAX_EXITS` times."""
+        return len(self.codes) >= MAX_EXITS
 
     def processes(self) -> list[psutil.Process]:
         return self.running.processes() if self.running else []

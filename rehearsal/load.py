@@ -30,12 +30,12 @@ import aiohttp
 from rehearsal.project import Request, Visit
 
 ANSWER_SECONDS = 60
-WARM_UP = 50  # requests until the load counts as steady
+WARM_UP_REQUESTS = 50  # requests until the load counts as steady
 WARM_UP_SECONDS = 5  # an upper limit for the duration of the warm-up
 STEADY_SECONDS = 30
 # The capacity is measured with this many clients that send their next request at once.
-EAGER = 8
-EAGER_SECONDS = 1.0
+CAPACITY_CLIENTS = 8
+CAPACITY_SECONDS = 1.0
 # During a switch up to two more releases start. On the platform each has its own CPU; here they
 # share this machine's with the load generator, and a higher load would only measure the machine.
 SHARE = 1 / 2
@@ -94,7 +94,7 @@ class Load:
             capacity = await self.measure_capacity(clients)
             rate = min(self.asked, capacity * SHARE) or self.asked
             pause = self.requests_per_visit / rate
-            self.warm_up = min(WARM_UP, rate * WARM_UP_SECONDS)
+            self.warm_up = min(WARM_UP_REQUESTS, rate * WARM_UP_SECONDS)
             # Exclude the capacity measurement from the results, except for its writes.
             self.kinds.clear()
             self.answered = 0
@@ -131,16 +131,16 @@ class Load:
         The result is 0 if no request gets the expected response.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + 2 * EAGER_SECONDS
+        end = loop.time() + 2 * CAPACITY_SECONDS
 
         async def visit_repeatedly() -> None:
             while loop.time() < end:
                 await self.visit(self.next_visit(), next(clients))
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(EAGER):
+            for _ in range(CAPACITY_CLIENTS):
                 group.create_task(visit_repeatedly())
-            await asyncio.sleep(EAGER_SECONDS)
+            await asyncio.sleep(CAPACITY_SECONDS)
             answered, begun = self.answered, loop.time()
             # Do not wait for the last request, which may take very long.
             await asyncio.sleep(end - begun)

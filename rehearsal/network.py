@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 POLL_SECONDS = 0.01
-FILES = 16384  # two for each held request, of which there are thousands
+MAX_OPEN_FILES = 16384  # two for each held request, of which there are thousands
 
 
 class Ports:
@@ -42,9 +42,9 @@ class Ports:
 def raise_file_limit() -> int:
     """Raise the open file limit of this process and its children; return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return FILES if soft == resource.RLIM_INFINITY else min(FILES, soft)
+        return MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, soft)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
 

@@ -15,7 +15,7 @@ STAGE = "probe"
 # `rel` values of links to a page's own files, as opposed to other pages.
 RELATIONS = {"stylesheet", "icon", "preload", "modulepreload", "manifest", "apple-touch-icon"}
 COMPRESSED = (".css", ".js", ".svg")
-SMALL = 1024  # bytes; smaller files are not worth compressing
+MIN_COMPRESSED_BYTES = 1024  # smaller files are not worth compressing
 IMMUTABLE_SECONDS = 30 * 24 * 3600
 
 
@@ -154,7 +154,11 @@ def check_headers(name: str, asset: httpx.Response) -> list[Finding]:
     """Check a file's compression and Cache-Control header."""
     found = []
     size = len(asset.content)
-    if name.endswith(COMPRESSED) and size > SMALL and "content-encoding" not in asset.headers:
+    if (
+        name.endswith(COMPRESSED)
+        and size > MIN_COMPRESSED_BYTES
+        and "content-encoding" not in asset.headers
+    ):
         found.append(
             Finding(
                 STAGE,

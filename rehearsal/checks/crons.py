@@ -7,7 +7,7 @@ from itertools import pairwise
 from rehearsal.checks.context import Context
 from rehearsal.findings import Finding
 
-MINUTES = 5  # the minimum interval between two runs
+MIN_INTERVAL_MINUTES = 5  # between two runs
 FIELDS = {
     "minute": (0, 59),
     "hour": (0, 23),
@@ -41,13 +41,13 @@ def check_specs(context: Context) -> Iterator[Finding]:
                     fix,
                 )
                 continue
-            if shortest < MINUTES:
+            if shortest < MIN_INTERVAL_MINUTES:
                 yield context.find(
                     place,
                     f"({cron.spec}) has runs only {shortest} min apart",
-                    f"the platform runs a cron at most every {MINUTES} minutes",
-                    f"write `H/{MINUTES} * * * *` or run it less often; use a worker for tasks that"
-                    " must run more often",
+                    f"the platform runs a cron at most every {MIN_INTERVAL_MINUTES} minutes",
+                    f"write `H/{MIN_INTERVAL_MINUTES} * * * *` or run it less often; use a worker"
+                    " for tasks that must run more often",
                 )
 
 

@@ -20,7 +20,7 @@ from rehearsal.findings import Finding, Severity
 
 REJECTED = "the platform rejects the push"
 FIX = "correct or remove the key; see Upsun's configuration reference"
-LONG = 200
+MAX_MESSAGE_LENGTH = 200
 
 
 def check_form(
@@ -101,7 +101,7 @@ def _against(path: Path | None, raw: Any, lines: dict[Keys, int]) -> Iterator[Fi
         return
     for error in map(_deepest, validator.iter_errors(raw)):
         keys = tuple(str(key) for key in error.absolute_path)
-        for key, message in _unexpected(error) or [("", error.message[:LONG])]:
+        for key, message in _unexpected(error) or [("", error.message[:MAX_MESSAGE_LENGTH])]:
             place = (*keys, key) if key else keys
             message = f"{'.'.join(place)}: {message}" if place else message
             yield _finding(message, line_of(lines, place), FIX)
