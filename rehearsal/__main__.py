@@ -1,7 +1,7 @@
-"""Rehearse a deploy to Upsun on this machine, from the configuration that is pushed.
+"""Rehearse a deploy to Upsun on this machine, from the commit that you would push.
 
-The committed tree is built, started, migrated, probed and stopped as Upsun does it, with a real
-PostgreSQL and a real nginx. What lies uncommitted is no part of it.
+The commit is built, started, deployed, checked and stopped as on Upsun, with a real PostgreSQL
+and a real nginx. Uncommitted changes are not included.
 """
 
 import argparse
@@ -34,11 +34,12 @@ NOTHING_REHEARSED, INTERRUPTED = 2, 130
 EPILOG = (
     """\
 exit codes:
-  0  the deploy would go well
-  1  it would not: there is at least one error
-  2  nothing could be rehearsed; one sentence says why
+  0    the deploy would succeed
+  1    the deploy would fail: there is at least one error
+  2    the rehearsal could not run; the message says why
+  130  interrupted
 
-what can be broken on purpose, to see what users would see:
+failures that --break can cause, to see what visitors would see:
 """
     + "".join(f"  {name:<10} {meaning}\n" for name, meaning in BREAKS.items())
     + """
@@ -54,7 +55,7 @@ examples:
 
 
 def program() -> str:
-    """Return what the user has typed to start this process, as their shell finds it."""
+    """Return the command that started this process, in a form that the user can run again."""
     script = Path(sys.argv[0]).absolute()
     if script.name == "__main__.py":
         return f"{shortened(Path(sys.executable))} -m rehearsal"
@@ -62,7 +63,7 @@ def program() -> str:
 
 
 def shortened(path: Path) -> str:
-    """Return a program's name if it is found by that, or its path, relative if it is below here."""
+    """Return the program's name if it is on PATH, else its path, relative where possible."""
     if shutil.which(path.name) == str(path):
         return path.name
     here = Path.cwd()
@@ -70,112 +71,133 @@ def shortened(path: Path) -> str:
 
 
 def port_number(text: str) -> int:
-    """Parse a TCP port; 0 means any."""
+    """Parse a TCP port; 0 means any free port."""
     if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, got {text!r}")
     return int(text)
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line's parser."""
+    """Return the argument parser."""
     parser = argparse.ArgumentParser(
         prog=program(),
+        usage="%(prog)s [options] [revision]",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    what = parser.add_argument_group("what is rehearsed")
-    what.add_argument("revision", nargs="?", default="HEAD", help="a commit (default: HEAD)")
+    what = parser.add_argument_group("what to rehearse")
+    what.add_argument(
+        "revision", nargs="?", default="HEAD", help="the commit to deploy (default: HEAD)"
+    )
     what.add_argument(
         "-C",
         dest="repository",
         type=Path,
         default=Path(),
         metavar="DIRECTORY",
-        help="the repository (default: here)",
+        help="the repository (default: the current directory)",
     )
-    what.add_argument("--application", metavar="NAME", help="where the configuration has several")
+    what.add_argument(
+        "--application",
+        metavar="NAME",
+        help="the application to rehearse, if the configuration has several",
+    )
     what.add_argument(
         "--environment",
         metavar="NAME",
-        help="keeps data between rehearsals (default: the name of its type)",
+        help="the environment, whose data is kept between rehearsals (default: the name of its"
+        " type)",
     )
     what.add_argument(
         "--environment-type",
         default="production",
         choices=("production", "staging", "development"),
-        help="default: production",
+        help="the type of the environment (default: production)",
     )
     what.add_argument(
-        "--clone-of", metavar="NAME", help="begin with a copy of the data of another environment"
+        "--clone-of", metavar="NAME", help="start with a copy of another environment's data"
     )
-    what.add_argument("--fresh", action="store_true", help="begin without data")
-    how = parser.add_argument_group("how")
+    what.add_argument("--fresh", action="store_true", help="delete the environment's data first")
+    how = parser.add_argument_group("how to rehearse it")
     how.add_argument(
         "--strategy",
         choices=("rolling", "stop-start"),
-        help="replace a release that serves, under a steady load",
+        help="replace a running release under a steady load",
     )
-    how.add_argument("--from", dest="previous", metavar="REV", help="the release that is replaced")
+    how.add_argument(
+        "--from", dest="previous", metavar="REV", help="the release to replace, with --strategy"
+    )
     how.add_argument(
         "--break",
         dest="broken",
         choices=BREAKS,
         metavar="STEP",
-        help=f"let a step fail on purpose: {', '.join(BREAKS)}",
+        help=f"make a step fail on purpose: {', '.join(BREAKS)}",
     )
     how.add_argument(
-        "--force", action="store_true", help="go on although the configuration has errors"
+        "--force", action="store_true", help="continue even if the configuration has errors"
     )
     how.add_argument(
-        "--rebuild", action="store_true", help="build, even if this tree was built before"
+        "--rebuild",
+        action="store_true",
+        help="build the image again, even if the tree is unchanged",
     )
     how.add_argument(
         "--no-isolation",
         dest="isolated",
         action="store_false",
-        help="do without bubblewrap, as on machines that have none",
+        help="run without bubblewrap, as on machines that do not have it",
     )
     how.add_argument(
         "--schema",
         type=Path,
         metavar="FILE",
-        help="the JSON schema of the configuration, as `upsun validate` uses it",
+        help="validate the configuration against this JSON schema too, as `upsun validate` does",
     )
-    how.add_argument("--port", type=port_number, default=0, help="where the router listens")
-    after = parser.add_argument_group("what becomes of it")
-    after.add_argument("--json", action="store_true", help="write the report as JSON")
-    after.add_argument("--keep", action="store_true", help="leave it running in the background")
-    after.add_argument("--stop", action="store_true", help="end what --keep has left running")
+    how.add_argument(
+        "--port", type=port_number, default=0, help="the router's port (default: any free port)"
+    )
+    after = parser.add_argument_group("output and afterwards")
+    after.add_argument("--json", action="store_true", help="print the report as JSON")
+    after.add_argument(
+        "--keep", action="store_true", help="keep the application running in the background"
+    )
+    after.add_argument(
+        "--stop", action="store_true", help="stop the application that --keep left running"
+    )
     after.add_argument(
         "--state",
         type=Path,
         metavar="DIRECTORY",
-        help="where images, data and logs are kept (default: .rehearsal)",
+        help="the directory for images, data and logs (default: .rehearsal)",
     )
     return parser
 
 
 def options(arguments: argparse.Namespace) -> Options:
-    """Turn what was typed into what is meant.
+    """Turn the command line's arguments into options.
 
     Raises:
         TreeError: there is no repository.
         SystemExit: the arguments do not fit together.
     """
     if arguments.strategy and not arguments.previous:
-        parser().error("--strategy needs --from: the release that is replaced")
+        parser().error("--strategy requires --from REV, the release to replace")
     if arguments.previous and not arguments.strategy:
-        parser().error("--from needs --strategy: rolling or stop-start")
+        parser().error("--from requires --strategy rolling or --strategy stop-start")
     if arguments.strategy and arguments.broken in {"build", "kill"}:
-        parser().error(f"--break {arguments.broken} is for a deploy without --strategy")
+        parser().error(f"--break {arguments.broken} cannot be combined with --strategy")
     environment = arguments.environment or arguments.environment_type
     for name in filter(None, [environment, arguments.clone_of]):
-        # It becomes the name of a directory and of a database.
+        # The name becomes that of a directory and of a database.
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,30}", name):
-            parser().error(f"an environment is named with letters, digits and '-', not {name!r}")
+            parser().error(
+                "an environment name has at most 31 letters, digits and hyphens, and starts with a"
+                f" letter or a digit; got {name!r}"
+            )
     if arguments.clone_of == environment:
-        parser().error("--clone-of names the environment itself")
+        parser().error(f"--clone-of must name another environment than {environment}")
     state = arguments.state or find_tree(arguments.repository, "HEAD").repository / ".rehearsal"
     command = program()
     if arguments.repository != Path():
@@ -192,7 +214,7 @@ def options(arguments: argparse.Namespace) -> Options:
 
 
 def main() -> int:
-    """Run the command line; return the exit code."""
+    """Run the command; return the exit code."""
     arguments = parser().parse_args()
 
     def work() -> int:
@@ -207,19 +229,19 @@ def main() -> int:
 
 
 def report_errors(work: Callable[[], int]) -> int:
-    """Do some work; say what went wrong as a sentence, and return the exit code."""
+    """Run `work`, print an error as one sentence, and return the exit code."""
     try:
         return work()
     except (asyncio.CancelledError, KeyboardInterrupt):
-        print("Stopped; nothing of it is left running.", file=sys.stderr)
+        print("Interrupted. Everything it started has been stopped.", file=sys.stderr)
         return INTERRUPTED
     except (TreeError, ProjectError, ServiceError) as error:
         print(error, file=sys.stderr)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"{where}{error.strerror or error}", file=sys.stderr)
-    except Exception as error:  # whatever it is, it says nothing about the deploy
-        print(f"The rehearsal itself has failed: {error!r}", file=sys.stderr)
+    except Exception as error:  # a bug in the rehearsal says nothing about the deploy
+        print(f"The rehearsal itself failed: {error!r}", file=sys.stderr)
     return NOTHING_REHEARSED
 
 
@@ -227,9 +249,9 @@ async def run(options: Options, *, as_json: bool, pipe: int | None = None) -> in
     """Rehearse and report.
 
     Args:
-        options: what was asked for.
-        as_json: write the report for machines, and no progress.
-        pipe: one to the process in the foreground, which gets the exit code while we stay.
+        options: the command line's options.
+        as_json: print the report as JSON, without progress.
+        pipe: sends the exit code to the foreground process while this one keeps running.
     """
     task = asyncio.current_task()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -243,8 +265,8 @@ async def run(options: Options, *, as_json: bool, pipe: int | None = None) -> in
         else:
             console.close(report)
         if pipe is not None and report.address:
-            console.say(f"It runs on at {report.address}; logs: {options.logs}")
-            console.say(f"It ends with: {options.stop_command}")
+            console.say(f"Still running at {report.address}; logs: {options.logs}")
+            console.say(f"To stop it: {options.stop_command}")
             options.kept.touch()
             detach(pipe, report.exit_code)
             await asyncio.Event().wait()
@@ -255,7 +277,7 @@ async def run(options: Options, *, as_json: bool, pipe: int | None = None) -> in
 
 
 def in_background(options: Options, *, as_json: bool) -> int:
-    """Rehearse in a process that stays when this one ends with the exit code."""
+    """Rehearse in a background process; return its exit code while it keeps running."""
     receiver, pipe = os.pipe()
     sys.stdout.flush()
     child = os.fork()
@@ -279,7 +301,7 @@ def in_background(options: Options, *, as_json: bool) -> int:
 
 
 def detach(pipe: int, code: int) -> None:
-    """Give the exit code to the process in the foreground, and let go of its terminal."""
+    """Send the exit code to the foreground process, and detach from its terminal."""
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.flush() if stream is not sys.stdin else None
@@ -290,21 +312,24 @@ def detach(pipe: int, code: int) -> None:
 
 
 def stop(options: Options) -> int:
-    """End a rehearsal that was kept."""
+    """Stop a rehearsal that --keep left running."""
     lock = options.place / "lock"
     process = holder(lock)
     if process is None:
-        print(f"Nothing is kept of {options.environment}.")
+        print(f"No rehearsal of {options.environment} is running.")
         return 0
     with suppress(ProcessLookupError):
         os.kill(process, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     while holder(lock) == process:
         if time.monotonic() > deadline:
-            print(f"Process {process} does not end.", file=sys.stderr)
+            print(
+                f"Process {process} is still running {STOP_SECONDS} s after SIGTERM.",
+                file=sys.stderr,
+            )
             return 1
         time.sleep(0.05)
-    print(f"The rehearsal of {options.environment} has ended.")
+    print(f"Stopped the rehearsal of {options.environment}.")
     return 0
 
 

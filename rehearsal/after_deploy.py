@@ -1,4 +1,4 @@
-"""All that happens once a release is deployed: probes, crons, failures, and its end."""
+"""The stages after the deploy: probes, post_deploy, crons, workers, shutdown, logs."""
 
 import asyncio
 import time
@@ -26,9 +26,9 @@ async def check_pages(scene: Scene, live: Instance) -> None:
         if live.web and live.web.codes:
             scene.add_finding(
                 stage.name,
-                f"the start command has ended {len(live.web.codes)} times,"
-                f" with exit code {live.web.codes[-1]}",
-                consequence="the platform starts it again at once, for ever",
+                f"the start command exited {len(live.web.codes)} times, most recently with exit"
+                f" code {live.web.codes[-1]}",
+                consequence="the platform restarts it in a loop",
                 excerpt=inspection.tail(live.log),
             )
 
@@ -48,7 +48,7 @@ async def run_post_deploy(scene: Scene, live: Instance) -> None:
                     seconds=cron.timeout,
                 )
                 scene.judge(result, stage, live, ("crons", name))
-            stage.detail = f"each once: {', '.join(live.application.crons)}"
+            stage.detail = f"ran each once: {', '.join(live.application.crons)}"
     if live.workers:
         with scene.stage("workers") as stage:
             scene.report.findings += inspection.judge_workers(live)
@@ -58,7 +58,7 @@ async def run_post_deploy(scene: Scene, live: Instance) -> None:
 
 
 async def kill(scene: Scene, live: Instance) -> None:
-    """Kill the application under load, and see what comes of it."""
+    """Kill the application under load, and check that it recovers."""
     with scene.stage("kill") as stage:
         async with steady(
             scene.front.address,
@@ -68,13 +68,13 @@ async def kill(scene: Scene, live: Instance) -> None:
         ) as load:
             begun = time.monotonic()
             killed = await inspection.kill_processes(live)
-            up = await inspection.wait_until_up(live, scene.add_finding, stage.name)
-            away = time.monotonic() - begun
+            is_up = await inspection.wait_until_up(live, scene.add_finding, stage.name)
+            downtime = time.monotonic() - begun
             await asyncio.sleep(STEADY_SECONDS)
             await judge_load(scene, await load.stop(), stage)
         scene.report.seen.append(
-            f"{killed} processes were killed; the application"
-            f" {f'was back after {away:.2f} s' if up else 'did not come back'}"
+            f"Killed {killed} processes; the application"
+            f" {f'was back after {downtime:.2f} s' if is_up else 'did not come back'}"
         )
 
 
@@ -89,8 +89,9 @@ async def stop(scene: Scene, live: Instance) -> None:
             scene.add_finding(
                 stage.name,
                 f"{lost} of the requests in flight were lost at SIGTERM",
-                consequence="visitors see an error at every deploy",
-                fix="on SIGTERM stop accepting, answer what has begun, then end",
+                consequence="visitors see errors at every deploy",
+                fix="shut down gracefully on SIGTERM: stop accepting connections, answer the"
+                " requests in flight, then exit",
             )
         stage.detail = (
             f"SIGTERM with {inspection.VISITORS} requests in flight: {answered} answered,"
@@ -99,14 +100,14 @@ async def stop(scene: Scene, live: Instance) -> None:
 
 
 def inspect(scene: Scene, live: Instance, frozen: str) -> None:
-    """Look through what the application has written: its log, and what it should not have."""
+    """Check the application's logs, and that it has not written to the image."""
     with scene.stage("inspect") as stage:
         scene.report.findings += inspection.logs(live)
         if fingerprint(live.image) != frozen:
             scene.add_finding(
                 stage.name,
-                "something was written into the image at runtime",
-                consequence="on the platform that fails: it is read-only",
+                "the application wrote to the image at runtime",
+                consequence="on the platform the image is read-only, and the write fails",
                 fix="write to a mount or to /tmp",
             )
-        stage.detail = "logs, and the image as it was built"
+        stage.detail = "logs, unchanged image"

@@ -1,17 +1,15 @@
-"""Does the release before still work on this one's schema? Its own tests say so.
+"""Test whether the previous release works on the database schema of this one.
 
-  python -m rehearsal.compatibility [--from REV] [--command COMMAND]
-
-While a deploy migrates, and in a rolling deploy for longer, the code of the release before runs on
-the new schema. This exports that release and runs its tests there, on databases that the migrations
-of the working tree have made: a variable tells a conftest.py of the tests the path of this tree's
-alembic.ini. The section [tool.rehearsal.compatibility] of pyproject.toml names the variable (by
-default TEST_MIGRATIONS), the folder of the migrations, and the command.
+During a deploy, and longer in a rolling deploy, the previous release's code runs on the new schema.
+This command exports the previous release and runs its tests on databases that the migrations of the
+working tree have created. An environment variable tells its conftest.py the path of this tree's
+alembic.ini. The section [tool.rehearsal.compatibility] of pyproject.toml sets the name of that
+variable (default: TEST_MIGRATIONS), the directory of the migrations, and the test command.
 
 exit codes:
-  0  it works, or there is nothing to compare
-  1  it does not: the deploy would break it
-  2  nothing could be found out; one sentence says why
+  0  the previous release works, or there is nothing to compare
+  1  the previous release does not work: the deploy would break it
+  2  the tests could not be run; the message says why
 """
 
 import argparse
@@ -26,14 +24,14 @@ from pathlib import Path
 from rehearsal.project import Compatibility, ProjectError, read
 from rehearsal.tree import Tree, TreeError, find_tree, git
 
-# What an outer test run, a shell or a hook says is not for the tests of the other release.
+# Variables of an outer test run, shell or Git hook that must not affect the tests.
 FOREIGN = ("PYTEST_", "TEST_", "GIT_")
 FOREIGN_NAMES = {"PYTHONPATH", "PYTHONSAFEPATH", "DATABASE_URL"}
 BROKEN, UNKNOWN = 1, 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare; return the exit code."""
+    """Run the command; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m rehearsal.compatibility",
         description=__doc__,
@@ -44,9 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--from",
         dest="revision",
         metavar="REV",
-        help="the release before; by default the commit before the newest migration was added",
+        help="the previous release (default: the commit before the newest migration was added)",
     )
-    parser.add_argument("--command", help="its tests; by default what pyproject.toml says")
+    parser.add_argument(
+        "--command", help="the command that runs its tests (default: the one in pyproject.toml)"
+    )
     options = parser.parse_args(arguments)
     try:
         here = find_tree(Path.cwd(), "HEAD").repository
@@ -54,20 +54,20 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command:
             settings = settings.model_copy(update={"command": options.command})
         if not options.revision and len(list((here / settings.migrations).glob("*.py"))) < 2:
-            print("There is only one migration: no release before it could run on its schema.")
+            print("There is only one migration, so there is no previous release to compare.")
             return 0
-        before = find_tree(here, options.revision or release_before(here, settings.migrations))
-        return compare(before, settings)
+        previous = find_tree(here, options.revision or previous_release(here, settings.migrations))
+        return compare(previous, settings)
     except (TreeError, ProjectError) as error:
         print(error, file=sys.stderr)
         return UNKNOWN
 
 
-def release_before(repository: Path, migrations: str) -> str:
+def previous_release(repository: Path, migrations: str) -> str:
     """Return the commit before the newest migration was added; HEAD if that is not committed yet.
 
     Raises:
-        TreeError: the history does not go back that far.
+        TreeError: the history does not contain that commit.
     """
     pending = git(
         repository,
@@ -75,7 +75,7 @@ def release_before(repository: Path, migrations: str) -> str:
     )
     if any(line[:2] in {"??", "A ", "AM"} and line.endswith(".py") for line in pending.split("\n")):
         return "HEAD"
-    # On the branch that is deployed: where a merge brought the migration, before the merge.
+    # Follow the deployed branch: if a merge added the migration, take the commit before the merge.
     added = git(
         repository,
         *("log", "-1", "--format=%H %P", "--first-parent", "--diff-merges=first-parent", "-s"),
@@ -83,27 +83,30 @@ def release_before(repository: Path, migrations: str) -> str:
     ).split()
     if len(added) < 2:
         raise TreeError(
-            "Git does not have the commit before the newest migration, as in a clone without"
-            " history: name the release before with --from."
+            "The commit before the newest migration is not in the Git history; this may be a"
+            " shallow clone. Name the previous release with --from."
         )
     return added[1]
 
 
-def begins_anew(here: Path, before: Path) -> bool:
-    """Tell whether none of the first migrations in one folder is in the other."""
-    first = {revision for revision, is_first in read_revisions(here) if is_first}
-    return bool(first) and first.isdisjoint(revision for revision, _ in read_revisions(before))
+def was_restarted(here: Path, previous: Path) -> bool:
+    """Return whether the migrations were restarted, for example squashed, since `previous`.
+
+    Then none of the base migrations in one directory is in the other.
+    """
+    bases = {revision for revision, is_base in read_revisions(here) if is_base}
+    return bool(bases) and bases.isdisjoint(revision for revision, _ in read_revisions(previous))
 
 
 def read_revisions(migrations: Path) -> list[tuple[str, bool]]:
-    """Return the revisions in a folder, without running its files, and which of them are first."""
+    """Return each migration's revision, and whether it is a base, without running the files."""
     found = []
     for path in sorted(migrations.glob("*.py")):
         values: dict[str, object] = {}
         try:
             statements = ast.parse(path.read_bytes()).body
         except SyntaxError:
-            continue  # said by Alembic
+            continue  # Alembic reports it
         for statement in statements:
             match statement:
                 case (
@@ -112,28 +115,28 @@ def read_revisions(migrations: Path) -> list[tuple[str, bool]]:
                 ):
                     values[name] = value
         if isinstance(revision := values.get("revision"), str):
-            # That of a merge is a tuple, and so not among the values.
+            # The down_revision of a merge is a tuple, which is not a constant.
             found.append((revision, values.get("down_revision", "several") is None))
     return found
 
 
-def compare(before: Tree, settings: Compatibility) -> int:
-    """Run the tests of the release before on the schema of the working tree."""
-    here = before.repository
+def compare(previous: Tree, settings: Compatibility) -> int:
+    """Run the previous release's tests on the schema of the working tree; return the exit code."""
+    here = previous.repository
     command = settings.command
     with tempfile.TemporaryDirectory(prefix="compatibility-") as directory:
-        there = before.export(Path(directory).resolve() / "before")
-        if begins_anew(here / settings.migrations, there / settings.migrations):
+        there = previous.export(Path(directory).resolve() / "previous")
+        if was_restarted(here / settings.migrations, there / settings.migrations):
             print(
-                f"The migrations of this tree begin anew: the schema of {before.title} has another"
-                " origin, and there is nothing to compare."
+                f"The migrations of this tree do not continue those of {previous.title}, for"
+                " example because they were squashed, so there is nothing to compare."
             )
             return 0
         if not any(settings.variable in path.read_text() for path in there.rglob("conftest.py")):
-            # Its tests would run on its own schema, and say nothing.
+            # Its tests would run on its own schema and prove nothing.
             print(
-                f"The tests of {before.title} cannot be run on another schema:"
-                f" no conftest.py of theirs knows {settings.variable}.",
+                f"The tests of {previous.title} cannot run on another schema: none of its"
+                f" conftest.py files reads {settings.variable}.",
                 file=sys.stderr,
             )
             return UNKNOWN
@@ -141,7 +144,10 @@ def compare(before: Tree, settings: Compatibility) -> int:
             if (here / name).exists() and not (there / name).exists():
                 (there / name).parent.mkdir(parents=True, exist_ok=True)
                 (there / name).symlink_to(here / name)
-        print(f"The tests of {before.title} on the schema of this tree: {command}", flush=True)
+        print(
+            f"Running the tests of {previous.title} on the schema of this tree: {command}",
+            flush=True,
+        )
         try:
             code = subprocess.run(
                 shlex.split(command),
@@ -150,32 +156,31 @@ def compare(before: Tree, settings: Compatibility) -> int:
                 stdin=subprocess.DEVNULL,
             ).returncode
         except OSError as error:
-            print(f"{command} cannot be run: {error.strerror}.", file=sys.stderr)
+            print(f"The command {command!r} cannot be run: {error.strerror}.", file=sys.stderr)
             return UNKNOWN
     if code == 0:
-        print(f"{before.title} works on the schema of this tree.")
+        print(f"{previous.title} works on the schema of this tree.")
         return 0
-    if code != 1:  # of pytest: 2 interrupted, 4 wrong arguments, 5 no tests
-        print(f"The tests did not run to their end: exit code {code}.", file=sys.stderr)
+    if code != 1:  # pytest: 2 interrupted, 4 usage error, 5 no tests collected
+        print(f"The tests did not finish: exit code {code}.", file=sys.stderr)
         return UNKNOWN
     print(
-        f"{before.title} does not work on the schema of this tree: while this is deployed, the"
-        " visitors it still serves would see those errors. Split the change into releases of which"
-        " each works on the schema of the next."
-        + (f" {settings.guide} shows how." if settings.guide else ""),
+        f"{previous.title} does not work on the schema of this tree: during the deploy, visitors"
+        " would see the errors above. Split the change into several releases, each of which works"
+        " on the schema of the next one." + (f" See {settings.guide}." if settings.guide else ""),
         file=sys.stderr,
     )
     return BROKEN
 
 
 def environment(more: dict[str, str]) -> dict[str, str]:
-    """Return the variables for the tests of the release before, with some more."""
+    """Return the environment variables for the previous release's tests, including `more`."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(FOREIGN) and name not in FOREIGN_NAMES
     }
-    # So that `python` is this interpreter, with the packages that are installed for it.
+    # `python` must be this interpreter, with its packages.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     return {**kept, "PATH": path, **more}
 

@@ -1,4 +1,4 @@
-"""Reads `.upsun/config.yaml`, and remembers in which line everything stands."""
+"""Read `.upsun/config.yaml` into models, and record the line of each key."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,11 +10,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 CONFIG_FILE = ".upsun/config.yaml"
 
-Keys = tuple[str, ...]  # from the top of the document to a value
+Keys = tuple[str, ...]  # the path from the root of the document to a value
 
 
 class ConfigurationError(Exception):
-    """The configuration cannot be read; each problem is a sentence with its line, from 1."""
+    """The configuration is invalid; each problem is a message and its line, counted from 1.
+
+    The line is 0 if it is unknown.
+    """
 
     def __init__(self, problems: list[tuple[str, int]]) -> None:
         super().__init__("; ".join(message for message, _ in problems))
@@ -22,7 +25,7 @@ class ConfigurationError(Exception):
 
 
 class Part(BaseModel):
-    """A mapping of the file. A key that the platform does not know is an error, as it is there."""
+    """A mapping of the file. An unknown key is an error, as on the platform."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,7 +35,7 @@ def _empty(value: Any) -> Any:
 
 
 class Mount(Part):
-    """A directory of the application that can be written to at runtime."""
+    """A directory that is writable at runtime."""
 
     source: Literal["storage", "instance", "tmp", "temporary", "service"]
     source_path: str | None = None
@@ -40,7 +43,7 @@ class Mount(Part):
 
 
 class Rule(Part):
-    """What a location does otherwise with paths that match; None: as the location."""
+    """What a location overrides for paths that match; None means as in the location."""
 
     allow: bool | None = None
     passthru: bool | str | None = None
@@ -55,7 +58,7 @@ class RequestBuffering(Part):
 
 
 class Location(Part):
-    """What the container's web server does below one URL path."""
+    """How the container's web server handles requests below one URL path."""
 
     root: str | None = None
     passthru: bool | str = False
@@ -65,7 +68,7 @@ class Location(Part):
     index: list[str] = []
     headers: dict[str, str] = {}
     rules: Annotated[dict[str, Rule], BeforeValidator(_empty)] = {}
-    """By regular expression, in the order of the file."""
+    """The rules by regular expression, in the order of the file."""
     request_buffering: RequestBuffering = RequestBuffering()
 
 
@@ -82,7 +85,7 @@ class Upstream(Part):
 
 
 class Web(BaseModel):
-    """How the application is served; old forms of keys are ignored."""
+    """How the application is served. Old forms of keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -103,7 +106,7 @@ class Source(Part):
 
 
 class Worker(BaseModel):
-    """A container beside the web container, of the same image."""
+    """A worker container, which runs the same image as the web container."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -116,14 +119,14 @@ class CronCommands(Part):
 
 
 class Cron(BaseModel):
-    """A command that the platform runs at times."""
+    """A command that the platform runs on a schedule."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     spec: str
     commands: CronCommands
     timeout: int = 86400
-    """Seconds."""
+    """The maximum run time, in seconds."""
 
 
 class Application(Part):
@@ -153,16 +156,16 @@ class Application(Part):
 
     @property
     def directory(self) -> str:
-        """Return where it lies in the repository, without slashes around; "" for the top."""
+        """Return `source.root` without leading and trailing slashes; "" for the repository root."""
         return (self.source.root or "").strip("/")
 
     def endpoints(self) -> dict[str, tuple[str, str]]:
-        """Return the service and the endpoint that each relationship leads to."""
+        """Return the service and the endpoint of each relationship, by its name."""
         found = {}
         for name, target in self.relationships.items():
             if isinstance(target, Mapping):
                 found[name] = (str(target.get("service", name)), str(target.get("endpoint", "")))
-            else:  # nothing at all: a service of the same name
+            else:  # an empty value means the service of the same name
                 service, _, endpoint = str(target or name).partition(":")
                 found[name] = (service, endpoint)
         return found
@@ -185,7 +188,7 @@ class Service(BaseModel):
 
 
 class Cache(Part):
-    """How the router keeps answers."""
+    """The router's HTTP cache."""
 
     enabled: bool = True
     default_ttl: int = 0
@@ -210,7 +213,7 @@ class Redirects(Part):
 
 
 class Route(BaseModel):
-    """A URL that the router answers."""
+    """A URL that the router serves."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -224,12 +227,12 @@ class Route(BaseModel):
 
     @property
     def application(self) -> str:
-        """Return the name of the application it leads to; "" for a redirect."""
+        """Return the name of the upstream application; "" for a redirect."""
         return (self.upstream or "").partition(":")[0]
 
 
 class Document(Part):
-    """All of the file."""
+    """The whole file."""
 
     applications: dict[str, Application] = Field(min_length=1)
     services: Annotated[dict[str, Service], BeforeValidator(_empty)] = {}
@@ -238,7 +241,7 @@ class Document(Part):
 
 @dataclass(frozen=True)
 class Configuration:
-    """The file as it is used, as it is written, and where everything stands in it."""
+    """The configuration as models, as raw YAML, and with the line of each key."""
 
     document: Document
     raw: Mapping[str, Any]
@@ -257,7 +260,7 @@ class Configuration:
         return self.document.routes
 
     def line(self, *keys: str) -> int:
-        """Return the line of a key, or of the nearest one around it that is there."""
+        """Return the line of a key, or of its nearest ancestor that exists."""
         return line_of(self.lines, keys)
 
 
@@ -265,7 +268,7 @@ def read(directory: Path) -> Configuration:
     """Read the configuration of a checked-out tree.
 
     Raises:
-        ConfigurationError: it is missing, no YAML, or of another form than the platform takes.
+        ConfigurationError: the file is missing, is not valid YAML, or does not match the models.
     """
     return parse(read_text(directory))
 
@@ -275,9 +278,9 @@ def read_text(directory: Path) -> str:
     try:
         return (directory / CONFIG_FILE).read_text()
     except FileNotFoundError:
-        raise ConfigurationError([("it is not in the commit", 0)]) from None
+        raise ConfigurationError([(f"{CONFIG_FILE} is not in the commit", 0)]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError([(f"it cannot be read: {error}", 0)]) from None
+        raise ConfigurationError([(f"{CONFIG_FILE} cannot be read: {error}", 0)]) from None
 
 
 def parse(text: str) -> Configuration:
@@ -286,10 +289,10 @@ def parse(text: str) -> Configuration:
 
 
 def load(text: str) -> tuple[dict[str, Any], dict[Keys, int]]:
-    """Return the file as it is written, and the line of each key.
+    """Return the raw YAML, and the line of each key.
 
     Raises:
-        ConfigurationError: it is no YAML, or no mapping.
+        ConfigurationError: the text is not valid YAML, or is not a mapping.
     """
     try:
         raw = yaml.safe_load(text)
@@ -297,22 +300,24 @@ def load(text: str) -> tuple[dict[str, Any], dict[Keys, int]]:
         lines = dict(_lines(root, ())) if root else {}
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        problem = error.problem or error.context or "it cannot be read"
-        raise ConfigurationError([(f"this is no YAML: {problem}", line)]) from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise ConfigurationError([(f"this is no YAML: {error}", 0)]) from None
+        problem = error.problem or error.context or "syntax error"
+        raise ConfigurationError([(f"invalid YAML: {problem}", line)]) from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an invalid date
+        raise ConfigurationError([(f"invalid YAML: {error}", 0)]) from None
     except RecursionError:
-        raise ConfigurationError([("a part of the file contains itself", 0)]) from None
+        message = "invalid YAML: an alias refers to a value that contains it"
+        raise ConfigurationError([(message, 0)]) from None
     if not isinstance(raw, dict):
-        raise ConfigurationError([("the file holds no keys", 1)])
+        message = "the file must be a mapping with the key `applications`"
+        raise ConfigurationError([(message, 1)])
     return raw, lines
 
 
 def interpret(raw: dict[str, Any], lines: dict[Keys, int]) -> Configuration:
-    """Return what `load` found, in the form that the platform takes.
+    """Validate what `load` returned, and return it as models.
 
     Raises:
-        ConfigurationError: it has another one.
+        ConfigurationError: it does not match the models.
     """
     try:
         document = Document.model_validate(raw)
@@ -322,7 +327,7 @@ def interpret(raw: dict[str, Any], lines: dict[Keys, int]) -> Configuration:
             keys = tuple(str(key) for key in item["loc"])
             message = item["msg"][0].lower() + item["msg"][1:]
             if item["type"] == "extra_forbidden":
-                message = "the platform knows no such key here"
+                message = "unknown key"
             problems.append((f"{'.'.join(keys)}: {message}", line_of(lines, keys)))
         raise ConfigurationError(problems) from None
     return Configuration(document, raw, lines)
@@ -343,7 +348,7 @@ def _lines(node: yaml.Node, keys: Keys) -> Iterator[tuple[Keys, int]]:
 
 
 def line_of(lines: Mapping[Keys, int], keys: Keys) -> int:
-    """Return the line of a key, or of the nearest one around it that is there."""
+    """Return the line of a key, or of its nearest ancestor that exists."""
     for length in range(len(keys), 0, -1):
         if keys[:length] in lines:
             return lines[keys[:length]]

@@ -1,4 +1,4 @@
-"""Start, deploy hook, and how a release takes the place of another, in the platform's order."""
+"""Deploy a release: start it, run the deploy hook, and replace the previous release."""
 
 import asyncio
 import time
@@ -13,19 +13,20 @@ from rehearsal.sandbox import Result
 from rehearsal.scene import RehearsalStoppedError, Scene
 from rehearsal.services import Databases
 
+STEADY_SECONDS = 2.0  # of load before and after a switch
+DATABASE_SECONDS = 3.0  # how long `--break database` lasts once the deploy hook has started
 BREAKS = {
     "build": "the build hook fails at its end",
-    "publish": "the mounts cannot be written to during the deploy hook",
-    "migration": "every change of the database's schema fails",
-    "database": "the database does not answer until the deploy hook has run for a while",
+    "publish": "mounts are read-only during the deploy hook",
+    "migration": "every statement that changes the database schema fails",
+    "database": "the database refuses connections until the deploy hook has run for"
+    f" {DATABASE_SECONDS:.0f} s",
     "kill": "the processes of the running application are killed under load",
 }
-STEADY_SECONDS = 2.0  # of load before and after a switch
-DATABASE_SECONDS = 3.0  # that a broken database stays away from the deploy hook
 
 
 async def first(scene: Scene, image: Image) -> Instance:
-    """Deploy where nothing runs yet."""
+    """Deploy the first release of an environment."""
     instance = scene.instance(image, "app")
     gate = scene.front.gate
     gate.hold()
@@ -38,9 +39,9 @@ async def first(scene: Scene, image: Image) -> Instance:
 
 
 async def bring_up(scene: Scene, instance: Instance, hold: Hold, prefix: str = "") -> bool:
-    """Run `start`, `post_start` and the deploy hook; tell whether all went well."""
+    """Run `start`, `post_start` and the deploy hook; return whether all of them succeeded."""
     commands = instance.application.web.commands
-    # The release that is replaced stays whole.
+    # --break does not apply to the previous release.
     broken = None if prefix else scene.options.broken
     if broken == "database":
         await scene.with_databases(Databases.block_connections)
@@ -50,10 +51,14 @@ async def bring_up(scene: Scene, instance: Instance, hold: Hold, prefix: str = "
             await instance.start()
         except (ValueError, RuntimeError) as error:
             scene.add_finding(
-                stage.name, "the web server does not take the locations", excerpt=str(error)
+                stage.name,
+                "the web server rejects the configuration in web.locations",
+                consequence="the web server does not start",
+                fix="correct the locations; the output below names the problem",
+                excerpt=str(error),
             )
             raise RehearsalStoppedError from None
-        # As on the platform, this does not wait until the application is there.
+        # As on the platform, post_start does not wait until the application accepts connections.
         post_start = asyncio.create_task(scene.hook(instance, commands.post_start))
         up = await inspection.wait_until_up(instance, scene.add_finding, stage.name)
         instance.is_serving = up
@@ -81,14 +86,14 @@ async def bring_up(scene: Scene, instance: Instance, hold: Hold, prefix: str = "
 async def deploy_hook(
     scene: Scene, instance: Instance, hook: str, broken: str | None
 ) -> Result | None:
-    """Run it, with what shall be broken meanwhile."""
+    """Run the deploy hook, with the failure that --break asks for."""
     opening = None
     if broken == "publish":
         instance.read_only_mounts = True
     elif broken == "migration":
         await scene.with_databases(Databases.block_schema_changes)
     elif broken == "database":
-        # Past the router, which holds requests now.
+        # Directly to the web server, because the router holds requests.
         seen = await scene.describe_responses(f"http://127.0.0.1:{instance.entrance}")
         scene.report.seen.append(f"Without a database: {seen}")
         opening = asyncio.create_task(open_database(scene, DATABASE_SECONDS))
@@ -109,22 +114,22 @@ async def open_database(scene: Scene, seconds: float) -> None:
 
 async def under_load(
     scene: Scene,
-    before: Image,
+    previous: Image,
     image: Image,
     switch: Callable[[Scene, Instance, Image, Image], Awaitable[Instance]],
 ) -> Instance:
-    """Let the release before serve, and replace it while visitors come."""
-    old = scene.instance(before, "before")
-    if not await bring_up(scene, old, Hold(), "before: "):
+    """Start the previous release, and replace it under load."""
+    old = scene.instance(previous, "previous")
+    if not await bring_up(scene, old, Hold(), "previous: "):
         scene.add_finding(
-            "before: deploy",
-            f"the release before, {scene.report.previous}, does not come up",
-            fix="name one that does, with --from",
+            "previous: deploy",
+            f"the previous release, {scene.report.previous}, does not start",
+            fix="choose another release with --from",
         )
         raise RehearsalStoppedError
     await scene.front.gate.send_to(old.entrance)
     scene.front.gate.release()
-    await scene.wait_until_ready("before: start")
+    await scene.wait_until_ready("previous: start")
     try:
         generator = steady(
             scene.front.address,
@@ -134,7 +139,7 @@ async def under_load(
         )
         async with generator as load:
             await asyncio.sleep(STEADY_SECONDS)
-            live = await switch(scene, old, before, image)
+            live = await switch(scene, old, previous, image)
             await asyncio.sleep(STEADY_SECONDS)
             with scene.stage("load") as stage:
                 numbers = await load.stop()
@@ -142,8 +147,8 @@ async def under_load(
     except TimeoutError:
         scene.add_finding(
             "load",
-            "the release before does not answer the load as it must",
-            fix="see [[tool.rehearsal.load]] in pyproject.toml",
+            "the previous release does not answer the requests of the load as expected",
+            fix="check `path` and `status` in [[tool.rehearsal.load]] in pyproject.toml",
             excerpt=inspection.tail(scene.logs / "load.log"),
         )
         raise RehearsalStoppedError from None
@@ -162,38 +167,38 @@ async def judge_load(scene: Scene, numbers: dict[str, object], stage: Stage) -> 
     stage.detail = f"{scene.report.load['requests']} requests"
 
 
-async def roll(scene: Scene, old: Instance, before: Image, image: Image) -> Instance:
-    """Rolling: a clone of the old release serves until the new one is ready."""
+async def roll(scene: Scene, old: Instance, previous: Image, image: Image) -> Instance:
+    """Replace a release without a hold: a clone of it serves until the new one is ready."""
     gate = scene.front.gate
-    clone = scene.instance(before, "clone")
+    clone = scene.instance(previous, "clone")
     with scene.stage("clone") as stage:
         await clone.start()
         await scene.hook(clone, clone.application.web.commands.post_start)
         if not await inspection.wait_until_up(clone, scene.add_finding, stage.name):
             raise RehearsalStoppedError
         await gate.send_to(clone.entrance)
-        stage.detail = "has taken the traffic"
-    await end(scene, old, "stop before")
+        stage.detail = "receives the traffic"
+    await end(scene, old, "stop previous")
     new = scene.instance(image, "app")
     await bring_up(scene, new, Hold())
     await scene.wait_until_ready("switch", new.entrance)
     with scene.stage("switch") as stage:
         await gate.send_to(new.entrance)
-        stage.detail = "the new release has the traffic"
+        stage.detail = "the new release receives the traffic"
     await end(scene, clone, "stop clone")
     scene.report.hold = Hold()
     return new
 
 
-async def stop_and_start(scene: Scene, old: Instance, before: Image, image: Image) -> Instance:
-    """Requests wait from the stop of the old release until the deploy hook has ended."""
+async def stop_and_start(scene: Scene, old: Instance, previous: Image, image: Image) -> Instance:
+    """Stop a release, then start the new one; hold requests until the deploy hook ends."""
     gate = scene.front.gate
     gate.hold()
-    await gate.send_to(None)  # what cannot be held is refused
+    await gate.send_to(None)  # requests that cannot be held are refused
     hold = Hold()
     begun = time.monotonic()
-    # Not waited for: what was let through before must be answered all the same.
-    await end(scene, old, "stop before")
+    # Without waiting for requests in flight, which must be answered all the same.
+    await end(scene, old, "stop previous")
     hold.parts["stop"] = time.monotonic() - begun
     new = scene.instance(image, "app")
     await bring_up(scene, new, hold)

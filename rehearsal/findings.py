@@ -1,38 +1,38 @@
-"""What a rehearsal finds, in the words of its report."""
+"""Findings: errors, warnings and notes of a rehearsal."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How much a finding counts."""
+    """The severity of a finding."""
 
-    ERROR = "error"  # the deploy fails, or users would see it fail; makes the exit code 1
-    WARNING = "warning"  # works, but not as one would wish
-    NOTE = "note"  # what this machine could not prove, and the like
+    ERROR = "error"  # the deploy or requests fail; the exit code is 1
+    WARNING = "warning"  # the deploy works, but should be improved
+    NOTE = "note"  # information, such as what could not be tested on this machine
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, or could not be proven."""
+    """One problem, or one thing that could not be tested."""
 
     stage: str
-    """The stage of the lifecycle in which it shows, such as `validate` or `deploy`."""
+    """The stage of the lifecycle in which it was found, such as `validate` or `deploy`."""
     message: str
-    """What is wrong, as one sentence that begins with the place's name."""
+    """What is wrong, as one sentence."""
     consequence: str = ""
-    """What the platform, or a visitor, would do."""
+    """What the platform would do, or what a visitor would see."""
     fix: str = ""
     """How to fix it."""
     severity: Severity = Severity.ERROR
     file: str = ""
-    """The file it is about, from the root of the repository; empty where there is none."""
+    """The path of the file, relative to the root of the repository; empty if there is none."""
     line: int = 0
-    """Its line in `file`, from 1; 0 where none is known."""
+    """The line in `file`, counted from 1; 0 if unknown."""
     excerpt: str = ""
-    """Lines of output that belong to it."""
+    """Related lines of output."""
 
     @property
     def place(self) -> str:
-        """Return `file:line`, as editors read it."""
+        """Return `file:line`, a form that editors can open."""
         return f"{self.file}:{self.line}" if self.line else self.file

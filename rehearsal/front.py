@@ -1,4 +1,4 @@
-"""The way in: the platform's router, and the gate behind it that holds requests."""
+"""Run the platform's router and the gate behind it, which holds requests during a deploy."""
 
 import os
 import shutil
@@ -16,24 +16,25 @@ from rehearsal.sandbox import start_helper
 
 START_SECONDS = 5
 STOP_SECONDS = 5
-# Where it is installed; not all of these are on everybody's PATH.
+# Directories that may contain nginx and are not always on PATH.
 PLACES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
 
 
 class FrontError(Exception):
-    """The router does not start; the message says why."""
+    """The router failed to start; the message says why."""
 
 
 def nginx() -> str | None:
-    """Return the path of nginx, if it is installed."""
+    """Return the path of nginx; None if it is not installed."""
     return shutil.which("nginx") or shutil.which("nginx", path=os.pathsep.join(PLACES))
 
 
 @dataclass
 class Front:
-    """What visitors talk to."""
+    """The public entry point of the application."""
 
     address: str
+    """The URL."""
     gate: Gate
 
 
@@ -47,10 +48,10 @@ async def front(
     scratch: Path,
     log: Path,
 ) -> AsyncIterator[Front]:
-    """Run the router on a port; without nginx, the gate alone.
+    """Run the router on a port; without nginx, only the gate.
 
     Raises:
-        FrontError: nginx does not take the configuration.
+        FrontError: nginx did not start.
     """
     async with Gate(0, 0) as gate:
         program = nginx()
@@ -75,7 +76,7 @@ async def front(
         )
         try:
             if not await accepts(port, START_SECONDS, lambda: not running.has_ended):
-                raise FrontError(f"The router does not start: {log.read_text()[-1000:].strip()}")
+                raise FrontError(f"nginx failed to start: {log.read_text()[-1000:].strip()}")
             yield Front(f"http://127.0.0.1:{port}", gate)
         finally:
             await running.stop(signal.SIGTERM, STOP_SECONDS)

@@ -1,7 +1,7 @@
-"""The gate between the router and the container: where requests are held during a deploy.
+"""A TCP proxy between router and container that holds connections during a deploy.
 
-It looks at no byte of what passes. What is held, and what is not, was decided by the router, which
-sends the one to the first port and the other to the second.
+It does not inspect the data. The router decides which requests are held: it sends those to the
+first port, and all others to the second.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ def _answer(status: str, text: str, more: str = "") -> bytes:
     return NO_BACKEND.format(status=status, length=len(text), more=more, text=text).encode("ascii")
 
 
-BAD_GATEWAY = _answer("502 Bad Gateway", "The application does not take connections.\n")
+BAD_GATEWAY = _answer("502 Bad Gateway", "The application does not accept connections.\n")
 UNAVAILABLE = _answer(
     "503 Service Unavailable",
     "The application is being deployed.\n",
@@ -44,21 +44,21 @@ UNAVAILABLE = _answer(
 
 
 class Gate:
-    """Passes connections on to a port of this machine, or lets them wait.
+    """Forward connections to a port on 127.0.0.1, or hold them.
 
-    Used as an asynchronous context manager. Of the two ports, which may be given as 0 to get free
-    ones, the held one is the one that `hold` is about.
+    Use it as an asynchronous context manager. `hold` affects connections to the held port only.
+    A port of 0 means any free port.
     """
 
     def __init__(self, held_port: int, direct_port: int) -> None:
         self.held_port = held_port
         self.direct_port = direct_port
         self.waiting = 0
-        """Connections that wait now."""
+        """The number of connections that are held now."""
         self.held_total = 0
-        """Connections that ever had to wait."""
+        """The number of connections that have been held so far."""
         self._longest = 0.0
-        self._since: dict[int, float] = {}  # number of a waiting connection -> when it came
+        self._since: dict[int, float] = {}  # file descriptor of a held connection -> start time
         self._port: int | None = None
         self._open = asyncio.Event()
         self._open.set()
@@ -84,7 +84,7 @@ class Gate:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # In rounds, because a connection may have been accepted in the meantime.
+        # In a loop, because a connection may have been accepted in the meantime.
         while self._tasks:
             tasks = list(self._tasks)
             for task in tasks:
@@ -94,23 +94,23 @@ class Gate:
 
     @property
     def longest_hold(self) -> float:
-        """Return how long one connection had to wait, at most, in seconds; up to now."""
+        """Return the longest time that a connection has been held so far, in seconds."""
         now = time.monotonic()
         return max([self._longest, *(now - begun for begun in self._since.values())])
 
     async def send_to(self, port: int | None) -> None:
-        """Send new connections to this port of 127.0.0.1, and waiting ones once released.
+        """Forward new connections, and held ones after their release, to a port on 127.0.0.1.
 
-        Those that are open stay where they are. None: there is nowhere to send them to.
+        Open connections are not affected. With None, connections are refused.
         """
         self._port = port
 
     def hold(self) -> None:
-        """Let new connections to the held port wait, without reading from them."""
+        """Hold new connections to the held port, without reading from them."""
         self._open.clear()
 
     def release(self) -> None:
-        """Let all that wait go on to where connections are sent at that time."""
+        """Forward all held connections to the current port."""
         self._open.set()
 
     def _listen(self, port: int) -> socket.socket:
@@ -139,13 +139,13 @@ class Gate:
                 client, _ = await loop.sock_accept(listener)
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
-                    await asyncio.sleep(0.1)  # until others have ended; the system keeps it
+                    await asyncio.sleep(0.1)  # retry later; the connection stays in the backlog
                 continue
             client.setblocking(False)
             self._start(self._serve(client, hold=hold))
 
     async def _serve(self, client: socket.socket, *, hold: bool) -> None:
-        """Take one connection from its beginning to its end."""
+        """Handle one connection."""
         with client, suppress(OSError):
             if hold and not self._open.is_set():
                 await self._wait(client.fileno())
@@ -154,13 +154,13 @@ class Gate:
                 await _refuse(client, BAD_GATEWAY if hold else UNAVAILABLE)
 
     async def _pass_on(self, client: socket.socket, port: int) -> bool:
-        """Connect to the backend, and splice; return False if it does not take the connection."""
+        """Forward a connection to the backend; return False if the backend does not accept it."""
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as backend:
             backend.setblocking(False)
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await asyncio.get_running_loop().sock_connect(backend, ("127.0.0.1", port))
-            except OSError:  # TimeoutError is one
+            except OSError:  # includes TimeoutError
                 return False
             await _splice(client, backend)
             return True
@@ -179,9 +179,9 @@ class Gate:
 
 
 async def _splice(client: socket.socket, backend: socket.socket) -> None:
-    """Pass on what comes, both ways, until both have said all; a reset ends it at once."""
+    """Copy data in both directions until both sides have closed; a reset ends it at once."""
     for each in (client, backend):
-        # Small pieces, such as those of an event stream, go at once.
+        # Send small messages, such as those of an event stream, without delay.
         each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     loop = asyncio.get_running_loop()
     pumps = {
@@ -191,7 +191,7 @@ async def _splice(client: socket.socket, backend: socket.socket) -> None:
     try:
         done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_EXCEPTION)
         if any(pump.exception() for pump in done):
-            # A truncated answer must not look like a complete one, so it is passed on as a reset.
+            # Forward a reset as a reset, so that a truncated response does not look complete.
             for each in (client, backend):
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     finally:
@@ -201,11 +201,11 @@ async def _splice(client: socket.socket, backend: socket.socket) -> None:
 
 
 async def _pump(source: socket.socket, target: socket.socket) -> None:
-    """Pass on what `source` sends, and its end.
+    """Copy data from `source` to `target`, and then close that direction.
 
     Raises:
-        OSError: `source` is gone. A `target` that takes no more only ends this direction: it may
-            have answered before it had read all, and the answer is still on its way.
+        OSError: reading from `source` failed. If writing to `target` fails, only this direction
+            ends: the target may have answered without reading the whole request.
     """
     loop = asyncio.get_running_loop()
     while data := await loop.sock_recv(source, CHUNK):
@@ -218,11 +218,12 @@ async def _pump(source: socket.socket, target: socket.socket) -> None:
 
 
 async def _refuse(client: socket.socket, answer: bytes) -> None:
-    """Answer without a backend."""
+    """Send a response without a backend."""
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(client, answer)
     client.shutdown(socket.SHUT_WR)
-    # Closing with the request unread would reset the connection, and the answer with it.
+    # Read the request: closing the socket with unread data would reset the connection, and the
+    # client would not receive the response.
     with suppress(TimeoutError):
         async with asyncio.timeout(LINGER_SECONDS):
             while await loop.sock_recv(client, CHUNK):

@@ -1,4 +1,4 @@
-"""Builds the image: the committed tree, and what the build hook makes of it."""
+"""Build the image: check out the commit and run the build hook."""
 
 import asyncio
 import fcntl
@@ -24,12 +24,12 @@ from rehearsal.variables import build_variables
 
 BUILD_SECONDS = 1800
 MEGABYTE = 1024 * 1024
-# Read by nobody but us, beside the image.
+# Metadata, stored next to the image and not visible in it.
 DONE = "built.json"
 
 
 class BuildError(Exception):
-    """The build hook failed: there is no image, and no deploy."""
+    """The build hook failed, so there is no image and no deploy."""
 
     def __init__(self, result: Result) -> None:
         super().__init__(f"the build hook ended with exit code {result.code}")
@@ -38,7 +38,7 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Interpreter:
-    """The Python that stands in for the image's."""
+    """The Python on this machine that is used instead of the image's."""
 
     path: str
     version: str
@@ -46,16 +46,16 @@ class Interpreter:
 
 @dataclass(frozen=True)
 class Image:
-    """A built application, read-only from then on."""
+    """A built application, which is read-only."""
 
     release: str
     """`PLATFORM_TREE_ID`"""
     top: Path
-    """The tree, on this machine."""
+    """The root of the checked-out repository, on this machine."""
     application: str
     configuration: Configuration
     programs: Path
-    """The directory of the image's own programs."""
+    """The directory with the image's interpreter."""
     megabytes: float
     seconds: float
     reused: bool
@@ -71,7 +71,7 @@ class Image:
 
 
 class Images:
-    """The images on this machine, and what builds them share."""
+    """The images on this machine, and the settings that all builds share."""
 
     def __init__(self, state: Path, *, bwrap: str | None, entropy: str) -> None:
         self.state = state
@@ -90,20 +90,20 @@ class Images:
         again: bool = False,
         variant: str = "",
     ) -> Image:
-        """Build the image of a tree; one that is there already is used again, as on the platform.
+        """Build the image of a tree, or reuse the existing one, as the platform does.
 
         Args:
-            tree: what is committed.
-            configuration: as it stands there.
-            name: the application's.
-            log: where the hook's output goes.
-            show: called with each line of it.
-            hold: the image is not removed before this ends.
-            again: build in any case.
-            variant: images of another one are not shared.
+            tree: the commit.
+            configuration: the commit's configuration.
+            name: the name of the application.
+            log: the file for the build hook's output.
+            show: called with each line of the output.
+            hold: the image is not removed until this stack is closed.
+            again: build even if there is an image already.
+            variant: images with different variants are not shared.
 
         Raises:
-            BuildError: the hook did.
+            BuildError: the build hook failed.
         """
         application = configuration.applications[name]
         python = find_python(application.type)
@@ -119,7 +119,7 @@ class Images:
             if built is not None and reused:
                 place = built
             else:
-                # Beside the one before, which somebody may be using.
+                # In a new directory, because another rehearsal may be using the previous image.
                 place = images / f"{key}-{secrets.token_hex(4)}"
                 await self._make(place, tree, configuration, name, log, show, python)
                 current.write_text(place.name)
@@ -149,7 +149,7 @@ class Images:
         show: Callable[[str], None],
         python: Interpreter,
     ) -> None:
-        """Check the tree out and run the build hook."""
+        """Check out the tree and run the build hook."""
         tree.export(place / "app")
         programs = link_interpreter(place / "image" / "bin", python)
         try:
@@ -201,14 +201,14 @@ class Images:
 
 
 def in_use(place: Path) -> int:
-    """Return a descriptor that keeps an image from being removed for as long as it is open."""
+    """Lock an image against removal; return the descriptor, whose closing releases the lock."""
     descriptor = os.open(place / "in-use", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
 
 
 def is_used(place: Path) -> bool:
-    """Tell whether any rehearsal uses an image."""
+    """Return whether a rehearsal is using an image."""
     descriptor = os.open(place / "in-use", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,14 +220,14 @@ def is_used(place: Path) -> bool:
 
 
 def search_path(programs: Path, bwrap: str | None) -> tuple[str, ...]:
-    """Return where a container finds the image's programs, Node and curl among them."""
-    brought = [shutil.which(name) for name in ("node", "npm", "curl", "jq")]
+    """Return the container's PATH for the image's programs, including Node and curl."""
+    tools = [shutil.which(name) for name in ("node", "npm", "curl", "jq")]
     own = "/image/bin" if bwrap else str(programs)
-    return (own, *dict.fromkeys(os.path.dirname(path) for path in brought if path))
+    return (own, *dict.fromkeys(os.path.dirname(path) for path in tools if path))
 
 
 def find_python(type_: str) -> Interpreter:
-    """Find the interpreter that the application's type asks for, or else take our own."""
+    """Return the interpreter of the application's Python version, or else the current one."""
     language, _, version = type_.partition(":")
     own = Interpreter(
         getattr(sys, "_base_executable", sys.executable),
@@ -237,37 +237,39 @@ def find_python(type_: str) -> Interpreter:
         return own
     candidates = [
         shutil.which(f"python{version}"),
-        # The first may be a stand-in of pyenv that runs nothing.
+        # The first one may be a pyenv shim for a version that is not active.
         *map(str, Path.home().glob(f".pyenv/versions/{version}*/bin/python{version}")),
     ]
     for candidate in filter(None, candidates):
-        question = "import sys; print(sys._base_executable, '%d.%d' % sys.version_info[:2])"
-        answer = subprocess.run([candidate, "-c", question], capture_output=True, text=True)
-        path, _, found = answer.stdout.strip().rpartition(" ")
-        if answer.returncode == 0 and found == version:
+        code = "import sys; print(sys._base_executable, '%d.%d' % sys.version_info[:2])"
+        result = subprocess.run([candidate, "-c", code], capture_output=True, text=True)
+        path, _, found = result.stdout.strip().rpartition(" ")
+        if result.returncode == 0 and found == version:
             return Interpreter(path, version)
     return own
 
 
 def check_python(application: Application) -> list[Finding]:
-    """Say so if the image's Python is not on this machine."""
+    """Return a note if the image's runtime is not available on this machine."""
     language, _, version = application.type.partition(":")
     python = find_python(application.type)
     if language != "python":
-        message = f"the image {application.type} cannot be rehearsed: programs are this machine's"
+        message = f"{application.type} images are not available: this machine's programs are used"
+        fix = ""
     elif python.version != version:
-        message = f"Python {version} was not found, so this is rehearsed with {python.version}"
+        message = f"Python {version} is not installed, so Python {python.version} is used"
+        fix = f"install Python {version}"
     else:
         return []
-    return [Finding("build", message, severity=Severity.NOTE)]
+    return [Finding("build", message, fix=fix, severity=Severity.NOTE)]
 
 
 def link_interpreter(directory: Path, python: Interpreter) -> Path:
-    """Make the directory of the image's own programs."""
+    """Create the directory with the image's interpreter."""
     directory.mkdir(parents=True)
     for name in ("python", "python3", f"python{python.version}"):
         program = directory / name
-        # No symbolic link: a virtual environment would be made with that, and it goes away.
+        # Not a symbolic link: a virtual environment would refer to it, and it is only temporary.
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(python.path)} "$@"\n')
         program.chmod(0o755)
     return directory
@@ -283,7 +285,7 @@ def measure(directory: Path) -> float:
 
 
 def hidden_by_mounts(image: Image) -> list[Finding]:
-    """Find what the build has put where a mount will be."""
+    """Find files of the image that a mount hides at runtime."""
     found = []
     for key in image.description.mounts:
         path = image.directory / key.strip("/")
@@ -293,10 +295,11 @@ def hidden_by_mounts(image: Image) -> list[Finding]:
             found.append(
                 Finding(
                     "build",
-                    f"the mount {key} hides {len(files)} files of the image,"
-                    f" such as {files[0].relative_to(image.directory)}",
-                    consequence="at runtime they are not there",
-                    fix="build into another directory, and let the deploy hook copy",
+                    f"the mount {key} hides {len(files)} {'file' if len(files) == 1 else 'files'}"
+                    f" of the image, such as {files[0].relative_to(image.directory)}",
+                    consequence="the running container does not see them",
+                    fix="write to another directory in the build hook, and copy the files in the"
+                    " deploy hook",
                     file=CONFIG_FILE,
                     line=line,
                 )
@@ -305,7 +308,7 @@ def hidden_by_mounts(image: Image) -> list[Finding]:
 
 
 def freeze(image: Image) -> None:
-    """Take the permission to write away, where no read-only mount does it."""
+    """Remove write permissions, if there is no read-only bind mount."""
     for root, directories, files in os.walk(image.directory):
         for name in (*directories, *files):
             path = os.path.join(root, name)
@@ -315,7 +318,7 @@ def freeze(image: Image) -> None:
 
 
 def fingerprint(image: Image) -> str:
-    """Return a digest of what lies where in the image, outside its mounts."""
+    """Return a digest of the paths, sizes and times of the image's files, except in mounts."""
     mounts = {str(image.directory / key.strip("/")) for key in image.description.mounts}
     digest = hashlib.sha256()
     for root, directories, files in os.walk(image.directory):

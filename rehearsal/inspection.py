@@ -1,4 +1,4 @@
-"""Judges how the parts of a deploy behaved."""
+"""Inspect a running deploy: start, shutdown, workers, logs, and requests under load."""
 
 import asyncio
 import re
@@ -18,17 +18,18 @@ from rehearsal.load import SHARE
 from rehearsal.sandbox import run
 from rehearsal.services import Databases
 
-PROMPT_SECONDS = 10.0  # that an application may take to end
-VISITORS = 40  # who wait for an answer when SIGTERM comes
+PROMPT_SECONDS = 10.0  # a longer shutdown is a warning
+VISITORS = 40  # clients with a request in flight when SIGTERM is sent
 POLL_SECONDS = 0.05
-LOOK_SECONDS = 0.5  # between two looks at the ports that are listened on
-LOOKS = 12  # after which a port that is not listened on will not be
+PORT_CHECK_SECONDS = 0.5  # between two checks of the listening ports
+PORT_CHECKS = 12  # give up after that many in a row have found only other ports
 ENVIRONMENT_SECONDS = 30
 EXCERPT_LINES = 12
-COMPLAINTS = 5  # of one log
-COMPLAINT = re.compile(r'"level": ?"(?:warning|error|critical)"|\b(?:WARNING|ERROR|CRITICAL)\b')
+SEE_OUTPUT = "fix the error in the output below"
+LOGGED_ERRORS = 5  # per log
+LOGGED_ERROR = re.compile(r'"level": ?"(?:warning|error|critical)"|\b(?:WARNING|ERROR|CRITICAL)\b')
 
-# The variables before and after, and what the file prints, apart from each other.
+# Prints the variables before and after, and what the file itself prints, separated by \0\1\0.
 READ_ENVIRONMENT = """
 env -0 >"$0/before"
 . ./.environment >"$0/output" 2>&1 </dev/null
@@ -41,24 +42,23 @@ Find = Callable[..., None]
 
 
 def suggest_fix(output: str) -> str:
-    """Return how to fix what a command's output complains about, if that is well known."""
+    """Return the fix for the error in a command's output; "" if there is no output."""
+    read_only = "write to a mount or to /tmp; everything else is read-only after the build hook"
     known = {
-        r"Read-only file system|EROFS": "write to a mount or to /tmp; all else is read-only once"
-        " the image is built",
-        r"Permission denied|EACCES": "write to a mount or to /tmp; all else is read-only once the"
-        " image is built",
-        r"DO NOT MATCH THE HASHES": "the package is another one than was pinned: compile the lock"
-        " file again, and look at what has changed",
-        r"--require-hashes mode": "compile the requirements with hashes for all of them",
-        r"Can not perform a '--user' install": "set PIP_USER=0: the image tells pip to install for"
-        " the user",
-        r"Can't locate revision": "the database knows a migration that this commit lacks, from"
-        " another branch perhaps: rehearse with --fresh, or in another --environment",
+        r"Read-only file system|EROFS": read_only,
+        r"Permission denied|EACCES": read_only,
+        r"DO NOT MATCH THE HASHES": "the package differs from the pinned one: compile the lock file"
+        " again, and review what has changed",
+        r"--require-hashes mode": "compile the requirements file with hashes for all packages",
+        r"Can not perform a '--user' install": "set PIP_USER=0 in the build hook: the image sets"
+        " PIP_USER=1, which a virtual environment refuses",
+        r"Can't locate revision": "the database has a migration that is not in this commit, perhaps"
+        " from another branch: use --fresh or another --environment",
     }
-    for pattern, words in known.items():
+    for pattern, fix in known.items():
         if re.search(pattern, output):
-            return words
-    return ""
+            return fix
+    return SEE_OUTPUT if output.strip() else ""
 
 
 def tail(log: Path, lines: int = 12) -> str:
@@ -69,17 +69,17 @@ def tail(log: Path, lines: int = 12) -> str:
 
 
 def logged_errors(log: Path) -> list[str]:
-    """Return the last lines of a log, JSON or not, that are warnings or worse."""
+    """Return the last warnings and errors of a log, JSON or text."""
     with suppress(FileNotFoundError):
         lines = log.read_text(errors="replace").splitlines()
-        return [line[:500] for line in lines if COMPLAINT.search(line)][-COMPLAINTS:]
+        return [line[:500] for line in lines if LOGGED_ERROR.search(line)][-LOGGED_ERRORS:]
     return []
 
 
 async def environment_file(instance: Instance, log: Path) -> list[Finding]:
-    """Read `.environment` as the platform does, and judge what it prints and sets.
+    """Source `.environment` as the platform does, and check what it prints and sets.
 
-    All secrets come to stand in `log`.
+    All variables are written to `log`, secrets included.
     """
     container = instance.container()
     place = "/run/web" if container.bwrap else str(instance.scratch)
@@ -95,9 +95,9 @@ async def environment_file(instance: Instance, log: Path) -> list[Finding]:
         return [
             Finding(
                 "environment",
-                "the shell that reads it ends there",
-                consequence="no variable after that line is set, and no login works",
-                fix="no `exit`, no `set -e`, no unset variable under `set -u`",
+                "the file ends the shell that sources it",
+                consequence="commands do not run, and SSH logins fail",
+                fix="remove `exit` and `set -e`, and do not use unset variables under `set -u`",
                 file=".environment",
             )
         ]
@@ -107,10 +107,9 @@ async def environment_file(instance: Instance, log: Path) -> list[Finding]:
         found.append(
             Finding(
                 "environment",
-                "it prints something",
-                consequence="rsync and the download of mounts break, as does every login by a"
-                " program",
-                fix="let it print nothing, neither to stdout nor to stderr",
+                "the file prints output",
+                consequence="rsync, mount downloads and other programs that connect over SSH fail",
+                fix="make sure that it prints nothing to stdout or stderr",
                 file=".environment",
                 excerpt="\n".join(parts[2].splitlines()[:6]),
             )
@@ -121,10 +120,10 @@ async def environment_file(instance: Instance, log: Path) -> list[Finding]:
             found.append(
                 Finding(
                     "environment",
-                    f"it changes {name}, which is the platform's",
-                    consequence="its word is the last one: the platform and the application no"
-                    " longer mean the same",
-                    fix=f"remove {name} from it",
+                    f"the file changes {name}, which is reserved for the platform",
+                    consequence="it overrides the platform's value, so the platform and the"
+                    " application use different values",
+                    fix=f"remove {name} from the file",
                     file=".environment",
                 )
             )
@@ -132,61 +131,67 @@ async def environment_file(instance: Instance, log: Path) -> list[Finding]:
 
 
 async def wait_until_up(instance: Instance, find: Find, stage: str) -> bool:
-    """Wait until the application accepts connections; say what is wrong if it never does."""
+    """Wait until the application accepts connections; add a finding if it does not."""
     loop = asyncio.get_running_loop()
-    begun = looked = loop.time()
-    elsewhere = 0  # looks in a row that have found it listening, but not where it should
+    begun = checked = loop.time()
+    elsewhere = 0  # checks in a row that found it listening on other ports only
     while loop.time() < begun + START_SECONDS:
         if await instance.is_up(POLL_SECONDS):
             return True
-        if instance.web is None or instance.web.is_crash_looping or elsewhere > LOOKS:
+        if instance.web is None or instance.web.is_crash_looping or elsewhere > PORT_CHECKS:
             break
-        if loop.time() > looked + LOOK_SECONDS:
+        if loop.time() > checked + PORT_CHECK_SECONDS:
             ports = await asyncio.to_thread(instance.web.listening)
             elsewhere = elsewhere + 1 if ports and instance.address not in ports else 0
-            looked = loop.time()
+            checked = loop.time()
         await asyncio.sleep(POLL_SECONDS)
     find(stage, **_explain_failed_start(instance))
     return False
 
 
 def _explain_failed_start(instance: Instance) -> dict[str, Any]:
-    """Say why the application does not accept connections where it is looked for."""
+    """Return the finding that explains why the application does not accept connections."""
     line = instance.image.configuration.line(
         "applications", instance.image.application, "web", "commands", "start"
     )
     web = instance.web
     if web is None:
-        return {"message": "there is no start command", "consequence": "every request is a 502"}
-    written = tail(instance.log)
-    if web.codes:
-        background = " and what it started was ended with it" if web.codes[-1] == 0 else ""
         return {
-            "message": f"the start command has ended {len(web.codes)} times, with exit code"
-            f" {web.codes[-1]}{background}",
-            "consequence": "the platform starts it again at once, for ever; every request is a 502",
-            "fix": "stay in the foreground: no `&`, no daemon" if background else "",
+            "message": "there is no start command",
+            "consequence": "every request gets 502",
+            "fix": "add web.commands.start",
+        }
+    output = tail(instance.log)
+    if web.codes:
+        fix = SEE_OUTPUT if output else ""
+        if web.codes[-1] == 0:
+            fix = "run the server in the foreground, without `&` and not as a daemon"
+        return {
+            "message": f"the start command exited {len(web.codes)} times, most recently with exit"
+            f" code {web.codes[-1]}",
+            "consequence": "the platform restarts it in a loop, and every request gets 502",
+            "fix": fix,
             "line": line,
-            "excerpt": written,
+            "excerpt": output,
         }
     ports = ", ".join(map(str, sorted(web.listening())))
-    expected = "the socket $SOCKET" if instance.is_unix else f"$PORT ({instance.port})"
-    if ports and instance.is_unix:
-        fix = "say `socket_family: tcp` under web.upstream, or let it listen on $SOCKET"
+    expected = "$SOCKET" if instance.is_unix else f"$PORT ({instance.port})"
+    if instance.is_unix:
+        fix = "set `socket_family: tcp` under web.upstream, or listen on $SOCKET"
     else:
-        fix = "let it listen on 127.0.0.1:$PORT"
-    where = f"listens on port {ports}" if ports else "listens nowhere"
+        fix = "listen on 127.0.0.1:$PORT"
+    where = f"listens on port {ports}" if ports else "does not listen on any port"
     return {
-        "message": f"the application {where}, and requests go to {expected}",
-        "consequence": "every request is a 502",
+        "message": f"the application {where}, but requests are sent to {expected}",
+        "consequence": "every request gets 502",
         "fix": fix,
         "line": line,
-        "excerpt": written,
+        "excerpt": output,
     }
 
 
 async def is_ready(url: str, seconds: float, *, host: str) -> bool:
-    """Wait until a URL is answered with 200."""
+    """Wait until a URL responds with 200; return whether it did."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     async with httpx.AsyncClient(timeout=10, trust_env=False, headers={"Host": host}) as client:
@@ -199,14 +204,14 @@ async def is_ready(url: str, seconds: float, *, host: str) -> bool:
 
 
 def judge_end(end: ExitStatus, stage: str) -> list[Finding]:
-    """Judge how an application ended after SIGTERM."""
+    """Check how an application ended after SIGTERM."""
     if end.killed:
         return [
             Finding(
                 stage,
-                f"the application had not ended {STOP_SECONDS} s after SIGTERM, and was killed",
-                consequence="what it was doing is lost, at every deploy",
-                fix="`exec` the server in the start command, and let it end on SIGTERM",
+                f"the application was still running {STOP_SECONDS} s after SIGTERM and was killed",
+                consequence="every deploy loses the requests in flight",
+                fix="start the server with `exec`, and shut down on SIGTERM",
             )
         ]
     found = []
@@ -214,8 +219,9 @@ def judge_end(end: ExitStatus, stage: str) -> list[Finding]:
         found.append(
             Finding(
                 stage,
-                f"the application took {end.seconds:.1f} s to end",
-                consequence="requests are held all that time",
+                f"the application took {end.seconds:.1f} s to shut down",
+                consequence="requests are held during that time",
+                fix=f"shut down within {PROMPT_SECONDS:.0f} s of SIGTERM",
                 severity=Severity.WARNING,
             )
         )
@@ -224,6 +230,7 @@ def judge_end(end: ExitStatus, stage: str) -> list[Finding]:
             Finding(
                 stage,
                 f"the application ended with exit code {end.code} after SIGTERM",
+                fix="exit with code 0 after a graceful shutdown",
                 severity=Severity.WARNING,
             )
         )
@@ -233,24 +240,24 @@ def judge_end(end: ExitStatus, stage: str) -> list[Finding]:
 async def stop_in_flight(
     instance: Instance, path: str, *, host: str
 ) -> tuple[ExitStatus, int, int]:
-    """Stop an application while it answers requests.
+    """Stop an application while it serves requests.
 
     Returns:
-        How it ended, how many of the requests were answered, and how many were not.
+        How the application ended, the number of answered requests, and the number of lost ones.
     """
-    answers: list[bool] = []
+    results: list[bool] = []
     all_served, stopping = asyncio.Event(), asyncio.Event()
 
     async def visitor(client: aiohttp.ClientSession) -> None:
-        """Send one request after the other; the last is in flight when the signal comes."""
+        """Send requests one after another; the last one is in flight when SIGTERM is sent."""
         while not stopping.is_set():
             try:
-                async with client.get(path, headers={"Host": host}) as answer:
-                    await answer.read()
-                    answers.append(answer.status < 500)
+                async with client.get(path, headers={"Host": host}) as response:
+                    await response.read()
+                    results.append(response.status < 500)
             except (aiohttp.ClientError, TimeoutError):
-                answers.append(False)
-            if len(answers) >= VISITORS:
+                results.append(False)
+            if len(results) >= VISITORS:
                 all_served.set()
 
     async with (
@@ -265,13 +272,13 @@ async def stop_in_flight(
             group.create_task(visitor(client))
         await all_served.wait()
         stopping.set()
-        answers.clear()  # from here on it counts
+        results.clear()  # count only the requests in flight
         end = await instance.stop()
-    return end, sum(answers), answers.count(False)
+    return end, sum(results), results.count(False)
 
 
 async def kill_processes(instance: Instance) -> int:
-    """Kill all processes of the application, wait for their end, and return how many they were."""
+    """Kill all processes of the application and wait for their end; return their number."""
     if instance.web is None or instance.web.running is None:
         return 0
     running = instance.web.running
@@ -284,7 +291,7 @@ async def kill_processes(instance: Instance) -> int:
 
 
 def judge_workers(instance: Instance, stage: str = "workers") -> list[Finding]:
-    """Judge whether the workers stay; also those of the release before, on the new schema."""
+    """Check that the workers keep running, including the previous release's on the new schema."""
     found = []
     for worker in instance.workers:
         if worker.codes:
@@ -294,10 +301,10 @@ def judge_workers(instance: Instance, stage: str = "workers") -> list[Finding]:
             found.append(
                 Finding(
                     stage,
-                    f"the worker {worker.name} has ended {len(worker.codes)} times, with exit code"
-                    f" {worker.codes[-1]}",
-                    consequence="the platform starts it again at once, for ever",
-                    fix="a worker that finds an old schema waits",
+                    f"the worker {worker.name} exited {len(worker.codes)} times, most recently with"
+                    f" exit code {worker.codes[-1]}",
+                    consequence="the platform restarts it in a loop",
+                    fix="keep the worker running; if the schema is not migrated yet, wait for it",
                     file=CONFIG_FILE,
                     line=line,
                     excerpt=tail(worker.log),
@@ -307,14 +314,14 @@ def judge_workers(instance: Instance, stage: str = "workers") -> list[Finding]:
 
 
 def judge_worker_ends(instance: Instance, stage: str) -> list[Finding]:
-    """Judge how the workers ended after SIGTERM."""
+    """Check how the workers ended after SIGTERM."""
     found = []
     for worker in instance.workers:
         end = instance.worker_ends.get(worker.name)
         if end is None or (not end.killed and end.code in {0, -15, 143, None}):
             continue
         how = (
-            f"had not ended {STOP_SECONDS} s after SIGTERM, and was killed"
+            f"was still running {STOP_SECONDS} s after SIGTERM and was killed"
             if end.killed
             else f"ended with exit code {end.code} after SIGTERM"
         )
@@ -322,10 +329,10 @@ def judge_worker_ends(instance: Instance, stage: str) -> list[Finding]:
             Finding(
                 stage,
                 f"the worker {worker.name} {how}",
-                consequence="what it was doing is lost, at every deploy" if end.killed else "",
-                fix="`exec` it in the start command, and let it end on SIGTERM"
+                consequence="every deploy loses the work in progress" if end.killed else "",
+                fix="start it with `exec`, and shut down on SIGTERM"
                 if end.killed
-                else "",
+                else "exit with code 0 after a graceful shutdown",
                 severity=Severity.ERROR if end.killed else Severity.WARNING,
                 excerpt=tail(worker.log),
             )
@@ -334,7 +341,7 @@ def judge_worker_ends(instance: Instance, stage: str) -> list[Finding]:
 
 
 def logs(instance: Instance) -> list[Finding]:
-    """Judge what the application has written."""
+    """Check the logs of the application and its workers."""
     found = []
     for log in [instance.log, *(worker.log for worker in instance.workers)]:
         try:
@@ -342,10 +349,14 @@ def logs(instance: Instance) -> list[Finding]:
         except FileNotFoundError:
             continue
         for pattern, message, fix in (
-            (r"Traceback \(most recent call last\)", "a traceback stands in the log", ""),
+            (
+                r"Traceback \(most recent call last\)",
+                "the log contains a traceback",
+                "fix the error, or handle the exception",
+            ),
             (
                 r"Read-only file system|EROFS",
-                "the application has tried to write where it cannot",
+                "the application tried to write to the read-only file system",
                 "write to a mount or to /tmp",
             ),
         ):
@@ -363,7 +374,7 @@ def logs(instance: Instance) -> list[Finding]:
 
 
 def excerpt(lines: list[str]) -> str:
-    """Return the beginning of a complaint, and its end, which says most in a traceback."""
+    """Return the start and the end of a log entry, because a traceback's end says the most."""
     indented = next((n for n, line in enumerate(lines[1:], 1) if not line.startswith(" ")), 0)
     kept = lines[: indented + 1]
     if len(kept) > EXCERPT_LINES:
@@ -379,15 +390,15 @@ async def judge_load(
     *,
     refuses_unsafe: bool,
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """Look for what was lost.
+    """Check a load's result for failed requests and lost writes.
 
     Args:
         numbers: the load's result.
-        databases: where acknowledged writes must be found.
-        names: the application's databases; rows are looked for in the first.
-        logs: of the releases that answered; what they have complained of may say why they failed.
-        refuses_unsafe: whether POST and PATCH were refused for a while, as the platform does where
-            it holds the other requests.
+        databases: the server on which acknowledged writes must be found.
+        names: the application's databases; the first one is queried for the rows.
+        logs: the releases' logs; their errors are added to a finding about failed requests.
+        refuses_unsafe: whether POST and PATCH requests were refused for a while, as the platform
+            does while it holds other requests.
 
     Returns:
         The numbers for the report, and the findings.
@@ -419,7 +430,7 @@ async def judge_load(
             Finding(
                 "load",
                 f"{failed} requests failed",
-                consequence="visitors have seen errors",
+                consequence="visitors see errors during the deploy",
                 excerpt="\n".join(
                     [
                         *(
@@ -436,9 +447,10 @@ async def judge_load(
         found.append(
             Finding(
                 "load",
-                f"the release answers {numbers['capacity']:.0f} requests a second here, so the"
-                f" load is {numbers['capacity'] * SHARE:.0f} and not {numbers['asked']:.0f}",
-                consequence="more would try the machine: two releases are started on it meanwhile",
+                f"this machine serves {numbers['capacity']:.0f} requests per second, so the load is"
+                f" {numbers['capacity'] * SHARE:.0f} per second instead of {numbers['asked']:.0f}",
+                consequence="a higher load would test this machine, which also starts the new"
+                " release, and not the application",
                 severity=Severity.NOTE,
             )
         )
@@ -447,8 +459,8 @@ async def judge_load(
             Finding(
                 "load",
                 f"{numbers['refused']} POST requests were refused with 503 while others were held",
-                consequence="the platform holds only what may be sent twice",
-                fix="--strategy rolling holds and refuses nothing",
+                consequence="the platform does the same: it holds only idempotent requests",
+                fix="use the rolling strategy, which neither holds nor refuses requests",
                 severity=Severity.NOTE,
             )
         )
@@ -456,8 +468,8 @@ async def judge_load(
         found.append(
             Finding(
                 "load",
-                f"{len(lost)} writes were acknowledged and are not in the database",
-                consequence="visitors lose what they were told was kept",
+                f"{len(lost)} acknowledged writes are not in the database",
+                consequence="visitors lose data that the application confirmed as saved",
                 excerpt="\n".join(lost[:6]),
             )
         )

@@ -1,4 +1,4 @@
-"""A running release: its processes, the web server in front of them, and their end."""
+"""A running release: its processes, the web server in front of them, and their shutdown."""
 
 import asyncio
 import json
@@ -19,19 +19,19 @@ from rehearsal.image import Image, search_path
 from rehearsal.network import accepts
 from rehearsal.sandbox import Container, Result, Running
 
-# The platform starts what ends again at once and for ever; here it is enough to have seen it.
-RESTARTS = 5
+# The platform restarts an exited command without limit; a rehearsal gives up after this many exits.
+MAX_EXITS = 5
 START_SECONDS = 30
 STOP_SECONDS = 15  # then SIGKILL; documented for workers
 NGINX_SECONDS = 5
 HOOK_SECONDS = 600
-# What is said of a container's size, https://docs.upsun.com: megabytes on first deploy.
+# A container's memory on the first deploy, in MB; https://docs.upsun.com.
 MEMORY = {"BALANCED": 352, "HIGH_CPU": 224}
 
 
 @dataclass(frozen=True)
 class ExitStatus:
-    """How a process ended that was told to."""
+    """How a process ended after a signal."""
 
     seconds: float
     code: int | None
@@ -39,14 +39,14 @@ class ExitStatus:
 
 
 class SupervisedProcess:
-    """A command that is started again whenever it ends, until it is stopped."""
+    """A command that is restarted whenever it exits, until it is stopped."""
 
     def __init__(self, name: str, container: Container, text: str, log: Path) -> None:
         self.name = name
         self.log = log
         self.container = container
         self.codes: list[int] = []
-        """How the ones before ended."""
+        """The exit codes so far."""
         self.running: Running | None = None
         self._text = text
         self._stopping = False
@@ -59,7 +59,7 @@ class SupervisedProcess:
     async def _keep(self, running: Running) -> None:
         while True:
             code = await running.wait()
-            await running.kill()  # what it has left behind in its container
+            await running.kill()  # child processes that are still running
             if self._stopping:
                 return
             self.codes.append(code)
@@ -70,14 +70,14 @@ class SupervisedProcess:
 
     @property
     def is_crash_looping(self) -> bool:
-        """Tell whether it has ended so often that it will go on like that."""
-        return len(self.codes) >= RESTARTS
+        """Return whether it has exited `MAX_EXITS` times."""
+        return len(self.codes) >= MAX_EXITS
 
     def processes(self) -> list[psutil.Process]:
         return self.running.processes() if self.running else []
 
     def megabytes(self) -> float:
-        """Return the resident memory of its processes together."""
+        """Return the total resident memory of its processes, in MB."""
         total = 0
         for process in self.processes():
             with suppress(psutil.Error):
@@ -95,7 +95,7 @@ class SupervisedProcess:
         return ports
 
     async def stop(self) -> ExitStatus:
-        """Send SIGTERM, and SIGKILL to what has not ended after a while."""
+        """Send SIGTERM, and SIGKILL after `STOP_SECONDS`."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         self._stopping = True
@@ -112,7 +112,7 @@ class SupervisedProcess:
         return ExitStatus(seconds, None if killed else self.running.process.returncode, killed)
 
     async def close(self) -> None:
-        """End it at once, if it has not ended."""
+        """Kill it, if it is running."""
         self._stopping = True
         if self.running:
             await self.running.kill()
@@ -123,7 +123,7 @@ class SupervisedProcess:
 
 
 class Instance:
-    """A release as it runs: web container and workers."""
+    """A running release: web container and workers."""
 
     def __init__(
         self,
@@ -139,19 +139,19 @@ class Instance:
         logs: Path,
         label: str,
     ) -> None:
-        """Prepare to run; nothing is started yet.
+        """Prepare an instance without starting anything.
 
         Args:
-            image: what was built.
-            variables: of the running container.
-            mounts: directories of this machine by the keys of the configuration.
-            bwrap: None where there is none.
-            nginx: None where there is none: nothing stands before the application then.
-            port: where the application shall listen.
-            web_port: where the container's web server listens.
-            scratch: a directory for this instance alone.
-            logs: where `<label>-*.log` are written.
-            label: names the instance among others.
+            image: the built image.
+            variables: the environment variables of the running container.
+            mounts: the directories on this machine, by mount in the configuration.
+            bwrap: the path of bubblewrap; None to run without it.
+            nginx: the path of nginx; None to run without a web server.
+            port: the application's port.
+            web_port: the port of the container's web server.
+            scratch: a directory for this instance only.
+            logs: the directory for `<label>.log` and `<label>-*.log`.
+            label: the name of the instance.
         """
         self.image = image
         self.application: Application = image.description
@@ -166,11 +166,11 @@ class Instance:
         self.nginx_log = logs / f"{label}-nginx.log"
         self.read_only_mounts = False
         self.is_serving = False
-        """Whether it has accepted a connection where the web server looks for it."""
+        """Whether the application has accepted a connection."""
         self.web: SupervisedProcess | None = None
         self.workers: list[SupervisedProcess] = []
         self.worker_ends: dict[str, ExitStatus] = {}
-        """How each of them ended that was told to."""
+        """How each stopped worker ended."""
         self._nginx: Running | None = None
         scratch.mkdir(parents=True, exist_ok=True)
 
@@ -180,7 +180,7 @@ class Instance:
 
     @property
     def address(self) -> int | str:
-        """Return where the web server looks for the application, on this machine."""
+        """Return the port or the Unix socket that the application must listen on."""
         return str(self.scratch / "app.sock") if self.is_unix else self.port
 
     @property
@@ -189,10 +189,10 @@ class Instance:
         return self.web_port if self.nginx else self.port
 
     def container(self, *, listens: bool = True) -> Container:
-        """Return a container as the platform starts one.
+        """Return a container as the platform starts it.
 
         Args:
-            listens: for the application or a hook; a worker is not told where to listen.
+            listens: whether to set PORT and SOCKET; workers do not get them.
         """
         binds = {"/run/web": self.scratch}
         read_only = {"/image/bin": self.image.programs}
@@ -216,10 +216,10 @@ class Instance:
         )
 
     async def start(self) -> None:
-        """Run `pre_start` and `start`, the web server and the workers."""
+        """Start the application, the web server and the workers."""
         commands = self.application.web.commands
         container = self.container()
-        if commands.pre_start:  # not waited for, as on the platform
+        if commands.pre_start:  # runs in parallel to `start`, as on the platform
             await container.start(container.shell(commands.pre_start), self.log)
         if commands.start:
             self.web = SupervisedProcess("web", container, commands.start, self.log)
@@ -252,10 +252,10 @@ class Instance:
         self._nginx = await container.start(container.command(*arguments), self.nginx_log)
         nginx = self._nginx
         if not await accepts(self.web_port, NGINX_SECONDS, lambda: not nginx.has_ended):
-            raise RuntimeError(f"nginx does not start: {self.nginx_log.read_text()[-2000:]}")
+            raise RuntimeError(f"nginx failed to start: {self.nginx_log.read_text()[-2000:]}")
 
     async def is_up(self, seconds: float = START_SECONDS) -> bool:
-        """Wait until the application accepts connections where it is looked for."""
+        """Wait until the application accepts connections; return whether it does."""
         web = self.web
         return web is not None and await accepts(
             self.address, seconds, lambda: not web.is_crash_looping
@@ -273,19 +273,23 @@ class Instance:
         return await self.container().run(text, log=log, seconds=seconds, show=show)
 
     async def stop(self) -> ExitStatus:
-        """Stop the application and its workers, then the web server; return the first's end."""
+        """Stop the application and its workers, then the web server.
+
+        Returns:
+            How the application ended.
+        """
         stopped = asyncio.gather(*(worker.stop() for worker in self.workers))
         end = await self.web.stop() if self.web else ExitStatus(0.0, None, killed=False)
         self.worker_ends = dict(
             zip((worker.name for worker in self.workers), await stopped, strict=True)
         )
         if self._nginx:
-            await self._nginx.stop(signal.SIGQUIT, NGINX_SECONDS)  # answers what it has begun
+            await self._nginx.stop(signal.SIGQUIT, NGINX_SECONDS)  # nginx's graceful shutdown
         await self.close()
         return end
 
     async def close(self) -> None:
-        """End everything at once."""
+        """Kill all processes."""
         for kept in filter(None, [self.web, *self.workers]):
             await kept.close()
         if self._nginx:
@@ -293,14 +297,14 @@ class Instance:
 
 
 def prepare_mounts(image: Image, directory: Path, *, bwrap: str | None) -> dict[str, Path]:
-    """Make the directories behind the mounts, and their places in the image.
+    """Create the directories of the mounts, and the mount points in the image.
 
     Returns:
-        The directories, by the keys of the configuration.
+        The directories, by mount in the configuration.
     """
     found = {}
     for key, mount in image.description.mounts.items():
-        # Without `source_path` the name of the mount says where its files are.
+        # Without `source_path` the files are in a directory with the name of the mount.
         source = directory / (mount.source_path or key).strip("/").replace("/", "_")
         source.mkdir(parents=True, exist_ok=True)
         place = image.directory / key.strip("/")

@@ -1,4 +1,4 @@
-"""One rehearsal from the commit to the end of the application: the table of contents."""
+"""Run all stages of a rehearsal, from the commit to the application's shutdown."""
 
 import os
 import shutil
@@ -22,22 +22,22 @@ from rehearsal.services import ServiceError
 from rehearsal.tree import Tree, find_tree
 from rehearsal.variables import Environment, project_entropy
 
-PREFIX = "rehearsal-"  # of temporary directories
-IN_USE = "in-use.lock"  # in each of them, held by the rehearsal
+PREFIX = "rehearsal-"  # of the names of temporary directories
+IN_USE = "in-use.lock"  # a lock file in each of them, held by the rehearsal
 
 Complete = Callable[[Report], Awaitable[None]]
 
 
 async def rehearse(options: Options, console: Console, complete: Complete) -> Report:
-    """Go through the stages and return what was found.
+    """Run a rehearsal and return its report.
 
     Args:
-        options: what was asked for.
-        console: where progress is shown.
-        complete: called with the finished report while the application may still run.
+        options: the command line's options.
+        console: shows the progress.
+        complete: called with the finished report while the application may still be running.
 
     Raises:
-        TreeError, ProjectError, ServiceError: nothing could be rehearsed; one sentence each.
+        TreeError, ProjectError, ServiceError: the rehearsal could not run.
     """
     tree = find_tree(options.repository, options.revision)
     async with open_scene(options, console, tree) as scene:
@@ -50,41 +50,47 @@ async def rehearse(options: Options, console: Console, complete: Complete) -> Re
 
 
 async def run_stages(scene: Scene, tree: Tree) -> None:
-    """Do what the platform does, in its order.
+    """Run the stages in the platform's order.
 
     Raises:
-        RehearsalStoppedError: a stage failed without which there are no others.
+        RehearsalStoppedError: a stage failed that the following stages depend on.
     """
     options = scene.options
     configuration = preparation.validate(scene, tree, "tree")
     name = preparation.choose_application(scene, configuration)
     images = Images(options.state, bwrap=scene.bwrap, entropy=scene.environment.entropy)
-    before = None
+    previous_image = None
     if options.previous is not None:
         previous = find_tree(options.repository, options.previous)
         scene.report.previous = previous.title
         try:
-            old = preparation.read(scene, previous, "previous")
+            old = preparation.read(scene, previous, "previous-tree")
         except ConfigurationError as error:
-            raise ServiceError(f"{previous.title} cannot be deployed: {error}.") from None
+            raise ServiceError(
+                f"The previous release, {previous.title}, cannot be deployed: {error}."
+            ) from None
         if name not in old.applications:
-            raise ServiceError(f"{previous.title} has no application {name}.")
-        before = await preparation.build(scene, images, previous, old, name, stage="build before")
+            raise ServiceError(
+                f"The previous release, {previous.title}, has no application {name}."
+            )
+        previous_image = await preparation.build(
+            scene, images, previous, old, name, stage="build previous"
+        )
     image = await preparation.build(scene, images, tree, configuration, name, stage="build")
     with scene.stage("freeze") as stage:
-        for built in filter(None, [image, before]):
+        for built in filter(None, [image, previous_image]):
             preparation.freeze_image(scene, built, stage)
     frozen = fingerprint(image)
     await preparation.run_services(scene, image)
     await preparation.run_front(scene, image)
     await preparation.check_environment(scene, image)
 
-    if before is None:
+    if previous_image is None:
         live = await deploy.first(scene, image)
     elif options.strategy == "rolling":
-        live = await deploy.under_load(scene, before, image, deploy.roll)
+        live = await deploy.under_load(scene, previous_image, image, deploy.roll)
     else:
-        live = await deploy.under_load(scene, before, image, deploy.stop_and_start)
+        live = await deploy.under_load(scene, previous_image, image, deploy.stop_and_start)
 
     if live.is_serving:
         await after_deploy.check_pages(scene, live)
@@ -102,39 +108,39 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
 
 @asynccontextmanager
 async def open_scene(options: Options, console: Console, tree: Tree) -> AsyncIterator[Scene]:
-    """Take the environment for this rehearsal; end at the end whatever it has started."""
+    """Lock the environment for this rehearsal; stop everything it has started on exit."""
     options.place.mkdir(parents=True, exist_ok=True)
 
     def waiting(holder: str) -> None:
         if options.kept.exists():
             raise ServiceError(
-                f"{options.environment} is kept running by process {holder}: end that first, with"
-                f" `{options.stop_command}`, or take another --environment."
+                f"A rehearsal of {options.environment} is still running (process {holder}). Stop it"
+                f" with `{options.stop_command}`, or choose another --environment."
             )
         print(
-            f"Waiting for another rehearsal of {options.environment} (process {holder}) to end;"
-            " another --environment does not wait",
+            f"Waiting for another rehearsal of {options.environment} (process {holder}) to finish."
+            " To run at the same time, choose another --environment.",
             file=sys.stderr,
         )
 
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(locked(options.place / "lock", waiting))
-        options.kept.unlink(missing_ok=True)  # of one that was killed
+        options.kept.unlink(missing_ok=True)  # left by a rehearsal that was killed
         stack.callback(options.kept.unlink, missing_ok=True)
         raise_file_limit()
         shutil.rmtree(options.logs, ignore_errors=True)
         options.logs.mkdir()
-        # Short, because the path of a Unix socket may have about 100 bytes.
+        # A short path, because that of a Unix socket is limited to about 100 bytes.
         remove_leftovers()
         temporary = tempfile.TemporaryDirectory(prefix=PREFIX)
         ports = Ports()
         stack.callback(ports.close)
         title = f"{tree.title} in {options.environment} ({options.environment_type})"
         if options.broken:
-            title += f", broken on purpose: {options.broken}"
+            title += f", with --break {options.broken}"
         console.say(f"Rehearsing {title}")
         scratch = Path(stack.enter_context(temporary))
-        # Locked before it has the name by which others look for it.
+        # Locked before it gets the name that remove_leftovers looks for.
         await stack.enter_async_context(locked(scratch / "starting"))
         (scratch / "starting").rename(scratch / IN_USE)
         yield Scene(
@@ -154,14 +160,14 @@ async def open_scene(options: Options, console: Console, tree: Tree) -> AsyncIte
 
 
 def remove_leftovers() -> None:
-    """Remove the temporary directories of rehearsals that were killed, and nothing else.
+    """Remove the temporary directories of rehearsals that were killed.
 
-    A rehearsal's own directory belongs to this user, and holds a lock file that nobody holds.
+    Such a directory belongs to this user and contains a lock file that no process has locked.
     """
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         lock = path / IN_USE
         try:
-            # Not through links, which somebody else may have put there.
+            # lstat does not follow symbolic links, which another user may have created.
             is_ours = all(
                 is_kind(found.st_mode) and found.st_uid == os.geteuid()
                 for is_kind, found in (

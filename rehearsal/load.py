@@ -1,12 +1,12 @@
-"""A steady load, in a process of its own: `python -m rehearsal.load`.
+"""A load generator in its own process: `python -m rehearsal.load`.
 
-Reads one line of JSON: the address, how many requests a second, and the visits. Finds out how many
-the server can answer here, and comes at the rate that was asked for or at `SHARE` of that, whatever
-is less. Goes on until its standard input ends, waits for what is under way, and writes the result
-as one line of JSON.
+It reads one line of JSON: the address, the rate in requests per second, and the visits. It measures
+how many requests per second the server can answer on this machine, and then sends requests at the
+given rate or at `SHARE` of the measured one, whichever is lower. When its standard input ends, it
+waits for the requests in flight and prints the result as one line of JSON.
 
-Visits begin when they are due, however long earlier ones take: a server that hesitates meets all
-those who come meanwhile, as it would in life.
+Visits start on schedule, however long earlier ones take: a slow server receives all requests that
+arrive in the meantime, as in production.
 """
 
 import asyncio
@@ -30,23 +30,23 @@ import aiohttp
 from rehearsal.project import Request, Visit
 
 ANSWER_SECONDS = 60
-WARM_UP = 50  # requests, before the load counts as steady
-WARM_UP_SECONDS = 5  # where so many requests take too long
+WARM_UP_REQUESTS = 50  # requests until the load counts as steady
+WARM_UP_SECONDS = 5  # an upper limit for the duration of the warm-up
 STEADY_SECONDS = 30
-# What the server can do is tried with so many visitors who come again as soon as they are served.
-EAGER = 8
-EAGER_SECONDS = 1.0
-# A switch starts two releases beside the one that serves, and on the platform each has processors
-# of its own. Here they share a few with the visitors: who asks for more measures the machine.
+# The capacity is measured with this many clients that send their next request at once.
+CAPACITY_CLIENTS = 8
+CAPACITY_SECONDS = 1.0
+# During a switch up to two more releases start. On the platform each has its own CPU; here they
+# share this machine's with the load generator, and a higher load would only measure the machine.
 SHARE = 1 / 2
-# Visitors come from many addresses, as in life: an application may limit what one client does.
-# Only on Linux does a machine have all of 127.0.0.0/8.
+# Many client addresses, because an application may have rate limits per client.
+# Only Linux accepts all addresses in 127.0.0.0/8.
 SOURCES = [f"127.0.1.{n}" for n in range(1, 101)] if sys.platform == "linux" else ["127.0.0.1"]
 
 
 @dataclass
 class Kind:
-    """All requests of one method and path."""
+    """The results of one method and path."""
 
     answered: int = 0
     failures: Counter[str] = field(default_factory=Counter)
@@ -62,7 +62,7 @@ class Kind:
 
 
 class Load:
-    """Visitors who come at a steady rate."""
+    """Send visits at a steady rate."""
 
     def __init__(
         self, address: str, rate: float, visits: list[Visit], headers: Mapping[str, str]
@@ -71,7 +71,7 @@ class Load:
         self.kinds: dict[str, Kind] = {}
         self.answered = 0
         self.writes: list[tuple[str, str]] = []
-        """SQL, and what its row is about, of each acknowledged write."""
+        """The SQL query and a description of each acknowledged write."""
         shares = [visit.share for visit in visits]
         requests = sum(v.share * len(v.requests) for v in visits) / sum(shares)
         self.requests_per_visit = requests
@@ -79,12 +79,12 @@ class Load:
         self.shares = shares
         self.warm_up = float("inf")
         self.steady = asyncio.Event()
-        """Set once so many were answered that the load is what it will be."""
+        """Set after the warm-up."""
         self.headers = dict(headers)
         self.address = address
 
     async def run(self, stop: asyncio.Event) -> dict[str, Any]:
-        """Visit until told to stop, and return the numbers."""
+        """Send visits until `stop` is set; return the results."""
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             clients = itertools.cycle(
@@ -94,13 +94,13 @@ class Load:
             capacity = await self.measure_capacity(clients)
             rate = min(self.asked, capacity * SHARE) or self.asked
             pause = self.requests_per_visit / rate
-            self.warm_up = min(WARM_UP, rate * WARM_UP_SECONDS)
-            # What was written must stay; all else is told of the load itself.
+            self.warm_up = min(WARM_UP_REQUESTS, rate * WARM_UP_SECONDS)
+            # Exclude the capacity measurement from the results, except for its writes.
             self.kinds.clear()
             self.answered = 0
             due = begun = loop.time()
             while not stop.is_set():
-                # All that are due: this loop may itself have been late.
+                # Start all visits that are due, because this loop may be late.
                 while due <= loop.time():
                     group.create_task(self.visit(self.next_visit(), next(clients)))
                     due += pause
@@ -126,23 +126,23 @@ class Load:
         }
 
     async def measure_capacity(self, clients: Iterator[aiohttp.ClientSession]) -> float:
-        """Return how many requests a second the server can answer here, with a cold start left out.
+        """Return how many requests per second the server can answer, after a warm-up.
 
-        0 if it does not answer as it must.
+        The result is 0 if no request gets the expected response.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + 2 * EAGER_SECONDS
+        end = loop.time() + 2 * CAPACITY_SECONDS
 
         async def visit_repeatedly() -> None:
             while loop.time() < end:
                 await self.visit(self.next_visit(), next(clients))
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(EAGER):
+            for _ in range(CAPACITY_CLIENTS):
                 group.create_task(visit_repeatedly())
-            await asyncio.sleep(EAGER_SECONDS)
+            await asyncio.sleep(CAPACITY_SECONDS)
             answered, begun = self.answered, loop.time()
-            # Not until the last of them is served: one may take very long.
+            # Do not wait for the last request, which may take very long.
             await asyncio.sleep(end - begun)
             return (self.answered - answered) / (loop.time() - begun)
 
@@ -151,31 +151,31 @@ class Load:
         return visit
 
     def client(self, source: str) -> aiohttp.ClientSession:
-        """Return the client of those who come from the address `source`."""
+        """Return a client that sends requests from the address `source`."""
         return aiohttp.ClientSession(
             self.address,
-            # All who come while others wait, come on a connection of their own.
+            # Unlimited, so that no request waits for another one's connection.
             connector=aiohttp.TCPConnector(limit=0, local_addr=(source, 0)),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(ANSWER_SECONDS),
         )
 
     async def visit(self, visit: Visit, client: aiohttp.ClientSession) -> None:
-        """Send a visit's requests, until one is not answered as it must be."""
+        """Send the requests of a visit, until one fails."""
         word = secrets.token_hex(6)
         cookies: dict[str, str] = {}
         for request in visit.requests:
-            if not await self.ask(client, request, word, cookies):
+            if not await self.send(client, request, word, cookies):
                 return
 
-    async def ask(
+    async def send(
         self,
         client: aiohttp.ClientSession,
         request: Request,
         word: str,
         cookies: dict[str, str],
     ) -> bool:
-        """Send one request, and note how it went."""
+        """Send one request and record the result; return whether it succeeded."""
         loop = asyncio.get_running_loop()
         kind = self.kinds.setdefault(f"{request.method} {request.path.partition('?')[0]}", Kind())
         headers = dict(self.headers)
@@ -190,20 +190,20 @@ class Load:
                 data=form or None,
                 headers=headers,
                 allow_redirects=False,
-            ) as answer:
-                await answer.read()
+            ) as response:
+                await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             kind.failures[type(error).__name__] += 1
             return False
         finally:
             kind.seconds.append(loop.time() - begun)
-        # By hand, because they may be marked as for https, which is not spoken here.
-        for line in answer.headers.getall("Set-Cookie", []):
+        # Not with a cookie jar, which would not send Secure cookies over plain HTTP.
+        for line in response.headers.getall("Set-Cookie", []):
             with suppress(CookieError):
                 for name, morsel in SimpleCookie(line).items():
                     cookies[name] = morsel.value
-        if answer.status != request.status:
-            kind.failures[str(answer.status)] += 1
+        if response.status != request.status:
+            kind.failures[str(response.status)] += 1
             return False
         kind.answered += 1
         self.answered += 1
@@ -215,14 +215,14 @@ class Load:
 
 
 class Generator:
-    """The load as its starter sees it."""
+    """A running load generator process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.result: dict[str, Any] | None = None
 
     async def stop(self) -> dict[str, Any]:
-        """Let the last visitors finish; return the numbers."""
+        """Wait for the requests in flight; return the results."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         output, _ = await self._process.communicate()
@@ -234,10 +234,11 @@ class Generator:
 async def steady(
     address: str, rate: float, visits: list[Visit], log: Path
 ) -> AsyncIterator[Generator]:
-    """Run a load while the block runs; yield it once it is steady.
+    """Generate load during the block, which starts after the warm-up.
 
     Raises:
-        RuntimeError: it did not get going.
+        RuntimeError: the load generator did not start.
+        TimeoutError: the warm-up took longer than `STEADY_SECONDS`.
     """
     description = {
         "address": address,
@@ -258,12 +259,12 @@ async def steady(
     generator = Generator(process)
     try:
         if process.stdin is None or process.stdout is None:
-            raise RuntimeError("pipes were asked for")
+            raise RuntimeError("the load generator has no pipes")
         process.stdin.write(json.dumps(description).encode() + b"\n")
         await process.stdin.drain()
         async with asyncio.timeout(STEADY_SECONDS):
             if not await process.stdout.readline():
-                raise RuntimeError(f"the load does not start; see {log}")
+                raise RuntimeError(f"the load generator did not start; see {log}")
         yield generator
     finally:
         if process.returncode is None:
@@ -272,7 +273,7 @@ async def steady(
 
 
 async def main() -> None:
-    """Read what to do, do it until the input ends, and write the result."""
+    """Read the description from stdin, generate load until stdin ends, and print the results."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=1024 * 1024)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -289,11 +290,11 @@ async def main() -> None:
         await reader.read()
         stop.set()
 
-    async def say_when_steady() -> None:
+    async def report_steady() -> None:
         await load.steady.wait()
         print("steady", flush=True)
 
-    waiting = [asyncio.create_task(stop_at_end()), asyncio.create_task(say_when_steady())]
+    waiting = [asyncio.create_task(stop_at_end()), asyncio.create_task(report_steady())]
     result = await load.run(stop)
     for task in waiting:
         task.cancel()

@@ -1,6 +1,6 @@
-"""What rehearsals on this machine share: locks, and a word that is made once.
+"""File locks and persistent secrets, shared by all rehearsals on this machine.
 
-The locks are the kernel's, and end with the process that has them.
+The kernel releases a lock when its process ends.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ POLL_SECONDS = 0.1
 async def locked(
     path: Path, waiting: Callable[[str], None] = lambda holder: None
 ) -> AsyncIterator[None]:
-    """Hold a lock; whoever comes second waits.
+    """Hold an exclusive lock; wait while another process holds it.
 
     Args:
-        path: a file that is made for it.
-        waiting: called once, if somebody else has it, with what that one has written there.
+        path: the lock file, created if it does not exist.
+        waiting: called once if another process holds the lock, with that process's id.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        told = False
+        reported = False
         while not _try(descriptor):
-            if not told:
-                told = True
+            if not reported:
+                reported = True
                 waiting(os.pread(descriptor, 4096, 0).decode())
             await asyncio.sleep(POLL_SECONDS)
         os.ftruncate(descriptor, 0)
@@ -40,7 +40,7 @@ async def locked(
 
 
 def holder(path: Path) -> int | None:
-    """Return the number of the process that has the lock; None if nobody has it."""
+    """Return the id of the process that holds the lock; None if it is free."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -62,13 +62,13 @@ def _try(descriptor: int) -> bool:
 
 
 def persistent_secret(file: Path, new: str) -> str:
-    """Return the word in a file; `new`, from then on, if there is no such file."""
+    """Return the secret in `file`; create the file with the secret `new` if it does not exist."""
     draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w") as text:
             text.write(new)
-        # Whole at once, and only if nobody was quicker.
+        # Atomic, and only if no other process was faster.
         with suppress(FileExistsError):
             os.link(draft, file)
     finally:

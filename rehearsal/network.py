@@ -1,4 +1,4 @@
-"""Ports on 127.0.0.1."""
+"""Reserve ports on 127.0.0.1, and wait until a server accepts connections."""
 
 import asyncio
 import resource
@@ -7,21 +7,21 @@ from collections.abc import Callable
 from contextlib import suppress
 
 POLL_SECONDS = 0.01
-FILES = 16384  # two for each request that is held, and there are some thousands
+MAX_OPEN_FILES = 16384  # two for each held request, of which there are thousands
 
 
 class Ports:
-    """Ports that nobody else on this machine is given meanwhile.
+    """Reserved ports, which the system does not assign to other programs.
 
-    Each is bound by a socket that does not listen, so that connections are refused until a server
-    listens which sets SO_REUSEADDR, as servers do.
+    A socket that does not listen is bound to each port. Connections are refused until a server
+    listens there; it must set SO_REUSEADDR, as servers usually do.
     """
 
     def __init__(self) -> None:
         self._holders: list[socket.socket] = []
 
     def reserve(self, preferred: int = 0) -> int:
-        """Return a free port, the preferred one if it is free."""
+        """Reserve and return a free port, the preferred one if it is free."""
         for port in dict.fromkeys((preferred, 0)):
             holder = socket.socket()
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -40,11 +40,11 @@ class Ports:
 
 
 def raise_file_limit() -> int:
-    """Let this process and its children open as many files as they may; return how many."""
+    """Raise the open file limit of this process and its children; return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return FILES if soft == resource.RLIM_INFINITY else min(FILES, soft)
+        return MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, soft)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
 
@@ -52,12 +52,12 @@ def raise_file_limit() -> int:
 async def accepts(
     address: int | str, seconds: float, alive: Callable[[], bool] = lambda: True
 ) -> bool:
-    """Wait until somebody accepts connections on a port or a Unix socket; tell whether they do.
+    """Wait until a server accepts connections on a port or Unix socket; return whether it does.
 
     Args:
-        address: a port of 127.0.0.1, or the path of a Unix socket.
-        seconds: how long to wait.
-        alive: whether there is still hope.
+        address: a port on 127.0.0.1, or the path of a Unix socket.
+        seconds: the timeout.
+        alive: whether the server is still running; waiting ends when it returns False.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds

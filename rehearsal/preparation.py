@@ -1,4 +1,4 @@
-"""All that happens before anything runs: validation, build, services, router."""
+"""The stages before the application starts: validation, build, services, router."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from rehearsal.validation import validate as find_faults
 
 
 def read(scene: Scene, tree: Tree, name: str) -> Configuration:
-    """Read the configuration of a tree that is checked out for it."""
+    """Check out a tree and read its configuration."""
     return configurations.read(tree.export(scene.scratch / name))
 
 
@@ -37,8 +37,11 @@ def validate(scene: Scene, tree: Tree, name: str) -> Configuration:
         if changes:
             scene.add_finding(
                 "validate",
-                f"{changes} files have changes that are not committed",
-                consequence="they are not part of a push, nor of this rehearsal",
+                "1 file has uncommitted changes"
+                if changes == 1
+                else f"{changes} files have uncommitted changes",
+                consequence="the changes are not included in a push or in this rehearsal",
+                fix="commit them to include them",
                 severity=Severity.NOTE,
             )
         stage.detail = f"{len(files)} files"
@@ -49,7 +52,7 @@ def validate(scene: Scene, tree: Tree, name: str) -> Configuration:
                 scene.add_finding("validate", str(error))
             raise RehearsalStoppedError from None
     if not scene.options.force and any(f.severity is Severity.ERROR for f in found):
-        scene.console.say("  Stopped here; --force goes on to see what would come of it")
+        scene.console.say("  Stopped here. To deploy in spite of the errors, add --force.")
         raise RehearsalStoppedError
     return configuration
 
@@ -61,7 +64,13 @@ def choose_application(scene: Scene, configuration: Configuration) -> str:
         return names[0]
     if name in configuration.applications:
         return str(name)
-    raise ServiceError(f"Say which application is meant, with --application: {', '.join(names)}.")
+    if name is not None:
+        raise ServiceError(
+            f"There is no application {name!r}. Choose one with --application: {', '.join(names)}."
+        )
+    raise ServiceError(
+        f"There are several applications. Choose one with --application: {', '.join(names)}."
+    )
 
 
 async def build(
@@ -70,7 +79,7 @@ async def build(
     application = configuration.applications[name]
     if scene.options.broken == "build" and stage == "build":
         hooks = application.hooks
-        broken = f"{hooks.build or ''}\necho 'the rehearsal lets this build fail' >&2; exit 1"
+        broken = f"{hooks.build or ''}\necho 'the rehearsal makes this build fail' >&2; exit 1"
         configuration = _with_hook(configuration, name, build=broken)
     log = scene.logs / "build.log"
     with scene.stage(stage) as entry:
@@ -78,8 +87,9 @@ async def build(
         if application.directory and not any(f.startswith(inside) for f in tree.files()):
             scene.add_finding(
                 stage,
-                f"source.root is /{application.directory}, which the commit does not have",
+                f"source.root is /{application.directory}, which is not in the commit",
                 consequence="the platform rejects the push",
+                fix="correct source.root, or commit the directory",
                 line=configuration.line("applications", name, "source", "root"),
             )
             raise RehearsalStoppedError
@@ -94,21 +104,22 @@ async def build(
                 show=scene.console.show,
                 hold=scene.stack,
                 again=scene.options.rebuild or scene.options.broken == "build",
-                # Without mounts of its own, an image is bound to its environment.
+                # Without bubblewrap the image contains links to its environment's mounts.
                 variant="" if scene.bwrap else scene.options.environment,
             )
         except BuildError as error:
             scene.add_finding(
                 stage,
                 f"the build hook {error.result.ending}",
-                consequence="there is no deploy; the release before goes on serving",
+                consequence="the platform cancels the deploy, and the previous release keeps"
+                " serving",
                 fix=inspection.suggest_fix(error.result.output),
                 line=configuration.line("applications", name, "hooks", "build"),
                 excerpt=error.result.tail(),
             )
             raise RehearsalStoppedError from None
         scene.report.findings += hidden_by_mounts(image)
-        took = f"as built before, in {image.seconds:.1f} s" if image.reused else "new"
+        took = f"reused; built in {image.seconds:.1f} s" if image.reused else "new"
         entry.detail = f"{image.megabytes:.0f} MB, {took}"
     return image
 
@@ -121,11 +132,10 @@ def freeze_image(scene: Scene, image: Image, stage: Stage) -> None:
         scene.stack.callback(allow_removal, image.directory)
         scene.add_finding(
             "freeze",
-            "without bubblewrap the image is a copy without write permission",
-            consequence="not proven: that nothing is written outside mounts at runtime, that"
-            " mounts hide what the image has there, and that only the container's files are"
-            " used",
-            fix="install bubblewrap (Debian package: bubblewrap), and leave out --no-isolation",
+            "bubblewrap is not used, so the image is a copy without write permissions",
+            consequence="not tested: that nothing is written outside mounts at runtime, that mounts"
+            " hide the image's files, and that only files of the container are used",
+            fix="install bubblewrap (Debian package: bubblewrap), and do not use --no-isolation",
             severity=Severity.NOTE,
         )
 
@@ -164,7 +174,7 @@ async def run_services(scene: Scene, image: Image) -> None:
 
 
 async def clear(scene: Scene, names: list[str]) -> None:
-    """Remove the environment's data."""
+    """Delete the environment's data."""
     if scene.databases:
         for service in names:
             await scene.databases.drop(scene.databases.name(scene.options.environment, service))
@@ -176,12 +186,17 @@ async def clone(scene: Scene, source: str, names: list[str]) -> None:
     """Copy the data of another environment."""
     place = scene.options.state / "environments" / source
     if not place.exists():
-        raise ServiceError(f"There is nothing to clone: {source} was never rehearsed here.")
+        raise ServiceError(
+            f"There is no environment {source} to clone. Rehearse it first, with"
+            f" --environment {source}."
+        )
     if scene.databases:
         for service in names:
             template = scene.databases.name(source, service)
             if not await scene.databases.exists(template):
-                raise ServiceError(f"There is nothing to clone: {source} has no {service}.")
+                raise ServiceError(
+                    f"The environment {source} has no database of the service {service} to clone."
+                )
             name = scene.databases.name(scene.options.environment, service)
             await scene.databases.create(name, template=template)
     if (place / "mounts").exists():
@@ -193,14 +208,17 @@ async def run_front(scene: Scene, image: Image) -> None:
         if nginx() is None:
             scene.add_finding(
                 "front",
-                "nginx is not installed (Debian package: nginx-light), so nothing stands before"
-                " the application",
-                consequence="not proven: how files are served, and what the router does",
+                "nginx is not installed, so requests go to the application directly",
+                consequence="not tested: how files are served, and what the router does",
+                fix="install nginx (Debian packages: nginx-light and"
+                " libnginx-mod-http-brotli-static)",
                 severity=Severity.ERROR if os.environ.get("CI") else Severity.NOTE,
             )
         port = scene.ports.reserve(scene.options.port)
         if scene.options.port not in {0, port}:
-            raise ServiceError(f"Port {scene.options.port} is not to be had: name another --port.")
+            raise ServiceError(
+                f"Port {scene.options.port} is already in use. Choose another one with --port."
+            )
         try:
             scene.front = await scene.stack.enter_async_context(
                 run_router(
@@ -213,13 +231,18 @@ async def run_front(scene: Scene, image: Image) -> None:
                 )
             )
         except (FrontError, ValueError) as error:
-            scene.add_finding("front", "the router does not take the routes", excerpt=str(error))
+            scene.add_finding(
+                "front",
+                "the router rejects the configuration in routes",
+                fix="correct the routes; the output below names the problem",
+                excerpt=str(error),
+            )
             raise RehearsalStoppedError from None
         stage.detail = f"{scene.front.address} for https://{scene.environment.domain}/"
 
 
 async def check_environment(scene: Scene, image: Image) -> None:
-    """Read `.environment` as each container does at its start."""
+    """Source `.environment` as each container does at its start, and check it."""
     if not (image.directory / ".environment").exists():
         return
     with scene.stage("environment") as stage:
@@ -230,7 +253,7 @@ async def check_environment(scene: Scene, image: Image) -> None:
 
 
 def _with_hook(configuration: Configuration, name: str, **hooks: str) -> Configuration:
-    """Return the configuration with another hook."""
+    """Return the configuration with some hooks replaced."""
     application = configuration.applications[name]
     changed = application.model_copy(update={"hooks": application.hooks.model_copy(update=hooks)})
     document = configuration.document.model_copy(

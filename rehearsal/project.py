@@ -1,4 +1,4 @@
-"""What a rehearsal needs to know of the application: `[tool.rehearsal]` in `pyproject.toml`."""
+"""Read the rehearsal's settings from `[tool.rehearsal]` in `pyproject.toml`."""
 
 import tomllib
 from pathlib import Path
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class ProjectError(Exception):
-    """The section is wrong; the message is one sentence."""
+    """The section is invalid; the message is one sentence."""
 
 
 class Part(BaseModel):
@@ -16,22 +16,25 @@ class Part(BaseModel):
 
 
 class Request(Part):
-    """A request of a visit; `{n}` stands for a word that is another one in each visit."""
+    """A request of a visit; `{n}` is replaced with a random word, the same in a whole visit."""
 
     path: str
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = "GET"
     form: dict[str, str] = {}
     status: int = 200
-    """What it must be answered with."""
+    """The expected status code."""
     row: str | None = None
-    """SQL that must find a row once the request was answered with `status`."""
+    """An SQL query that must return a true value after the request has succeeded.
+
+    It detects writes that were acknowledged and then lost.
+    """
 
 
 class Visit(Part):
-    """Requests one after the other, with the cookies of the earlier ones."""
+    """A sequence of requests that share cookies."""
 
     share: float = Field(gt=0)
-    """How many of all visits, in relation to the others' shares."""
+    """The weight of this visit relative to the other visits."""
     requests: list[Request] = Field(min_length=1)
 
 
@@ -39,43 +42,43 @@ class Compatibility(Part):
     """How the tests of the previous release run on the schema of this one; see compatibility.py."""
 
     command: str = Field(default="python -m pytest -q", min_length=1)
-    """Runs the tests, with pytest's exit codes."""
+    """The command that runs the tests; it must use pytest's exit codes."""
     migrations: str = Field(default="alembic/versions", min_length=1)
-    """The folder of the migrations."""
+    """The directory of the migrations."""
     configuration: str = Field(default="alembic.ini", min_length=1)
-    """Alembic's configuration file, which names that folder."""
+    """Alembic's configuration file."""
     variable: str = Field(default="TEST_MIGRATIONS", pattern="^[A-Z_][A-Z0-9_]*$")
-    """Tells a `conftest.py` the path of `configuration`, whose migrations make the schema."""
+    """The variable that tells `conftest.py` the path of `configuration`, to create the schema."""
     built: list[str] = []
-    """What Git does not have and the application needs to start: taken from the working tree."""
+    """Untracked files that the application needs, such as build output; linked from this tree."""
     guide: str | None = None
-    """A document to name when the release does not work on the schema."""
+    """A document to refer to if the previous release does not work on the schema."""
 
 
 class Project(Part):
-    """What to ask the application."""
+    """The settings in `[tool.rehearsal]`."""
 
     application: str | None = None
-    """The name of the application to rehearse; needed only where there are several."""
+    """The application to rehearse; required if the configuration has several."""
     pages: list[str] = Field(default=["/"], min_length=1)
-    """Answered with 200 to anybody; the first one's assets are looked at."""
+    """Pages that must respond with 200 without a login; the first page's assets are checked."""
     ready: str | None = None
-    """Answered with 200 only while the application can serve on the schema it finds."""
+    """The readiness URL: responds with 200 only while the application can serve requests."""
     compatibility: Compatibility = Compatibility()
     rate: float = Field(default=220, gt=0)
-    """Requests a second of the load."""
+    """The load, in requests per second."""
     load: list[Visit] = []
-    """By default, the pages."""
+    """The visits of the load; by default one visit per page."""
 
     def visits(self) -> list[Visit]:
         return self.load or [Visit(share=1, requests=[Request(path=page)]) for page in self.pages]
 
 
 def read(directory: Path) -> Project:
-    """Read the section; all of it has defaults.
+    """Read the section; every key has a default.
 
     Raises:
-        ProjectError: one sentence that names the key.
+        ProjectError: the section is invalid; the message names the key.
     """
     try:
         document = tomllib.loads((directory / "pyproject.toml").read_text())
@@ -83,7 +86,7 @@ def read(directory: Path) -> Project:
     except FileNotFoundError:
         return Project()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ProjectError(f"pyproject.toml is no TOML: {error}") from None
+        raise ProjectError(f"pyproject.toml is not valid TOML: {error}") from None
     try:
         return Project.model_validate(section)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What the rehearsal says: progress while it runs, and the report at its end."""
+"""The console output of a rehearsal: progress while it runs, and the report at the end."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ TICK_SECONDS = 0.1
 
 @dataclass
 class Stage:
-    """One stage of the lifecycle, as it went."""
+    """The result of one stage of the lifecycle."""
 
     name: str
     seconds: float = 0.0
@@ -29,12 +29,14 @@ class Stage:
 
 @dataclass
 class Hold:
-    """How long requests were held, by what happened meanwhile; all in seconds."""
+    """How long the router held requests, in seconds."""
 
     parts: dict[str, float] = field(default_factory=dict)
+    """The duration of each stage during which requests were held."""
     waited: int = 0
-    """Requests that were held."""
+    """The number of requests that were held."""
     longest: float = 0.0
+    """How long the longest of them was held."""
 
     @property
     def seconds(self) -> float:
@@ -43,7 +45,7 @@ class Hold:
 
 @dataclass
 class Report:
-    """All that a rehearsal found out."""
+    """The result of a rehearsal."""
 
     title: str
     stages: list[Stage] = field(default_factory=list)
@@ -51,8 +53,9 @@ class Report:
     hold: Hold | None = None
     load: dict[str, Any] | None = None
     seen: list[str] = field(default_factory=list)
-    """What a visitor met during the deploy, in order."""
+    """What a visitor saw during the deploy, in order."""
     address: str = ""
+    """The router's URL, if the application keeps running."""
     seconds: float = 0.0
     previous: str = ""
     """The release that was replaced."""
@@ -62,7 +65,7 @@ class Report:
         return int(any(finding.severity is Severity.ERROR for finding in self.findings))
 
     def document(self) -> dict[str, Any]:
-        """Return the report for machines."""
+        """Return the report as `--json` prints it."""
         return {
             "title": self.title,
             "previous": self.previous,
@@ -78,7 +81,7 @@ class Report:
 
 
 class Console:
-    """Writes progress for a person; on a terminal a line that moves."""
+    """Write progress and the report as text, with a live progress line on a terminal."""
 
     def __init__(self, stream: TextIO = sys.stdout, *, quiet: bool = False) -> None:
         self.stream = stream
@@ -95,14 +98,14 @@ class Console:
         return f"\x1b[{';'.join(COLOURS[colour] for colour in colours)}m{text}\x1b[0m"
 
     def say(self, text: str = "") -> None:
-        """Write a line for good."""
+        """Print a permanent line."""
         if not self.quiet:
             self._wipe()
             print(text, file=self.stream, flush=True)
 
     @contextmanager
     def working(self, name: str) -> Iterator[None]:
-        """Show that a stage is under way."""
+        """Show a stage as running."""
         self._stage = (name, time.monotonic())
         self.show("")
         try:
@@ -112,7 +115,7 @@ class Console:
             self._wipe()
 
     def show(self, line: str) -> None:
-        """Show what the stage under way does just now, if there is a terminal to show it on."""
+        """Show a line of the running stage's output in the progress line."""
         now = time.monotonic()
         if not self.moving or self._stage is None or now - self._shown < TICK_SECONDS:
             return
@@ -125,7 +128,7 @@ class Console:
         self.stream.flush()
 
     def ended(self, stage: Stage, findings: list[Finding]) -> None:
-        """Write the line of a stage that is over, and what was found in it."""
+        """Print a finished stage and its findings."""
         sign, colour = ("✓", "green") if stage.result == "ok" else ("✗", "red")
         took = f"{stage.seconds:5.1f} s"
         name = f"{stage.name:<12}"
@@ -134,19 +137,19 @@ class Console:
             self.finding(finding)
 
     def finding(self, finding: Finding) -> None:
-        """Write one finding."""
+        """Print one finding."""
         colour = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
         head = f"{finding.severity.value}:"
         place = f"{finding.place}: " if finding.place else ""
         self.say(f"    {self.paint(head, colour[finding.severity])} {place}{finding.message}")
-        for label, text in (("then", finding.consequence), ("fix", finding.fix)):
+        for label, text in (("effect", finding.consequence), ("fix", finding.fix)):
             if text:
-                self.say(f"           {self.paint(label, 'dim')}  {text}")
+                self.say(f"           {self.paint(f'{label:<6}', 'dim')}  {text}")
         for line in finding.excerpt.splitlines():
             self.say(f"           {self.paint('│', 'dim')} {line}")
 
     def close(self, report: Report) -> None:
-        """Write the end of the report."""
+        """Print the summary at the end of the report."""
         self.say()
         if report.hold is not None:
             self._hold(report.hold)
@@ -163,17 +166,15 @@ class Console:
             for severity, count in counts.items()
             if count
         ]
-        verdict = (
-            "This deploy would go well" if not report.exit_code else "This deploy would not go well"
-        )
+        verdict = "The deploy would fail." if report.exit_code else "The deploy would succeed."
         self.say(
             f"{self.paint(verdict, 'red' if report.exit_code else 'green', 'bold')}"
-            f" ({', '.join(parts) or 'nothing found'}; {report.seconds:.1f} s)"
+            f" Findings: {', '.join(parts) or 'none'}. Duration: {report.seconds:.1f} s."
         )
 
     def _hold(self, hold: Hold) -> None:
         if not hold.parts:
-            self.say(f"Hold window {self.paint('none', 'bold')}: requests were served throughout")
+            self.say(f"Hold window {self.paint('none', 'bold')}: no requests were held")
             return
         parts = " + ".join(f"{name} {seconds:.2f}" for name, seconds in hold.parts.items())
         held = f"; {hold.waited} requests held, the longest for {hold.longest:.2f} s"
@@ -186,8 +187,8 @@ class Console:
         failed = self.paint(f"{load['failed']} failed", "red" if load["failed"] else "green")
         self.say(
             f"Load        {load['requests']} requests in {load['seconds']:.1f} s"
-            f" ({load['rate']:.0f} a second): {load['answered']} answered, {failed},"
-            f" slowest {load['slowest']:.2f} s, half of them within {load['median'] * 1000:.0f} ms"
+            f" ({load['rate']:.0f} per second): {load['answered']} answered, {failed},"
+            f" slowest {load['slowest']:.2f} s, median {load['median'] * 1000:.0f} ms"
         )
         for kind, numbers in load["kinds"].items():
             line = f"  {kind:<28} {numbers['answered']:>6} answered"

@@ -1,6 +1,7 @@
-"""The platform's router, as nginx: hosts, redirects, cache, and what it says of the client.
+"""Generate nginx's configuration for the platform's router: hosts, redirects, cache, headers.
 
-It speaks plain HTTP, and says to the application that it was HTTPS, as it is on the platform.
+The router accepts plain HTTP, and tells the application that the request used HTTPS, as on the
+platform.
 """
 
 import re
@@ -12,24 +13,24 @@ from urllib.parse import urlsplit
 from rehearsal.configuration import Cache, Redirect, Redirects, Route
 from rehearsal.web_server import http, literal, preamble, quoted, seconds
 
-# A deploy that holds requests for longer than this loses them.
+# Requests that are held for longer time out.
 HOLD_SECONDS = 300
 MAX_REQUEST = "250m"
 
-# The documented variables in the target of a redirect by expression.
+# The documented variables in the target of a redirect with a regular expression.
 VARIABLES = r"\$(?:(\d)|(is_args|args|arg_\w+)\b|(uri)\b)"
 
 
 @dataclass(frozen=True)
 class _Target:
-    """A route, and the part of the web that it answers."""
+    """A route, with its host and path."""
 
     key: str
-    """As the file writes it."""
+    """The URL as in the configuration."""
     host: str
-    """Such as `www.rehearsal.example`, or with `*` as its first label."""
+    """The host name, such as `www.rehearsal.example`; its first label may be `*`."""
     path: str
-    """Without slashes around; "" for all."""
+    """The path without leading and trailing slashes; "" for all paths."""
     route: Route
 
 
@@ -46,20 +47,20 @@ def configuration(
     """Return nginx's configuration.
 
     Args:
-        routes: by URL, as the file writes them.
-        application: the only one that runs; other ones are answered for with 502.
-        domain: what `{default}` and `{all}` stand for.
-        port: it listens there, on 127.0.0.1.
-        held: requests that a deploy holds go to this port.
-        direct: those that it does not, to this one.
+        routes: the routes, by their URL in the configuration.
+        application: the running application; routes to others respond with 502.
+        domain: the value of `{default}` and `{all}`.
+        port: the port to listen on, on 127.0.0.1.
+        held: the gate's port for requests that a deploy holds.
+        direct: the gate's port for requests that it does not hold.
         scratch: a directory that nginx may write to.
 
     Raises:
-        ValueError: a time is none; the message says which.
+        ValueError: a duration is invalid; the message quotes it.
     """
     targets = _targets(routes, domain)
     default = _default(targets, application)
-    # The default comes first and also takes what belongs to nobody, such as 127.0.0.1:8000.
+    # The default host also serves requests for unknown hosts, such as 127.0.0.1:8000.
     hosts = sorted({target.host for target in targets}, key=lambda host: host != default)
     maps: list[str] = []
     servers = []
@@ -97,13 +98,13 @@ map $request_method $gate {{
     "~^(GET|HEAD|PUT|DELETE|OPTIONS)$" 127.0.0.1:{held};
 }}
 
-# As the client wrote it: what was decoded must not get into a header.
+# The path as the client sent it: decoded characters must not get into a header.
 map $request_uri $path {{ "~^(?<as_written>[^?]*)" $as_written; }}
 
-# Any cookie, also one that is called 0.
+# Any cookie: nginx's conditions treat a header of 0 as false.
 map $http_cookie $any_cookie {{ "" ""; default yes; }}
 
-# Who says something of caching and no time, is not kept; nginx would take the default.
+# A Cache-Control header without a max-age is not cached; nginx would use the default TTL.
 map $upstream_http_cache_control $no_time {{
     "" "";
     "~*(^|[\\s,])(s-maxage|max-age)=" "";
@@ -129,7 +130,7 @@ proxy_next_upstream off;
 proxy_read_timeout {HOLD_SECONDS}s;
 proxy_send_timeout {HOLD_SECONDS}s;
 proxy_hide_header X-Accel-Buffering;
-# The application's word on caching is Cache-Control.
+# Only Cache-Control decides about caching.
 proxy_ignore_headers Expires X-Accel-Expires X-Accel-Redirect;
 proxy_cache_revalidate on;
 
@@ -147,7 +148,7 @@ def _filled(text: str, domain: str) -> str:
 
 
 def _targets(routes: Mapping[str, Route], domain: str) -> list[_Target]:
-    """Return each place once; of two routes to it, that for HTTPS, to which the other leads."""
+    """Return one target per host and path; an HTTPS route takes precedence over an HTTP one."""
     found: dict[tuple[str, str], _Target] = {}
     for key, route in sorted(routes.items(), key=lambda item: item[0].startswith("http://")):
         url = urlsplit(_filled(key, domain))
@@ -158,7 +159,7 @@ def _targets(routes: Mapping[str, Route], domain: str) -> list[_Target]:
 
 
 def _default(targets: list[_Target], application: str) -> str:
-    """Return the host that takes the requests to other hosts."""
+    """Return the host that serves requests for unknown hosts."""
     for candidates in (
         [target for target in targets if target.route.primary],
         [target for target in targets if target.route.application == application],
@@ -176,7 +177,7 @@ def _route(target: _Target, application: str, domain: str, maps: list[str]) -> s
     elif route.type == "upstream" and route.application == application:
         handling = _upstream(target, maps)
     else:
-        text = f"{target.key} leads to what is not rehearsed.\n"
+        text = f"The route {target.key} is not supported by the rehearsal.\n"
         handling = f"default_type text/plain; return 502 {literal(text)};"
     inner = "\n".join([*_partial_redirects(target, domain), handling])
     blocks = f"location {quoted(f'/{target.path}/' if target.path else '/')} {{ {inner} }}"
@@ -186,8 +187,8 @@ def _route(target: _Target, application: str, domain: str, maps: list[str]) -> s
 
 
 def _redirect(target: _Target, domain: str) -> str:
-    """Return a redirect of all that the route answers; what comes after its path is kept."""
-    to = literal(_filled(target.route.to or "/", domain).rstrip("/"))[:-1]  # goes on
+    """Return the redirect of a whole route, which keeps the rest of the path."""
+    to = literal(_filled(target.route.to or "/", domain).rstrip("/"))[:-1]  # without the quote
     if not target.path:
         return f'return 301 {to}$request_uri";'
     expression = f"^/{re.escape(target.path)}(?<rest>.*)$"
@@ -195,11 +196,11 @@ def _redirect(target: _Target, domain: str) -> str:
 
 
 def _partial_redirects(target: _Target, domain: str) -> list[str]:
-    """Return the redirects of single paths.
+    """Return the redirects of individual paths.
 
-    The documentation explains the short forms by expressions, so they are expressions here too.
-    A query is not carried over: for that it has `$is_args$args`. The order among several that
-    match is not documented: longer paths come first, expressions last.
+    The documentation defines the short forms by regular expressions, and so does this function.
+    The query is not kept; the documentation has `$is_args$args` for that. It does not define the
+    order of several matching redirects: here, longer paths come first and expressions last.
     """
     redirects = target.route.redirects
     paths = sorted(
@@ -215,7 +216,7 @@ def _partial_redirect(
     target: _Target, path: str, redirect: Redirect, redirects: Redirects, domain: str
 ) -> str:
     to = _filled(redirect.to, domain)
-    # On a laptop it leads to where the client is.
+    # A redirect to the same host must stay on 127.0.0.1.
     own = re.match(rf"https://{re.escape(target.host)}(?=[/?#]|$)", to, re.IGNORECASE)
     before = '"'
     if own:
@@ -251,7 +252,7 @@ def _partial_redirect(
 
 
 def _upstream(target: _Target, maps: list[str]) -> str:
-    # nginx has found out the host of a route for many.
+    # For a wildcard host, nginx knows which host was requested.
     host = "$host" if target.host.startswith("*") else literal(target.host)[1:-1]
     pattern = "[^/]+" if target.host.startswith("*") else re.escape(target.host)
     location = quoted(f"~*^https://{pattern}(?=[/?#]|$)(.*)$")
@@ -265,7 +266,7 @@ proxy_set_header X-Client-SSL on;
 proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
 proxy_set_header X-Forwarded-Proto https;
 proxy_set_header X-Original-Route {literal(target.key)};
-# So that one can follow it on a laptop.
+# Redirects to the same host must stay on 127.0.0.1.
 proxy_redirect {location} $scheme://$http_host$1;
 add_header X-Platform-Cache $cache_status always;
 {_caching(target.route.cache, host, maps)}
@@ -283,8 +284,8 @@ def _caching(cache: Cache, host: str, maps: list[str]) -> str:
             bypass = ["$any_cookie"]
             continue
         variable = f"$cookies_{len(maps)}"
-        # Only their values count; with an expression it is all cookies as soon as one matches,
-        # which keeps more answers apart than the platform does, and mixes none up.
+        # The value of the cookie is part of the cache key. If a regular expression matches, all
+        # cookies are: this separates more responses than on the platform, but never mixes them up.
         if len(name) > 1 and name.startswith("/") and name.endswith("/"):
             maps.append(
                 f"map $http_cookie {variable} "
@@ -314,7 +315,7 @@ def _variable(header: str) -> str:
 
 
 def _cookie_expression(expression: str) -> str:
-    """Return an expression for all cookies where one's name matches the given one."""
+    """Return an expression that matches a Cookie header if a cookie's name matches."""
     begin = r"(?:^|;\s*)" if expression.startswith("^") else r"(?:^|;\s*)[^=;]*?"
     expression = expression.removeprefix("^")
     if expression.endswith("$") and not expression.endswith(r"\$"):

@@ -1,9 +1,10 @@
-"""Containers in small: a directory at `/app`, what may be written to, and the variables.
+"""Minimal containers: the application at `/app`, writable mounts, and environment variables.
 
-With bubblewrap, in mount and process namespaces of their own, as root and as anybody else. Where
-there is none (macOS), on a copy without write permission: then what is not proven is said.
+With bubblewrap each container has its own mount and process namespaces, with or without root.
+Without bubblewrap (macOS) commands run in a copy without write permissions, and the report says
+what that leaves untested.
 
-These containers see this machine's programs and files, read-only, and its network.
+Containers share this machine's programs and files, read-only, and its network.
 """
 
 import asyncio
@@ -21,8 +22,7 @@ from pathlib import Path
 
 import psutil
 
-# The platform runs this at each container start, and its output goes where nobody looks for it;
-# what it prints is found by a check of its own.
+# The output of `.environment` is discarded here; inspection.environment_file checks it.
 SOURCE_ENVIRONMENT = """
 if [ -f ./.environment ]; then . ./.environment >/dev/null 2>&1 </dev/null; fi
 exec dash -c "$0"
@@ -36,7 +36,7 @@ def bubblewrap() -> str | None:
     path = shutil.which("bwrap")
     if path is None:
         return None
-    # Some machines have it, and forbid it the namespaces that it needs.
+    # Some machines have it installed, but do not permit the namespaces that it needs.
     trial = subprocess.run(
         [path, "--ro-bind", "/", "/", "--unshare-pid", "--", "true"], capture_output=True
     )
@@ -45,7 +45,7 @@ def bubblewrap() -> str | None:
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     output: str
@@ -54,8 +54,10 @@ class Result:
 
     @property
     def ending(self) -> str:
-        """Return how it ended, as the end of a sentence."""
-        return "does not end" if self.timed_out else f"ends with exit code {self.code}"
+        """Return how a failed command ended, as the end of a sentence."""
+        if self.timed_out:
+            return f"timed out after {self.seconds:.0f} s"
+        return f"failed with exit code {self.code}"
 
     def tail(self, lines: int = 12) -> str:
         """Return the last lines of the output."""
@@ -64,27 +66,28 @@ class Result:
 
 @dataclass(frozen=True)
 class Container:
-    """A place to run commands in."""
+    """A container to run commands in."""
 
     tree: Path
-    """The application, on this machine."""
+    """The application's directory on this machine."""
     variables: Mapping[str, str]
     bwrap: str | None
-    """None: run on the copy."""
+    """The path of bubblewrap; None to run without it."""
     read_only: bool = True
     binds: Mapping[str, Path] = field(default_factory=dict)
-    """Directories that can be written to, by path in the container."""
+    """Writable directories, by their path in the container."""
     read_only_binds: Mapping[str, Path] = field(default_factory=dict)
+    """Read-only directories and files, by their path in the container."""
     path: tuple[str, ...] = ()
-    """Directories of programs that the image brings along, on this machine."""
+    """Directories to add to PATH."""
 
     @property
     def directory(self) -> str:
-        """Return where the application lies for the commands in it."""
+        """Return the application's directory as commands in the container see it."""
         return "/app" if self.bwrap else str(self.tree)
 
     def command(self, *program: str) -> list[str]:
-        """Return the arguments that run a program in it."""
+        """Return the command line that runs a program in the container."""
         if self.bwrap is None:
             return list(program)
         arguments = [
@@ -103,9 +106,9 @@ class Container:
             elif entry.is_dir():
                 arguments += ["--ro-bind", str(entry), str(entry)]
         arguments += ["--tmpfs", "/tmp", "--tmpfs", "/run"]
-        # The name service of some machines lies there.
+        # Some machines need it to resolve host names.
         arguments += ["--ro-bind-try", "/run/systemd/resolve", "/run/systemd/resolve"]
-        # Read-only, and already there for interpreters that live elsewhere.
+        # For an interpreter that is installed in one of the covered directories.
         arguments += ["--ro-bind", sys.base_prefix, sys.base_prefix]
         arguments += ["--ro-bind" if self.read_only else "--bind", str(self.tree), "/app"]
         for option, paths in {"--bind": self.binds, "--ro-bind": self.read_only_binds}.items():
@@ -114,11 +117,11 @@ class Container:
         return [*arguments, "--chdir", "/app", "--", *program]
 
     def shell(self, text: str) -> list[str]:
-        """Return the arguments that run a command of the configuration as the platform does."""
+        """Return the command line that runs a hook or command as the platform does."""
         return self.command("dash", "-c", SOURCE_ENVIRONMENT, text)
 
     def environment(self) -> dict[str, str]:
-        """Return all variables of a process in it."""
+        """Return all environment variables of a process in the container."""
         return {
             "HOME": self.directory,
             "LANG": "C.UTF-8",
@@ -134,12 +137,12 @@ class Container:
         seconds: float,
         show: Callable[[str], None] = lambda line: None,
     ) -> Result:
-        """Run a command of the configuration to its end.
+        """Run a hook or command of the configuration and wait for its end.
 
         Args:
-            text: the command, for dash.
-            log: its output is added to this file.
-            seconds: how long it may take.
+            text: the shell text, for dash.
+            log: the file to append the output to.
+            seconds: the timeout.
             show: called with each line of output.
         """
         return await run(
@@ -152,7 +155,7 @@ class Container:
         )
 
     async def start(self, arguments: list[str], log: Path) -> "Running":
-        """Start a program that stays; `arguments` come from `command` or `shell`."""
+        """Start a long-running program; `arguments` come from `command` or `shell`."""
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *arguments,
@@ -167,7 +170,7 @@ class Container:
 
 
 class Running:
-    """A program that stays, and what it has started."""
+    """A long-running program and its child processes."""
 
     def __init__(self, process: asyncio.subprocess.Process, *, inside: bool) -> None:
         self.process = process
@@ -189,10 +192,10 @@ class Running:
                 process.send_signal(number)
 
     async def wait(self, seconds: float | None = None) -> int:
-        """Wait for the end, and return the exit code.
+        """Wait for the program's end; return the exit code.
 
         Raises:
-            TimeoutError: it does not come in time.
+            TimeoutError: the program is still running after `seconds`.
         """
         async with asyncio.timeout(seconds):
             return await self.process.wait()
@@ -202,28 +205,28 @@ class Running:
         return self.process.returncode is not None
 
     async def stop(self, number: int, seconds: float) -> None:
-        """Ask it to end, and kill it if it does not."""
+        """Send a signal, and kill the program if it does not end within `seconds`."""
         self.send(number)
         with suppress(TimeoutError):
             await self.wait(seconds)
         await self.kill()
 
     async def kill(self) -> None:
-        """End everything in the container at once."""
+        """Kill all processes in the container."""
         await kill(self.process)
 
 
 def processes_inside(pid: int) -> list[psutil.Process]:
     """Return the processes in the sandbox that bubblewrap made as process `pid`, oldest first."""
     with suppress(psutil.NoSuchProcess):
-        # The first process of its namespace is bubblewrap again.
+        # The first process in the namespace is bubblewrap itself.
         for first in psutil.Process(pid).children():
             return first.children(recursive=True)
     return []
 
 
 async def kill(process: asyncio.subprocess.Process) -> None:
-    """Kill a process and its session, and wait for its end."""
+    """Kill a process and its process group, and wait for its end."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(TimeoutError):
@@ -240,7 +243,7 @@ async def run(
     seconds: float,
     show: Callable[[str], None] = lambda line: None,
 ) -> Result:
-    """Run a program to its end, with its output in `log`; see `Container.run`."""
+    """Run a program, wait for its end and log its output; see `Container.run`."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
     lines: list[str] = []
@@ -256,7 +259,7 @@ async def run(
         limit=1024 * 1024,
     )
     if process.stdout is None:
-        raise RuntimeError("a pipe was asked for")
+        raise RuntimeError("the process has no stdout pipe")
     try:
         with log.open("a", errors="replace") as output:
             try:
@@ -278,15 +281,15 @@ async def run(
 async def _line(stream: asyncio.StreamReader) -> str:
     try:
         return (await stream.readline()).decode(errors="replace")
-    except ValueError:  # longer than any line of use; the rest of it follows as the next
+    except ValueError:  # longer than the limit; the rest follows as the next line
         return "…\n"
 
 
 async def start_helper(*program: str, log: Path) -> Running:
-    """Start a program on this machine that ends when we do, however we end."""
+    """Start a program on this machine that ends with this process, even if that is killed."""
     bwrap = bubblewrap()
     if bwrap is not None:
-        # A namespace of its own, because nginx and its like leave children when they are killed.
+        # In its own process namespace, because a killed nginx leaves its workers running.
         own = ("--die-with-parent", "--unshare-pid", "--dev-bind", "/", "/", "--proc", "/proc")
         program = (bwrap, *own, "--", *program)
     with log.open("ab") as output:
@@ -297,7 +300,7 @@ async def start_helper(*program: str, log: Path) -> Running:
 
 
 def allow_removal(directory: Path) -> None:
-    """Let the directories below `directory` be written to again."""
+    """Make `directory` and all directories below it writable again."""
     for root, directories, _ in os.walk(directory):
         for name in directories:
             path = os.path.join(root, name)
@@ -307,7 +310,7 @@ def allow_removal(directory: Path) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory, also one whose permission to write was taken away."""
+    """Remove a directory, even if it has no write permissions."""
     if directory.exists():
         allow_removal(directory)
         shutil.rmtree(directory)

@@ -1,4 +1,4 @@
-"""What all stages of one rehearsal share."""
+"""The state that all stages of one rehearsal share."""
 
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -24,12 +24,12 @@ READY_SECONDS = 30.0
 
 
 class RehearsalStoppedError(Exception):
-    """There is no sense in going on; the findings say why."""
+    """The rehearsal cannot continue; the findings say why."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for; `rehearsal/__main__.py` says what it means."""
+    """The options of a rehearsal; `rehearsal/__main__.py` documents them."""
 
     repository: Path
     state: Path
@@ -49,11 +49,11 @@ class Options:
     schema: Path | None = None
     port: int = 0
     command: str = "upsun-rehearse"
-    """What rehearses this repository once more, to be named in messages."""
+    """The command that starts a rehearsal of this repository, for messages."""
 
     @property
     def place(self) -> Path:
-        """Return what is kept of the environment."""
+        """Return the directory of the environment's data and logs."""
         return self.state / "environments" / self.environment
 
     @property
@@ -62,37 +62,37 @@ class Options:
 
     @property
     def kept(self) -> Path:
-        """Return a file that is there while a rehearsal stays because of `--keep`."""
+        """Return the file that exists while `--keep` leaves a rehearsal running."""
         return self.place / "kept"
 
     @property
     def stop_command(self) -> str:
-        """Return what ends a rehearsal that is kept."""
+        """Return the command that stops a rehearsal that `--keep` left running."""
         other = f" --environment {self.environment}" if self.environment != "production" else ""
         return f"{self.command} --stop{other}"
 
 
 @dataclass
 class Scene:
-    """One rehearsal: what was asked for, what runs, and what was found."""
+    """One rehearsal: its options, its running processes and its report."""
 
     options: Options
     console: Console
     report: Report
     stack: AsyncExitStack
-    """Ends what was started, the last first."""
+    """Stops what was started, in reverse order."""
     scratch: Path
-    """What is not kept."""
+    """A temporary directory."""
     environment: Environment
     bwrap: str | None
     ports: Ports
     front: Front = field(init=False)
     project: Project = field(default_factory=Project)
     databases: Databases | None = None
-    """None where the application has no relationship with one."""
+    """None if the application has no relationship with a database."""
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     instances: list[Instance] = field(default_factory=list)
-    """All that were prepared, also those that have ended."""
+    """All instances, including those that have ended."""
 
     @property
     def logs(self) -> Path:
@@ -104,7 +104,7 @@ class Scene:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
-        """Time a stage, and show how it went."""
+        """Time a stage, and show its result."""
         stage = Stage(name)
         begun = time.monotonic()
         known = len(self.report.findings)
@@ -148,7 +148,7 @@ class Scene:
         )
 
     def instance(self, image: Image, label: str) -> Instance:
-        """Prepare a running release, and see to it that it ends with the rehearsal."""
+        """Create an instance of a release that is stopped at the end of the rehearsal."""
         port = self.ports.reserve()
         scratch = self.scratch / label
         inside = "/app" if self.bwrap else str(image.directory)
@@ -179,6 +179,7 @@ class Scene:
         return instance
 
     async def hook(self, instance: Instance, text: str | None) -> Result | None:
+        """Run a hook, if there is one."""
         if not text:
             return None
         return await instance.run(text, self.logs / "hooks.log", show=self.console.show)
@@ -186,19 +187,20 @@ class Scene:
     def judge(
         self, result: Result | None, stage: Stage, instance: Instance, keys: tuple[str, ...]
     ) -> bool:
-        """Tell whether a command went well; say so if it did not."""
+        """Return whether a command succeeded; add a finding if it failed."""
         if result is None or result.code == 0:
             return True
         image = instance.image
         consequences = {
-            "deploy": "the platform goes on: the new release serves without what the hook"
-            " should have done",
-            "post_start": "the platform reports it and goes on",
-            "post_deploy": "the platform reports it and goes on",
+            "deploy": "the platform continues, and the new release serves although the hook failed",
+            "post_start": "the platform reports the failure and continues",
+            "post_deploy": "the platform reports the failure and continues",
         }
+        names = {"deploy": "the deploy hook", "post_deploy": "the post_deploy hook"}
+        name = f"the cron {keys[-1]}" if "crons" in keys else names.get(keys[-1], keys[-1])
         self.add_finding(
             stage.name,
-            f"{keys[-1] if 'crons' not in keys else ' '.join(keys[:2])} {result.ending}",
+            f"{name} {result.ending}",
             consequence=consequences.get(keys[-1], ""),
             fix=inspection.suggest_fix(result.output),
             line=image.configuration.line("applications", image.application, *keys),
@@ -207,14 +209,15 @@ class Scene:
         return False
 
     async def wait_until_ready(self, stage: str, port: int | None = None) -> None:
-        """Wait until the application says that it serves the schema it finds."""
+        """Wait until the readiness URL responds with 200; add a finding if it does not."""
         address = f"http://127.0.0.1:{port}" if port else self.front.address
         if self.project.ready and not await inspection.is_ready(
             address + self.project.ready, READY_SECONDS, host=self.environment.domain
         ):
             self.add_finding(
                 stage,
-                f"{self.project.ready} does not become 200",
+                f"{self.project.ready} did not respond with 200 within {READY_SECONDS:.0f} s",
+                consequence="the application reports that it cannot serve requests",
                 excerpt=await self.describe_responses(),
             )
 
@@ -227,13 +230,13 @@ class Scene:
         ]
 
     async def with_databases(self, do: Callable[[Databases, str], Awaitable[None]]) -> None:
-        """Do something with each database that the application uses."""
+        """Call `do` for each database that the application uses."""
         if self.databases:
             for name in self.database_names():
                 await do(self.databases, name)
 
     async def describe_responses(self, address: str = "") -> str:
-        """Return what visitors see just now."""
+        """Return the current responses of a page and of the readiness URL."""
         paths = [self.project.pages[-1], *filter(None, [self.project.ready])]
         return await describe_responses(
             address or self.front.address, paths, host=self.environment.domain

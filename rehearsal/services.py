@@ -1,4 +1,4 @@
-"""The services of the configuration: real ones, where this machine has them."""
+"""Run the services of the configuration: PostgreSQL, Redis and Valkey."""
 
 import asyncio
 import re
@@ -25,26 +25,29 @@ from rehearsal.variables import Endpoint
 START_SECONDS = 10
 STOP_SECONDS = 10
 ROLE = "main"  # as on the platform
-# What a password may hold, and a URL that is put together without care cannot.
-TRAPS = "%/@:#?&+ "
+# Characters of the password that break a URL in which they are not percent-encoded.
+SPECIAL_CHARACTERS = "%/@:#?&+ "
 
 
 class ServiceError(Exception):
-    """A service cannot be had; the message is one sentence."""
+    """The rehearsal cannot run, for example because a service is unavailable.
+
+    The message is one sentence.
+    """
 
 
 class Databases:
-    """PostgreSQL for all environments: one server, a database for each environment's service."""
+    """One PostgreSQL server with a database for each environment and service."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        """Of the superuser, on the database `postgres`."""
+        """The superuser's URL of the database `postgres`."""
         self.password = ""
 
     @classmethod
     @asynccontextmanager
     async def running(cls, directory: Path) -> AsyncIterator["Databases"]:
-        """Run the server whose files are in `directory`; several rehearsals share it."""
+        """Run the server with its files in `directory`; concurrent rehearsals share it."""
         manager = postgres(directory / "postgres", max_connections=200)
         try:
             url = await asyncio.to_thread(manager.__enter__)
@@ -62,7 +65,7 @@ class Databases:
         return re.sub(r"[^a-z0-9]+", "_", f"{environment}_{service}".lower())
 
     def endpoint(self, name: str, service: str, type_: str) -> Endpoint:
-        """Return how an application reaches a database."""
+        """Return a database's endpoint for the application."""
         return Endpoint(
             service=service,
             type=type_,
@@ -79,10 +82,10 @@ class Databases:
         return bool(await self._fetch("SELECT count(*) FROM pg_database WHERE datname = $1", name))
 
     async def create(self, name: str, *, template: str = "template0") -> None:
-        """Make a database, of which the application's role is the owner.
+        """Create a database owned by the application's role, if it does not exist.
 
         Raises:
-            ServiceError: somebody is connected to the template.
+            ServiceError: the template has open connections.
         """
         try:
             await self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" OWNER "{ROLE}"')
@@ -90,7 +93,8 @@ class Databases:
             return
         except asyncpg.ObjectInUseError:
             raise ServiceError(
-                f"The database {template} is in use and cannot be cloned: stop what runs on it."
+                f"The database {template} has open connections and cannot be cloned. Stop the"
+                " rehearsal that uses it."
             ) from None
 
     async def drop(self, name: str) -> None:
@@ -101,12 +105,12 @@ class Databases:
         return await asyncpg.connect(f"{self.url.rpartition('/')[0]}/{quote(name)}")
 
     async def block_schema_changes(self, name: str) -> None:
-        """Let every statement that changes the schema fail, as a broken migration does."""
+        """Make every statement that changes the schema fail, like a broken migration."""
         connection = await self.connect(name)
         try:
             await connection.execute(
                 "CREATE OR REPLACE FUNCTION rehearsal_break() RETURNS event_trigger AS"
-                " $$ BEGIN RAISE EXCEPTION 'the rehearsal lets this migration fail'; END $$"
+                " $$ BEGIN RAISE EXCEPTION 'the rehearsal makes this migration fail'; END $$"
                 " LANGUAGE plpgsql;"
                 " CREATE EVENT TRIGGER rehearsal_break ON ddl_command_start"
                 " EXECUTE FUNCTION rehearsal_break()"
@@ -115,7 +119,7 @@ class Databases:
             await connection.close()
 
     async def allow_schema_changes(self, name: str) -> None:
-        """End what `block_schema_changes` began."""
+        """Undo `block_schema_changes`."""
         connection = await self.connect(name)
         try:
             await connection.execute(
@@ -126,24 +130,24 @@ class Databases:
             await connection.close()
 
     async def block_connections(self, name: str) -> None:
-        """Let nobody connect to a database any more, and end who is connected."""
+        """Refuse new connections to a database, and close the existing ones."""
         await self._execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         await self._fetch(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1", name
         )
 
     async def allow_connections(self, name: str) -> None:
-        """End what `block_connections` began."""
+        """Undo `block_connections`."""
         await self._execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
     async def _make_role(self, file: Path) -> None:
         letters = string.ascii_letters + string.digits
         word = "".join(secrets.choice(letters) for _ in range(24))
-        self.password = persistent_secret(file, word[:12] + TRAPS + word[12:])
+        self.password = persistent_secret(file, word[:12] + SPECIAL_CHARACTERS + word[12:])
         with suppress(asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
             await self._execute(f'CREATE ROLE "{ROLE}" LOGIN')
         password = self.password.replace("'", "''")
-        with suppress(asyncpg.InternalServerError):  # somebody else is just saying the same
+        with suppress(asyncpg.InternalServerError):  # another rehearsal sets the same password
             await self._execute(f"ALTER ROLE \"{ROLE}\" PASSWORD '{password}'")
 
     async def _execute(self, statement: str) -> None:
@@ -168,13 +172,13 @@ async def memory_store(
     """Run a Redis or Valkey server.
 
     Raises:
-        ServiceError: none is installed, or it does not start.
+        ServiceError: the server is not installed, or does not start.
     """
     program = shutil.which(f"{kind}-server") or shutil.which("redis-server")
     if program is None:
         raise ServiceError(
-            f"The service {service} needs {kind}-server, which is not installed"
-            f" (Debian package: {kind}-server)."
+            f"The service {service} requires {kind}-server. Install it (Debian package:"
+            f" {kind}-server)."
         )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -186,7 +190,7 @@ async def memory_store(
     )
     try:
         if not await accepts(port, START_SECONDS, lambda: not server.has_ended):
-            raise ServiceError(f"{program} does not start.")
+            raise ServiceError(f"{program} does not start. Its log is {directory / 'log'}.")
         yield Endpoint(service, type_, "redis", "127.0.0.1", port)
     finally:
         await server.stop(signal.SIGTERM, STOP_SECONDS)
@@ -202,17 +206,17 @@ async def running(
     databases: Databases | None,
     found: list[Finding],
 ) -> AsyncIterator[Mapping[str, Endpoint]]:
-    """Run what the application has relationships with; yield the endpoints by relationship."""
+    """Run the application's services; yield their endpoints by the name of the relationship."""
     endpoints: dict[str, Endpoint] = {}
     async with AsyncExitStack() as stack:
         for relationship, (name, _) in application.endpoints().items():
             service = configuration.services.get(name)
             if service is None:
-                continue  # said by the validation
+                continue  # reported by the validation
             if service.kind == "postgresql" and databases:
                 database = databases.name(environment, name)
                 await databases.create(database)
-                # A rehearsal that was killed may have left it as it had broken it.
+                # A rehearsal with --break that was killed may have left these disabled.
                 await databases.allow_connections(database)
                 await databases.allow_schema_changes(database)
                 endpoints[relationship] = databases.endpoint(database, name, service.type)
@@ -220,7 +224,8 @@ async def running(
                     found.append(
                         Finding(
                             "services",
-                            f"PostgreSQL {service.version} is asked for, and rehearsed on {MAJOR}",
+                            f"PostgreSQL {MAJOR} is used instead of {service.version}",
+                            consequence="differences between the versions are not tested",
                             severity=Severity.NOTE,
                         )
                     )
@@ -233,8 +238,8 @@ async def running(
                 found.append(
                     Finding(
                         "services",
-                        f"{name}: a service of type {service.type} cannot be rehearsed",
-                        consequence="the application does not find its variables here",
+                        f"the service {name} ({service.type}) is not supported by the rehearsal",
+                        consequence="the application runs without this service and its variables",
                         severity=Severity.WARNING,
                     )
                 )
@@ -242,7 +247,7 @@ async def running(
 
 
 def empty(directory: Path) -> None:
-    """Remove what lies in a directory."""
+    """Remove the contents of a directory."""
     for entry in directory.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -1,4 +1,4 @@
-"""The committed tree, as a push would bring it."""
+"""Read a commit from Git, as a push would deliver it."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class TreeError(Exception):
-    """Git does not know what was asked for; the message is one sentence."""
+    """A Git command failed; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -16,26 +16,26 @@ class Tree:
 
     repository: Path
     revision: str
-    """As it was asked for, such as `HEAD` or `v1.2`."""
+    """The revision that the user named, such as `HEAD` or `v1.2`."""
     commit: str
     id: str
-    """Git's name of the content; `PLATFORM_TREE_ID` on the platform."""
+    """The hash of the commit's tree; `PLATFORM_TREE_ID` on the platform."""
 
     @property
     def title(self) -> str:
-        """Return a name for people."""
+        """Return a readable name, such as `HEAD (1a2b3c4d5)`."""
         short = self.commit[:9]
         return short if self.revision == self.commit else f"{self.revision} ({short})"
 
     def files(self) -> list[str]:
-        """Return the paths of all files in it."""
+        """Return the paths of all files in the commit."""
         names = git(self.repository, "ls-tree", "-r", "--name-only", "-z", self.commit)
         return [name for name in names.split("\0") if name]
 
     def export(self, directory: Path) -> Path:
-        """Write its files into `directory`."""
+        """Check out the commit into `directory`."""
         directory.mkdir(parents=True)
-        # A checkout, not `git archive`, which leaves out what .gitattributes calls export-ignore.
+        # Not `git archive`, which omits files with the attribute export-ignore.
         index = directory.with_name(f"{directory.name}.index")
         try:
             git(
@@ -52,34 +52,34 @@ def find_tree(repository: Path, revision: str) -> Tree:
     """Find a commit.
 
     Raises:
-        TreeError: this is no repository, or it has no such commit.
+        TreeError: `repository` is not in a Git repository, or the commit does not exist.
     """
     if not repository.is_dir():
-        raise TreeError(f"{repository} is no directory.")
+        raise TreeError(f"{repository} is not a directory.")
     top = Path(git(repository, "rev-parse", "--show-toplevel").strip())
     try:
         commit = git(top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").strip()
     except TreeError:
-        raise TreeError(f"Git knows no commit {revision!r} here.") from None
+        raise TreeError(f"There is no commit {revision!r} in {top}.") from None
     return Tree(top, revision, commit, git(top, "rev-parse", f"{commit}^{{tree}}").strip())
 
 
 def uncommitted(tree: Tree) -> int:
-    """Return how many changed or new files are not part of any commit yet."""
+    """Return the number of files with uncommitted changes, including untracked files."""
     return len(git(tree.repository, "status", "--porcelain").splitlines())
 
 
 def git(repository: Path, *arguments: str, **variables: str) -> str:
-    """Run git in a repository and return what it prints.
+    """Run git in a repository and return its output.
 
     Raises:
-        TreeError: it failed; the message is its last line.
+        TreeError: git failed; the message is the last line of its error output.
     """
-    # What an outer git, such as one that runs a hook, says about repositories is not for this one.
+    # A Git hook that starts the rehearsal sets GIT_* variables for another repository.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         result = subprocess.run(
-            # No hook of the user's own runs at our checkouts.
+            # The user's Git hooks must not run for these checkouts.
             ["git", "-c", "core.hooksPath=/dev/null", *arguments],
             cwd=repository,
             env=environment | variables,

@@ -1,7 +1,7 @@
-"""Finds in the configuration what would go wrong in a deploy, before anything runs.
+"""Validate the configuration before anything runs.
 
-Beyond the form, which `upsun validate` checks as well, it looks at what the platform takes without
-a word: commands that lose failures, mounts that hide files, servers that listen elsewhere.
+In addition to the schema, which `upsun validate` checks as well, it finds mistakes that the
+platform accepts: hooks that ignore failures, mounts that hide files, servers on the wrong port.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -64,12 +64,12 @@ CHECKS: tuple[Check, ...] = (
 
 
 def validate(tree: Path, *, files: Collection[str], schema: Path | None = None) -> list[Finding]:
-    """Return what is wrong with the configuration of a commit, in the order of its lines.
+    """Return the findings about a commit's configuration, in the order of its lines.
 
     Args:
-        tree: the directory where it is checked out.
-        files: the paths that Git tracks in it.
-        schema: the platform's JSON schema of the file.
+        tree: the directory in which the commit is checked out.
+        files: the paths that Git tracks.
+        schema: the path of the platform's JSON schema.
     """
     tracked = frozenset(files)
     found = list(form.check_other_files(tracked))
@@ -81,7 +81,7 @@ def validate(tree: Path, *, files: Collection[str], schema: Path | None = None) 
     found += form.check_form(raw, lines, schema)
     try:
         configuration = interpret(raw, lines)
-    except ConfigurationError:  # has just been said, and nothing else can be asked
+    except ConfigurationError:  # check_form has reported it, and the other checks need the models
         return sorted(found, key=_order)
     context = Context(tree, tracked, configuration, text.splitlines())
     for check in CHECKS:

@@ -1,4 +1,4 @@
-"""The variables that the platform gives a container, in the documented shape."""
+"""The environment variables that the platform sets in a container, in the documented format."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from rehearsal.configuration import Application, Configuration
 from rehearsal.locks import persistent_secret
 
-# How package managers reach their registries on this machine.
+# Variables that configure package managers on this machine.
 REGISTRIES = ("PIP_", "NPM_CONFIG_", "SSL_CERT_", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 PROJECT = "rehearsal0local"
@@ -23,20 +23,20 @@ class Environment:
     """An Upsun environment."""
 
     name: str
-    """Git's branch, such as `main`."""
+    """The Git branch, such as `main`."""
     type: str
     """`production`, `staging` or `development`."""
     entropy: str
-    """The project's, the same in all environments."""
+    """The project's entropy, the same in all environments."""
 
     @property
     def machine_name(self) -> str:
-        """Return what `PLATFORM_ENVIRONMENT` says."""
+        """Return the value of `PLATFORM_ENVIRONMENT`."""
         return f"{self.name}-rehears"
 
     @property
     def domain(self) -> str:
-        """Return what `{default}` in a route stands for."""
+        """Return the value of `{default}` in a route."""
         if self.type == "production":
             return "rehearsal.example"
         return f"{self.machine_name}.rehearsal.example"
@@ -44,11 +44,11 @@ class Environment:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a service listens, as a relationship tells it."""
+    """An endpoint of a service, as a relationship describes it."""
 
     service: str
     type: str
-    """With the version."""
+    """The type with its version, such as `postgresql:18`."""
     scheme: str
     host: str
     port: int
@@ -81,7 +81,7 @@ class Endpoint:
     def variables(self, name: str) -> dict[str, str]:
         """Return its service variables, such as `POSTGRESQL_HOST`."""
         prefix = "".join(c if c.isalnum() else "_" for c in name).upper()
-        # The platform writes the query as Python does, not as JSON.
+        # The platform writes the query as a Python dict, not as JSON.
         values = {
             "HOST": self.host,
             "PORT": self.port,
@@ -97,12 +97,12 @@ class Endpoint:
 
 
 def project_entropy(state: Path) -> str:
-    """Return the project's word, the same in all environments for ever."""
+    """Return the project's entropy, which never changes."""
     return persistent_secret(state / "entropy", secrets.token_hex(28).upper())
 
 
 def encode(value: object) -> str:
-    """Return a `PLATFORM_*` variable that holds a structure."""
+    """Encode a structure for a `PLATFORM_*` variable: Base64 of JSON."""
     return base64.b64encode(json.dumps(value, default=str).encode()).decode()
 
 
@@ -115,13 +115,13 @@ def build_variables(
     directory: str,
     cache: str,
 ) -> dict[str, str]:
-    """Return the variables of a build container, and how its packages are to be had."""
+    """Return the variables of a build container, with this machine's package manager settings."""
     passed = {
         variable: value
         for variable, value in os.environ.items()
         if variable.upper().startswith(REGISTRIES) or variable.upper() in PROXIES
     }
-    # Home is the application's directory there, so that these files have to be named.
+    # HOME is the application's directory there, so package managers do not find these files.
     for variable, paths in {
         "PIP_CONFIG_FILE": ("~/.config/pip/pip.conf", "~/.pip/pip.conf"),
         "NPM_CONFIG_USERCONFIG": ("~/.npmrc",),
@@ -132,7 +132,7 @@ def build_variables(
     return passed | {
         **_own(configuration.applications[name]),
         "CI": "1",
-        "PIP_USER": "1",  # the Python image says so
+        "PIP_USER": "1",  # as in Upsun's Python image
         "PLATFORM_APP_DIR": directory,
         "PLATFORM_APPLICATION": encode(configuration.raw["applications"][name]),
         "PLATFORM_APPLICATION_NAME": name,
@@ -161,14 +161,14 @@ def runtime_variables(
     """Return the variables of a running container.
 
     Args:
-        configuration: what was pushed.
-        name: the application's.
-        release: Git's name of the tree.
-        environment: where it runs.
-        endpoints: by the names of its relationships.
-        directory: where the application lies in the container.
-        port: where the web server looks for it, with the socket family `tcp`.
-        socket: the same with `unix`.
+        configuration: the commit's configuration.
+        name: the name of the application.
+        release: the hash of the commit's tree.
+        environment: the environment to deploy to.
+        endpoints: the endpoints, by the name of their relationship.
+        directory: the application's directory in the container.
+        port: the value of PORT.
+        socket: the value of SOCKET.
     """
     services: dict[str, str] = {}
     for relationship, endpoint in endpoints.items():
@@ -188,7 +188,7 @@ def runtime_variables(
             {rel: [endpoint.relationship(rel)] for rel, endpoint in endpoints.items()}
         ),
         "PLATFORM_ROUTES": encode(routes(configuration, environment)),
-        "PLATFORM_SMTP_HOST": "",  # mail is off: a rehearsal must not write to anybody
+        "PLATFORM_SMTP_HOST": "",  # outgoing mail is disabled: a rehearsal must not send any
         "PLATFORM_TREE_ID": release,
         "PLATFORM_VARIABLES": encode({}),
         "PLATFORM_VENDOR": "upsun",
@@ -198,7 +198,7 @@ def runtime_variables(
 
 
 def routes(configuration: Configuration, environment: Environment) -> dict[str, dict[str, Any]]:
-    """Return what `PLATFORM_ROUTES` holds, by URL."""
+    """Return the content of `PLATFORM_ROUTES`, by URL."""
     upstreams = [url for url, route in configuration.routes.items() if route.application]
     named = any(route.primary for route in configuration.routes.values())
     found = {}
@@ -220,5 +220,5 @@ def routes(configuration: Configuration, environment: Environment) -> dict[str, 
 
 
 def _own(application: Application) -> dict[str, str]:
-    """Return the variables that the configuration itself sets, under `variables.env`."""
+    """Return the variables that the configuration sets under `variables.env`."""
     return {name: str(value) for name, value in application.variables.get("env", {}).items()}

@@ -1,7 +1,7 @@
-"""The container's own web server, as nginx: files, and what goes to the application.
+"""Generate nginx's configuration for the container's web server, from `web.locations`.
 
-Where Upsun's documentation is silent, this does what nginx, which the platform uses too, does by
-itself; each such decision is said where it is made.
+Where Upsun's documentation does not define a behaviour, this follows nginx, which the platform uses
+too. A comment marks each such decision.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from rehearsal.configuration import Application, Location, Rule
 from rehearsal.network import raise_file_limit
 
-# Where distributions put the modules of their nginx.
+# Directories of nginx modules in various distributions.
 MODULE_DIRECTORIES = (
     "/usr/lib/nginx/modules",
     "/usr/share/nginx/modules",
@@ -35,7 +35,7 @@ SECONDS = {
     "y": 365 * 86400.0,
 }
 
-# By extension. Here, because not every nginx comes with a list, and old ones lack newer formats.
+# MIME types by extension. Not every nginx has a list, and old ones lack newer formats.
 TYPES = {
     "application/atom+xml": "atom",
     "application/gzip": "gz",
@@ -79,12 +79,12 @@ TYPES = {
     "video/webm": "webm",
 }
 
-# How long an application may take until it says something, and a stream may be silent.
+# The timeout between two reads or writes: event streams may be idle for long.
 SILENCE_SECONDS = 3600
 
 
 def brotli_module() -> Path | None:
-    """Return nginx's module that serves `.br` siblings, if this machine has it."""
+    """Return the path of the nginx module that serves `.br` files; None if it is not installed."""
     for directory in MODULE_DIRECTORIES:
         path = Path(directory, BROTLI)
         if path.is_file():
@@ -93,52 +93,55 @@ def brotli_module() -> Path | None:
 
 
 def seconds(expires: int | str) -> int:
-    """Return how long that is, as Upsun writes times: `-1`, `300`, `5m`, `1y`.
+    """Convert a duration in Upsun's format (`-1`, `300`, `5m`, `1y`) to seconds.
 
     Raises:
-        ValueError: it is no time.
+        ValueError: the duration is invalid.
     """
     match = re.fullmatch(r"(-?\d+)(ms|s|m|h|d|w|M|y|)", str(expires).strip(), re.ASCII)
     if match is None:
-        raise ValueError(f"{expires!r} is no time: a number, and one of ms, s, m, h, d, w, M, y")
+        raise ValueError(
+            f"invalid duration {expires!r}: write a number and one of the units ms, s, m, h, d, w,"
+            " M, y"
+        )
     return int(int(match[1]) * SECONDS[match[2]])
 
 
 def size(text: str) -> str:
-    """Return a size as nginx takes it: `250m`.
+    """Return a size in nginx's format: `250m`.
 
     Raises:
-        ValueError: it is no size.
+        ValueError: the size is invalid.
     """
     if re.fullmatch(r"\d+[kKmMgG]?", text.strip(), re.ASCII) is None:
-        raise ValueError(f"{text!r} is no size: a number, and K, M or G")
+        raise ValueError(f"invalid size {text!r}: write a number and one of the units K, M, G")
     return text.strip()
 
 
 def quoted(text: str) -> str:
-    """Return a string as nginx reads it, in quotes, where `$` is not looked at."""
-    text = re.sub(r"[\x00-\x1f\x7f]+", " ", text)  # a header has one line
+    """Return a quoted string for nginx directives that do not expand variables."""
+    text = re.sub(r"[\x00-\x1f\x7f]+", " ", text)  # line breaks must not get into a header
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def literal(text: str) -> str:
-    """Return a string as nginx reads it where `$` begins a variable; see `DOLLAR`."""
+    """Return a quoted string for nginx directives that expand variables; see `DOLLAR`."""
     return quoted(text.replace("$", "${dollar}"))
 
 
-# nginx has no way to write the sign itself.
+# nginx has no escape sequence for a dollar sign.
 DOLLAR = 'geo $dollar { default "$"; }'
 
 
 def preamble(scratch: str, *, log: str = "error") -> str:
-    """Return how nginx runs here: in the foreground, and with all its files below `scratch`."""
+    """Return the main directives: run in the foreground, with all files below `scratch`."""
     files = raise_file_limit()
     return f"""
 daemon off;
 {"user root;" if os.geteuid() == 0 else ""}
 worker_processes 1;
 worker_rlimit_nofile {files};
-# Two for each request that is held; a deploy of some seconds holds thousands.
+# Two connections for each held request; a deploy of a few seconds holds thousands.
 events {{ worker_connections {files // 2}; }}
 pid {quoted(f"{scratch}/nginx.pid")};
 lock_file {quoted(f"{scratch}/nginx.lock")};
@@ -147,7 +150,7 @@ error_log stderr {log};
 
 
 def http(scratch: str) -> str:
-    """Return what both servers say of HTTP in the same way."""
+    """Return the HTTP directives that router and web server share."""
     temporary = "\n".join(
         f"{name}_temp_path {quoted(f'{scratch}/{name}')};"
         for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -167,7 +170,7 @@ large_client_header_buffers 4 32k;
 {temporary}
 {DOLLAR}
 
-# Nothing but WebSockets is let out of HTTP/1.1: some servers would begin to speak HTTP/2.
+# Forward upgrades to WebSocket only: with others, some servers would switch to HTTP/2.
 map $http_upgrade $upgrade_header {{ default ""; "~*^websocket$" $http_upgrade; }}
 map $upgrade_header $connection_header {{ "" close; default upgrade; }}
 """
@@ -179,19 +182,19 @@ def configuration(
     """Return nginx's configuration.
 
     Args:
-        application: what `web` says is done.
-        directory: where the application lies for nginx.
-        port: it listens there, on 127.0.0.1.
-        upstream: where the application listens: `127.0.0.1:8888` or `unix:/run/app.sock`.
+        application: the application, whose `web.locations` are served.
+        directory: the application's directory as nginx sees it.
+        port: the port to listen on, on 127.0.0.1.
+        upstream: the application's address: `127.0.0.1:8888` or `unix:/run/app.sock`.
         scratch: a directory that nginx may write to.
 
     Raises:
-        ValueError: a time or a size is none; the message says which.
+        ValueError: a duration or a size is invalid; the message quotes it.
     """
-    # The documentation has no default for a container without locations; one that served nothing
-    # would be of no use.
+    # The documentation defines no default for an application without locations. Pass all requests
+    # to it, since a container that serves nothing would be useless.
     locations = application.web.locations or {"/": Location(passthru=True)}
-    server: dict[str, str] = {}  # by what they are for, so that none comes twice
+    server: dict[str, str] = {}  # nginx blocks by path or name, to avoid duplicates
     for number, (path, location) in enumerate(locations.items()):
         _location(server, path.strip("/"), location, directory, number)
         server[f"@{number}"] = f"location @application_{number} {{ {_proxied(location)} }}"
@@ -208,14 +211,14 @@ types {{
 {types}
 }}
 
-# Siblings, also for a client that came by way of a proxy.
+# Serve precompressed files, to clients behind a proxy too.
 gzip_static on;
 gzip_vary on;
 gzip_proxied any;
 gzip_http_version 1.0;
 {"brotli_static on;" if module else ""}
 
-# So the documentation says of the wildcard, for requests with credentials.
+# Documented for a wildcard: requests with an Origin header get that origin.
 map $http_origin $any_origin {{ "" "*"; default $http_origin; }}
 
 upstream application {{ server {quoted(upstream)}; }}
@@ -232,7 +235,7 @@ proxy_set_header Connection $connection_header;
 proxy_redirect off;
 proxy_read_timeout {SILENCE_SECONDS}s;
 proxy_send_timeout {SILENCE_SECONDS}s;
-# For the router, which strips it.
+# The router removes this header.
 proxy_pass_header X-Accel-Buffering;
 
 {blocks}
@@ -253,10 +256,10 @@ proxy_pass http://application;
 def _location(
     server: dict[str, str], path: str, location: Location, directory: str, number: int
 ) -> None:
-    """Add the blocks of one location.
+    """Add the nginx blocks of one location.
 
-    It ends at a slash: `/staticfoo` does not belong to `/static`. The path without the slash is
-    that of the directory, and there is nothing to be served but its index.
+    A location matches whole path segments: `/staticfoo` is not in `/static`. The path without a
+    trailing slash is the directory itself, for which only an index file can be served.
     """
     limit = f"client_max_body_size {size(location.request_buffering.max_request_size)};"
     if path and location.root is not None and location.allow and location.index:
@@ -266,16 +269,16 @@ def _location(
         bare = location.model_copy(update={"root": None})
         own = _handling(server, bare, Rule(), number)
         server[f"/{path}"] = f"location = {quoted(f'/{path}')} {{ {own} }}"
-    # Each rule is a location in the location, and what is said outside the rules is the last of
-    # them, because nginx would hand headers down to a rule that takes them all away. If several
-    # match, the documentation does not say which one counts: in nginx it is the first, and case
-    # matters. An expression sees the whole path.
+    # Each rule is a nested location. The location's own settings are the last nested location,
+    # because rules would inherit headers that they are supposed to replace. The documentation does
+    # not define which of several matching rules applies: as in nginx, it is the first one, and
+    # matching is case-sensitive. The expression is matched against the whole path.
     inner = []
     for expression, rule in location.rules.items():
         own = _handling(server, location, rule, number, expression)
         inner.append(f"location ~ {quoted(expression)} {{ {own} }}")
     if location.root is not None and location.index and not location.allow:
-        # Directories are looked at, and a rule may allow their index.
+        # Look up directories, because a rule may allow their index file.
         inner.append(
             f'location ~ "/$" {{ {_handling(server, location, Rule(allow=True), number)} }}'
         )
@@ -291,7 +294,7 @@ def _location(
 def _handling(
     server: dict[str, str], location: Location, rule: Rule, number: int, expression: str = ""
 ) -> str:
-    """Return what is done with the paths of a location, or with those that match a rule of it."""
+    """Return the directives for the paths of a location, or for those that match its rule."""
     allow = location.allow if rule.allow is None else rule.allow
     passthru = location.passthru if rule.passthru is None else rule.passthru
     files = location.root is not None and allow
@@ -310,7 +313,7 @@ def _handling(
     if location.index:
         lines.append(f"index {' '.join(literal(name) for name in location.index)};")
     if otherwise:
-        # A directory without an index, a file that may not be read, and methods files do not know.
+        # A directory without an index, an unreadable file, and methods that files do not support.
         lines.append(f"error_page 403 404 405 = {otherwise};")
     expires = location.expires if rule.expires is None else rule.expires
     headers = location.headers if rule.headers is None else rule.headers
@@ -318,14 +321,14 @@ def _handling(
 
 
 def _headers(expires: int | str, headers: Mapping[str, str]) -> Iterator[str]:
-    """Yield what puts headers on files; the application's answers pass through other blocks."""
+    """Yield the directives for the headers of files; responses of the application get none."""
     after = seconds(expires)
     if "cache-control" not in {name.lower() for name in headers}:
-        # The default is no caching, which nginx writes as `no-cache`.
+        # By default files are not cached, for which nginx sends `no-cache`.
         yield f"expires {after if after < 0 else f'{after}s'};"
     for name, value in headers.items():
         match name.lower():
-            case "content-type":  # as a header it would be a second one
+            case "content-type":  # add_header would add a second Content-Type
                 yield f"types {{ }} default_type {quoted(value)};"
             case "access-control-allow-origin" if value.strip() == "*":
                 yield f"add_header {quoted(name)} $any_origin;"
@@ -335,11 +338,11 @@ def _headers(expires: int | str, headers: Mapping[str, str]) -> Iterator[str]:
 
 
 def _rewriting(server: dict[str, str], target: str, number: int, expression: str) -> str:
-    """Return the name of the block that looks up another path instead, and add the block.
+    """Add the block that rewrites a request to another path; return its name.
 
-    That path may be a file's. If it is none, the application gets it, with the first one's query.
+    If there is no file at that path, the application receives the request, with its query.
     """
-    # What an expression has named can be used; nothing else in it is special.
+    # The target may use the named groups of the expression as variables, and nothing else.
     names = re.findall(r"\(\?P?[<'](\w+)[>']", expression)
     parts = re.split(r"\$\{?(" + "|".join(names) + r")\b\}?" if names else r"(?!)", target)
     written = "".join(

@@ -1,1 +1,1 @@
-"""What the validation looks at, one module per topic; `rehearsal/validation.py` lists it all."""
+"""The checks of the validation, one module per topic; `rehearsal/validation.py` lists them all."""

@@ -1,4 +1,4 @@
-"""Hooks and commands: whether dash reads them, and what becomes of failures and secrets."""
+"""Checks of hooks and commands: dash syntax, ignored failures, and secrets in logs."""
 
 import re
 import shutil
@@ -9,10 +9,10 @@ from rehearsal.checks import shell
 from rehearsal.checks.context import STAGE, Context
 from rehearsal.findings import Finding, Severity
 
-# What bash has, and dash takes for the name of a program.
+# Bash builtins that dash does not have.
 BASH = {"[[", "declare", "function", "let", "popd", "pushd", "shopt", "source", "typeset"}
 RESERVED = re.compile(r"PORT|SOCKET|PLATFORM_\w+")
-# A default leaves what is set as it is: PORT="${PORT:-8000}".
+# A default value does not overwrite a variable: PORT="${PORT:-8000}".
 DEFAULT = re.compile(r"\$\{?(\w+)(:?-.*\})?\}?", re.DOTALL)
 ASSIGNING = re.compile(r"\$\{(PORT|SOCKET|PLATFORM_\w+):?=")
 
@@ -22,9 +22,9 @@ def check_syntax(context: Context) -> Iterator[Finding]:
         for line, problem in _syntax(text.text):
             yield context.find(
                 text.keys,
-                f"is not read by dash: {problem}",
-                "dash runs all commands on the platform; this one fails",
-                "write it for dash, or call `bash -c '…'`",
+                f"has a syntax error: {problem}",
+                "the platform runs commands with dash, and this one fails",
+                "fix the syntax; if it is bash syntax, rewrite it for dash or use `bash -c '…'`",
                 line_of_text=line,
             )
 
@@ -33,8 +33,8 @@ def check_dash(context: Context) -> Iterator[Finding]:
     if shutil.which("dash") is None:
         yield Finding(
             STAGE,
-            "dash is not installed, so whether it reads the commands was not checked",
-            fix="install dash",
+            "dash is not installed, so the syntax of hooks and commands was not checked",
+            fix="install dash (Debian package: dash)",
             severity=Severity.NOTE,
         )
 
@@ -47,9 +47,9 @@ def check_bash(context: Context) -> Iterator[Finding]:
                 name = "set -o pipefail" if words[0] == "set" else words[0]
                 yield context.find(
                     text.keys,
-                    f"uses `{name}`, which bash has and dash has not",
-                    "the command fails on the platform",
-                    "write it for dash, or call `bash -c '…'`",
+                    f"uses `{name}`, which dash does not support",
+                    "the platform runs commands with dash, and this one fails",
+                    "rewrite it for dash, or use `bash -c '…'`",
                     line_of_text=command.line,
                 )
 
@@ -58,16 +58,16 @@ def check_failures(context: Context) -> Iterator[Finding]:
     for text in context.texts:
         lost = text.script.lost
         if text.owner == "hooks" and lost is not None:
-            goes_on = {
-                "build": "the build goes on with what is half done",
-                "deploy": "the deploy goes on, and counts as a success",
-            }.get(text.role, "nobody hears of it")
+            effect = {
+                "build": "the build continues with an incomplete image",
+                "deploy": "the deploy continues and is reported as a success",
+            }.get(text.role, "the failure is not reported")
             yield context.find(
                 text.keys,
                 f"runs several commands without `set -e`: a failure of `{lost.words[0]}`"
-                f" (its line {lost.line}) is not noticed",
-                f"only the last command counts; {goes_on}",
-                "begin the hook with `set -eu`",
+                f" (line {lost.line} of the hook) is ignored",
+                f"only the exit code of the last command counts; {effect}",
+                "start the hook with `set -eu`",
             )
 
 
@@ -80,9 +80,9 @@ def check_tracing(context: Context) -> Iterator[Finding]:
             ):
                 yield context.find(
                     text.keys,
-                    "has `set -x`",
-                    "commands are printed with the secrets in them, into a log that many can read",
-                    "delete the x",
+                    "uses `set -x`",
+                    "commands are printed to the log, with the secrets in them",
+                    "remove the `x` option",
                     Severity.WARNING,
                     line_of_text=command.line,
                 )
@@ -98,26 +98,26 @@ def check_environment(context: Context) -> Iterator[Finding]:
         for line, problem in _syntax(text):
             yield Finding(
                 STAGE,
-                f"{file} is not read by dash: {problem}",
-                "dash reads it before every command; with it all of them fail",
-                "write it for dash",
+                f"{file} has a syntax error: {problem}",
+                "dash reads this file before every command, so all of them fail",
+                "fix the syntax; dash does not support bash syntax",
                 file=file,
                 line=line,
             )
         for name, line in _reserved(text):
             yield Finding(
                 STAGE,
-                f"{file} sets {name}, which is the platform's",
-                "it has the last word over every variable, so the application is not found,"
-                " or does not find its services",
-                "set it on your own machine only, in a file that is not committed",
+                f"{file} sets {name}, which is reserved for the platform",
+                "it overrides the platform's value, so requests do not reach the application, or"
+                " the application does not find its services",
+                f"remove {name} from the file; on your machine, set it in a file outside Git",
                 file=file,
                 line=line,
             )
 
 
 def _reserved(text: str) -> Iterator[tuple[str, int]]:
-    """Yield variables of the platform that a text sets, with the line."""
+    """Yield each reserved variable that a shell text sets, and the line."""
     for command in shell.read(text).commands:
         for name, value in command.assignments.items():
             same = DEFAULT.fullmatch(value)
@@ -128,7 +128,7 @@ def _reserved(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _syntax(text: str) -> Iterator[tuple[int, str]]:
-    """Yield what dash says of a text that it cannot read: the line and the problem."""
+    """Yield the line and the message of a syntax error that dash reports."""
     dash = shutil.which("dash")
     if dash is None:
         return

@@ -1,4 +1,4 @@
-"""What every check is given."""
+"""The context that every check receives: the configuration and the commit's files."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ STAGE = "validate"
 
 @dataclass(frozen=True)
 class Text:
-    """A shell text of the configuration."""
+    """A hook or command of the configuration."""
 
     application: str
     keys: Keys
@@ -23,12 +23,12 @@ class Text:
 
     @property
     def role(self) -> str:
-        """Return its own key, such as `build` or `start`."""
+        """Return the last key, such as `build` or `start`."""
         return self.keys[-1]
 
     @property
     def owner(self) -> str:
-        """Return what it belongs to: `hooks`, `web`, `workers` or `crons`."""
+        """Return the section it belongs to: `hooks`, `web`, `workers` or `crons`."""
         return self.keys[2]
 
     @cached_property
@@ -38,11 +38,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Context:
-    """The configuration, and the commit it stands in."""
+    """The configuration, and the commit that contains it."""
 
     tree: Path
+    """The directory in which the commit is checked out."""
     files: frozenset[str]
-    """What Git tracks."""
+    """The files that Git tracks."""
     configuration: Configuration
     source: list[str]
     """The lines of the configuration file."""
@@ -57,15 +58,15 @@ class Context:
         *,
         line_of_text: int = 0,
     ) -> Finding:
-        """Make a finding.
+        """Create a finding about a key.
 
         Args:
-            keys: the place, whose name begins the message.
-            problem: the rest of the sentence.
-            consequence: what the platform or a visitor would do.
+            keys: the key, whose path starts the message.
+            problem: the rest of the message.
+            consequence: what the platform would do, or what a visitor would see.
             fix: how to fix it.
-            severity: how much it counts.
-            line_of_text: the line within the shell text at that place, from 1.
+            severity: error, warning or note.
+            line_of_text: the line within the shell text at that key, counted from 1.
         """
         line = self.configuration.line(*keys)
         if line_of_text and re.search(r":\s*\|[-+\d]*\s*(#.*)?$", self.source[line - 1]):
@@ -85,11 +86,11 @@ class Context:
         return [text for keys, name, app in self.applications() for text in _texts(keys, name, app)]
 
     def path(self, application: Application, name: str) -> str:
-        """Return a path of the application as Git names it; "" for the top."""
+        """Return a path of the application relative to the repository; "" for its root."""
         return normal(f"{application.directory}/{name}")
 
     def tracked(self, path: str) -> list[str]:
-        """Return the tracked files at a path or below."""
+        """Return the tracked files at or below a path."""
         return sorted(file for file in self.files if is_below(file, path))
 
 
@@ -111,11 +112,11 @@ def _texts(keys: Keys, name: str, application: Application) -> Iterator[Text]:
 
 
 def normal(path: str) -> str:
-    """Return a path without slashes around it and dots in it; "" for the top."""
+    """Return a path without leading and trailing slashes and `.` segments; "" for the root."""
     text = PurePosixPath(path.strip("/")).as_posix()
     return "" if text == "." else text
 
 
 def is_below(path: str, directory: str) -> bool:
-    """Return whether a path is a directory, or lies below it; "" is the top."""
+    """Return whether a path is `directory` or is below it; "" is the root."""
     return not directory or path == directory or path.startswith(f"{directory}/")

@@ -1,4 +1,4 @@
-"""When crons run."""
+"""Checks of cron schedules."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from itertools import pairwise
 from rehearsal.checks.context import Context
 from rehearsal.findings import Finding
 
-MINUTES = 5  # between two runs, at least
+MIN_INTERVAL_MINUTES = 5  # between two runs
 FIELDS = {
     "minute": (0, 59),
     "hour": (0, 23),
@@ -23,45 +23,45 @@ PART = re.compile(r"(?:(\*|H(?:\(\d+-\d+\))?)|(\d+)(?:-(\d+))?)(?:/(\d+))?", re.
 
 
 class SpecError(ValueError):
-    """The times of a cron cannot be read; the message says why."""
+    """A cron specification is invalid; the message says why."""
 
 
 def check_specs(context: Context) -> Iterator[Finding]:
     for keys, _, application in context.applications():
         for name, cron in application.crons.items():
             place = (*keys, "crons", name, "spec")
-            fix = "write five fields, such as `H/15 * * * *` for every quarter of an hour"
+            fix = "write five fields, such as `H/15 * * * *` to run every 15 minutes"
             try:
                 shortest = interval(cron.spec)
             except SpecError as error:
                 yield context.find(
                     place,
-                    f"({cron.spec}) is no time: {error}",
+                    f"({cron.spec}) is not a valid cron specification: {error}",
                     "the platform rejects the push",
                     fix,
                 )
                 continue
-            if shortest < MINUTES:
+            if shortest < MIN_INTERVAL_MINUTES:
                 yield context.find(
                     place,
-                    f"({cron.spec}) asks for runs {shortest} min apart",
-                    f"the platform runs no cron more often than every {MINUTES} minutes",
-                    f"write `H/{MINUTES} * * * *` or less often; what has to be quicker"
-                    " belongs into a worker",
+                    f"({cron.spec}) has runs only {shortest} min apart",
+                    f"the platform runs a cron at most every {MIN_INTERVAL_MINUTES} minutes",
+                    f"write `H/{MIN_INTERVAL_MINUTES} * * * *` or run it less often; use a worker"
+                    " for tasks that must run more often",
                 )
 
 
 def interval(spec: str) -> int:
-    """Return the shortest time between two runs, in minutes; 60 stands for all that is longer.
+    """Return the shortest interval between two runs, in minutes, at most 60.
 
     `H` is a number that the platform chooses, to spread the crons of many projects.
 
     Raises:
-        SpecError: it cannot be read.
+        SpecError: the specification is invalid.
     """
     words = spec.split()
     if len(words) != len(FIELDS):
-        raise SpecError(f"it has {len(words)} fields, not five")
+        raise SpecError(f"expected 5 fields, got {len(words)}")
     values = {name: _field(name, word) for name, word in zip(FIELDS, words, strict=True)}
     minutes, hours = sorted(values["minute"]), values["hour"]
     gaps = [after - before for before, after in pairwise(minutes)]
@@ -78,14 +78,14 @@ def _field(name: str, text: str) -> set[int]:
     for part in text.split(","):
         match = PART.fullmatch(part)
         if match is None:
-            raise SpecError(f"the {name} {part!r} cannot be read")
+            raise SpecError(f"the {name} {part!r} is invalid")
         special, first, last, step = match.groups()
         if step is not None and int(step) == 0:
             raise SpecError(f"the {name} {part!r} has a step of 0")
         if special is not None:
             begin, end = low, high
             if special != "*" and step is None:
-                end = low  # any single value will do
+                end = low  # H alone is a single value, and it does not matter which
         else:
             begin = int(first)
             end = int(last) if last else high if step else begin

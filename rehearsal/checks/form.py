@@ -1,4 +1,4 @@
-"""The form of the file, as the reader and the platform's schema see it; other files beside it."""
+"""Check the configuration against the models and the platform's schema, and find other files."""
 
 import json
 from collections.abc import Iterator
@@ -19,28 +19,32 @@ from rehearsal.configuration import (
 from rehearsal.findings import Finding, Severity
 
 REJECTED = "the platform rejects the push"
-LONG = 200
+FIX = "correct or remove the key; see Upsun's configuration reference"
+MAX_MESSAGE_LENGTH = 200
 
 
 def check_form(
     raw: dict[str, Any], lines: dict[Keys, int], schema: Path | None
 ) -> Iterator[Finding]:
-    """Yield what is wrong with the form; what both the reader and the schema see only once."""
-    said: set[int] = set()
+    """Yield schema errors, at most one per line from each of the model and the JSON schema.
+
+    A line that the model has reported is not reported again from the JSON schema.
+    """
+    reported: set[int] = set()
     for source in (
         _local_mounts(raw, lines),
         _own(raw, lines),
         _against(schema, raw, lines),
     ):
-        found = [finding for finding in source if finding.line not in said]
+        found = [finding for finding in source if finding.line not in reported]
         yield from found
-        said |= {finding.line for finding in found}
+        reported |= {finding.line for finding in found}
 
 
 def unusable(error: ConfigurationError) -> Iterator[Finding]:
-    """Yield why the file as a whole cannot be used."""
+    """Yield why the file cannot be read at all."""
     for message, line in error.problems:
-        yield _finding(f"{CONFIG_FILE}: {message}", line, "commit the file, as YAML in UTF-8")
+        yield _finding(message, line, "commit the file as valid YAML in UTF-8")
 
 
 def _own(raw: dict[str, Any], lines: dict[Keys, int]) -> Iterator[Finding]:
@@ -48,7 +52,7 @@ def _own(raw: dict[str, Any], lines: dict[Keys, int]) -> Iterator[Finding]:
         interpret(raw, lines)
     except ConfigurationError as error:
         for message, line in error.problems:
-            yield _finding(message, line, "see Upsun's reference of .upsun/config.yaml")
+            yield _finding(message, line, FIX)
 
 
 def _finding(
@@ -59,21 +63,21 @@ def _finding(
 
 
 def _local_mounts(raw: Any, lines: dict[Keys, int]) -> Iterator[Finding]:
-    """Yield each mount source `local`, of applications and of workers."""
+    """Yield each mount of an application or worker that has the source `local`."""
     for path in (("applications",), ("applications", "workers")):
         for keys, value in _members(raw, path):
             for below, mount in _members(value, ("mounts",)):
                 if isinstance(mount, dict) and mount.get("source") == "local":
                     place = (*keys, *below, "source")
                     yield _finding(
-                        f"{'.'.join(place)} is the `local` of older pages, which is rejected",
+                        f"{'.'.join(place)} is `local`, which Upsun does not support",
                         line_of(lines, place),
-                        "use storage (shared by all instances) or instance (one instance's own)",
+                        "use `storage` (shared by all instances) or `instance` (one per instance)",
                     )
 
 
 def _members(value: Any, path: Keys, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Yield the members of mappings: `("a", "b")` is every member of `b` in every one of `a`."""
+    """Yield the members of nested mappings: `("a", "b")` is `b`'s members in each member of `a`."""
     members = value.get(path[0]) if isinstance(value, dict) else None
     for name, member in members.items() if isinstance(members, dict) else ():
         below = (*keys, path[0], str(name))
@@ -89,18 +93,22 @@ def _against(path: Path | None, raw: Any, lines: dict[Keys, int]) -> Iterator[Fi
     try:
         validator = jsonschema.Draft7Validator(json.loads(path.read_text()))
     except (OSError, ValueError) as problem:
-        yield _finding(f"the schema cannot be read: {problem}", 0, severity=Severity.NOTE)
+        yield _finding(
+            f"the JSON schema cannot be read, so it was not used: {problem}",
+            0,
+            severity=Severity.NOTE,
+        )
         return
     for error in map(_deepest, validator.iter_errors(raw)):
         keys = tuple(str(key) for key in error.absolute_path)
-        for key, message in _unexpected(error) or [("", error.message[:LONG])]:
+        for key, message in _unexpected(error) or [("", error.message[:MAX_MESSAGE_LENGTH])]:
             place = (*keys, key) if key else keys
             message = f"{'.'.join(place)}: {message}" if place else message
-            yield _finding(message, line_of(lines, place), "see the platform's schema")
+            yield _finding(message, line_of(lines, place), FIX)
 
 
 def _deepest(error: ValidationError) -> ValidationError:
-    """Return the error in the alternative that comes nearest."""
+    """Return the error in the alternative that matches best."""
     while error.context:
         error = max(error.context, key=lambda each: (len(each.path), relevance(each)))
     return error
@@ -110,22 +118,18 @@ def _unexpected(error: ValidationError) -> list[tuple[str, str]]:
     if error.validator != "additionalProperties" or not isinstance(error.instance, dict):
         return []
     known = error.schema.get("properties", {}) if isinstance(error.schema, dict) else {}
-    return [
-        (str(key), "the platform knows no such key here")
-        for key in error.instance
-        if key not in known
-    ]
+    return [(str(key), "unknown key") for key in error.instance if key not in known]
 
 
 def check_other_files(files: frozenset[str]) -> Iterator[Finding]:
-    """Yield configuration files beside the one that counts."""
+    """Yield configuration files other than `.upsun/config.yaml`."""
     for file in sorted(files):
         name = file.rpartition("/")[2]
         if name == ".platform.app.yaml" or file.startswith(".platform/"):
             yield Finding(
                 STAGE,
-                f"{file} is the configuration of an older platform",
-                f"it is ignored; {CONFIG_FILE} counts",
+                f"{file} is a Platform.sh configuration file",
+                f"Upsun ignores it and reads {CONFIG_FILE}",
                 "delete it",
                 Severity.WARNING,
                 file,
@@ -135,9 +139,9 @@ def check_other_files(files: frozenset[str]) -> Iterator[Finding]:
         ):
             yield Finding(
                 STAGE,
-                f"{file} is not part of this rehearsal",
-                "the platform reads all files there as one configuration",
-                f"keep everything in {CONFIG_FILE}",
+                f"{file} is not included in this rehearsal",
+                "the platform merges all YAML files in .upsun/ into one configuration",
+                f"move its content to {CONFIG_FILE}",
                 Severity.NOTE,
                 file,
             )

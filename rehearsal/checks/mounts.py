@@ -1,4 +1,4 @@
-"""Mounts: what may be written to, and what they hide."""
+"""Checks of mounts: their names and sources, and the files that they hide."""
 
 import re
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from rehearsal.checks.shell import Command
 from rehearsal.configuration import Application, Keys
 from rehearsal.findings import Finding, Severity
 
-# These files only keep an empty directory in Git.
+# Files that only keep an empty directory in Git.
 PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep"}
 OUTPUTS = re.compile(
     r"--?(o|d|t|out|out-?dir|out-?file|output|output-?(path|dir)|dist-?dir|dest|target)"
 )
-# These leave nothing behind at a path that they name.
+# Commands that leave no file at a path that they name.
 HARMLESS = {"[", "echo", "mkdir", "printf", "rm", "rmdir", "test"}
 
 
@@ -23,8 +23,8 @@ def check_names(context: Context) -> Iterator[Finding]:
         if key.startswith("."):
             yield context.find(
                 keys,
-                "begins with a dot, without a slash before it",
-                "the platform ignores the mount, and the directory stays read-only",
+                "starts with a dot and not with a slash",
+                "the platform ignores the mount, and the directory is read-only",
                 f'write "/{key}"',
             )
 
@@ -33,19 +33,23 @@ def check_sources(context: Context) -> Iterator[Finding]:
     for keys, key, application in _mounts(context):
         mount = application.mounts[key]
         if mount.source == "service" and mount.service not in context.configuration.services:
-            named = f"`{mount.service}`, which is not defined" if mount.service else "no service"
+            problem = (
+                f"uses the service `{mount.service}`, which is not defined"
+                if mount.service
+                else "has the source `service`, but no `service`"
+            )
             yield context.find(
                 keys,
-                f"has the source `service` and names {named}",
+                problem,
                 "the platform rejects the push",
-                "name a service of the type network-storage with `service`",
+                "set `service` to the name of a network-storage service",
             )
         if not mount.source_path and mount.source not in {"tmp", "temporary"}:
             yield context.find(
                 keys,
                 "has no `source_path`",
-                "under a new name the mount would be empty, and its files lost",
-                f"write `source_path: {normal(key).rpartition('/')[2] or 'files'}`",
+                "if the mount is renamed, it is empty and its files are no longer available",
+                f"add `source_path: {normal(key).rpartition('/')[2] or 'files'}`",
                 Severity.WARNING,
             )
 
@@ -59,15 +63,15 @@ def check_overlaps(context: Context) -> Iterator[Finding]:
             yield context.find(
                 others,
                 f"is the same directory as the mount {key!r}",
-                "only one of them is there",
-                "delete one of them",
+                "only one of the two is mounted",
+                "remove one of them",
             )
         elif is_below(inner, outer):
             yield context.find(
                 others if normal(other) == inner else keys,
-                f"lies in the mount {outer!r}",
-                "which of them gets a file depends on the order of mounting",
-                "use directories beside each other",
+                f"is inside the mount {outer!r}",
+                "the order of mounting decides which mount a file is in",
+                "use two directories that do not contain each other",
                 Severity.WARNING,
             )
 
@@ -83,9 +87,9 @@ def check_hidden_files(context: Context) -> Iterator[Finding]:
             more = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
             yield context.find(
                 keys,
-                f"hides {hidden[0]}{more} of the repository",
-                "the files are not there in the running container",
-                "mount another directory, or keep the files elsewhere and copy them in `deploy`",
+                f"hides {hidden[0]}{more} in the repository",
+                "the running container does not see these files",
+                "mount another directory, or move the files and copy them in the deploy hook",
             )
 
 
@@ -99,9 +103,9 @@ def check_hidden_build(context: Context) -> Iterator[Finding]:
                 if writes is not None:
                     yield context.find(
                         text.keys,
-                        f"{'writes to' if writes else 'names'} {key}, which is a mount",
-                        "the mount hides what the build puts there",
-                        "build into another directory, and copy in `deploy`",
+                        f"{'writes to' if writes else 'mentions'} {key}, which is a mount",
+                        "at runtime the mount hides the files that the build hook writes there",
+                        "write to another directory, and copy the files in the deploy hook",
                         Severity.ERROR if writes else Severity.WARNING,
                         line_of_text=command.line,
                     )
@@ -109,7 +113,7 @@ def check_hidden_build(context: Context) -> Iterator[Finding]:
 
 
 def _written(command: Command, mount: str) -> bool | None:
-    """Return whether a command says that it writes to a mount; None: it does not name it."""
+    """Return whether a command's arguments write to a mount; None if they do not mention it."""
     if not mount:
         return None
     if any(is_below(_path(file), mount) for file in command.files):

@@ -1,4 +1,4 @@
-"""Locked requirements, which pip takes only whole."""
+"""Checks of requirements files that pip installs with `--require-hashes`."""
 
 import re
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def _requirement_files(command: Command) -> Iterator[str]:
 
 
 def _without_hash(file: str, text: str) -> Iterator[Finding]:
-    """Yield the first requirement without a hash, and how many more there are."""
+    """Yield one finding: the first requirement without a hash, and the number of others."""
     missing = [
         (requirement, line)
         for requirement, line in _requirements(text)
@@ -41,19 +41,19 @@ def _without_hash(file: str, text: str) -> Iterator[Finding]:
     if missing:
         requirement, line = missing[0]
         name = re.split(r"[\s\[<>=!~;@]", requirement)[0]
-        more = f", nor have {len(missing) - 1} more" if len(missing) > 1 else ""
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         yield Finding(
             STAGE,
             f"{file} has no hash for {name}{more}",
-            "pip refuses to install anything of it with --require-hashes, and the build fails",
-            "compile the file again, with hashes",
+            "pip install --require-hashes fails, and with it the build",
+            "compile the file again with hashes, for example `pip-compile --generate-hashes`",
             file=file,
             line=line,
         )
 
 
 def _requirements(text: str) -> Iterator[tuple[str, int]]:
-    """Yield each requirement with its options, and the line that it begins in."""
+    """Yield each requirement with its options, and its first line."""
     parts: list[str] = []
     begin = 0
     for number, line in enumerate(text.splitlines(), 1):

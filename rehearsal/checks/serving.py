@@ -1,4 +1,4 @@
-"""How requests reach the application: the start command, its socket, the locations."""
+"""Checks of how requests reach the application: start command, socket, locations."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ LISTENING = re.compile(r"-p|-b|-l|--port|--bind|--listen|--http|--http-socket|--
 FIXED = re.compile(r"([\w.*-]+|\[[\w:]*\])?:\d{2,5}|\d{2,5}")
 USES_PORT = re.compile(r"\$\{?PORT\b")
 USES_SOCKET = re.compile(r"\$\{?SOCKET\b|\bunix:")
-# Programs that make directories whose names only they know.
+# Programs that create output directories without naming them on the command line.
 BUILDERS = re.compile(r"\b(npm|npx|yarn|pnpm|bun|make|mkdocs|sphinx-build|hugo|collectstatic)\b")
 
 
@@ -27,16 +27,16 @@ def check_start(context: Context) -> Iterator[Finding]:
         if passing is not None and not application.web.commands.start:
             yield context.find(
                 (*keys, "web", "locations", passing),
-                "passes requests to the application, but nothing starts it",
-                "every request there is answered with 502",
-                "define web.commands.start",
+                "passes requests to the application, but there is no start command",
+                "every request to this location gets 502",
+                "add web.commands.start",
             )
         elif application.web.commands.start and locations and passing is None:
             yield context.find(
                 (*keys, "web", "locations"),
-                "pass no request to the application",
-                "nobody can reach the application",
-                'write `passthru: true` at the location "/"',
+                "do not pass any request to the application",
+                "the application does not receive any requests",
+                'add `passthru: true` to the location "/"',
             )
 
 
@@ -48,7 +48,7 @@ def check_workers(context: Context) -> Iterator[Finding]:
                     (*keys, "workers", name),
                     "has no start command",
                     "the platform rejects the push",
-                    "define commands.start, or delete the worker",
+                    "add commands.start, or remove the worker",
                 )
 
 
@@ -64,9 +64,9 @@ def check_background(context: Context) -> Iterator[Finding]:
             if words[:1] and words[0] in DETACHING and command.end != "&":
                 yield context.find(
                     text.keys,
-                    f"begins with `{words[0]}`",
-                    "signals may not reach the program, so that it does not stop in time",
-                    "use `exec` alone",
+                    f"uses `{words[0]}`",
+                    "SIGTERM may not reach the program, so it cannot shut down gracefully",
+                    f"replace `{words[0]}` with `exec`",
                     Severity.WARNING,
                     line_of_text=command.line,
                 )
@@ -74,14 +74,14 @@ def check_background(context: Context) -> Iterator[Finding]:
 
 def _in_background(context: Context, text: Text, how: str, line: int) -> Finding:
     if text.owner == "crons":
-        consequence = "the platform takes the cron for done, and may stop the container under it"
+        consequence = "the platform considers the cron finished and may stop the container"
     else:
-        consequence = "the command ends at once, and the platform starts it again and again"
+        consequence = "the command exits at once, and the platform restarts it in a loop"
     return context.find(
         text.keys,
         f"runs in the background: it {how}",
         consequence,
-        "let it run in the foreground",
+        "run it in the foreground",
         line_of_text=line,
     )
 
@@ -94,9 +94,10 @@ def check_exec(context: Context) -> Iterator[Finding]:
         if commands[-1].words[0] != "exec" and all(c.words[0] != "trap" for c in commands):
             yield context.find(
                 text.keys,
-                f"runs `{commands[-1].words[0]}` below a shell",
-                "SIGTERM stops the shell, and the server is killed with requests in flight",
-                "write `exec` before the last command",
+                f"runs `{commands[-1].words[0]}` as a child of the shell",
+                "SIGTERM ends the shell only, and the program is killed without a graceful"
+                " shutdown",
+                "put `exec` before the last command",
                 Severity.WARNING,
                 line_of_text=commands[-1].line,
             )
@@ -115,23 +116,23 @@ def check_socket(context: Context) -> Iterator[Finding]:
             yield context.find(
                 place,
                 "listens on a Unix socket, but the socket family is tcp",
-                "every request is answered with 502",
-                "write `socket_family: unix`, or listen on 127.0.0.1:$PORT",
+                "every request gets 502",
+                "set `socket_family: unix`, or listen on 127.0.0.1:$PORT",
             )
         elif family == "unix" and not USES_SOCKET.search(words):
             if USES_PORT.search(words) or fixed:
                 yield context.find(
                     place,
                     "listens on a TCP port, but the socket family is unix",
-                    "every request is answered with 502",
-                    "write `socket_family: tcp`, or listen on $SOCKET",
+                    "every request gets 502",
+                    "set `socket_family: tcp`, or listen on $SOCKET",
                 )
         elif fixed and not USES_PORT.search(words):
             yield context.find(
                 place,
-                f"listens on a port of its own ({fixed[0]})",
-                "the platform sends requests to $PORT; they are answered with 502",
-                "use $PORT",
+                f"listens on a fixed port ({fixed[0]}), not on $PORT",
+                "the platform sends requests to $PORT, and every request gets 502",
+                "listen on 127.0.0.1:$PORT",
                 line_of_text=fixed[1],
             )
 
@@ -148,8 +149,8 @@ def check_development_server(context: Context) -> Iterator[Finding]:
                 yield context.find(
                     text.keys,
                     f"runs a development server (`{match[1] if match else '--reload'}`)",
-                    "it is slow, and may show its source code to visitors",
-                    "use a server for production, such as gunicorn or hypercorn",
+                    "it is slow, and its error pages may show source code to visitors",
+                    "use a production server, such as gunicorn or hypercorn",
                     Severity.WARNING,
                     line_of_text=command.line,
                 )
@@ -165,16 +166,17 @@ def check_roots(context: Context) -> Iterator[Finding]:
                 if location.allow:
                     yield context.find(
                         place,
-                        "is the directory of the application itself",
-                        "everybody can read the source code",
-                        "name a directory with public files only, or write `allow: false`",
+                        "is the application's root directory",
+                        "anyone can download the source code",
+                        "use a directory with public files only, or set `allow: false`",
                     )
-            elif not _is_there(context, name, application, normal(location.root)):
+            elif not _exists(context, name, application, normal(location.root)):
                 yield context.find(
                     place,
-                    f"is {location.root}, which neither Git, nor a mount, nor the build hook has",
-                    "requests there are answered with 404",
-                    "name a directory that is there",
+                    f"is {location.root}, which is not in Git, not a mount, and not created by a"
+                    " hook",
+                    "every request to this location gets 404",
+                    "use a directory that exists",
                     Severity.WARNING,
                 )
 
@@ -188,8 +190,8 @@ def check_rules(context: Context) -> Iterator[Finding]:
                 except (re.error, RecursionError, OverflowError) as error:
                     yield context.find(
                         (*keys, "web", "locations", url, "rules", pattern),
-                        f"is no regular expression: {error}",
-                        "the web server does not start with it",
+                        f"is not a valid regular expression: {error}",
+                        "the web server does not start",
                         "fix the expression",
                     )
 
@@ -200,12 +202,12 @@ def _passes(location: Location) -> bool:
 
 
 def _long_running(context: Context) -> Iterator[Text]:
-    """Yield the commands during which something runs: not hooks, `post_start` and the like."""
+    """Yield the start commands of applications, workers and crons."""
     return (text for text in context.texts if text.role == "start" and text.owner != "hooks")
 
 
 def _fixed_port(text: Text) -> tuple[str, int] | None:
-    """Return the first number of a port that a command names, and the line."""
+    """Return the first fixed port that a command listens on, and its line."""
     for command in text.script.commands:
         words = command.program
         for before, word in pairwise(words):
@@ -221,8 +223,8 @@ def _fixed_port(text: Text) -> tuple[str, int] | None:
     return None
 
 
-def _is_there(context: Context, name: str, application: Application, root: str) -> bool:
-    """Return whether something is likely to put files into a location's root."""
+def _exists(context: Context, name: str, application: Application, root: str) -> bool:
+    """Return whether a location's root is in Git, in a mount, or probably created by a hook."""
     if context.tracked(context.path(application, root)):
         return True
     for key in application.mounts:

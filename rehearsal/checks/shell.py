@@ -1,6 +1,6 @@
-"""Reads shell text as far as the checks need: which commands, in which order, and how joined.
+"""A tolerant shell parser that yields the commands of a text, their order and their operators.
 
-It judges nothing and never fails; whether the text is shell at all is what dash says.
+It never fails: dash reports syntax errors.
 """
 
 import re
@@ -14,7 +14,7 @@ OPERATOR = re.compile(r"&&|\|\||;;|[;&|()\n]")
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 SEPARATORS = {";", "\n", "&", ";;", ""}
 
-# Commands whose failure takes nothing with it.
+# Commands whose failure does not matter.
 HARMLESS = {":", "echo", "exit", "export", "printf", "readonly", "return", "set", "trap", "true"}
 HARMLESS |= {"umask", "unset"}
 OPENING = {"if", "while", "until", "for", "{", "("}
@@ -26,30 +26,30 @@ class Command:
     """One simple command."""
 
     words: tuple[str, ...]
-    """Without quotes and redirections."""
+    """The words, without quotes and redirections."""
     line: int
-    """In the text, from 1."""
+    """The line in the text, counted from 1."""
     end: str
     """The operator after it, such as `&&`; "" at the end of the text."""
     depth: int
-    """How many compound commands it stands in."""
+    """The number of compound commands around it."""
     files: tuple[str, ...] = ()
-    """Where redirections lead."""
+    """The targets of its redirections."""
 
     @property
     def assignments(self) -> dict[str, str]:
-        """Return the variables that it sets for the commands after it."""
+        """Return the variables that it sets for the following commands."""
         words = self.words
         if words and words[0] in {"export", "readonly"}:
             words = words[1:]
         found = [ASSIGNMENT.fullmatch(word) for word in words]
         if words is self.words and None in found:
-            return {}  # set for one command only
+            return {}  # A=1 command: set for this command only
         return {match[1]: match[2] for match in found if match}
 
     @property
     def program(self) -> tuple[str, ...]:
-        """Return the words from the program's name on, without assignments and `exec`."""
+        """Return the program's name and arguments, without assignments, `exec` and `env`."""
         words = list(self.words)
         while words and (ASSIGNMENT.fullmatch(words[0]) or words[0] in {"exec", "env"}):
             del words[0]
@@ -57,15 +57,15 @@ class Command:
 
 
 class Script(NamedTuple):
-    """All commands of a text."""
+    """The parsed commands of a text."""
 
     commands: list[Command]
     lost: Command | None
-    """The first command whose failure nobody notices, because another one follows."""
+    """The first command whose failure is ignored because another command follows."""
 
 
 def read(text: str) -> Script:
-    """Read a shell text."""
+    """Parse a shell text."""
     return _Reader(text).script()
 
 
@@ -77,7 +77,7 @@ class _Token(NamedTuple):
 
 def _tokens(text: str) -> Iterator[_Token]:
     position = 0
-    here: list[str] = []  # the delimiters of here-documents that begin after this line
+    here: list[str] = []  # delimiters of the here-documents that start on the next line
     while position < len(text):
         line = text.count("\n", 0, position) + 1
         if match := BLANK.match(text, position):
@@ -108,7 +108,7 @@ def _end_of_word(text: str, position: int) -> int:
 
 
 def _skip(text: str, position: int) -> int:
-    """Return the position after one character, quotation or substitution."""
+    """Return the position after one character, quoted string or substitution."""
     character = text[position]
     if character == "\\":
         return position + 2
@@ -139,13 +139,13 @@ def _plain(word: str) -> str:
 
 @dataclass
 class _Body:
-    """A list of commands: the whole text, or a part of a compound command."""
+    """A list of commands: the whole text, or the body of a compound command."""
 
     word: str
-    risk: Command | None = None  # could fail, in the and-or list that is being read
-    handled: bool = False  # … and `||` says what then
-    pending: Command | None = None  # could have failed, in the one before
-    out: Command | None = None  # could fail at the end of a branch
+    risk: Command | None = None  # may fail, in the current and-or list
+    handled: bool = False  # `||` handles that failure
+    pending: Command | None = None  # may have failed, in the previous and-or list
+    out: Command | None = None  # may fail at the end of a branch
     begun: bool = False
 
 
@@ -159,10 +159,10 @@ class _Reader:
     words: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     line: int = 0
-    skipping: str = ""  # a pattern of `case`, the head of `for` or `case`, `()` of a function
-    target: bool = False
-    joined: bool = False  # after `&&` and the like the list goes on, in the next line too
-    function: bool = False  # the body of one follows
+    skipping: str = ""  # inside a `case` pattern, the head of `for` or `case`, or a function's `()`
+    target: bool = False  # the next word is the target of a redirection
+    joined: bool = False  # after `&&`, `||` or `|` the list continues on the next line
+    function: bool = False  # a function's body follows
 
     def script(self) -> Script:
         for token in _tokens(self.text):
@@ -193,7 +193,7 @@ class _Reader:
             self.words.append(word)
 
     def _reserved(self, word: str) -> bool:
-        """Follow a word that structures the text; return whether it does."""
+        """Handle a reserved word; return whether it is one."""
         if word in OPENING or word == "case":
             self._begin()
             self.bodies.append(_Body("function" if self.function else word))
@@ -223,7 +223,7 @@ class _Reader:
             ):
                 self.skipping = ""
         elif operator == "(":
-            if self.words:  # a function: its body follows
+            if self.words:  # a function definition
                 self.words, self.skipping, self.function = [], "function", True
             else:
                 self._reserved("(")
@@ -237,7 +237,7 @@ class _Reader:
                 self.skipping = "pattern"
 
     def _begin(self) -> None:
-        """Begin an and-or list, unless within one: nobody sees how the one before ended."""
+        """Start an and-or list, unless inside one: it discards the previous list's exit code."""
         body = self.bodies[-1]
         if not body.begun and body.pending and not self.errexit:
             self.lost = self.lost or body.pending
@@ -273,12 +273,12 @@ class _Reader:
                 self.errexit = not option.startswith("+")
 
     def _close(self) -> None:
-        """End a compound command, which is a command of the body around it."""
+        """End a compound command, which counts as a command of the enclosing body."""
         self._finish("\n")
         if len(self.bodies) > 1:
             body = self.bodies.pop()
             around = self.bodies[-1]
             around.begun = True
-            if body.word != "function":  # it may be called anywhere, or nowhere
+            if body.word != "function":  # a definition does not run the body
                 around.risk = around.risk or body.out or body.pending
         self.joined = False

@@ -1,4 +1,4 @@
-"""Versions and sizes of containers."""
+"""Checks of runtime and service versions, and of container profiles."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ Version = tuple[int, ...]
 
 PYTHON = {(3, 13), (3, 14)}
 PYTHON_DEPRECATED = {(3, 10), (3, 11), (3, 12)}
-# Oldest and newest version of services, and older ones that still run, without repairs.
+# Per service: the oldest and the newest supported version, and deprecated versions.
 SERVICES: dict[str, tuple[Version, Version, set[Version]]] = {
     "postgresql": ((14,), (18,), {(9, 6), (10,), (11,), (12,), (13,)}),
     "valkey": ((8, 0), (9, 0), set()),
@@ -24,24 +24,26 @@ def check_runtime(context: Context) -> Iterator[Finding]:
         if not kind and application.stack is None:
             yield context.find(
                 keys,
-                "says no `type`",
+                "has no `type`",
                 "the platform does not know which image to build",
-                "write `type: python:3.13`",
+                "add `type: python:3.13`",
             )
         elif kind != "python":
             continue
         elif _version(text) in PYTHON_DEPRECATED:
             yield context.find(
                 (*keys, "type"),
-                f"asks for Python {text}, which is deprecated",
-                "the image gets no repairs, and goes away one day",
+                f"is Python {text}, which is deprecated",
+                "the image gets no security updates and will be removed",
                 "use Python 3.13 or 3.14",
                 Severity.WARNING,
             )
         elif _version(text) not in PYTHON:
             yield context.find(
                 (*keys, "type"),
-                f"asks for Python {text or 'of no version'}, which the platform does not have",
+                f"is Python {text}, which the platform does not support"
+                if text
+                else "has no Python version",
                 "the platform rejects the push",
                 "use Python 3.13 or 3.14",
             )
@@ -60,16 +62,17 @@ def check_services(context: Context) -> Iterator[Finding]:
         if version in deprecated:
             yield context.find(
                 ("services", name, "type"),
-                f"asks for {kind} {service.version}, which is deprecated",
-                "it gets no repairs, and goes away one day",
+                f"is {kind} {service.version}, which is deprecated",
+                "the service gets no security updates and will be removed",
                 fix,
                 Severity.WARNING,
             )
         else:
             yield context.find(
                 ("services", name, "type"),
-                f"asks for {kind} {service.version or 'of no version'},"
-                " which the platform does not have",
+                f"is {kind} {service.version}, which the platform does not support"
+                if service.version
+                else f"has no version for {kind}",
                 "the platform rejects the push",
                 fix,
             )
@@ -80,9 +83,9 @@ def check_profile(context: Context) -> Iterator[Finding]:
         if application.type.startswith("python:") and not application.container_profile:
             yield context.find(
                 keys,
-                "names no `container_profile`",
-                "it gets HIGH_CPU: 224 MB to begin with, and 64 MB in a preview",
-                "write `container_profile: BALANCED`",
+                "has no `container_profile`",
+                "the container gets HIGH_CPU: 224 MB of memory at first, 64 MB in a preview",
+                "add `container_profile: BALANCED`",
                 Severity.WARNING,
             )
 

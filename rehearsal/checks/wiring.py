@@ -1,4 +1,4 @@
-"""What leads where: relationships to services, routes to applications."""
+"""Checks of relationships to services and of routes to applications."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from rehearsal.checks.context import Context
 from rehearsal.findings import Finding, Severity
 
-# Endpoints that a service has without being told.
+# The default endpoints of each type of service.
 ENDPOINTS = {
     "postgresql": {"postgresql"},
     "redis": {"redis"},
@@ -27,22 +27,22 @@ def check_relationships(context: Context) -> Iterator[Finding]:
                 if target not in configuration.applications:
                     yield context.find(
                         place,
-                        f"leads to `{target}`, which is not defined",
+                        f"refers to the service `{target}`, which is not defined",
                         "the platform rejects the push",
-                        f"define a service `{target}` under `services`",
+                        f"define `{target}` under `services`, or use the name of a service there",
                     )
             elif target and isinstance(application.relationships[name], str) and not endpoint:
                 yield context.find(
                     place,
-                    "names no endpoint",
-                    "the platform may not know what is meant",
+                    "has no endpoint",
+                    "the platform may not be able to resolve the relationship",
                     f'write "{target}:{service.kind.partition("-")[0]}"',
                     Severity.WARNING,
                 )
             elif endpoint and (known := _endpoints(context, target)) and endpoint not in known:
                 yield context.find(
                     place,
-                    f"leads to the endpoint `{endpoint}`, which `{target}` does not have",
+                    f"refers to the endpoint `{endpoint}`, which `{target}` does not have",
                     "the platform rejects the push",
                     f'write "{target}:{min(known)}"',
                 )
@@ -56,9 +56,9 @@ def check_database_url(context: Context) -> Iterator[Finding]:
         if service and service.kind.startswith("postgresql"):
             yield context.find(
                 (*keys, "relationships", "database"),
-                "defines DATABASE_URL by itself",
-                "it begins with pgsql://, which SQLAlchemy and others do not know",
-                "call the relationship `postgresql`",
+                "makes the platform define DATABASE_URL",
+                "the URL starts with pgsql://, which SQLAlchemy and other libraries do not accept",
+                "rename the relationship to `postgresql`",
                 Severity.WARNING,
             )
 
@@ -70,7 +70,7 @@ def check_unused_services(context: Context) -> Iterator[Finding]:
         for _, _, application in context.applications()
         for target, _ in application.endpoints().values()
     }
-    # Workers, services and mounts have some of their own, which the model does not hold.
+    # Workers, services and mounts refer to services too, and the model does not contain those.
     owners = [*_mappings(raw.get("services"))]
     for application in _mappings(raw.get("applications")):
         owners += [application, *_mappings(application.get("workers"))]
@@ -85,8 +85,8 @@ def check_unused_services(context: Context) -> Iterator[Finding]:
             yield context.find(
                 ("services", name),
                 "is not used by any relationship",
-                "it runs and costs, and no application can reach it",
-                "add a relationship, or delete the service",
+                "the service runs and is billed, but no application can connect to it",
+                "add a relationship, or remove the service",
                 Severity.WARNING,
             )
 
@@ -99,14 +99,14 @@ def check_upstreams(context: Context) -> Iterator[Finding]:
         if not route.application:
             yield context.find(
                 ("routes", url),
-                "names no `upstream`",
-                "the platform does not know which application answers there",
-                f'write `upstream: "{next(iter(configuration.applications))}:http"`',
+                "has no `upstream`",
+                "the platform does not know which application serves the route",
+                f'add `upstream: "{next(iter(configuration.applications))}:http"`',
             )
         elif route.application not in configuration.applications:
             yield context.find(
                 ("routes", url, "upstream"),
-                f"leads to the application `{route.application}`, which is not defined",
+                f"refers to the application `{route.application}`, which is not defined",
                 "the platform rejects the push",
                 f"use one of: {', '.join(configuration.applications)}",
             )
@@ -120,23 +120,26 @@ def check_redirects(context: Context) -> Iterator[Finding]:
             continue
         if not route.to:
             yield context.find(
-                ("routes", url), "names no `to`", "the platform rejects the push", "say where to"
+                ("routes", url),
+                "has no `to`",
+                "the platform rejects the push",
+                'add `to` with the target URL, such as `to: "https://{default}/"`',
             )
         elif any(_address(route.to).startswith(address) for address in known):
             continue
         elif "{" in route.to:
             yield context.find(
                 ("routes", url, "to"),
-                f"leads to {route.to}, which is no route",
-                "visitors are sent to a page that nobody answers",
-                f"define the route {route.to}, or use one that is there",
+                f"redirects to {route.to}, which is not a route",
+                "visitors are redirected to a URL that does not exist",
+                f"define the route {route.to}, or redirect to an existing route",
             )
         else:
             yield context.find(
                 ("routes", url, "to"),
-                f"leads to {route.to}, outside of this project",
-                "visitors of every environment, previews included, are sent there",
-                "see that this is meant",
+                f"redirects to {route.to}, outside this project",
+                "every environment, including previews, redirects visitors to that URL",
+                "make sure that this is intended",
                 Severity.WARNING,
             )
 
@@ -146,15 +149,15 @@ def check_any_route(context: Context) -> Iterator[Finding]:
         name = next(iter(context.configuration.applications))
         yield context.find(
             ("routes",),
-            "leads to no application: the file defines no route",
-            "which URL reaches which application is left to the platform",
-            f'define "https://{{default}}/" with `upstream: "{name}:http"`',
+            "has no routes",
+            "the platform chooses which application serves which URL",
+            f'add "https://{{default}}/" with `upstream: "{name}:http"`',
             Severity.WARNING,
         )
 
 
 def _endpoints(context: Context, name: str) -> set[str]:
-    """Return the endpoints of a service; none where they are not known."""
+    """Return the endpoints of a service; empty if they are unknown."""
     raw = context.configuration.raw["services"][name]
     configuration = raw.get("configuration")
     if isinstance(configuration, Mapping) and "endpoints" in configuration:
@@ -164,12 +167,12 @@ def _endpoints(context: Context, name: str) -> set[str]:
 
 
 def _mappings(value: Any) -> list[Mapping[Any, Any]]:
-    """Return the members that are mappings, of a mapping."""
+    """Return those members of a mapping that are mappings themselves."""
     members = value.values() if isinstance(value, Mapping) else ()
     return [member for member in members if isinstance(member, Mapping)]
 
 
 def _address(url: str) -> str:
-    """Return a URL without scheme and with a slash behind, to be compared."""
+    """Return a URL without its scheme and with a trailing slash, for comparison."""
     text = re.sub(r"^https?://", "", url)
     return text if text.endswith("/") else f"{text}/"

@@ -1,4 +1,4 @@
-"""A small project for Upsun, and rehearsals of it."""
+"""A sample project for Upsun, and helpers to rehearse it."""
 
 import os
 import subprocess
@@ -64,7 +64,7 @@ class Server(http.server.ThreadingHTTPServer):
     request_queue_size = 128
 
 server = Server(("127.0.0.1", int(os.environ["PORT"])), Handler)
-# Accepts for a moment more: what the web server has already taken is on its way.
+# Keep accepting for a moment: the web server may be forwarding requests.
 stop = lambda *_: threading.Timer(0.3, server.shutdown).start()
 signal.signal(signal.SIGTERM, stop)
 server.serve_forever()
@@ -80,14 +80,14 @@ FILES = {
 
 
 def git(directory: Path, *arguments: str) -> str:
-    """Run git in a repository of a test, as nobody in particular."""
-    # What an outer git, such as one that runs a hook, says about repositories is not for this one.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    """Run git in a test repository, with a fixed author."""
+    # A Git hook that runs the tests sets GIT_* variables for another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
     return subprocess.run(
         ["git", *identity, "-c", "commit.gpgsign=false", *arguments],
         cwd=directory,
-        env=kept,
+        env=environment,
         capture_output=True,
         text=True,
         check=True,
@@ -95,7 +95,7 @@ def git(directory: Path, *arguments: str) -> str:
 
 
 def commit(directory: Path, files: dict[str, str], message: str = "A change") -> str:
-    """Write files, commit all that is there, and return the commit."""
+    """Write files, commit all files in the directory, and return the commit."""
     for name, text in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,12 +108,12 @@ def commit(directory: Path, files: dict[str, str], message: str = "A change") ->
 
 
 def sample(directory: Path, *changes: tuple[str, str, str], **files: str) -> Path:
-    """Make a repository of the sample.
+    """Create a repository with the sample project.
 
     Args:
-        directory: where.
-        changes: file, what stands there, what shall stand there instead.
-        files: further ones.
+        directory: the repository's directory.
+        changes: tuples of a file, an old text in it, and its replacement.
+        files: additional files.
     """
     content = FILES | files
     for name, old, new in changes:
@@ -125,7 +125,7 @@ def sample(directory: Path, *changes: tuple[str, str, str], **files: str) -> Pat
 
 
 async def rehearse(repository: Path, state: Path, **choices: object) -> Report:
-    """Rehearse what is committed in a repository."""
+    """Rehearse the last commit of a repository."""
     options = replace(Options(repository=repository, state=state), **choices)  # type: ignore[arg-type]
     complete: list[Report] = []
 
@@ -138,11 +138,11 @@ async def rehearse(repository: Path, state: Path, **choices: object) -> Report:
 
 
 def errors(report: Report) -> list[Finding]:
-    """Return the findings that make the exit code 1."""
+    """Return the errors in a report."""
     return [finding for finding in report.findings if finding.severity is Severity.ERROR]
 
 
-def told(report: Report) -> str:
-    """Return all that a report says, to show when a test fails."""
+def summary(report: Report) -> str:
+    """Return a report as text, for the message of a failed assertion."""
     lines = [f"{stage.name}: {stage.result} {stage.detail}" for stage in report.stages]
     return "\n".join([*lines, *map(str, report.findings), *report.seen])

@@ -1,11 +1,11 @@
-"""What is broken is caught at its stage, with words that help."""
+"""Each fault is reported in its stage, with a line and a fix."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from rehearsal.tests.sample import CONFIG, errors, rehearse, sample, told
+from rehearsal.tests.sample import CONFIG, errors, rehearse, sample, summary
 
 YAML = ".upsun/config.yaml"
 START = "start: exec python3 serve.py"
@@ -15,22 +15,22 @@ pytestmark = pytest.mark.requires("bwrap", "nginx")
 
 @dataclass(frozen=True)
 class Broken:
-    """A change of the sample, and what must be said of it."""
+    """Changes to the sample, and the expected finding."""
 
     changes: tuple[tuple[str, str, str], ...]
     stage: str
     words: tuple[str, ...]
     line: str = ""
-    """A part of the line of the configuration that is named."""
+    """A part of the line of the configuration that the finding names."""
     force: bool = False
-    """Past the validation, which would have caught it earlier."""
+    """Continue after the validation, which finds the fault first."""
 
 
 BROKEN = {
     "hook that writes outside a mount": Broken(
         ((YAML, "cp -R built/. public/", "cp -R built/. elsewhere/"),),
         "deploy",
-        ("exit code", "Read-only file system", "a mount or"),
+        ("exit code 1", "Read-only file system", "a mount or"),
         "deploy: |",
     ),
     "missing asset": Broken(
@@ -41,7 +41,7 @@ BROKEN = {
     "wrong port": Broken(
         (("serve.py", 'int(os.environ["PORT"])', "0"),),
         "start",
-        ("listens on port", "requests go to $PORT", "502"),
+        ("listens on port", "$PORT", "502"),
         START,
     ),
     "unix socket family with a TCP start": Broken(
@@ -53,14 +53,14 @@ BROKEN = {
     "start in the background": Broken(
         ((YAML, START, "start: python3 serve.py &"),),
         "start",
-        ("has ended 5 times", "foreground"),
+        ("exited 5 times", "foreground"),
         "start: python3 serve.py &",
         force=True,
     ),
     "start that crashes": Broken(
         (("serve.py", "import http", "raise SystemExit('no luck')\nimport http"),),
         "start",
-        ("has ended 5 times, with exit code 1", "no luck", "502"),
+        ("exited 5 times", "exit code 1", "no luck", "502"),
         START,
     ),
     "environment that prints": Broken(
@@ -71,24 +71,24 @@ BROKEN = {
     "environment that sets the port": Broken(
         ((".environment", "export", "export PORT=8888\nexport"),),
         "environment",
-        ("PORT", "the platform's"),
+        ("changes PORT",),
         force=True,
     ),
     "environment that ends the shell": Broken(
         ((".environment", "export", "exit 0\nexport"),),
         "environment",
-        ("ends there", "no `exit`"),
+        ("ends the shell", "`exit`"),
     ),
     "build that fails": Broken(
         ((YAML, "mkdir built\n", "mkdir built/deep\n"),),
         "build",
-        ("exit code 1", "the release before goes on serving", "built/deep"),
+        ("exit code 1", "the previous release keeps serving", "built/deep"),
         "build: |",
     ),
     "build into a mount": Broken(
         ((YAML, "mkdir built\n", "mkdir -p built public; touch public/lost\n"),),
         "build",
-        ("hides 1 files", "public/lost"),
+        ("hides 1 file", "public/lost"),
         "public:",
         force=True,
     ),
@@ -115,7 +115,7 @@ BROKEN = {
             ),
         ),
         "crons",
-        ("crons tidy ends with exit code 4", "untidy"),
+        ("the cron tidy", "exit code 4", "untidy"),
         "tidy:",
     ),
     "worker that ends": Broken(
@@ -128,13 +128,13 @@ BROKEN = {
             ),
         ),
         "workers",
-        ("the worker queue has ended ", " times, with exit code 3"),
+        ("the worker queue exited", "exit code 3"),
         "queue:",
     ),
     "post_deploy that fails": Broken(
         ((YAML, "    hooks:\n", "    hooks:\n      post_deploy: exit 5\n"),),
         "post_deploy",
-        ("post_deploy ends with exit code 5",),
+        ("post_deploy", "exit code 5"),
         "post_deploy:",
     ),
     "server that ends at once on SIGTERM": Broken(
@@ -151,7 +151,7 @@ BROKEN = {
             ),
         ),
         "stop",
-        ("requests in flight were lost",),
+        ("requests in flight",),
     ),
     "traceback in the log": Broken(
         (
@@ -168,25 +168,25 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
-async def test_is_caught(broken: Broken, tmp_path: Path) -> None:
+async def test_fault_is_reported(broken: Broken, tmp_path: Path) -> None:
     repository = sample(tmp_path / "repository", *broken.changes)
     report = await rehearse(repository, tmp_path / "state", force=broken.force)
     found = [finding for finding in errors(report) if finding.stage == broken.stage]
-    assert found, told(report)
+    assert found, summary(report)
     text = "\n".join(str(finding) for finding in found)
     for words in broken.words:
-        assert words in text, told(report)
+        assert words in text, summary(report)
     if broken.line:
         lines = (repository / YAML).read_text().splitlines()
-        assert any(broken.line in lines[finding.line - 1] for finding in found), told(report)
+        assert any(broken.line in lines[finding.line - 1] for finding in found), summary(report)
     assert report.exit_code == 1
 
 
-async def test_sample_is_green(tmp_path: Path) -> None:
+async def test_sample_has_no_findings(tmp_path: Path) -> None:
     report = await rehearse(sample(tmp_path / "repository"), tmp_path / "state")
-    assert report.exit_code == 0, told(report)
+    assert report.exit_code == 0, summary(report)
     assert [finding.severity for finding in report.findings if finding.severity == "warning"] == []
 
 
-def test_the_sample_has_what_is_changed() -> None:
+def test_sample_contains_the_replaced_text() -> None:
     assert START in CONFIG

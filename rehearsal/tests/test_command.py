@@ -1,4 +1,4 @@
-"""`python -m rehearsal` as a person uses it: words, exit codes, and nothing left behind."""
+"""The command `python -m rehearsal`: messages, exit codes, and cleanup."""
 
 import fcntl
 import json
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.requires("bwrap", "nginx", "dash")
 
 
 class Command:
-    """A rehearsal as a process, in a place of its own."""
+    """Run the command in a directory of its own."""
 
     def __init__(self, directory: Path) -> None:
         self.repository = directory / "repository"
         self.state = directory / "state"
-        # Where it makes its temporary directories, so that what is left can be seen.
+        # TMPDIR of the command, to find temporary files that it leaves behind.
         self.temporary = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -52,14 +52,14 @@ class Command:
         )
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """Run it to its end; return the exit code and what it said."""
+        """Run the command; return its exit code and output."""
         process = self.start(*arguments)
         output, _ = process.communicate(timeout=SECONDS)
         assert "Traceback" not in output, output
         return process.returncode, output
 
     def left(self) -> list[psutil.Process]:
-        """Return the processes that have to do with it."""
+        """Return the processes that the command has started."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -71,8 +71,8 @@ class Command:
                 found.append(process)
         return found
 
-    def is_clean(self) -> None:
-        """Fail if anything is left of it but what it keeps in its state."""
+    def assert_clean(self) -> None:
+        """Fail if the command has left processes or temporary files."""
         _, alive = psutil.wait_procs(self.left(), timeout=10)
         assert not alive, [process.cmdline() for process in alive]
         assert list(self.temporary.iterdir()) == []
@@ -90,23 +90,23 @@ def command(tmp_path: Path) -> Iterator[Command]:
 
 
 def wait_for(process: subprocess.Popen[str], words: str) -> None:
-    """Read what it says until these words come."""
+    """Read the output until it contains `words`."""
     assert process.stdout is not None
     for line in process.stdout:
         if words in line:
             return
-    pytest.fail(f"it never said {words!r}")
+    pytest.fail(f"no {words!r} in the output")
 
 
 def wait_until(file: Path, words: str) -> None:
-    """Wait until these words stand in a file."""
+    """Wait until a file contains `words`."""
     deadline = time.monotonic() + SECONDS
     while not (file.exists() and words in file.read_text()):
         assert time.monotonic() < deadline, f"no {words!r} in {file}"
         time.sleep(0.02)
 
 
-def test_help_names_all_that_can_be_broken(command: Command) -> None:
+def test_help_lists_all_failures_of_break(command: Command) -> None:
     code, output = command.run("--help")
     assert code == 0
     for name, meaning in BREAKS.items():
@@ -115,26 +115,26 @@ def test_help_names_all_that_can_be_broken(command: Command) -> None:
     assert "exit codes" in output
 
 
-def test_green_and_red(command: Command) -> None:
+def test_successful_and_failing_deploy(command: Command) -> None:
     sample(command.repository)
     code, output = command.run()
     assert code == 0, output
-    assert "This deploy would go well" in output
+    assert "would succeed" in output
     assert "Hold window" in output
-    command.is_clean()
+    command.assert_clean()
 
     commit(command.repository, {"serve.py": "raise SystemExit('no luck')\n"})
     code, output = command.run()
     assert code == 1, output
-    assert "This deploy would not go well" in output
+    assert "would fail" in output
     line = 1 + CONFIG[: CONFIG.index("start: ")].count("\n")
     assert f".upsun/config.yaml:{line}: " in output
     assert "no luck" in output
     assert f"Logs: {command.state}" in output
-    command.is_clean()
+    command.assert_clean()
 
 
-def test_json_is_all_there_is(command: Command) -> None:
+def test_json_is_the_only_output(command: Command) -> None:
     sample(command.repository, (".environment", "export", "echo Welcome\nexport"))
     code, output = command.run("--json")
     document = json.loads(output)
@@ -150,26 +150,24 @@ def test_json_is_all_there_is(command: Command) -> None:
     ("arguments", "words"),
     [
         (["no-such-revision"], "no commit 'no-such-revision'"),
-        (["--strategy", "rolling"], "--strategy needs --from"),
-        (["--from", "HEAD"], "--from needs --strategy"),
-        (["--clone-of", "production"], "names the environment itself"),
-        (["--environment", "copy", "--clone-of", "nowhere"], "nothing to clone"),
+        (["--strategy", "rolling"], "--from"),
+        (["--from", "HEAD"], "--strategy"),
+        (["--clone-of", "production"], "another environment"),
+        (["--environment", "copy", "--clone-of", "nowhere"], "nowhere"),
         (["--application", "other"], "--application: web"),
         (["--break", "everything"], "invalid choice"),
         (["--environment", "../outside"], "letters, digits"),
         (["--port", "99999"], "from 0 to 65535"),
         (["--state", "/proc/nothing"], "/proc/nothing"),
-        (["-C", "/nowhere"], "/nowhere is no directory"),
+        (["-C", "/nowhere"], "/nowhere"),
     ],
 )
-def test_what_cannot_be_rehearsed_is_said_in_a_sentence(
-    arguments: list[str], words: str, command: Command
-) -> None:
+def test_usage_error_exits_with_2(arguments: list[str], words: str, command: Command) -> None:
     sample(command.repository)
     code, output = command.run(*arguments)
     assert code == 2, output
     assert words in output
-    command.is_clean()
+    command.assert_clean()
 
 
 def test_no_repository_and_a_wrong_section(command: Command) -> None:
@@ -184,7 +182,7 @@ def test_no_repository_and_a_wrong_section(command: Command) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_outlives_an_interruption(number: signal.Signals, command: Command) -> None:
+def test_interruption_leaves_nothing_running(number: signal.Signals, command: Command) -> None:
     sample(command.repository, SLOW_BUILD)
     process = command.start()
     log = command.state / "environments" / "production" / "logs" / "build.log"
@@ -196,42 +194,42 @@ def test_nothing_outlives_an_interruption(number: signal.Signals, command: Comma
     assert not alive, [process.cmdline() for process in alive]
     if number != signal.SIGKILL:
         assert process.returncode == 130
-        assert "nothing of it is left running" in output
-        command.is_clean()
-    # And nothing stands in the way of the next one.
+        assert "Interrupted" in output
+        command.assert_clean()
+    # The next rehearsal works.
     git(command.repository, "reset", "--quiet", "--hard")
-    commit(command.repository, {"README": "Slow no more\n"})
+    commit(command.repository, {"README": "No longer slow\n"})
     config = command.repository / ".upsun" / "config.yaml"
     commit(command.repository, {".upsun/config.yaml": config.read_text().replace("sleep 600", "")})
     code, output = command.run()
     assert code == 0, output
-    command.is_clean()
+    command.assert_clean()
 
 
-def test_what_is_kept_runs_until_it_is_stopped(command: Command) -> None:
+def test_keep_runs_until_stop(command: Command) -> None:
     sample(command.repository)
     code, output = command.run("--keep")
     assert code == 0, output
-    address = output.partition("It runs on at ")[2].partition(";")[0]
+    address = output.partition("Still running at ")[2].partition(";")[0]
     assert httpx.get(address, trust_env=False).status_code == 200
-    line = output.partition("It ends with: ")[2].partition("\n")[0]
+    line = output.partition("To stop it: ")[2].partition("\n")[0]
     code, output = command.run()
     assert code == 2, output
-    assert "is kept running by process" in output
+    assert "still running" in output
     assert f"`{line}`" in output
 
-    # As it is said, typed in the same directory.
+    # The printed command works in the same directory.
     result = subprocess.run(["sh", "-c", line], cwd=HERE, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "has ended" in result.stdout
+    assert result.stdout.startswith("Stopped")
     with pytest.raises(httpx.ConnectError):
         httpx.get(address, trust_env=False)
-    command.is_clean()
-    assert "Nothing is kept" in command.run("--stop")[1]
+    command.assert_clean()
+    assert command.run("--stop")[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("script", "expected"),
     [
         ("on the path/upsun-rehearse", "upsun-rehearse"),
         ("here/a place/upsun-rehearse", "'./a place/upsun-rehearse'"),
@@ -239,35 +237,35 @@ def test_what_is_kept_runs_until_it_is_stopped(command: Command) -> None:
         ("somewhere/rehearsal/__main__.py", "./python -m rehearsal"),
     ],
 )
-def test_messages_name_what_was_typed(
-    typed: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_messages_name_the_command_that_was_run(
+    script: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in (typed, "here/python"):
+    for name in (script, "here/python"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch(mode=0o755)
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("PATH", str(tmp_path / "on the path"))
-    monkeypatch.setattr(sys, "argv", [str(tmp_path / typed)])
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / script)])
     monkeypatch.setattr(sys, "executable", str(tmp_path / "here" / "python"))
-    assert program() == said.format(tmp_path)
+    assert program() == expected.format(tmp_path)
 
 
-def test_two_at_once_take_turns(command: Command) -> None:
+def test_concurrent_rehearsals_of_an_environment_wait(command: Command) -> None:
     sample(command.repository)
     processes = [command.start() for _ in range(3)] + [command.start("--environment", "other")]
     outputs = [process.communicate(timeout=SECONDS)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0, 0], outputs
     assert any("Waiting for another rehearsal" in output for output in outputs)
     assert "Waiting" not in outputs[3]
-    command.is_clean()
+    command.assert_clean()
 
 
 def test_without_isolation(command: Command) -> None:
     sample(command.repository)
     code, output = command.run("--no-isolation")
     assert code == 0, output
-    assert "not proven" in output
-    # Where permissions stop nobody, as with root, the difference is seen afterwards.
+    assert "not tested" in output
+    # Permissions do not stop root, so the write is found afterwards.
     serve = (command.repository / "serve.py").read_text()
     commit(
         command.repository,
@@ -275,23 +273,23 @@ def test_without_isolation(command: Command) -> None:
     )
     code, output = command.run("--no-isolation")
     assert code == 1, output
-    assert "written into the image" in output, output
-    command.is_clean()
+    assert "wrote to the image" in output, output
+    command.assert_clean()
 
 
-def test_only_its_own_temporary_directories_are_removed(
+def test_only_leftover_temporary_directories_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    strangers = tmp_path / "rehearsal-999999-notes"
-    strangers.mkdir()
-    (strangers / "important").touch()
+    unrelated = tmp_path / "rehearsal-999999-notes"
+    unrelated.mkdir()
+    (unrelated / "important").touch()
     left = tmp_path / "rehearsal-killed"
     left.mkdir()
     (left / lifecycle.IN_USE).touch()
     in_use = tmp_path / "rehearsal-running"
     in_use.mkdir()
-    # A link to a directory, and a directory whose lock is a link, may be somebody's trap.
+    # Another user may have created a link to a directory, or a link in place of the lock file.
     (tmp_path / "rehearsal-link").symlink_to(left, target_is_directory=True)
     trap = tmp_path / "rehearsal-trap"
     trap.mkdir()
@@ -302,9 +300,9 @@ def test_only_its_own_temporary_directories_are_removed(
         lock.flush()
         lifecycle.remove_leftovers()
     assert {path.name for path in tmp_path.iterdir()} == {
-        *(strangers.name, in_use.name, "rehearsal-link", trap.name)
+        *(unrelated.name, in_use.name, "rehearsal-link", trap.name)
     }
-    assert (strangers / "important").exists()
+    assert (unrelated / "important").exists()
 
 
 def test_directories_of_other_users_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The reader of `.upsun/config.yaml`: what it holds, and in which line."""
+"""Reading `.upsun/config.yaml`: the models, the lines of keys, and error messages."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def problems(text: str) -> list[tuple[str, int]]:
     return caught.value.problems
 
 
-def test_lines_are_those_of_the_keys() -> None:
+def test_line_of_a_key() -> None:
     lines = SMALL.splitlines()
     configuration = parse(SMALL)
     for keys in [
@@ -38,13 +38,13 @@ def test_lines_are_those_of_the_keys() -> None:
         ("services", "db"),
     ]:
         assert keys[-1] in lines[configuration.line(*keys) - 1]
-    # Of what is not there, the nearest around it.
+    # A missing key has the line of its nearest ancestor.
     missing = ("services", "db", "size", "large")
     assert configuration.line(*missing) == configuration.line("services", "db")
     assert configuration.line("nothing") == 1
 
 
-def test_relationships_have_three_forms() -> None:
+def test_relationships_have_three_notations() -> None:
     application = parse(SMALL).applications["app"]
     assert application.directory == "backend"
     assert application.endpoints() == {
@@ -54,7 +54,7 @@ def test_relationships_have_three_forms() -> None:
     }
 
 
-def test_service_tells_kind_and_version() -> None:
+def test_service_type_and_version() -> None:
     service = parse(SMALL).services["db"]
     assert (service.kind, service.version) == ("postgresql", "18")
 
@@ -62,25 +62,25 @@ def test_service_tells_kind_and_version() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("", 1, "holds no keys"),
-        ("- a\n", 1, "holds no keys"),
+        ("", 1, "must be a mapping"),
+        ("- a\n", 1, "must be a mapping"),
         ("applications: {}\n", 1, "applications: "),
-        ("applications:\n  app:\n    web: [\n", 4, "no YAML"),
-        ("applications:\n  app: \t{\n", 2, "no YAML"),
-        ("date: 2024-13-45\n", 0, "no YAML"),
-        ("a: &a\n  b: *a\n", 0, "contains itself"),
+        ("applications:\n  app:\n    web: [\n", 4, "invalid YAML"),
+        ("applications:\n  app: \t{\n", 2, "invalid YAML"),
+        ("date: 2024-13-45\n", 0, "invalid YAML"),
+        ("a: &a\n  b: *a\n", 0, "contains it"),
         ("applications:\n  app:\n    type: 3\n", 3, "applications.app.type"),
-        ("applications:\n  app:\n    wep: {}\n", 3, "knows no such key"),
+        ("applications:\n  app:\n    wep: {}\n", 3, "unknown key"),
         (SMALL.replace("type: postgresql", "typ: postgresql"), 12, "services.db.type"),
         (SMALL.replace('spec: "H', 'spek: "H'), 10, "crons.clean.spec"),
     ],
 )
-def test_problems_have_a_sentence_and_a_line(text: str, line: int, words: str) -> None:
+def test_problem_has_a_message_and_a_line(text: str, line: int, words: str) -> None:
     found = problems(text)
     assert any(words in message and place == line for message, place in found), found
 
 
-def test_missing_or_unreadable_file_is_said(tmp_path: Path) -> None:
+def test_missing_or_unreadable_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="not in the commit"):
         read(tmp_path)
     file = tmp_path / CONFIG_FILE
@@ -90,7 +90,7 @@ def test_missing_or_unreadable_file_is_said(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_load_gives_the_file_as_it_is_written() -> None:
+def test_load_returns_raw_yaml_and_lines() -> None:
     raw, lines = load("a:\n  - b\n  - 3: c\n")
     assert raw == {"a": ["b", {3: "c"}]}
     assert lines == {("a",): 1, ("a", "0"): 2, ("a", "1"): 3, ("a", "1", "3"): 3}

@@ -1,4 +1,4 @@
-"""What stands in front of the application, in real nginx processes: web server and router."""
+"""The web server and the router in front of the application, as real nginx processes."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from rehearsal.configuration import Application, Route
 from rehearsal.front import nginx as nginx_program
 from rehearsal.gate import Gate
 
-SECONDS = 20.0  # for anything that comes at once on a machine with nothing else to do
+SECONDS = 20.0  # a timeout, far longer than anything takes on an idle machine
 DOMAIN = "rehearsal.example"
 
 pytestmark = pytest.mark.requires("nginx")
@@ -38,10 +38,10 @@ def free_port() -> int:
 
 
 class Backend:
-    """An application that says what it was asked, and does what the request tells it to."""
+    """An application that records its requests, and responds as their X-Response header asks."""
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
+        self.received = asyncio.Event()
         self.go = asyncio.Event()
         self.sent = asyncio.Event()
         self.gone = asyncio.Event()
@@ -55,7 +55,7 @@ class Backend:
         try:
             await self._serve(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # cancelled, when the server ends
+            pass  # cancelled at the end of the server
         finally:
             writer.close()
             with suppress(ConnectionError):
@@ -74,7 +74,7 @@ class Backend:
         headers: dict[str, str] = {}
         for each in fields:
             name, _, value = each.partition(":")
-            assert name.lower() not in headers, f"{name} comes twice"
+            assert name.lower() not in headers, f"duplicate header {name}"
             headers[name.lower()] = value.strip()
         request: dict[str, Any] = {
             "method": method,
@@ -90,7 +90,7 @@ class Backend:
             while data := await reader.read(1000):
                 writer.write(data.upper())
             return
-        self.asked.set()
+        self.received.set()
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         if headers.get("transfer-encoding") == "chunked":
             while size := int(await reader.readline(), 16):
@@ -98,11 +98,11 @@ class Backend:
         request["body"] = len(body)
         request["number"] = len(self.requests)
         self.requests.append(request)
-        told = json.loads(headers.get("x-tell", "{}"))
+        wanted = json.loads(headers.get("x-response", "{}"))
         text = json.dumps(request).encode()
-        extra = "".join(f"{name}: {value}\r\n" for name, value in told.get("headers", []))
-        start = f"HTTP/1.1 {told.get('status', 200)} Told\r\n{extra}"
-        kind = told.get("kind", "")
+        extra = "".join(f"{name}: {value}\r\n" for name, value in wanted.get("headers", []))
+        start = f"HTTP/1.1 {wanted.get('status', 200)} Status\r\n{extra}"
+        kind = wanted.get("kind", "")
         if kind == "large":
             size = 12 * 1024 * 1024
             writer.write(f"{start}Content-Length: {size}\r\n\r\n".encode() + bytes(size))
@@ -137,7 +137,7 @@ class Backend:
 
 @asynccontextmanager
 async def application(path: str | None = None) -> AsyncIterator[tuple[Backend, str]]:
-    """Run a backend; yield it and where it listens, as `web_server.configuration` takes it."""
+    """Run a backend; yield it and its address for `web_server.configuration`."""
     backend = Backend()
     if path:
         server = await asyncio.start_unix_server(backend, path)
@@ -161,7 +161,7 @@ def write(scratch: Path, text: str) -> Path:
 
 @asynccontextmanager
 async def nginx(text: str, scratch: Path, port: int, **options: Any) -> AsyncIterator[list[str]]:
-    """Run nginx until it listens; yield what it says, once it has ended."""
+    """Run nginx; yield a list that contains its error log after its end."""
     program = nginx_program()
     assert program is not None
     conf = write(scratch, text)
@@ -173,11 +173,11 @@ async def nginx(text: str, scratch: Path, port: int, **options: Any) -> AsyncIte
         **options,
     )
     lines: list[str] = []
-    said = asyncio.create_task(process.communicate())
+    output_task = asyncio.create_task(process.communicate())
     try:
         async with asyncio.timeout(SECONDS):
             while True:
-                assert process.returncode is None, (await said)[1].decode()
+                assert process.returncode is None, (await output_task)[1].decode()
                 try:
                     _, writer = await asyncio.open_connection("127.0.0.1", port)
                 except ConnectionRefusedError:
@@ -190,7 +190,7 @@ async def nginx(text: str, scratch: Path, port: int, **options: Any) -> AsyncIte
     finally:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
-        _, output = await said
+        _, output = await output_task
         lines += output.decode().splitlines()
     assert await process.wait() == 0, lines
     assert not [line for line in lines if "[emerg]" in line or "[alert]" in line], lines
@@ -202,9 +202,9 @@ def client(port: int, **options: Any) -> httpx.AsyncClient:
     )
 
 
-def telling(kind: str = "", *headers: tuple[str, str], status: int = 200) -> dict[str, str]:
-    """Return the header that tells the backend what to answer."""
-    return {"X-Tell": json.dumps({"kind": kind, "headers": headers, "status": status})}
+def response_header(kind: str = "", *headers: tuple[str, str], status: int = 200) -> dict[str, str]:
+    """Return the header that tells the backend how to respond."""
+    return {"X-Response": json.dumps({"kind": kind, "headers": headers, "status": status})}
 
 
 def split(line: str) -> tuple[str, str, str]:
@@ -212,19 +212,19 @@ def split(line: str) -> tuple[str, str, str]:
 
 
 async def raw(port: int, request: str) -> bytes:
-    """Send bytes that a client would not send, and return all of the answer."""
+    """Send raw bytes, which no HTTP client would send; return the whole response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request.encode("latin-1"))
     async with asyncio.timeout(SECONDS):
-        answer = await reader.read()
+        response = await reader.read()
     writer.close()
     await writer.wait_closed()
-    return answer
+    return response
 
 
 @pytest.fixture(scope="module")
 def scratch() -> Iterator[Path]:
-    # Not below pytest's, which another user may not enter, and short enough for a socket's name.
+    # Not in pytest's directory: other users cannot enter it, and it is too long for a Unix socket.
     directory = Path(tempfile.mkdtemp(prefix="front-"))
     directory.chmod(0o755)
     yield directory
@@ -232,9 +232,9 @@ def scratch() -> Iterator[Path]:
 
 
 def need_brotli() -> None:
-    """Skip without nginx's module for Brotli; under CI fail."""
+    """Skip a test without nginx's Brotli module; in CI, fail it."""
     if web_server.brotli_module() is None:
-        message = "nginx has no Brotli (Debian package: libnginx-mod-http-brotli-static)"
+        message = "nginx has no Brotli module (Debian package: libnginx-mod-http-brotli-static)"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
@@ -242,7 +242,7 @@ def need_brotli() -> None:
 
 # --- the web server ---------------------------------------------------------------------------
 
-HARD = 'a "quoted" \\ back\\new $uri ${host} $1 {brace}; # \\'  # to write in nginx's language
+HARD = 'a "quoted" \\ back\\new $uri ${host} $1 {brace}; # \\'  # must be escaped for nginx
 
 LOCATIONS: dict[str, Any] = {
     "/": {"passthru": True},
@@ -316,7 +316,7 @@ FILES = {
     "app/static/png/pic.png": "picture",
     "app/static/sub/inner.css": "inner",
     "app/deeper/x.css": "deeper",
-    "app/staticfoo": "not to be reached",
+    "app/staticfoo": "must not be served",
     "app/secret.py": "source",
     "site/index.html": "site index",
     "site/docs/index.html": "docs index",
@@ -339,7 +339,7 @@ def build(directory: Path) -> None:
     static = directory / "app/static"
     (static / "big.css").write_text("a{}" * 1000)
     (static / "big.css.gz").write_bytes(gzip.compress(b"gz" * 100, mtime=0))
-    (static / "big.css.br").write_bytes(b"no real brotli")
+    (static / "big.css.br").write_bytes(b"not real Brotli")
     (static / "only.css").write_text("plain")
     (static / "only.css.gz").write_bytes(gzip.compress(b"only gz", mtime=0))
 
@@ -353,7 +353,7 @@ class Front:
 
 @pytest.fixture(scope="module")
 async def front(scratch: Path) -> AsyncIterator[Front]:
-    """A web server with all kinds of locations, before an application."""
+    """A web server with many locations, in front of an application."""
     directory = scratch / "tree"
     build(directory)
     port = free_port()
@@ -387,7 +387,7 @@ APP = "the application"
         ("/static/", 404, ""),
         ("/static", 404, ""),
         ("/staticfoo", 200, APP),
-        ("/static/%2e%2e/secret.py", 200, APP),  # is /secret.py
+        ("/static/%2e%2e/secret.py", 200, APP),  # normalized to /secret.py
         ("/static/..%2fsecret.py", 200, APP),
         ("/static/deep/x.css", 200, "deeper"),
         ("/static/deeper/x.css", 404, ""),
@@ -428,24 +428,24 @@ APP = "the application"
         ("/shop/img/pic.png", 200, "picture"),
     ],
 )
-async def test_paths(front: Front, path: str, status: int, text: str) -> None:
+async def test_response_by_path(front: Front, path: str, status: int, text: str) -> None:
     before = len(front.backend.requests)
     async with client(front.port) as http:
-        answer = await http.get(path)
-    assert answer.status_code == status
-    asked = front.backend.requests[before:]
+        response = await http.get(path)
+    assert response.status_code == status
+    received = front.backend.requests[before:]
     if text is APP:
-        assert [request["path"] for request in asked] == [path]
+        assert [request["path"] for request in received] == [path]
     else:
-        assert asked == []
+        assert received == []
         if status == 200:
-            assert answer.text == text
+            assert response.text == text
         if status == 301:
-            assert answer.headers["Location"] == text
+            assert response.headers["Location"] == text
 
 
 @pytest.mark.parametrize(
-    ("path", "asked"),
+    ("path", "expected"),
     [
         ("/a%2Fb//c%20d?x=%2f&y", "/a%2Fb//c%20d?x=%2f&y"),
         ("/files/a%2Fb%C3%BC?x=1", "/files/a%2Fb%C3%BC?x=1"),
@@ -455,11 +455,13 @@ async def test_paths(front: Front, path: str, status: int, text: str) -> None:
         ("/shop/img/none.png", None),
     ],
 )
-async def test_what_the_application_is_asked(front: Front, path: str, asked: str | None) -> None:
+async def test_request_path_of_the_application(
+    front: Front, path: str, expected: str | None
+) -> None:
     before = len(front.backend.requests)
     await raw(front.port, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     found = [request["path"] for request in front.backend.requests[before:]]
-    assert found == ([asked] if asked else [])
+    assert found == ([expected] if expected else [])
 
 
 @pytest.mark.parametrize(
@@ -498,7 +500,7 @@ async def test_what_the_application_is_asked(front: Front, path: str, asked: str
         ("/static/type.webp", {"Content-Type": "image/webp"}),
         ("/static/type.avif", {"Content-Type": "image/avif"}),
         ("/static/type.wasm", {"Content-Type": "application/wasm"}),
-        # None of it on what the application answers, nor on what is missing.
+        # Responses of the application and errors have none of these headers.
         ("/static/ask/missing.css", {"X-Location": None, "Cache-Control": None, "Expires": None}),
         ("/static/secret", {"X-Location": None, "Cache-Control": None, "X-Hard": None}),
         ("/files/missing", {"Cache-Control": None}),
@@ -508,45 +510,45 @@ async def test_what_the_application_is_asked(front: Front, path: str, asked: str
 )
 async def test_headers(front: Front, path: str, expected: Mapping[str, str | None]) -> None:
     async with client(front.port) as http:
-        answer = await http.get(path, headers={"Accept-Encoding": ""})
-    assert {name: answer.headers.get(name) for name in expected} == expected
-    assert len(answer.headers.get_list("Content-Type")) <= 1
+        response = await http.get(path, headers={"Accept-Encoding": ""})
+    assert {name: response.headers.get(name) for name in expected} == expected
+    assert len(response.headers.get_list("Content-Type")) <= 1
 
 
-async def test_the_wildcard_becomes_the_origin(front: Front) -> None:
+async def test_wildcard_origin_becomes_the_origin_of_the_request(front: Front) -> None:
     async with client(front.port) as http:
-        answer = await http.get("/origin/app.js", headers={"Origin": "https://two.example"})
-    assert answer.headers["Access-Control-Allow-Origin"] == "https://two.example"
+        response = await http.get("/origin/app.js", headers={"Origin": "https://two.example"})
+    assert response.headers["Access-Control-Allow-Origin"] == "https://two.example"
 
 
-async def test_the_applications_headers_reach_the_client(front: Front) -> None:
-    told = telling(
+async def test_application_headers_reach_the_client(front: Front) -> None:
+    headers = response_header(
         "", ("X-Own", "yes"), ("Cache-Control", "private"), ("Set-Cookie", "a=1"), status=404
     )
     async with client(front.port) as http:
-        answer = await http.get("/files/missing", headers=told)
-    assert answer.status_code == 404
-    assert answer.headers["X-Own"] == "yes"
-    assert answer.headers["Cache-Control"] == "private"
-    assert answer.headers["Set-Cookie"] == "a=1"
+        response = await http.get("/files/missing", headers=headers)
+    assert response.status_code == 404
+    assert response.headers["X-Own"] == "yes"
+    assert response.headers["Cache-Control"] == "private"
+    assert response.headers["Set-Cookie"] == "a=1"
 
 
 @pytest.mark.parametrize("path", ["/form", "/files/missing", "/open/docs/", "/single/none.py"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
-async def test_methods_and_bodies_pass(front: Front, path: str, method: str) -> None:
+async def test_methods_and_bodies_are_forwarded(front: Front, path: str, method: str) -> None:
     content = b"" if method == "HEAD" else b"x" * 100_000
     before = len(front.backend.requests)
     async with client(front.port) as http:
-        answer = await http.request(method, path, content=content)
+        response = await http.request(method, path, content=content)
     if method == "HEAD" and path in {"/open/docs/", "/single/none.py"}:
         assert front.backend.requests[before:] == []  # there is a file
         return
-    assert answer.status_code == 200
+    assert response.status_code == 200
     assert front.backend.requests[-1]["method"] == method
     assert front.backend.requests[-1]["body"] == len(content)
 
 
-async def test_what_the_application_is_told(front: Front) -> None:
+async def test_headers_that_reach_the_application(front: Front) -> None:
     headers = {
         "Host": "www.example.com:99",
         "X-Forwarded-For": "192.0.2.1, 192.0.2.2",
@@ -559,7 +561,7 @@ async def test_what_the_application_is_told(front: Front) -> None:
         "Cookie": "a=1; b=2",
     }
     async with client(front.port) as http:
-        await http.get("/told", headers=headers)
+        await http.get("/headers", headers=headers)
     request = front.backend.requests[-1]
     assert request["version"] == "HTTP/1.1"
     expected = {name.lower(): value for name, value in headers.items()}
@@ -582,17 +584,17 @@ async def test_what_the_application_is_told(front: Front) -> None:
     ],
 )
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_siblings(
+async def test_precompressed_files(
     front: Front, accept: str, encoding: str | None, path: str, version: str
 ) -> None:
     if "br" in accept:
         need_brotli()
-    answer = await raw(
+    response = await raw(
         front.port,
         f"GET /static/{path} HTTP/{version}\r\nHost: x\r\nVia: 1.1 x\r\nConnection: close\r\n"
         f"Accept-Encoding: {accept}\r\n\r\n",
     )
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _, body = response.partition(b"\r\n\r\n")
     headers = httpx.Headers(
         [(n, v.strip()) for n, _, v in (x.partition(b":") for x in head.split(b"\r\n")[1:])]
     )
@@ -603,19 +605,19 @@ async def test_siblings(
     if encoding == "gzip":
         assert gzip.decompress(body) in {b"gz" * 100, b"only gz"}
     elif encoding == "br":
-        assert body == b"no real brotli"
+        assert body == b"not real Brotli"
     else:
         assert body in {b"a{}" * 1000, b"plain"}
 
 
-async def test_files_without_siblings_do_not_vary(front: Front) -> None:
+async def test_uncompressed_files_have_no_vary_header(front: Front) -> None:
     async with client(front.port) as http:
-        answer = await http.get("/static/main.css")
-    assert "Vary" not in answer.headers
-    assert "Content-Encoding" not in answer.headers
+        response = await http.get("/static/main.css")
+    assert "Vary" not in response.headers
+    assert "Content-Encoding" not in response.headers
 
 
-async def test_conditions_and_ranges(front: Front) -> None:
+async def test_conditional_and_range_requests(front: Front) -> None:
     async with client(front.port) as http:
         first = await http.get("/static/main.css")
         again = await http.get("/static/main.css", headers={"If-None-Match": first.headers["ETag"]})
@@ -629,28 +631,28 @@ async def test_conditions_and_ranges(front: Front) -> None:
     ("path", "size", "status"),
     [("/small", 1024, 200), ("/small/x", 1025, 413), ("/large", 3_000_000, 200)],
 )
-async def test_the_size_of_requests(
+async def test_maximum_request_size(
     front: Front, path: str, size: int, status: int, chunked: bool
 ) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"x" * size
 
     async with client(front.port) as http:
-        answer = await http.post(path, content=pieces() if chunked else b"x" * size)
-    assert answer.status_code == status
+        response = await http.post(path, content=pieces() if chunked else b"x" * size)
+    assert response.status_code == status
     if status == 200:
         assert front.backend.requests[-1]["body"] == size
 
 
 @pytest.mark.parametrize(("path", "buffered"), [("/buffered", True), ("/unbuffered/x", False)])
-async def test_buffering_of_requests(front: Front, path: str, buffered: bool) -> None:
-    """A buffered body reaches the application when it is complete, and chunks with a length."""
-    front.backend.asked.clear()
+async def test_request_buffering(front: Front, path: str, buffered: bool) -> None:
+    """With buffering, the application receives the complete body, with its Content-Length."""
+    front.backend.received.clear()
 
     async def pieces() -> AsyncIterator[bytes]:
         yield b"one"
         if not buffered:
-            await front.backend.asked.wait()
+            await front.backend.received.wait()
         yield b"two"
 
     async with client(front.port) as http:
@@ -661,14 +663,14 @@ async def test_buffering_of_requests(front: Front, path: str, buffered: bool) ->
     assert headers.get("transfer-encoding") == (None if buffered else "chunked")
 
 
-async def first_piece(port: int, kind: str, backend: Backend, *headers: tuple[str, str]) -> None:
-    """Ask for a stream, and see its first piece before the second is sent."""
+async def check_stream(port: int, kind: str, backend: Backend, *headers: tuple[str, str]) -> None:
+    """Request a stream; check that its first part arrives before the second is sent."""
     backend.go.clear()
     async with (
         client(port) as http,
-        http.stream("GET", "/stream", headers=telling(kind, *headers)) as answer,
+        http.stream("GET", "/stream", headers=response_header(kind, *headers)) as response,
     ):
-        pieces = answer.aiter_raw()
+        pieces = response.aiter_raw()
         async with asyncio.timeout(SECONDS):
             assert await anext(pieces) == b"one\n"
             backend.go.set()
@@ -677,8 +679,8 @@ async def first_piece(port: int, kind: str, backend: Backend, *headers: tuple[st
 
 EVENTS = ("Content-Type", "text/event-stream")
 UNBUFFERED = ("X-Accel-Buffering", "no")
-# What comes in chunks, as from every server that speaks HTTP/1.1, is passed on as it comes,
-# although buffering is on. What does not, waits for more of it, unless it is told not to.
+# nginx forwards chunked responses immediately, even with buffering, and buffers other responses
+# unless X-Accel-Buffering forbids it.
 STREAMS = pytest.mark.parametrize(
     ("kind", "headers"),
     [
@@ -693,29 +695,31 @@ STREAMS = pytest.mark.parametrize(
 
 
 @STREAMS
-async def test_streams_flow(front: Front, kind: str, headers: list[tuple[str, str]]) -> None:
-    await first_piece(front.port, kind, front.backend, *headers)
+async def test_stream_is_not_buffered(
+    front: Front, kind: str, headers: list[tuple[str, str]]
+) -> None:
+    await check_stream(front.port, kind, front.backend, *headers)
 
 
-async def test_a_slow_client_does_not_hold_the_application(front: Front) -> None:
+async def test_slow_client_does_not_block_the_application(front: Front) -> None:
     front.backend.sent.clear()
     async with (
         client(front.port) as http,
-        http.stream("GET", "/slow", headers=telling("large")) as answer,
+        http.stream("GET", "/slow", headers=response_header("large")) as response,
     ):
         async with asyncio.timeout(SECONDS):
             await front.backend.sent.wait()
-        assert answer.status_code == 200
+        assert response.status_code == 200
 
 
-async def test_the_application_hears_that_a_client_left(front: Front) -> None:
+async def test_application_notices_a_closed_connection(front: Front) -> None:
     front.backend.gone.clear()
     front.backend.go.clear()
     async with (
         client(front.port) as http,
-        http.stream("GET", "/stream", headers=telling("chunked")) as answer,
+        http.stream("GET", "/stream", headers=response_header("chunked")) as response,
     ):
-        assert await anext(answer.aiter_raw()) == b"one\n"
+        assert await anext(response.aiter_raw()) == b"one\n"
     async with asyncio.timeout(SECONDS):
         await front.backend.gone.wait()
 
@@ -739,27 +743,27 @@ async def websocket(port: int, host: str) -> None:
     await writer.wait_closed()
 
 
-async def test_websockets_pass(front: Front) -> None:
+async def test_websocket_is_forwarded(front: Front) -> None:
     await websocket(front.port, "x")
 
 
-async def test_an_application_on_a_unix_socket(scratch: Path) -> None:
+async def test_application_on_a_unix_socket(scratch: Path) -> None:
     port = free_port()
     async with application(str(scratch / "app.sock")) as (backend, upstream):
         text = web_server.configuration(
-            Application(),  # no locations at all: all to the application
+            Application(),  # without locations, all requests go to the application
             directory="/app",
             port=port,
             upstream=upstream,
             scratch=str(scratch / "unix"),
         )
         async with nginx(text, scratch / "unix", port), client(port) as http:
-            answer = await http.get("/x", headers={"Host": "a.example"})
-        assert answer.json()["headers"]["host"] == "a.example"
+            response = await http.get("/x", headers={"Host": "a.example"})
+        assert response.json()["headers"]["host"] == "a.example"
     assert len(backend.requests) == 1
 
 
-async def test_an_application_that_is_not_there(scratch: Path) -> None:
+async def test_missing_application_is_a_502(scratch: Path) -> None:
     port = free_port()
     text = web_server.configuration(
         Application(),
@@ -769,17 +773,17 @@ async def test_an_application_that_is_not_there(scratch: Path) -> None:
         scratch=str(scratch / "none"),
     )
     async with nginx(text, scratch / "none", port) as lines, client(port) as http:
-        answer = await http.get("/")
-    assert answer.status_code == 502
-    assert "nginx" in answer.text
+        response = await http.get("/")
+    assert response.status_code == 502
+    assert "nginx" in response.text
     assert any("Connection refused" in line for line in lines)
 
 
 @pytest.mark.parametrize("super_user", [True, False])
-async def test_nothing_is_written_elsewhere(
+async def test_nginx_writes_to_its_scratch_directory_only(
     scratch: Path, monkeypatch: pytest.MonkeyPatch, super_user: bool
 ) -> None:
-    """As root and as nobody, who could not write to the system's directories, and would say so."""
+    """Without root, nginx would log an error when writing to a system directory."""
     if super_user and os.geteuid() != 0:
         pytest.skip("needs to be root")
     directory = scratch / f"user-{super_user}"
@@ -816,10 +820,12 @@ async def test_nothing_is_written_elsewhere(
                 nginx(config, directory, address, **options) as lines,
                 client(address) as http,
             ):
-                answer = await http.post("/x", content=b"x" * 2_000_000)
-                assert answer.json()["body"] == 2_000_000
-                answer = await http.get("/y", headers=telling("", ("Cache-Control", "max-age=9")))
-                assert answer.status_code == 200
+                response = await http.post("/x", content=b"x" * 2_000_000)
+                assert response.json()["body"] == 2_000_000
+                response = await http.get(
+                    "/y", headers=response_header("", ("Cache-Control", "max-age=9"))
+                )
+                assert response.status_code == 200
                 if address == port:
                     assert (await http.get("/static/main.css")).text == "body{}"
             assert lines == []
@@ -847,9 +853,9 @@ async def test_nothing_is_written_elsewhere(
         ("", None),
     ],
 )
-def test_times(expires: int | str, expected: int | None) -> None:
+def test_durations(expires: int | str, expected: int | None) -> None:
     if expected is None:
-        with pytest.raises(ValueError, match="is no time"):
+        with pytest.raises(ValueError, match="invalid duration"):
             web_server.seconds(expires)
     else:
         assert web_server.seconds(expires) == expected
@@ -860,7 +866,7 @@ def test_sizes(size: str) -> None:
     if size[0].isdigit() and "T" not in size and ";" not in size:
         assert web_server.size(size) == size
     else:
-        with pytest.raises(ValueError, match="is no size"):
+        with pytest.raises(ValueError, match="invalid size"):
             web_server.size(size)
 
 
@@ -909,7 +915,7 @@ ROUTES: dict[str, Any] = {
 
 
 @dataclass
-class ProxyMiddleware:
+class Edge:
     port: int
     held: Backend
     direct: Backend
@@ -917,8 +923,8 @@ class ProxyMiddleware:
 
 
 @pytest.fixture(scope="module")
-async def edge(scratch: Path) -> AsyncIterator[ProxyMiddleware]:
-    """A router before two applications, in the place of the gate's two ports."""
+async def edge(scratch: Path) -> AsyncIterator[Edge]:
+    """A router in front of two applications, which replace the gate's two ports."""
     port = free_port()
     async with application() as (held, first), application() as (direct, second):
         text = router.configuration(
@@ -931,11 +937,11 @@ async def edge(scratch: Path) -> AsyncIterator[ProxyMiddleware]:
             scratch=str(scratch / "edge"),
         )
         async with nginx(text, scratch / "edge", port):
-            yield ProxyMiddleware(port, held, direct, scratch / "edge")
+            yield Edge(port, held, direct, scratch / "edge")
 
 
 @pytest.mark.parametrize(
-    ("host", "seen", "route"),
+    ("host", "forwarded", "route"),
     [
         (DOMAIN, DOMAIN, "https://{default}/"),
         (DOMAIN.upper(), DOMAIN, "https://{default}/"),
@@ -946,7 +952,7 @@ async def edge(scratch: Path) -> AsyncIterator[ProxyMiddleware]:
         (f"x.many.{DOMAIN}", f"x.many.{DOMAIN}", "https://*.many.{default}/"),
     ],
 )
-async def test_hosts(edge: ProxyMiddleware, host: str | None, seen: str, route: str) -> None:
+async def test_hosts_and_headers(edge: Edge, host: str | None, forwarded: str, route: str) -> None:
     headers = {
         **({"Host": host} if host else {}),
         "X-Forwarded-Proto": "http",
@@ -960,11 +966,11 @@ async def test_hosts(edge: ProxyMiddleware, host: str | None, seen: str, route: 
         "X-Own": "own",
     }
     async with client(edge.port) as http:
-        answer = await http.get("/who%2F?x=1", headers=headers)
-    request = answer.json()
+        response = await http.get("/who%2F?x=1", headers=headers)
+    request = response.json()
     assert request["path"] == "/who%2F?x=1"
     expected = {
-        "host": seen,
+        "host": forwarded,
         "x-forwarded-proto": "https",
         "x-client-ip": "127.0.0.1",
         "x-client-ssl": "on",
@@ -979,10 +985,10 @@ async def test_hosts(edge: ProxyMiddleware, host: str | None, seen: str, route: 
     assert {name: request["headers"].get(name) for name in expected} == expected
 
 
-async def test_without_forwarded_for(edge: ProxyMiddleware) -> None:
+async def test_forwarded_for_is_added(edge: Edge) -> None:
     async with client(edge.port) as http:
-        answer = await http.post("/")
-    assert answer.json()["headers"]["x-forwarded-for"] == "127.0.0.1"
+        response = await http.post("/")
+    assert response.json()["headers"]["x-forwarded-for"] == "127.0.0.1"
 
 
 def default_host(routes: Mapping[str, Route]) -> str:
@@ -994,7 +1000,7 @@ def default_host(routes: Mapping[str, Route]) -> str:
     return after.partition(";")[0].strip('"')
 
 
-def test_the_primary_route_is_the_default() -> None:
+def test_primary_route_is_the_default() -> None:
     routes = {
         "https://www.{default}/": Route(type="redirect", to="https://{default}/"),
         "https://b.{default}/": Route(upstream="other:http"),
@@ -1034,12 +1040,12 @@ def test_the_primary_route_is_the_default() -> None:
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_redirects(
-    edge: ProxyMiddleware, host: str, path: str, status: int, location: str | None, method: str
+    edge: Edge, host: str, path: str, status: int, location: str | None, method: str
 ) -> None:
-    answer = await raw(
+    response = await raw(
         edge.port, f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     )
-    head = answer.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    head = response.partition(b"\r\n\r\n")[0].decode().split("\r\n")
     assert int(head[0].split(" ")[1]) == status
     headers = httpx.Headers([(name, value) for name, _, value in map(split, head[1:])])
     assert headers.get("Location") == location
@@ -1054,14 +1060,12 @@ async def test_redirects(
         ("/api/old", None),
     ],
 )
-async def test_how_long_redirects_are_kept(
-    edge: ProxyMiddleware, path: str, expected: str | None
-) -> None:
+async def test_redirects_may_be_cached(edge: Edge, path: str, expected: str | None) -> None:
     host = f"paths.{DOMAIN}" if path.startswith("/api") else DOMAIN
     async with client(edge.port) as http:
-        answer = await http.get(path, headers={"Host": host})
-    assert answer.status_code == 302
-    assert answer.headers.get("Cache-Control") == expected
+        response = await http.get(path, headers={"Host": host})
+    assert response.status_code == 302
+    assert response.headers.get("Cache-Control") == expected
 
 
 @pytest.mark.parametrize(
@@ -1073,10 +1077,10 @@ async def test_how_long_redirects_are_kept(
         ("/api/x", "https://paths.{default}/api"),
     ],
 )
-async def test_routes_with_paths(edge: ProxyMiddleware, path: str, route: str) -> None:
+async def test_routes_with_paths(edge: Edge, path: str, route: str) -> None:
     async with client(edge.port) as http:
-        answer = await http.get(path, headers={"Host": f"paths.{DOMAIN}"})
-    assert answer.json()["headers"]["x-original-route"] == route
+        response = await http.get(path, headers={"Host": f"paths.{DOMAIN}"})
+    assert response.json()["headers"]["x-original-route"] == route
 
 
 @pytest.mark.parametrize(
@@ -1093,14 +1097,14 @@ async def test_routes_with_paths(edge: ProxyMiddleware, path: str, route: str) -
     ],
 )
 @pytest.mark.parametrize("host", [None, f"{DOMAIN}:8123"])
-async def test_locations_lead_back_to_the_client(
-    edge: ProxyMiddleware, location: str, expected: str | None, host: str | None
+async def test_location_header_stays_on_the_local_host(
+    edge: Edge, location: str, expected: str | None, host: str | None
 ) -> None:
-    headers = telling("", ("Location", location), status=302)
+    headers = response_header("", ("Location", location), status=302)
     async with client(edge.port) as http:
-        answer = await http.post("/", headers=headers | ({"Host": host} if host else {}))
+        response = await http.post("/", headers=headers | ({"Host": host} if host else {}))
     address = host or f"127.0.0.1:{edge.port}"
-    assert answer.headers["Location"] == (expected or location).format(address=address)
+    assert response.headers["Location"] == (expected or location).format(address=address)
 
 
 @pytest.mark.parametrize(
@@ -1110,23 +1114,23 @@ async def test_locations_lead_back_to_the_client(
         *((method, False) for method in ("POST", "PATCH")),
     ],
 )
-async def test_what_can_be_held(edge: ProxyMiddleware, method: str, is_held: bool) -> None:
+async def test_idempotent_requests_are_held(edge: Edge, method: str, is_held: bool) -> None:
     held, direct = len(edge.held.requests), len(edge.direct.requests)
     async with client(edge.port) as http:
-        answer = await http.request(method, "/", headers={"Host": f"uncached.{DOMAIN}"})
-    assert answer.status_code == 200
+        response = await http.request(method, "/", headers={"Host": f"uncached.{DOMAIN}"})
+    assert response.status_code == 200
     assert len(edge.held.requests) - held == (1 if is_held else 0)
     assert len(edge.direct.requests) - direct == (0 if is_held else 1)
     assert (edge.held if is_held else edge.direct).requests[-1]["method"] == method
 
 
-Visit = tuple[str, dict[str, str]]  # what X-Platform-Cache says, and the request's headers
+Visit = tuple[str, dict[str, str]]  # expected X-Platform-Cache, and request headers
 
 
 @pytest.mark.parametrize(
-    ("host", "answered", "visits"),
+    ("host", "response_headers", "visits"),
     [
-        # The application's word.
+        # Cache-Control of the application.
         ("", {"Cache-Control": "max-age=60"}, [("MISS", {}), ("HIT", {})]),
         ("", {"Cache-Control": "public, s-maxage=60"}, [("MISS", {}), ("HIT", {})]),
         ("", {"Cache-Control": "max-age=0, s-maxage=60"}, [("MISS", {}), ("HIT", {})]),
@@ -1142,7 +1146,7 @@ Visit = tuple[str, dict[str, str]]  # what X-Platform-Cache says, and the reques
             {"Cache-Control": "max-age=60", "Set-Cookie": "a=1"},
             [("BYPASS", {}), ("BYPASS", {})],
         ),
-        # The key.
+        # Cache key.
         (
             "",
             {"Cache-Control": "max-age=60"},
@@ -1153,7 +1157,7 @@ Visit = tuple[str, dict[str, str]]  # what X-Platform-Cache says, and the reques
                 ("HIT", {"Accept": "text/html"}),
                 ("HIT", {"Accept": "text/html", "X-Locale": "fr"}),
                 ("HIT", {"Accept": "text/html", "Accept-Language": "de"}),
-                ("HIT", {"Accept": "text/html", "Host": "of.nobody"}),
+                ("HIT", {"Accept": "text/html", "Host": "unknown.example"}),
             ],
         ),
         (
@@ -1207,17 +1211,17 @@ Visit = tuple[str, dict[str, str]]  # what X-Platform-Cache says, and the reques
             {"Cache-Control": "max-age=60"},
             [("MISS", {"Cookie": "a=1"}), ("HIT", {}), ("HIT", {"Cookie": "a=2"})],
         ),
-        # The default time, and what is said instead of it.
+        # The default TTL, with and without Cache-Control.
         ("ignoring.", {}, [("MISS", {}), ("HIT", {})]),
         ("ignoring.", {"Cache-Control": "public"}, [("MISS", {}), ("MISS", {})]),
         ("ignoring.", {"Cache-Control": "no-cache"}, [("MISS", {}), ("MISS", {})]),
         ("uncached.", {"Cache-Control": "max-age=60"}, [("BYPASS", {}), ("BYPASS", {})]),
     ],
 )
-async def test_the_cache(
-    edge: ProxyMiddleware,
+async def test_cache(
+    edge: Edge,
     host: str,
-    answered: dict[str, str],
+    response_headers: dict[str, str],
     visits: list[Visit],
     request: pytest.FixtureRequest,
 ) -> None:
@@ -1225,87 +1229,87 @@ async def test_the_cache(
     seen: set[int] = set()
     async with client(edge.port) as http:
         for expected, headers in visits:
-            answer = await http.get(
+            response = await http.get(
                 path,
                 headers={
                     "Host": f"{host}{DOMAIN}",
-                    **telling("", *answered.items()),
+                    **response_header("", *response_headers.items()),
                     **({"Accept": "*/*"} | headers),
                 },
             )
-            number = answer.json()["number"]
-            assert (answer.headers["X-Platform-Cache"], number in seen) == (
+            number = response.json()["number"]
+            assert (response.headers["X-Platform-Cache"], number in seen) == (
                 expected,
                 expected == "HIT",
             )
             seen.add(number)
 
 
-async def test_only_what_is_read_is_kept(edge: ProxyMiddleware) -> None:
-    told = telling("", ("Cache-Control", "max-age=60"))
+async def test_only_get_and_head_are_cached(edge: Edge) -> None:
+    headers = response_header("", ("Cache-Control", "max-age=60"))
     async with client(edge.port) as http:
         for method in ("POST", "PUT", "OPTIONS"):
             for _ in range(2):
-                answer = await http.request(method, "/kept", headers=told)
-                assert answer.headers["X-Platform-Cache"] == "BYPASS"
+                response = await http.request(method, "/cached", headers=headers)
+                assert response.headers["X-Platform-Cache"] == "BYPASS"
         for method, expected in [("HEAD", "MISS"), ("GET", "HIT"), ("HEAD", "HIT")]:
-            answer = await http.request(method, "/kept", headers=told)
-            assert answer.headers["X-Platform-Cache"] == expected
-            assert (answer.content == b"") == (method == "HEAD")
+            response = await http.request(method, "/cached", headers=headers)
+            assert response.headers["X-Platform-Cache"] == expected
+            assert (response.content == b"") == (method == "HEAD")
 
 
-async def test_the_query_belongs_to_the_key(edge: ProxyMiddleware) -> None:
-    told = telling("", ("Cache-Control", "max-age=60"))
+async def test_query_is_part_of_the_cache_key(edge: Edge) -> None:
+    headers = response_header("", ("Cache-Control", "max-age=60"))
     async with client(edge.port) as http:
-        said = [
-            (await http.get(path, headers=told)).headers["X-Platform-Cache"]
+        results = [
+            (await http.get(path, headers=headers)).headers["X-Platform-Cache"]
             for path in ("/q", "/q?a", "/q?b", "/q?a", "/q")
         ]
-    assert said == ["MISS", "MISS", "MISS", "HIT", "HIT"]
+    assert results == ["MISS", "MISS", "MISS", "HIT", "HIT"]
 
 
-async def test_what_is_kept_leads_to_each_client(edge: ProxyMiddleware) -> None:
-    told = telling(
+async def test_cached_redirect_is_adapted_to_each_client(edge: Edge) -> None:
+    headers = response_header(
         "", ("Cache-Control", "max-age=60"), ("Location", f"https://{DOMAIN}/x"), status=301
     )
     async with client(edge.port) as http:
-        first = await http.get("/moved", headers=told)
-        second = await http.get("/moved", headers=told | {"Host": f"{DOMAIN}:99"})
+        first = await http.get("/moved", headers=headers)
+        second = await http.get("/moved", headers=headers | {"Host": f"{DOMAIN}:99"})
     assert first.headers["Location"] == f"http://127.0.0.1:{edge.port}/x"
     assert second.headers["X-Platform-Cache"] == "HIT"
     assert second.headers["Location"] == f"http://{DOMAIN}:99/x"
 
 
-async def test_the_router_strips(edge: ProxyMiddleware) -> None:
-    told = telling("", ("X-Accel-Buffering", "no"), ("X-Own", "yes"))
+async def test_router_removes_x_accel_buffering(edge: Edge) -> None:
+    headers = response_header("", ("X-Accel-Buffering", "no"), ("X-Own", "yes"))
     async with client(edge.port) as http:
-        answer = await http.get("/", headers=told)
-    assert "X-Accel-Buffering" not in answer.headers
-    assert answer.headers["X-Own"] == "yes"
+        response = await http.get("/", headers=headers)
+    assert "X-Accel-Buffering" not in response.headers
+    assert response.headers["X-Own"] == "yes"
 
 
-async def test_the_routers_limit(edge: ProxyMiddleware) -> None:
+async def test_router_limits_request_size(edge: Edge) -> None:
     length = 250 * 1024 * 1024 + 1
-    answer = await raw(
+    response = await raw(
         edge.port,
         f"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n",
     )
-    assert b" 413 " in answer.partition(b"\r\n")[0]
+    assert b" 413 " in response.partition(b"\r\n")[0]
     async with client(edge.port) as http:
         assert (await http.post("/", content=bytes(3_000_000))).json()["body"] == 3_000_000
 
 
-async def test_the_router_buffers_requests(edge: ProxyMiddleware) -> None:
+async def test_router_buffers_requests(edge: Edge) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"one"
         yield b"two"
 
     async with client(edge.port) as http:
-        answer = await http.post("/", content=pieces())
-    assert answer.json()["headers"]["content-length"] == "6"
+        response = await http.post("/", content=pieces())
+    assert response.json()["headers"]["content-length"] == "6"
 
 
-# --- all of it --------------------------------------------------------------------------------
+# --- the whole chain --------------------------------------------------------------------------
 
 
 @dataclass
@@ -1318,7 +1322,7 @@ class Chain:
 
 @pytest.fixture(scope="module")
 async def chain(scratch: Path) -> AsyncIterator[Chain]:
-    """The router, the gate, the web server, the application."""
+    """Router, gate, web server and application."""
     directory = scratch / "tree"
     build(directory)
     port, inner = free_port(), free_port()
@@ -1347,7 +1351,7 @@ async def chain(scratch: Path) -> AsyncIterator[Chain]:
         yield Chain(port, inner, gate, backend)
 
 
-async def test_all_the_way(chain: Chain) -> None:
+async def test_requests_through_the_whole_chain(chain: Chain) -> None:
     async with client(chain.port) as http:
         page = await http.get("/page", headers={"X-Client-IP": "192.0.2.1"})
         style = await http.get("/static/big.css", headers={"Accept-Encoding": "gzip"})
@@ -1360,29 +1364,29 @@ async def test_all_the_way(chain: Chain) -> None:
 
 
 @STREAMS
-async def test_streams_flow_all_the_way(
+async def test_stream_is_not_buffered_by_the_chain(
     chain: Chain, kind: str, headers: list[tuple[str, str]]
 ) -> None:
-    await first_piece(chain.port, kind, chain.backend, *headers)
+    await check_stream(chain.port, kind, chain.backend, *headers)
 
 
-async def test_websockets_pass_all_the_way(chain: Chain) -> None:
+async def test_websocket_through_the_whole_chain(chain: Chain) -> None:
     await websocket(chain.port, DOMAIN)
 
 
-async def test_a_client_that_leaves_is_heard_of_all_the_way(chain: Chain) -> None:
+async def test_chain_forwards_a_closed_connection(chain: Chain) -> None:
     chain.backend.gone.clear()
     chain.backend.go.clear()
     async with (
         client(chain.port) as http,
-        http.stream("GET", "/stream", headers=telling("chunked")) as answer,
+        http.stream("GET", "/stream", headers=response_header("chunked")) as response,
     ):
-        assert await anext(answer.aiter_raw()) == b"one\n"
+        assert await anext(response.aiter_raw()) == b"one\n"
     async with asyncio.timeout(SECONDS):
         await chain.backend.gone.wait()
 
 
-async def test_a_deploy_holds_some_and_refuses_others(chain: Chain) -> None:
+async def test_deploy_holds_get_and_refuses_post(chain: Chain) -> None:
     async with client(chain.port) as http:
         chain.gate.hold()
         await chain.gate.send_to(None)

@@ -1,4 +1,4 @@
-"""The gate: what passes, what waits, and what is left when it closes."""
+"""The gate: forwarding, holding, refusing, and cleanup."""
 
 import asyncio
 import gc
@@ -19,8 +19,8 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def of_gates() -> list[str]:
-    """Return the names of what runs in the gate's module."""
+def running_coroutines() -> list[str]:
+    """Return the names of the gate's running coroutines."""
     coroutines = [task.get_coro() for task in asyncio.all_tasks() if not task.done()]
     return [
         coroutine.__qualname__
@@ -30,16 +30,16 @@ def of_gates() -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-async def nothing_is_left() -> AsyncIterator[None]:
-    """No task of a gate outlives it; an open socket would be a warning, and so an error."""
+async def no_leftover_tasks() -> AsyncIterator[None]:
+    """Check that no task outlives its gate; an open socket causes a warning, which is an error."""
     yield
-    assert of_gates() == []
+    assert running_coroutines() == []
     gc.collect()
 
 
 @asynccontextmanager
 async def serving(handler: Handler) -> AsyncIterator[int]:
-    """Run a server; it ends with its connections."""
+    """Run a server, and close its connections at the end."""
     tasks = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -47,7 +47,7 @@ async def serving(handler: Handler) -> AsyncIterator[int]:
         assert task is not None
         tasks.add(task)
         try:
-            # Cancelled, when the server ends.
+            # Cancelled at the end of the server.
             with suppress(ConnectionError, asyncio.CancelledError):
                 await handler(reader, writer)
         finally:
@@ -65,8 +65,8 @@ async def serving(handler: Handler) -> AsyncIterator[int]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def saying(text: bytes) -> Handler:
-    """Return a server that answers a request with this, and closes."""
+def responding(text: bytes) -> Handler:
+    """Return a handler that sends `text` after a request and closes the connection."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -96,8 +96,8 @@ async def connected(
             await writer.wait_closed()
 
 
-async def ask(port: int, request: bytes = REQUEST) -> bytes:
-    """Send a request, and return all of the answer."""
+async def fetch(port: int, request: bytes = REQUEST) -> bytes:
+    """Send a request; return the whole response."""
     async with connected(port) as (reader, writer):
         writer.write(request)
         return await reader.read()
@@ -116,85 +116,85 @@ def refusing_port() -> int:
         return port
 
 
-def ports(door: Gate) -> list[int]:
-    return [door.held_port, door.direct_port]
+def ports(proxy: Gate) -> list[int]:
+    return [proxy.held_port, proxy.direct_port]
 
 
-async def test_both_ports_lead_to_the_backend() -> None:
-    async with serving(saying(b"one")) as backend, Gate(0, 0) as door:
-        await door.send_to(backend)
-        assert [await ask(port) for port in ports(door)] == [b"one", b"one"]
-        assert (door.waiting, door.held_total, door.longest_hold) == (0, 0, 0.0)
+async def test_both_ports_forward_to_the_backend() -> None:
+    async with serving(responding(b"one")) as backend, Gate(0, 0) as proxy:
+        await proxy.send_to(backend)
+        assert [await fetch(port) for port in ports(proxy)] == [b"one", b"one"]
+        assert (proxy.waiting, proxy.held_total, proxy.longest_hold) == (0, 0, 0.0)
 
 
-async def test_it_listens_where_it_is_told() -> None:
+async def test_listens_on_given_ports() -> None:
     held, direct = refusing_port(), refusing_port()
-    async with Gate(held, direct) as door:
-        assert (door.held_port, door.direct_port) == (held, direct)
-        # The gate closes first, and the system remembers that for a while.
-        assert b" 502 " in await ask(held)
-        assert b" 503 " in await ask(direct)
+    async with Gate(held, direct) as proxy:
+        assert (proxy.held_port, proxy.direct_port) == (held, direct)
+        # The gate closes the connection first, so the port stays in TIME_WAIT.
+        assert b" 502 " in await fetch(held)
+        assert b" 503 " in await fetch(direct)
         with pytest.raises(OSError, match="in use"):
             async with Gate(0, direct):
                 pass
-    async with Gate(held, direct):  # at once again
+    async with Gate(held, direct):  # can be reused immediately
         pass
 
 
-async def test_new_connections_go_to_the_new_backend() -> None:
-    async with serving(echo) as first, serving(saying(b"two")) as second, Gate(0, 0) as door:
-        await door.send_to(first)
-        async with connected(door.held_port) as (reader, writer):
+async def test_new_connections_use_the_new_backend() -> None:
+    async with serving(echo) as first, serving(responding(b"two")) as second, Gate(0, 0) as proxy:
+        await proxy.send_to(first)
+        async with connected(proxy.held_port) as (reader, writer):
             writer.write(b"hello")
             assert await reader.readexactly(5) == b"hello"
-            await door.send_to(second)
-            assert await ask(door.held_port) == b"two"
+            await proxy.send_to(second)
+            assert await fetch(proxy.held_port) == b"two"
             writer.write(b"still")
             assert await reader.readexactly(5) == b"still"
 
 
 async def test_hold_and_release() -> None:
     async with (
-        serving(saying(b"one")) as first,
-        serving(saying(b"two")) as second,
-        Gate(0, 0) as door,
+        serving(responding(b"one")) as first,
+        serving(responding(b"two")) as second,
+        Gate(0, 0) as proxy,
     ):
-        await door.send_to(first)
-        door.hold()
-        asked = [asyncio.create_task(ask(door.held_port)) for _ in range(20)]
-        await eventually(lambda: door.waiting == 20)
-        assert door.held_total == 20
-        # The other port is not held, whatever happens to the backend.
-        assert await ask(door.direct_port) == b"one"
-        assert door.longest_hold > 0
-        assert not any(task.done() for task in asked)
-        await door.send_to(second)
-        assert not any(task.done() for task in asked)
-        before = door.longest_hold
-        door.release()
-        assert await asyncio.gather(*asked) == [b"two"] * 20
-        assert door.waiting == 0
-        assert door.longest_hold >= before
-        longest = door.longest_hold
-        assert await ask(door.held_port) == b"two"
-        assert (door.held_total, door.longest_hold) == (20, longest)
+        await proxy.send_to(first)
+        proxy.hold()
+        requests = [asyncio.create_task(fetch(proxy.held_port)) for _ in range(20)]
+        await eventually(lambda: proxy.waiting == 20)
+        assert proxy.held_total == 20
+        # The direct port is never held.
+        assert await fetch(proxy.direct_port) == b"one"
+        assert proxy.longest_hold > 0
+        assert not any(task.done() for task in requests)
+        await proxy.send_to(second)
+        assert not any(task.done() for task in requests)
+        before = proxy.longest_hold
+        proxy.release()
+        assert await asyncio.gather(*requests) == [b"two"] * 20
+        assert proxy.waiting == 0
+        assert proxy.longest_hold >= before
+        longest = proxy.longest_hold
+        assert await fetch(proxy.held_port) == b"two"
+        assert (proxy.held_total, proxy.longest_hold) == (20, longest)
 
 
-async def test_what_waits_is_not_read() -> None:
-    """So that the system's buffers fill, and the router keeps the rest."""
-    async with serving(echo) as backend, Gate(0, 0) as door:
-        await door.send_to(backend)
-        door.hold()
+async def test_held_connection_is_not_read() -> None:
+    """The socket buffers fill up, and the router keeps the rest of the request."""
+    async with serving(echo) as backend, Gate(0, 0) as proxy:
+        await proxy.send_to(backend)
+        proxy.hold()
         with socket.socket() as client:
             client.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", door.held_port))
-            await eventually(lambda: door.waiting == 1)
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", proxy.held_port))
+            await eventually(lambda: proxy.waiting == 1)
             sent = 0
             with suppress(BlockingIOError):
                 while sent < 64 * 1024 * 1024:
                     sent += client.send(bytes(65536))
             assert sent < 64 * 1024 * 1024
-            door.release()
+            proxy.release()
             received = 0
             async with asyncio.timeout(SECONDS):
                 while received < sent:
@@ -203,85 +203,85 @@ async def test_what_waits_is_not_read() -> None:
                     received += len(data)
 
 
-async def test_release_and_hold_again_lets_the_first_go() -> None:
-    async with serving(saying(b"one")) as backend, Gate(0, 0) as door:
-        await door.send_to(backend)
-        door.hold()
-        first = asyncio.create_task(ask(door.held_port))
-        await eventually(lambda: door.waiting == 1)
-        door.release()
-        door.hold()
+async def test_hold_after_release_affects_new_connections_only() -> None:
+    async with serving(responding(b"one")) as backend, Gate(0, 0) as proxy:
+        await proxy.send_to(backend)
+        proxy.hold()
+        first = asyncio.create_task(fetch(proxy.held_port))
+        await eventually(lambda: proxy.waiting == 1)
+        proxy.release()
+        proxy.hold()
         assert await first == b"one"
-        second = asyncio.create_task(ask(door.held_port))
-        await eventually(lambda: door.waiting == 1)
-        door.release()
+        second = asyncio.create_task(fetch(proxy.held_port))
+        await eventually(lambda: proxy.waiting == 1)
+        proxy.release()
         assert await second == b"one"
-        assert door.held_total == 2
+        assert proxy.held_total == 2
 
 
 @pytest.mark.parametrize("backend", ["none", "refuses"])
 @pytest.mark.parametrize("body", [0, 5_000_000])
-async def test_without_a_backend(backend: str, body: int) -> None:
-    async with Gate(0, 0) as door:
+async def test_refuses_without_a_backend(backend: str, body: int) -> None:
+    async with Gate(0, 0) as proxy:
         if backend == "refuses":
-            await door.send_to(refusing_port())
+            await proxy.send_to(refusing_port())
         request = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % body + bytes(body)
-        held = await ask(door.held_port, request)
-        direct = await ask(door.direct_port, request)
+        held = await fetch(proxy.held_port, request)
+        direct = await fetch(proxy.direct_port, request)
     assert held.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
     assert direct.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"\r\nRetry-After: 1\r\n" in direct
-    for answer in (held, direct):
-        head, _, text = answer.partition(b"\r\n\r\n")
+    for response in (held, direct):
+        head, _, text = response.partition(b"\r\n\r\n")
         assert b"\r\nContent-Length: %d\r\n" % len(text) in head
         assert b"\r\nConnection: close" in head
         assert text
 
 
-async def test_a_held_connection_whose_backend_refuses() -> None:
-    async with Gate(0, 0) as door:
-        await door.send_to(refusing_port())
-        door.hold()
-        assert (await ask(door.direct_port)).startswith(b"HTTP/1.1 503 ")
-        held = asyncio.create_task(ask(door.held_port))
-        await eventually(lambda: door.waiting == 1)
-        door.release()
+async def test_held_connection_with_refusing_backend() -> None:
+    async with Gate(0, 0) as proxy:
+        await proxy.send_to(refusing_port())
+        proxy.hold()
+        assert (await fetch(proxy.direct_port)).startswith(b"HTTP/1.1 503 ")
+        held = asyncio.create_task(fetch(proxy.held_port))
+        await eventually(lambda: proxy.waiting == 1)
+        proxy.release()
         assert (await held).startswith(b"HTTP/1.1 502 ")
 
 
-async def test_the_end_of_the_request_passes_on() -> None:
-    """The backend answers after the client has said all."""
+async def test_end_of_request_is_forwarded() -> None:
+    """The backend responds after the client has closed its side."""
 
     async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"%d" % len(await reader.read()))
 
-    async with serving(count) as backend, Gate(0, 0) as door:
-        await door.send_to(backend)
-        async with connected(door.held_port) as (reader, writer):
+    async with serving(count) as backend, Gate(0, 0) as proxy:
+        await proxy.send_to(backend)
+        async with connected(proxy.held_port) as (reader, writer):
             writer.write(bytes(3_000_000))
             writer.write_eof()
             assert await reader.read() == b"3000000"
 
 
-async def test_the_end_of_the_answer_passes_on() -> None:
-    """The client goes on after the backend has said all."""
-    heard = asyncio.get_running_loop().create_future()
+async def test_end_of_response_is_forwarded() -> None:
+    """The client may send more after the backend has closed its side."""
+    received = asyncio.get_running_loop().create_future()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"all")
         writer.write_eof()
-        heard.set_result(await reader.read())
+        received.set_result(await reader.read())
 
-    async with serving(handle) as backend, Gate(0, 0) as door:
-        await door.send_to(backend)
-        async with connected(door.held_port) as (reader, writer):
+    async with serving(handle) as backend, Gate(0, 0) as proxy:
+        await proxy.send_to(backend)
+        async with connected(proxy.held_port) as (reader, writer):
             assert await reader.read() == b"all"
             writer.write(b"more")
             writer.write_eof()
-            assert await heard == b"more"
+            assert await received == b"more"
 
 
-async def test_a_slow_reader_slows_the_backend() -> None:
+async def test_slow_client_slows_down_the_backend() -> None:
     sent = 0
 
     async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -291,11 +291,11 @@ async def test_a_slow_reader_slows_the_backend() -> None:
             await writer.drain()
             sent += 65536
 
-    async with serving(flood) as backend, Gate(0, 0) as door:
-        await door.send_to(backend)
-        async with connected(door.held_port) as (reader, _):
+    async with serving(flood) as backend, Gate(0, 0) as proxy:
+        await proxy.send_to(backend)
+        async with connected(proxy.held_port) as (reader, _):
             before = -1
-            while before < sent:  # until it stands still
+            while before < sent:  # until the backend is blocked
                 before = sent
                 await asyncio.sleep(0.3)
             assert sent < 64 * 1024 * 1024
@@ -311,8 +311,8 @@ def reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def test_a_reset_of_the_backend_is_no_end() -> None:
-    """A truncated answer without a length must not look complete."""
+async def test_backend_reset_is_forwarded_as_a_reset() -> None:
+    """A truncated response without a length must not look complete."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -320,40 +320,40 @@ async def test_a_reset_of_the_backend_is_no_end() -> None:
         await reader.readexactly(1)
         reset(writer)
 
-    async with serving(handle) as backend, Gate(0, 0) as door:
-        await door.send_to(backend)
-        async with connected(door.held_port) as (reader, writer):
+    async with serving(handle) as backend, Gate(0, 0) as proxy:
+        await proxy.send_to(backend)
+        async with connected(proxy.held_port) as (reader, writer):
             writer.write(REQUEST)
             assert await reader.readexactly(4) == b"half"
             writer.write(b"x")
             with pytest.raises(ConnectionResetError):
                 await reader.read()
-        await eventually(lambda: set(of_gates()) == {"Gate._accept"})
+        await eventually(lambda: set(running_coroutines()) == {"Gate._accept"})
 
 
 @pytest.mark.parametrize("how", ["reset", "close"])
-async def test_the_backend_hears_that_the_client_left(how: str) -> None:
-    left = asyncio.Event()
+async def test_backend_notices_a_closed_connection(how: str) -> None:
+    closed = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"x")
         with suppress(ConnectionError):
             assert await reader.read() == b""
-        left.set()
+        closed.set()
 
-    async with serving(handle) as backend, Gate(0, 0) as door:
-        await door.send_to(backend)
-        async with connected(door.held_port) as (reader, writer):
+    async with serving(handle) as backend, Gate(0, 0) as proxy:
+        await proxy.send_to(backend)
+        async with connected(proxy.held_port) as (reader, writer):
             assert await reader.readexactly(1) == b"x"
             if how == "reset":
                 reset(writer)
         async with asyncio.timeout(SECONDS):
-            await left.wait()
-        await eventually(lambda: set(of_gates()) == {"Gate._accept"})
+            await closed.wait()
+        await eventually(lambda: set(running_coroutines()) == {"Gate._accept"})
 
 
-async def test_an_answer_before_the_request_was_read() -> None:
-    """As to one that is too large: the answer arrives all the same."""
+async def test_response_before_the_request_was_read() -> None:
+    """The client receives the response, for example that the request is too large."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -362,50 +362,50 @@ async def test_an_answer_before_the_request_was_read() -> None:
         writer.write_eof()
         await reader.readexactly(100_000)
 
-    async with serving(handle) as backend, Gate(0, 0) as door:
-        await door.send_to(backend)
-        async with connected(door.direct_port) as (reader, writer):
+    async with serving(handle) as backend, Gate(0, 0) as proxy:
+        await proxy.send_to(backend)
+        async with connected(proxy.direct_port) as (reader, writer):
             writer.write(REQUEST)
             assert await reader.readexactly(9) == b"too large"
             with suppress(ConnectionError):
                 for _ in range(100):
                     writer.write(bytes(65536))
                     await writer.drain()
-        await eventually(lambda: set(of_gates()) == {"Gate._accept"})
+        await eventually(lambda: set(running_coroutines()) == {"Gate._accept"})
 
 
 @pytest.mark.parametrize("what", ["spliced", "waiting", "refused"])
-async def test_closing_ends_everything(what: str) -> None:
-    async with serving(echo) as backend, Gate(0, 0) as door:
+async def test_closing_ends_all_connections(what: str) -> None:
+    async with serving(echo) as backend, Gate(0, 0) as proxy:
         if what != "refused":
-            await door.send_to(backend)
+            await proxy.send_to(backend)
         if what == "waiting":
-            door.hold()
-        async with connected(door.held_port) as (reader, writer):
+            proxy.hold()
+        async with connected(proxy.held_port) as (reader, writer):
             writer.write(b"x")
             if what == "spliced":
                 assert await reader.readexactly(1) == b"x"
             elif what == "refused":
                 assert b" 502 " in await reader.readuntil(b"\r\n")
             else:
-                await eventually(lambda: door.waiting == 1)
-            assert of_gates()
-            await door.__aexit__(None, None, None)
-            assert of_gates() == []
+                await eventually(lambda: proxy.waiting == 1)
+            assert running_coroutines()
+            await proxy.__aexit__(None, None, None)
+            assert running_coroutines() == []
             with suppress(ConnectionResetError):
                 rest = await reader.read()
                 assert b"x" not in rest or what == "refused"
-            assert door.waiting == 0
+            assert proxy.waiting == 0
             with pytest.raises(ConnectionRefusedError):
-                await ask(door.held_port)
+                await fetch(proxy.held_port)
 
 
-async def test_many_at_once() -> None:
-    async with serving(saying(b"answer")) as backend, Gate(0, 0) as door:
-        await door.send_to(backend)
-        door.hold()
-        asked = [asyncio.create_task(ask(ports(door)[n % 2])) for n in range(300)]
-        await eventually(lambda: door.waiting == 150)
-        door.release()
-        assert set(await asyncio.gather(*asked)) == {b"answer"}
-        await eventually(lambda: set(of_gates()) == {"Gate._accept"})
+async def test_many_concurrent_connections() -> None:
+    async with serving(responding(b"answer")) as backend, Gate(0, 0) as proxy:
+        await proxy.send_to(backend)
+        proxy.hold()
+        requests = [asyncio.create_task(fetch(ports(proxy)[n % 2])) for n in range(300)]
+        await eventually(lambda: proxy.waiting == 150)
+        proxy.release()
+        assert set(await asyncio.gather(*requests)) == {b"answer"}
+        await eventually(lambda: set(running_coroutines()) == {"Gate._accept"})

@@ -1,4 +1,4 @@
-"""What the validation finds in broken configurations, and that it finds nothing in ours."""
+"""The validation finds mistakes in configurations, and none in a correct one."""
 
 import json
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from rehearsal.configuration import CONFIG_FILE
 from rehearsal.findings import Finding, Severity
 from rehearsal.validation import validate
 
-# Beside the repository, where somebody has put it there.
+# Upsun's JSON schema, which is not part of the repository; tests that use it are optional.
 SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "upsun" / "config.schema.json"
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
-# Nothing is wrong with it; the cases below break it.
+# A correct configuration, which the cases below break.
 SMALL = """\
 applications:
   app:
@@ -74,13 +74,13 @@ routes:
 FILES = {
     "wsgi.py": "",
     "public/main.css": "",
-    "data/.gitkeep": "",  # hidden by the mount, and nobody misses it
+    "data/.gitkeep": "",  # hidden by the mount, which does not matter
     "requirements.txt": "--no-binary :all:\na==1 \\\n    --hash=sha256:00\n",
     ".environment": "export A=1\n",
 }
 
 
-def validated(
+def findings(
     directory: Path, text: str, files: dict[str, str] | None = None, schema: Path | None = None
 ) -> list[Finding]:
     content = {CONFIG_FILE: text, **FILES, **(files or {})}
@@ -91,94 +91,100 @@ def validated(
 
 
 def line_with(text: str, part: str) -> int:
-    """Return the line in which a text has a part, from 1."""
+    """Return the number of the only line that contains `part`, counted from 1."""
     (number,) = [n for n, line in enumerate(text.splitlines(), 1) if part in line]
     return number
 
 
 @pytest.mark.requires("dash")
-def test_small_configuration_has_no_finding(tmp_path: Path) -> None:
-    assert validated(tmp_path, SMALL, schema=SCHEMA if SCHEMA.exists() else None) == []
+def test_sample_configuration_has_no_finding(tmp_path: Path) -> None:
+    assert findings(tmp_path, SMALL, schema=SCHEMA if SCHEMA.exists() else None) == []
 
 
-# What is replaced, by what, the line of the finding (by a part of it), its severity, its words.
+# Old text, new text, a part of the reported line, severity, a part of the message.
 BROKEN: list[tuple[str, str, str, Severity, str]] = [
     # versions
-    ("python:3.13", "python:3.12", "type: python", WARNING, "Python 3.12, which is deprecated"),
-    ("python:3.13", "python:3.9", "type: python", ERROR, "Python 3.9, which the platform"),
-    ("python:3.13", "python", "type: python", ERROR, "Python of no version"),
-    ("    type: python:3.13\n", "", "  app:", ERROR, "says no `type`"),
+    ("python:3.13", "python:3.12", "type: python", WARNING, "Python 3.12"),
+    ("python:3.13", "python:3.9", "type: python", ERROR, "Python 3.9"),
+    ("python:3.13", "python", "type: python", ERROR, "no Python version"),
+    ("    type: python:3.13\n", "", "  app:", ERROR, "no `type`"),
     ("    container_profile: BALANCED\n", "", "  app:", WARNING, "no `container_profile`"),
-    ("postgresql:18", "postgresql:19", "postgresql:19", ERROR, "postgresql 19, which"),
-    ("postgresql:18", "postgresql:13", "postgresql:13", WARNING, "13, which is deprecated"),
-    ("postgresql:18", "postgresql", "type: postgresql", ERROR, "of no version"),
+    ("postgresql:18", "postgresql:19", "postgresql:19", ERROR, "postgresql 19"),
+    ("postgresql:18", "postgresql:13", "postgresql:13", WARNING, "deprecated"),
+    ("postgresql:18", "postgresql", "type: postgresql", ERROR, "no version for postgresql"),
     ("postgresql:18", "valkey:7.2", "valkey:7.2", ERROR, "valkey 7.2"),
-    ("postgresql:18", "redis-persistent:7.0", "redis-p", WARNING, "redis 7.0, which is deprecated"),
+    ("postgresql:18", "redis-persistent:7.0", "redis-p", WARNING, "redis 7.0"),
     # wiring
-    ('"db:postgresql"', '"base:postgresql"', '"base:', ERROR, "`base`, which is not defined"),
-    ('"db:postgresql"', '"base:postgresql"', "  db:", WARNING, "not used by any relationship"),
-    ('"db:postgresql"', '"db"', '"db"', WARNING, "names no endpoint"),
-    ('"db:postgresql"', '"db:mysql"', '"db:mysql"', ERROR, "the endpoint `mysql`"),
-    ('postgresql: "db', 'database: "db', 'database: "db', WARNING, "defines DATABASE_URL"),
-    ('"app:http"', '"web:http"', '"web:http"', ERROR, "application `web`, which is not"),
-    ('    upstream: "app:http"\n', "", '"https://{default}/":', ERROR, "names no `upstream`"),
-    ('to: "https://{d', 'to: "https://a.{d', "to:", ERROR, "which is no route"),
+    ('"db:postgresql"', '"base:postgresql"', '"base:', ERROR, "`base`"),
+    ('"db:postgresql"', '"base:postgresql"', "  db:", WARNING, "not used"),
+    ('"db:postgresql"', '"db"', '"db"', WARNING, "no endpoint"),
+    ('"db:postgresql"', '"db:mysql"', '"db:mysql"', ERROR, "`mysql`"),
+    ('postgresql: "db', 'database: "db', 'database: "db', WARNING, "DATABASE_URL"),
+    ('"app:http"', '"web:http"', '"web:http"', ERROR, "`web`"),
+    ('    upstream: "app:http"\n', "", '"https://{default}/":', ERROR, "no `upstream`"),
+    ('to: "https://{d', 'to: "https://a.{d', "to:", ERROR, "not a route"),
     ('to: "https://{default}/"', "to: https://a.example", "to:", WARNING, "outside"),
-    ('    to: "https://{default}/"\n', "", '"https://www', ERROR, "names no `to`"),
-    (SMALL[SMALL.index("routes:") :], "routes: {}\n", "routes:", WARNING, "no route"),
+    ('    to: "https://{default}/"\n', "", '"https://www', ERROR, "no `to`"),
+    (SMALL[SMALL.index("routes:") :], "routes: {}\n", "routes:", WARNING, "no routes"),
     # mounts
-    ('"data":', '".data":', '".data":', ERROR, "begins with a dot"),
+    ('"data":', '".data":', '".data":', ERROR, "starts with a dot"),
     ("        source_path: data\n", "", '"data":', WARNING, "no `source_path`"),
-    ("source: storage", "source: service", '"data":', ERROR, "names no service"),
-    ("source: storage", "source: service\n        service: x", '"data":', ERROR, "names `x`"),
-    ('"data":', '"public":', '"public":', ERROR, "hides public/main.css of the repository"),
+    ("source: storage", "source: service", '"data":', ERROR, "no `service`"),
+    ("source: storage", "source: service\n        service: x", '"data":', ERROR, "`x`"),
+    ('"data":', '"public":', '"public":', ERROR, "hides public/main.css"),
     ('"data":', '"/":', '"/":', ERROR, "hides"),
     ("    web:\n", "      /data/: {source: tmp}\n    web:\n", "/data/", ERROR, "same directory"),
-    ("    web:\n", "      data/a: {source: tmp}\n    web:\n", "data/a", WARNING, "in the mount"),
-    ("--outdir=build", "--outdir=data", "--outdir", ERROR, "writes to data, which is a mount"),
+    (
+        "    web:\n",
+        "      data/a: {source: tmp}\n    web:\n",
+        "data/a",
+        WARNING,
+        "inside the mount",
+    ),
+    ("--outdir=build", "--outdir=data", "--outdir", ERROR, "writes to data"),
     ("--outdir=build", "--out data/js", "--out ", ERROR, "writes to data"),
     ("--outdir=build", "> ./data/log", "data/log", ERROR, "writes to data"),
-    ("--outdir=build", "/app/data", "/app/data", WARNING, "names data, which is a mount"),
+    ("--outdir=build", "/app/data", "/app/data", WARNING, "mentions data"),
     # hooks and commands
-    ("set -eu\n        pip", "pip", "build: |", ERROR, "failure of `pip` (its line 1)"),
+    ("set -eu\n        pip", "pip", "build: |", ERROR, "`pip` (line 1"),
     ("set -eu\n        al", "al", "deploy: |", ERROR, "without `set -e`"),
-    ("set -eu\n        al", "if a; then b; fi\n        al", "deploy: |", ERROR, "of `b`"),
-    ("set -eu\n        al", "set -eux\n        al", "set -eux", WARNING, "has `set -x`"),
+    ("set -eu\n        al", "if a; then b; fi\n        al", "deploy: |", ERROR, "`b` (line 1"),
+    ("set -eu\n        al", "set -eux\n        al", "set -eux", WARNING, "`set -x`"),
     ("set -eu\n        al", "set -eu -o xtrace\n        al", "xtrace", WARNING, "`set -x`"),
-    ("alembic upgrade", "source .env; alembic", "source .env", ERROR, "`source`, which bash"),
+    ("alembic upgrade", "source .env; alembic", "source .env", ERROR, "`source`"),
     ("alembic upgrade", "set -eo pipefail; x", "pipefail", ERROR, "`set -o pipefail`"),
-    ("exec gunicorn", "cd x && gunicorn", "start: cd", WARNING, "`gunicorn` below a shell"),
-    ("python -m clean", "python -m clean &", "clean &", ERROR, "runs in the background"),
-    ("exec python -m mail", "celery worker -D", "celery", ERROR, "has the option -D"),
+    ("exec gunicorn", "cd x && gunicorn", "start: cd", WARNING, "`gunicorn`"),
+    ("python -m clean", "python -m clean &", "clean &", ERROR, "background"),
+    ("exec python -m mail", "celery worker -D", "celery", ERROR, "option -D"),
     # serving
-    ("127.0.0.1:$PORT wsgi", "127.0.0.1:$PORT wsgi &", "wsgi &", ERROR, "ends with `&`"),
+    ("127.0.0.1:$PORT wsgi", "127.0.0.1:$PORT wsgi &", "wsgi &", ERROR, "`&`"),
     ("exec gunicorn", "exec gunicorn --daemon", "--daemon", ERROR, "option --daemon"),
-    ("exec gunicorn", "exec nohup gunicorn", "nohup", WARNING, "begins with `nohup`"),
-    ("127.0.0.1:$PORT", "0.0.0.0:5000", "start: exec g", ERROR, "own (0.0.0.0:5000)"),
-    ("--bind 127.0.0.1:$PORT", "-p 8888", "start: exec g", ERROR, "own (8888)"),
-    ("--bind 127.0.0.1:$PORT", "-b :8000", "start: exec g", ERROR, "own (:8000)"),
-    ("--bind 127.0.0.1:$PORT", "--port=80", "start: exec g", ERROR, "own (80)"),
-    ("127.0.0.1:$PORT", "unix:$SOCKET", "start: exec g", ERROR, "the socket family is tcp"),
-    ("family: tcp", "family: unix", "start: exec g", ERROR, "the socket family is unix"),
+    ("exec gunicorn", "exec nohup gunicorn", "nohup", WARNING, "`nohup`"),
+    ("127.0.0.1:$PORT", "0.0.0.0:5000", "start: exec g", ERROR, "(0.0.0.0:5000)"),
+    ("--bind 127.0.0.1:$PORT", "-p 8888", "start: exec g", ERROR, "(8888)"),
+    ("--bind 127.0.0.1:$PORT", "-b :8000", "start: exec g", ERROR, "(:8000)"),
+    ("--bind 127.0.0.1:$PORT", "--port=80", "start: exec g", ERROR, "(80)"),
+    ("127.0.0.1:$PORT", "unix:$SOCKET", "start: exec g", ERROR, "family is tcp"),
+    ("family: tcp", "family: unix", "start: exec g", ERROR, "family is unix"),
     ("gunicorn --bind 127.0.0.1:$PORT wsgi", "flask run", "flask", WARNING, "development server"),
     (
         "        start: exec gunicorn",
         "        stop: exec gunicorn",
         '"/":',
         ERROR,
-        "nothing starts",
+        "no start command",
     ),
-    ("passthru: true", "passthru: false", "locations:", ERROR, "pass no request"),
-    ("start: exec python -m mail", "stop: a", "mail:", ERROR, "has no start command"),
-    ("root: public", "root: dist", "root: dist", WARNING, "is dist, which neither"),
-    ("root: public", 'root: ""', 'root: ""', ERROR, "directory of the application itself"),
-    ("root: public", "root: /", "root: /", ERROR, "directory of the application itself"),
-    ("'\\.css$'", "'(css$'", "'(css$'", ERROR, "no regular expression"),
+    ("passthru: true", "passthru: false", "locations:", ERROR, "not pass any request"),
+    ("start: exec python -m mail", "stop: a", "mail:", ERROR, "no start command"),
+    ("root: public", "root: dist", "root: dist", WARNING, "is dist"),
+    ("root: public", 'root: ""', 'root: ""', ERROR, "root directory"),
+    ("root: public", "root: /", "root: /", ERROR, "root directory"),
+    ("'\\.css$'", "'(css$'", "'(css$'", ERROR, "regular expression"),
     # crons
     ("H * * * *", "*/2 * * * *", "spec:", ERROR, "2 min apart"),
     ("H * * * *", "* * * * *", "spec:", ERROR, "1 min apart"),
-    ("H * * * *", "0 25 * * *", "spec:", ERROR, "is no time: the hour '25'"),
-    ("H * * * *", "hourly", "spec:", ERROR, "it has 1 fields"),
+    ("H * * * *", "0 25 * * *", "spec:", ERROR, "the hour '25'"),
+    ("H * * * *", "hourly", "spec:", ERROR, "expected 5 fields"),
 ]
 
 
@@ -189,10 +195,10 @@ def test_broken_configuration_is_found(
 ) -> None:
     assert SMALL.count(old) >= 1
     text = SMALL.replace(old, new, 1)
-    if "dist" in new:  # npm could have made it
+    if "dist" in new:  # npm might create it
         text = text.replace("npm run build", "cp").replace("--outdir=build", "a b")
-    found = [f for f in validated(tmp_path, text) if words in f.message and f.severity is severity]
-    assert found, validated(tmp_path, text)
+    found = [f for f in findings(tmp_path, text) if words in f.message and f.severity is severity]
+    assert found, findings(tmp_path, text)
     finding = found[0]
     assert finding.stage == "validate"
     assert finding.consequence
@@ -202,7 +208,7 @@ def test_broken_configuration_is_found(
         assert place in text.splitlines()[finding.line - 1], finding
 
 
-# What is replaced, by what: forms that are right.
+# Old text and new text: variants that are correct.
 RIGHT: list[tuple[str, str]] = [
     ('"db:postgresql"', "{service: db, endpoint: postgresql}"),
     ('postgresql: "db:postgresql"', "db:"),
@@ -235,26 +241,26 @@ RIGHT: list[tuple[str, str]] = [
 
 @pytest.mark.requires("dash")
 @pytest.mark.parametrize(("old", "new"), RIGHT)
-def test_what_is_right_is_left_alone(tmp_path: Path, old: str, new: str) -> None:
+def test_correct_configuration_has_no_finding(tmp_path: Path, old: str, new: str) -> None:
     assert SMALL.count(old) >= 1
     text = SMALL.replace(old, new, 1)
-    if "root" in old:  # npm could have made anything
+    if "root" in old:  # npm might create any directory
         text = text.replace("npm run build -- --outdir=", "cp -r css ")
     if "example.com" in new:
         text = text.replace('to: "https://{default}/"', "to: https://example.com/")
-    found = validated(tmp_path, text, schema=SCHEMA if SCHEMA.exists() else None)
+    found = findings(tmp_path, text, schema=SCHEMA if SCHEMA.exists() else None)
     assert [finding.message for finding in found] == []
 
 
-def test_service_may_be_used_by_a_mount_alone(tmp_path: Path) -> None:
+def test_service_may_be_used_by_a_mount_only(tmp_path: Path) -> None:
     text = SMALL.replace("source: storage", "source: service\n        service: files")
     text = text.replace("services:\n", "services:\n  files:\n    type: network-storage:1.0\n")
-    assert validated(tmp_path, text) == []
+    assert findings(tmp_path, text) == []
 
 
-def test_unix_socket_is_right_with_its_family(tmp_path: Path) -> None:
+def test_unix_socket_requires_its_socket_family(tmp_path: Path) -> None:
     text = SMALL.replace("family: tcp", "family: unix").replace("127.0.0.1:$PORT", "unix:$SOCKET")
-    assert validated(tmp_path, text) == []
+    assert findings(tmp_path, text) == []
 
 
 @pytest.mark.requires("dash")
@@ -268,16 +274,16 @@ def test_unix_socket_is_right_with_its_family(tmp_path: Path) -> None:
         ("exec python -m mail", "exec python -m mail | ;"),
     ],
 )
-def test_what_dash_does_not_read_is_found_in_its_line(tmp_path: Path, old: str, new: str) -> None:
+def test_syntax_error_is_reported_with_its_line(tmp_path: Path, old: str, new: str) -> None:
     text = SMALL.replace(old, new, 1)
-    (finding,) = [f for f in validated(tmp_path, text) if "is not read by dash" in f.message]
+    (finding,) = [f for f in findings(tmp_path, text) if "syntax error" in f.message]
     assert finding.line == line_with(text, new)
     assert finding.severity is ERROR
 
 
-def test_without_dash_a_note_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_dash_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    (finding,) = validated(tmp_path, SMALL)
+    (finding,) = findings(tmp_path, SMALL)
     assert "dash is not installed" in finding.message
     assert finding.severity is NOTE
 
@@ -290,27 +296,27 @@ def test_without_dash_a_note_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("SOCKET=/tmp/a\n", 1, "sets SOCKET"),
         ("if true; then\n  export A=1 PLATFORM_BRANCH=x\nfi\n", 2, "sets PLATFORM_BRANCH"),
         ('\n: "${PORT:=8000}"\n', 2, "sets PORT"),
-        ("A=1\nif true; then\n", 3, "is not read by dash"),
+        ("A=1\nif true; then\n", 3, "syntax error"),
     ],
 )
-def test_environment_file_is_judged(tmp_path: Path, text: str, line: int, words: str) -> None:
-    (finding,) = validated(tmp_path, SMALL, {".environment": text})
+def test_environment_file_is_checked(tmp_path: Path, text: str, line: int, words: str) -> None:
+    (finding,) = findings(tmp_path, SMALL, {".environment": text})
     assert words in finding.message
     assert (finding.place, finding.severity) == (f".environment:{line}", ERROR)
 
 
-def test_environment_file_may_use_the_variables_of_the_platform(tmp_path: Path) -> None:
+def test_environment_file_may_use_reserved_variables(tmp_path: Path) -> None:
     text = 'export A="$PORT" PORT="${PORT:-8000}"\nPORT=1 true\n# PORT=1\nB=\'\nPORT=1\n\'\n'
-    assert validated(tmp_path, SMALL, {".environment": text}) == []
+    assert findings(tmp_path, SMALL, {".environment": text}) == []
 
 
-def test_requirements_without_a_hash_are_found(tmp_path: Path) -> None:
+def test_requirements_without_hash_are_found(tmp_path: Path) -> None:
     text = "# PyPI\na==1 \\\n    --hash=sha256:00\nb[x]==2  # why\nc>3 ; python_version > '3'\n"
-    (finding,) = validated(tmp_path, SMALL, {"requirements.txt": text})
-    assert "no hash for b, nor have 1 more" in finding.message
+    (finding,) = findings(tmp_path, SMALL, {"requirements.txt": text})
+    assert "b and 1 more" in finding.message
     assert (finding.place, finding.severity) == ("requirements.txt:4", ERROR)
     without = SMALL.replace("--require-hashes ", "")
-    assert validated(tmp_path, without, {"requirements.txt": text}) == []
+    assert findings(tmp_path, without, {"requirements.txt": text}) == []
 
 
 @pytest.mark.parametrize(
@@ -322,13 +328,15 @@ def test_requirements_without_a_hash_are_found(tmp_path: Path) -> None:
         (".upsun/services.yaml", NOTE),
     ],
 )
-def test_other_configuration_is_named(tmp_path: Path, file: str, severity: Severity) -> None:
-    (finding,) = validated(tmp_path, SMALL, {file: "{}"})
+def test_other_configuration_files_are_reported(
+    tmp_path: Path, file: str, severity: Severity
+) -> None:
+    (finding,) = findings(tmp_path, SMALL, {file: "{}"})
     assert (finding.file, finding.severity) == (file, severity)
 
 
-def test_paths_are_those_of_the_application(tmp_path: Path) -> None:
-    """Two applications, the second in a directory of its own, where other files are tracked."""
+def test_paths_are_relative_to_the_application(tmp_path: Path) -> None:
+    """The second of two applications is in its own directory, with other tracked files."""
     second = SMALL[SMALL.index("  app:") : SMALL.index("services:")].replace("  app:", "  two:", 1)
     second = second.replace("    web:\n", "    source: {root: /two}\n    web:\n", 1)
     second = second.replace('"data":', '"static":').replace("--outdir=build", "--outdir=data")
@@ -341,7 +349,7 @@ def test_paths_are_those_of_the_application(tmp_path: Path) -> None:
         "data.txt": "",
         "static/a.css": "",
     }
-    found = validated(tmp_path, text, files)
+    found = findings(tmp_path, text, files)
     assert [f.message.partition(" ")[0] for f in found] == [
         "applications.two.mounts.static",
         "two/.environment",
@@ -349,26 +357,26 @@ def test_paths_are_those_of_the_application(tmp_path: Path) -> None:
     assert "hides two/static/a.css" in found[0].message
 
 
-# The form
+# Schema errors
 
 WRONG: list[tuple[str, str, str, str]] = [
-    ("source: storage", "source: local", "source: local", "`local` of older pages"),
-    ("    web:\n", "    webb: {}\n    web:\n", "webb", "webb: the platform knows no such key"),
+    ("source: storage", "source: local", "source: local", "`local`"),
+    ("    web:\n", "    webb: {}\n    web:\n", "webb", "webb: unknown key"),
     ("  db:\n", "  db: x\n  other:\n", "  db: x", "services.db"),
     ("type: redirect", "type: redirct", "type: redirct", "type"),
-    ("container_profile: BALANCED", "type: [", "", "no YAML"),
+    ("container_profile: BALANCED", "type: [", "", "invalid YAML"),
 ]
 
 
 @pytest.mark.parametrize("with_schema", [False, True])
 @pytest.mark.parametrize(("old", "new", "place", "words"), WRONG)
-def test_wrong_form_is_said_once(
+def test_schema_error_is_reported_once(
     tmp_path: Path, old: str, new: str, place: str, words: str, with_schema: bool
 ) -> None:
     if with_schema and not SCHEMA.exists():
-        pytest.skip("Upsun's schema is not there")
+        pytest.skip("Upsun's JSON schema is not available")
     text = SMALL.replace(old, new, 1)
-    found = validated(tmp_path, text, schema=SCHEMA if with_schema else None)
+    found = findings(tmp_path, text, schema=SCHEMA if with_schema else None)
     (finding,) = [f for f in found if not place or f.line == line_with(text, place)]
     assert words in finding.message
     assert finding.severity is ERROR
@@ -376,19 +384,19 @@ def test_wrong_form_is_said_once(
     assert finding.fix
 
 
-def test_schema_sees_what_the_reader_lets_pass(tmp_path: Path) -> None:
+def test_json_schema_finds_more_than_the_models(tmp_path: Path) -> None:
     schema = tmp_path / "schema.json"
     service = {"properties": {"type": {}}, "additionalProperties": False}
     services = {"additionalProperties": {"oneOf": [service]}}
     schema.write_text(json.dumps({"properties": {"services": services}}))
     text = SMALL.replace("  db:\n", "  db:\n    sizes: L\n", 1)
-    (finding,) = validated(tmp_path, text, schema=schema)
-    assert finding.message == "services.db.sizes: the platform knows no such key here"
+    (finding,) = findings(tmp_path, text, schema=schema)
+    assert finding.message == "services.db.sizes: unknown key"
     assert finding.line == line_with(text, "sizes")
 
 
 def test_unreadable_schema_is_a_note(tmp_path: Path) -> None:
-    (finding,) = validated(tmp_path, SMALL, schema=tmp_path / "none.json")
+    (finding,) = findings(tmp_path, SMALL, schema=tmp_path / "none.json")
     assert finding.severity is NOTE
 
 
@@ -396,17 +404,17 @@ def test_missing_configuration_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".platform.app.yaml").write_text("")
     found = validate(tmp_path, files=[".platform.app.yaml"])
     assert [finding.severity for finding in found] == [ERROR, WARNING]
-    assert found[0].message == ".upsun/config.yaml: it is not in the commit"
+    assert found[0].message == ".upsun/config.yaml is not in the commit"
     assert found[0].consequence
 
 
-# Odd input
+# Unexpected input
 
 ODD: list[Any] = [None, {}, [], "", "x: y", 0, [None, 1], {3: None}]
 
 
 def replaced(value: Any, odd: Any) -> Iterator[Any]:
-    """Yield copies of a value, each with one part of it replaced, or a part more."""
+    """Yield copies of a value, each with one part replaced or added."""
     yield odd
     if isinstance(value, dict):
         yield {**value, "odd": odd}
@@ -417,11 +425,13 @@ def replaced(value: Any, odd: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("odd", ODD, ids=repr)
-def test_odd_input_never_raises(tmp_path: Path, odd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))  # without dash, which only takes time
+def test_unexpected_values_never_raise(
+    tmp_path: Path, odd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without dash, to be faster
     schema = SCHEMA if SCHEMA.exists() else None
     for changed in replaced(yaml.safe_load(SMALL), odd):
-        found = validated(tmp_path, yaml.safe_dump(changed), schema=schema)
+        found = findings(tmp_path, yaml.safe_dump(changed), schema=schema)
         assert all(finding.stage == "validate" for finding in found)
 
 
@@ -462,16 +472,16 @@ UNFINISHED = [
         "&&",
     ],
 )
-def test_odd_commands_never_raise(tmp_path: Path, text: str) -> None:
+def test_incomplete_commands_never_raise(tmp_path: Path, text: str) -> None:
     changed = yaml.safe_load(SMALL)
     application = changed["applications"]["app"]
     application["hooks"] = {"build": text, "deploy": f"a\n{text}\nb"}
     application["web"]["commands"]["start"] = text
     application["crons"]["clean"]["spec"] = text
-    validated(tmp_path, yaml.safe_dump(changed), {".environment": text})
+    findings(tmp_path, yaml.safe_dump(changed), {".environment": text})
 
 
-# Shell text
+# Shell parser
 
 
 @pytest.mark.parametrize(
@@ -507,12 +517,12 @@ def test_odd_commands_never_raise(tmp_path: Path, text: str) -> None:
         ("! a\nb", "a"),
     ],
 )
-def test_lost_failures(text: str, lost: str | None) -> None:
+def test_ignored_failures(text: str, lost: str | None) -> None:
     found = shell.read(text).lost
     assert (found.words[0] if found else None) == lost
 
 
-def test_words_and_lines_of_commands() -> None:
+def test_shell_parser_returns_words_and_lines() -> None:
     script = shell.read("A=1 exec a 'b c' \"$D\" >e 2>&1 &\n\nif x; then\n  y \\\n z; fi")
     assert [(c.words, c.line, c.end, c.depth) for c in script.commands] == [
         (("A=1", "exec", "a", "b c", "$D"), 1, "&", 0),
@@ -539,13 +549,13 @@ def test_words_and_lines_of_commands() -> None:
         ("5 4 * * sun", 60),
     ],
 )
-def test_interval_of_crons(spec: str, minutes: int) -> None:
+def test_cron_interval(spec: str, minutes: int) -> None:
     assert interval(spec) == minutes
 
 
 @pytest.mark.parametrize(
     "spec", ["", "* * * *", "60 * * * *", "*/0 * * * *", "5-1 * * * *", "a * * * *", "1 1 0 1 1"]
 )
-def test_times_that_are_none(spec: str) -> None:
+def test_invalid_cron_specification(spec: str) -> None:
     with pytest.raises(SpecError):
         interval(spec)

@@ -1,4 +1,4 @@
-"""Three releases of this application, and their rehearsals: the images are built once for all."""
+"""Three releases of this application for rehearsals; their images are built once."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from rehearsal.findings import Severity
 from rehearsal.image import Images
 from rehearsal.report import Report
 from rehearsal.sandbox import bubblewrap
-from rehearsal.tests.sample import commit, git, told
+from rehearsal.tests.sample import commit, git, summary
 from rehearsal.tree import find_tree
 from rehearsal.variables import project_entropy
 from tests.repository import checkout
@@ -52,7 +52,7 @@ FAILING = ADDITIVE.replace(
     "    op.add_column",
     1,
 )
-# One job that no worker of the first release can end, and one that only the second knows.
+# One job that never ends in the first release, and one that only the second release defines.
 TASKS = """
 import asyncio
 
@@ -81,12 +81,12 @@ TASKS = [Task("rehearsed slow", slow)]
 def init_app(app: Quart) -> None:
     app.extensions["quart_upsun"].jobs.register(*TASKS)
 """
-ASK = """
+ENQUEUE = """
     INSERT INTO pgqueuer (priority, status, entrypoint, payload)
     VALUES (0, 'queued', 'rehearsed slow', '{}'), (0, 'queued', 'rehearsed new', '{}')
 """
 LEFT = "SELECT entrypoint, status, attempts FROM pgqueuer WHERE entrypoint LIKE 'rehearsed %'"
-# How the broken one is built, in place of the shipped hook: only its migration is not the first's.
+# Replaces the build hook of the broken release, which differs in its migration only.
 TAKE_OVER = """\
       build: |
         set -eu
@@ -99,16 +99,16 @@ STYLE = "assets/css/main.scss"
 
 @dataclass(frozen=True)
 class Releases:
-    """A repository with three releases, and where their rehearsals are kept."""
+    """A repository with three releases, and the directory of their rehearsals."""
 
     repository: Path
     state: Path
     first: str
-    """As it lies here, with a task that never ends."""
+    """The working tree, with a task that never ends."""
     second: str
-    """With another style sheet, a migration that adds a column, and tasks that end."""
+    """Another style sheet, a migration that adds a column, and tasks that end."""
     broken: str
-    """The first, with a migration that fails."""
+    """The first release with a migration that fails."""
 
 
 def make_releases(directory: Path) -> Releases:
@@ -139,7 +139,7 @@ def make_releases(directory: Path) -> Releases:
 
 
 def with_tasks(repository: Path) -> dict[str, str]:
-    """Return the files that make the application know the tasks; its worker ends sooner, too."""
+    """Return the files that add the tasks to the application and shorten its worker's shutdown."""
     wiring = (repository / "app" / "__init__.py").read_text()
     runner = (repository / "quart_upsun" / "jobs" / "runner.py").read_text()
     wiring, count = re.subn(
@@ -159,9 +159,9 @@ def with_tasks(repository: Path) -> dict[str, str]:
 
 
 async def build_images(releases: Releases) -> dict[str, Path]:
-    """Build the first release and the second by the shipped hook; return their trees.
+    """Build the first and the second release with the real hook; return their trees.
 
-    The broken one takes over what the first one's has made.
+    The broken release reuses the files that the first release's build has created.
     """
     releases.state.mkdir(exist_ok=True)
     entropy = project_entropy(releases.state)
@@ -185,43 +185,43 @@ async def build_images(releases: Releases) -> dict[str, Path]:
     return built
 
 
-def is_green(report: Report) -> None:
-    """Fail with the report if anything is wrong."""
-    assert report.exit_code == 0, told(report)
-    assert not [f for f in report.findings if f.severity is Severity.WARNING], told(report)
+def assert_no_problems(report: Report) -> None:
+    """Fail if the report has errors or warnings."""
+    assert report.exit_code == 0, summary(report)
+    assert not [f for f in report.findings if f.severity is Severity.WARNING], summary(report)
 
 
 @asynccontextmanager
-async def asked_for_jobs(releases: Releases, environment: str) -> AsyncIterator[None]:
-    """Ask for the jobs as soon as a rehearsal that runs meanwhile has migrated the database."""
+async def enqueued_jobs(releases: Releases, environment: str) -> AsyncIterator[None]:
+    """Enqueue the jobs as soon as a concurrent rehearsal has migrated the database."""
 
-    async def ask(url: str) -> None:
+    async def enqueue(url: str) -> None:
         while True:
             with suppress(asyncpg.InvalidCatalogNameError, asyncpg.UndefinedTableError):
                 connection = await asyncpg.connect(f"{url.rpartition('/')[0]}/{environment}")
                 try:
-                    await connection.execute(ASK)
+                    await connection.execute(ENQUEUE)
                     return
                 finally:
                     await connection.close()
             await asyncio.sleep(0.1)
 
     with postgres(releases.state / "postgres") as url:
-        asking = asyncio.create_task(ask(url))
+        enqueuing = asyncio.create_task(enqueue(url))
         try:
             yield
         finally:
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            enqueuing.cancel()
+            await asyncio.gather(enqueuing, return_exceptions=True)
 
 
 def log_of(releases: Releases, environment: str, name: str) -> str:
-    """Return what a worker of a rehearsal has said."""
+    """Return a log of a rehearsal."""
     return (releases.state / "environments" / environment / "logs" / f"{name}.log").read_text()
 
 
 async def query(releases: Releases, environment: str, text: str) -> list[asyncpg.Record]:
-    """Ask the database of an environment that is not being rehearsed just now."""
+    """Query the database of an environment while no rehearsal of it is running."""
     with postgres(releases.state / "postgres") as url:
         connection = await asyncpg.connect(f"{url.rpartition('/')[0]}/{environment}_postgresql")
         try:

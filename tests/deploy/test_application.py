@@ -1,4 +1,4 @@
-"""This application, rehearsed: its deploys, its failures, and how it gets over them."""
+"""Rehearsals of this application: deploys, failures and recovery."""
 
 import json
 import re
@@ -7,20 +7,20 @@ import pytest
 
 from rehearsal.load import SHARE
 from rehearsal.report import Report
-from rehearsal.tests.sample import errors, rehearse, told
+from rehearsal.tests.sample import errors, rehearse, summary
 from tests.deploy.releases import (
     LEFT,
     Releases,
-    asked_for_jobs,
-    is_green,
+    assert_no_problems,
+    enqueued_jobs,
     log_of,
     query,
 )
 
-# The images are built once for all tests here.
+# All tests share the images.
 pytestmark = [pytest.mark.xdist_group("builds"), pytest.mark.requires("bwrap", "nginx")]
 
-RATE = 200  # requests a second, where the machine has room for so many
+RATE = 200  # requests per second, if the machine is fast enough
 
 ADA = """
     INSERT INTO users (username, email, password_hash) VALUES ('ada', 'ada@example.com', 'none')
@@ -32,7 +32,7 @@ async def test_first_deploy_and_the_next(releases: Releases) -> None:
     report = await rehearse(
         releases.repository, releases.state, revision=releases.first, environment="first"
     )
-    is_green(report)
+    assert_no_problems(report)
     stages = [stage.name for stage in report.stages]
     assert stages == [
         *("validate", "build", "freeze", "services", "front", "environment"),
@@ -43,18 +43,18 @@ async def test_first_deploy_and_the_next(releases: Releases) -> None:
     print("hold window:", report.hold)
     assert json.loads(json.dumps(report.document()))["ok"] is True
 
-    # The data has stayed, and the image is not built again.
+    # The second deploy keeps the data and reuses the image.
     report = await rehearse(
         releases.repository, releases.state, revision=releases.first, environment="first"
     )
-    is_green(report)
+    assert_no_problems(report)
     (build,) = [stage for stage in report.stages if stage.name == "build"]
-    assert "as built before" in build.detail
+    assert "reused" in build.detail
 
 
 @pytest.mark.alone
 async def test_rolling_deploy_loses_nothing(built: Releases) -> None:
-    async with asked_for_jobs(built, "rolling_postgresql"):
+    async with enqueued_jobs(built, "rolling_postgresql"):
         report = await rehearse(
             built.repository,
             built.state,
@@ -63,27 +63,27 @@ async def test_rolling_deploy_loses_nothing(built: Releases) -> None:
             previous=built.first,
             environment="rolling",
         )
-    is_green(report)
+    assert_no_problems(report)
     assert report.load is not None
     print("load:", report.load)
-    assert report.load["failed"] == 0, told(report)
-    assert report.load["lost"] == 0, told(report)
+    assert report.load["failed"] == 0, summary(report)
+    assert report.load["lost"] == 0, summary(report)
     least = min(RATE, 0.9 * SHARE * report.load["capacity"])
     assert report.load["rate"] >= least > 0, report.load
     kinds = report.load["kinds"]
     assert kinds["GET /"]["answered"] > least
     for kind in ("POST /register/", "POST /login/", "GET /users/"):
         assert kinds[kind]["answered"] > 0, kind
-    # Those of before the load was steady are looked for as well.
+    # Writes during the warm-up are checked too.
     assert report.load["writes"] >= kinds["POST /register/"]["answered"]
     assert report.hold is not None
     assert report.hold.parts == {}
-    await is_done_by_the_second(built, "rolling")
+    await assert_jobs_done_by_the_second(built, "rolling")
 
 
 @pytest.mark.alone
 async def test_stop_start_holds_and_does_not_refuse(built: Releases) -> None:
-    async with asked_for_jobs(built, "stop_start_postgresql"):
+    async with enqueued_jobs(built, "stop_start_postgresql"):
         report = await rehearse(
             built.repository,
             built.state,
@@ -92,21 +92,21 @@ async def test_stop_start_holds_and_does_not_refuse(built: Releases) -> None:
             previous=built.first,
             environment="stop-start",
         )
-    is_green(report)
+    assert_no_problems(report)
     assert report.load is not None
     assert report.hold is not None
     print("load:", report.load, "hold:", report.hold)
-    assert report.load["failed"] == 0, told(report)
-    assert report.load["lost"] == 0, told(report)
+    assert report.load["failed"] == 0, summary(report)
+    assert report.load["lost"] == 0, summary(report)
     assert set(report.hold.parts) == {"stop", "start", "post_start", "deploy"}
     assert report.hold.waited > 0
     assert report.hold.longest <= report.hold.seconds + 1
-    await is_done_by_the_second(built, "stop-start")
+    await assert_jobs_done_by_the_second(built, "stop-start")
 
 
-async def is_done_by_the_second(releases: Releases, environment: str) -> None:
-    """One job was under way in the first release, and put back; the other was only asked for."""
-    before = log_of(releases, environment, "before-worker")
+async def assert_jobs_done_by_the_second(releases: Releases, environment: str) -> None:
+    """The first release returned its running job to the queue; the other job was only enqueued."""
+    before = log_of(releases, environment, "previous-worker")
     assert "slow job begun" in before
     assert "jobs requeued" in before
     assert "slow job done" not in before
@@ -117,7 +117,7 @@ async def is_done_by_the_second(releases: Releases, environment: str) -> None:
     assert await query(releases, environment.replace("-", "_"), LEFT) == []
 
 
-async def test_failing_migration_is_told_and_healed_by_the_next_release(
+async def test_failing_migration_is_reported_and_fixed_by_the_next_release(
     built: Releases,
 ) -> None:
     async def release(revision: str) -> Report:
@@ -125,39 +125,41 @@ async def test_failing_migration_is_told_and_healed_by_the_next_release(
             built.repository, built.state, revision=revision, environment="failing"
         )
 
-    is_green(await release(built.first))
+    assert_no_problems(await release(built.first))
     await query(built, "failing", ADA)
     before = await query(built, "failing", EVERYTHING)
     report = await release(built.broken)
     assert report.exit_code == 1
     (deploy,) = [finding for finding in errors(report) if finding.stage == "deploy"]
-    assert "deploy ends with exit code 1" in deploy.message
+    assert "exit code 1" in deploy.message
     assert "division by zero" in deploy.excerpt
-    assert "the platform goes on" in deploy.consequence
-    # What visitors see: words, no traceback; the application says itself why.
+    assert "the platform continues" in deploy.consequence
+    # Visitors see no traceback, and /readyz reports the reason.
     (seen,) = report.seen
     assert re.search(r"/login/ (200|503)", seen), seen
     assert '/readyz 503 {"' in seen, seen
     assert '"reason":"schema"' in seen.replace(" ", ""), seen
-    assert not any("traceback" in finding.message for finding in report.findings), told(report)
+    assert not any("traceback" in finding.message for finding in report.findings), summary(report)
 
-    assert await query(built, "failing", EVERYTHING) == before  # though it began with an UPDATE
+    assert (
+        await query(built, "failing", EVERYTHING) == before
+    )  # although the migration started with an UPDATE
 
-    is_green(await release(built.second))
+    assert_no_problems(await release(built.second))
     (row,) = await query(built, "failing", "SELECT username, nickname FROM users")
     assert tuple(row) == ("ada", None)
 
 
-async def test_the_code_can_be_rolled_back(releases: Releases) -> None:
-    """The schema stays ahead: the previous release has nothing to migrate, and serves it."""
+async def test_code_can_be_rolled_back(releases: Releases) -> None:
+    """The previous release serves the newer schema without migrating it."""
     for revision in (releases.second, releases.first):
         report = await rehearse(
             releases.repository, releases.state, revision=revision, environment="rolled"
         )
-        is_green(report)
+        assert_no_problems(report)
     (row,) = await query(releases, "rolled", "SELECT version_num FROM alembic_version")
     assert row["version_num"] == "00000000c0de"
-    # A preview of the previous release is anonymized on that schema, too.
+    # A preview of the previous release is anonymized on that schema too.
     report = await rehearse(
         releases.repository,
         releases.state,
@@ -166,13 +168,13 @@ async def test_the_code_can_be_rolled_back(releases: Releases) -> None:
         environment_type="development",
         clone_of="rolled",
     )
-    is_green(report)
+    assert_no_problems(report)
     (row,) = await query(releases, "copy", "SELECT * FROM database_owner")
     assert row["type"] == "development"
 
 
-async def test_broken_on_purpose(releases: Releases) -> None:
-    """What users would see, for the steps that need this application."""
+async def test_break_options(releases: Releases) -> None:
+    """Each --break option that depends on this application has the documented effect."""
 
     async def with_broken(step: str) -> Report:
         return await rehearse(
@@ -184,27 +186,27 @@ async def test_broken_on_purpose(releases: Releases) -> None:
         )
 
     report = await with_broken("migration")
-    assert [finding.stage for finding in errors(report)].count("deploy") == 1, told(report)
-    assert "the rehearsal lets this migration fail" in told(report)
+    assert [finding.stage for finding in errors(report)].count("deploy") == 1, summary(report)
+    assert "the rehearsal makes this migration fail" in summary(report)
 
     report = await with_broken("publish")
-    assert any("publish" in finding.excerpt for finding in errors(report)), told(report)
-    assert any("/static/" in finding.message for finding in errors(report)), told(report)
+    assert any("publish" in finding.excerpt for finding in errors(report)), summary(report)
+    assert any("/static/" in finding.message for finding in errors(report)), summary(report)
     assert any("/readyz 200" in line for line in report.seen), report.seen  # it has migrated
 
     report = await with_broken("database")
-    assert "/readyz 503" in report.seen[0], told(report)
-    assert not [finding for finding in errors(report) if finding.stage == "deploy"], told(report)
+    assert "/readyz 503" in report.seen[0], summary(report)
+    assert not [finding for finding in errors(report) if finding.stage == "deploy"], summary(report)
 
     report = await with_broken("kill")
-    assert any("was back after" in line for line in report.seen), told(report)
+    assert any("was back after" in line for line in report.seen), summary(report)
 
 
-async def test_preview_begins_with_a_copy(releases: Releases) -> None:
+async def test_preview_starts_with_a_copy(releases: Releases) -> None:
     production = await rehearse(
         releases.repository, releases.state, revision=releases.first, environment="original"
     )
-    is_green(production)
+    assert_no_problems(production)
     mount = releases.state / "environments" / "original" / "mounts" / "static"
     (mount / "uploaded.txt").write_text("kept")
     report = await rehearse(
@@ -215,9 +217,9 @@ async def test_preview_begins_with_a_copy(releases: Releases) -> None:
         environment_type="development",
         clone_of="original",
     )
-    is_green(report)
+    assert_no_problems(report)
     copy = releases.state / "environments" / "preview" / "mounts" / "static"
     assert (copy / "uploaded.txt").read_text() == "kept"
-    # It is a deploy on production's schema: the second migration alone has run.
+    # The copy has production's schema, so only the second migration has run.
     log = (releases.state / "environments" / "preview" / "logs" / "hooks.log").read_text()
     assert log.count("Running upgrade") == 1, log

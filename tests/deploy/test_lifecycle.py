@@ -1,6 +1,6 @@
-"""The shipped hooks and commands, run literally and in the platform's order.
+"""The hooks and commands of .upsun/config.yaml, run in the platform's order.
 
-A build in a writable container, then everything else in one that is read-only outside its mount.
+The build runs in a writable container, everything else in one that is read-only outside its mount.
 """
 
 import json
@@ -33,10 +33,10 @@ from tests.platform.upsun import (
 )
 from tests.repository import checkout
 
-# The images are those of the rehearsals.
+# These tests share the images of the rehearsals.
 pytestmark = pytest.mark.xdist_group("builds")
 
-FIRST, SECOND = "1f3a5c7e", "2b4d6f80"  # what PLATFORM_TREE_ID is made of
+FIRST, SECOND = "1f3a5c7e", "2b4d6f80"  # values of PLATFORM_TREE_ID
 BUILD_SECONDS = 600  # on a slow network
 EXIT_SECONDS = 10
 UNCHECKED_HASH = 0b01  # https://docs.python.org/3/reference/import.html#pyc-invalidation
@@ -47,7 +47,7 @@ Build = Callable[[Path, str], Result]
 
 @pytest.fixture
 def build(releases: Releases, tmp_path: Path) -> Build:
-    """Run the build hook; all builds share the platform's cache."""
+    """Run the build hook; all builds share a cache, as on the platform."""
     cache = releases.state / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     python = image(tmp_path / "image")
@@ -67,7 +67,7 @@ def build(releases: Releases, tmp_path: Path) -> Build:
 
 @pytest.fixture
 def first(releases: Releases, images: dict[str, Path]) -> Path:
-    """The first release, as the build hook left it. Nobody writes there afterwards."""
+    """The first release after its build hook; tests must not change it."""
     return images[releases.first]
 
 
@@ -80,7 +80,7 @@ def mount(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def database(server_url: str) -> AsyncIterator[URL]:
-    """An empty database whose owner is nobody special, and has a password full of traps."""
+    """An empty database; its owner is not a superuser, and its password is hard to quote."""
     name = f"platform_{secrets.token_hex(6)}"
     connection = await asyncpg.connect(server_url)
     try:
@@ -105,8 +105,8 @@ def frozen(
     port: int = 8888,
     replaced: dict[str, Path] | None = None,
 ) -> Container:
-    """Return the container of a release; `replaced` are files that it has in another version."""
-    (tree / "app" / "static").mkdir(exist_ok=True)  # the platform makes the mount's place
+    """Return the read-only container of a release; `replaced` are files to replace in it."""
+    (tree / "app" / "static").mkdir(exist_ok=True)  # the platform creates the mount point
     limits = tree.parent / "limits.json"
     limits.write_text(json.dumps({"info": {"limits": {"memory": 352, "cpu": 0.5}}}))
     return Container(
@@ -119,21 +119,21 @@ def frozen(
 
 
 def succeeded(result: Result) -> str:
-    """Fail with the output of a command that failed; return the output of one that did not."""
+    """Assert that a command succeeded; return its output."""
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
     return output
 
 
 def failed(result: Result) -> str:
-    """Return the output of a command that failed by itself."""
+    """Assert that a command failed; return its output."""
     output = result.stdout + result.stderr
     assert result.returncode != 0, output
     return output
 
 
 def assets(mount: Path) -> dict[str, tuple[bytes, int]]:
-    """Return what is published: content and time of change by name."""
+    """Return the published files: content and modification time, by name."""
     return {
         str(path.relative_to(mount)): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in mount.rglob("*")
@@ -141,18 +141,17 @@ def assets(mount: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
-def test_build_makes_a_complete_image(first: Path, tmp_path: Path) -> None:
+def test_build_creates_a_complete_image(first: Path, tmp_path: Path) -> None:
     manifest = json.loads((first / "app" / "manifest.json").read_text())
     for name in manifest.values():
         assert (first / "build" / "static" / name).is_file()
-    # The mount would hide it, and home is here: no cache may get into the image.
+    # The mount would hide files in app/static, and the image must not contain a cache.
     assert not any((first / "app" / "static").glob("*"))
     tracked = {path.name for path in checkout(tmp_path / "untouched").iterdir()}
     assert {path.name for path in first.iterdir()} == tracked | {".venv", "build"}
 
 
-def test_build_compiles_for_good(first: Path) -> None:
-    """Every module; whatever becomes of the times of the files."""
+def test_build_compiles_modules_independently_of_file_times(first: Path) -> None:
     modules = [
         *(first / "app").rglob("*.py"),
         *(first / "quart_upsun").rglob("*.py"),
@@ -161,7 +160,7 @@ def test_build_compiles_for_good(first: Path) -> None:
     ]
     assert len(modules) > 1000
     for module in modules:
-        # By the image's Python, which may be another than ours.
+        # Compiled by the image's Python, whose version may differ from ours.
         (compiled,) = module.parent.glob(f"__pycache__/{module.stem}.cpython-*.pyc")
         flags = int.from_bytes(compiled.read_bytes()[4:8], "little")
         assert flags == UNCHECKED_HASH, module
@@ -173,7 +172,7 @@ from app import create_app
 from quart_upsun.web import templating
 
 def compile(*args, **options):
-    raise SystemExit("a template is compiled at the start")
+    raise SystemExit("a template is compiled at startup")
 
 Environment.compile = compile
 templating.load_all(create_app())
@@ -232,20 +231,22 @@ def test_first_deploy(first: Path, mount: Path, database: URL, tmp_path: Path) -
             published = assets(mount)
             succeeded(container.run(HOOKS["deploy"]))
             assert assets(mount) == published
-            assert router.get("/readyz").status_code == 200  # nothing happened to the database
+            assert (
+                router.get("/readyz").status_code == 200
+            )  # the second run has not changed the database
 
             server.send(signal.SIGTERM)
             assert server.process.wait(EXIT_SECONDS) == 0, server.log.read_text()
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-    # As many as fit the container, by what it says of itself.
+    # The number of processes fits the container's memory limit.
     assert [line["processes"] for line in lines if line["event"] == "server starting"] == [2]
     assert PASSWORD not in server.log.read_text()
 
 
-def test_next_release_keeps_the_files_of_the_last(
+def test_next_release_keeps_the_previous_assets(
     first: Path, releases: Releases, images: dict[str, Path], mount: Path, database: URL
 ) -> None:
-    """Whose style sheet is another one."""
+    """The releases have different style sheets."""
     succeeded(frozen(first, mount, database).run(HOOKS["deploy"]))
     before = assets(mount)
 
@@ -259,25 +260,25 @@ def test_next_release_keeps_the_files_of_the_last(
     assert b".brand-new" in after[style_sheets[0]][0]
 
 
-def test_broken_style_sheet_stops_the_release(first: Path, build: Build, tmp_path: Path) -> None:
+def test_broken_style_sheet_fails_the_build(first: Path, build: Build, tmp_path: Path) -> None:
     tree = shutil.copytree(first, tmp_path / "app", symlinks=True)
     with (tree / "assets" / "css" / "main.scss").open("a") as style:
         style.write("a { color: \n")
     assert "assets/css/main.scss" in failed(build(tree, SECOND))
 
 
-def test_wrong_hash_stops_the_release(build: Build, tmp_path: Path) -> None:
+def test_wrong_hash_fails_the_build(build: Build, tmp_path: Path) -> None:
     tree = checkout(tmp_path / "app")
     locked = tree / "requirements.txt"
     locked.write_text(re.sub(r"sha256:[0-9a-f]{64}", "sha256:" + 64 * "0", locked.read_text()))
     assert "DO NOT MATCH THE HASHES" in failed(build(tree, SECOND))
 
 
-@pytest.mark.parametrize("says", ["echo v18.20.4", "exit 127"])
-def test_old_or_missing_node_is_named(says: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["echo v18.20.4", "exit 127"])
+def test_old_or_missing_node_fails_the_build(command: str, tmp_path: Path) -> None:
     python = image(tmp_path / "image")
-    node = python / "bin" / "node"  # found before this machine's
-    node.write_text(f"#!/bin/sh\n{says}\n")
+    node = python / "bin" / "node"  # precedes this machine's on PATH
+    node.write_text(f"#!/bin/sh\n{command}\n")
     node.chmod(0o755)
     container = Container(
         checkout(tmp_path / "app"),
@@ -287,13 +288,13 @@ def test_old_or_missing_node_is_named(says: str, tmp_path: Path) -> None:
     )
     output = failed(container.run(HOOKS["build"]))
     assert "Node 20 or later" in output
-    assert ("v18.20.4" in output) == ("v18" in says)
+    assert ("v18.20.4" in output) == ("v18" in command)
 
 
 def test_deploy_hook_fails_without_a_database(
     first: Path, mount: Path, database: URL, tmp_path: Path
 ) -> None:
-    # It waits for a database that is still starting, for half a minute; here there is none to come.
+    # The hook waits half a minute for a database that is still starting; do not wait in this test.
     impatient = tmp_path / "alembic.ini"
     text, changes = re.subn(
         r"^connect_seconds = \d+$",
@@ -304,16 +305,16 @@ def test_deploy_hook_fails_without_a_database(
     assert changes == 1
     impatient.write_text(text)
     with reserved_port() as port:
-        nobody = database.set(port=port)
-        container = frozen(first, mount, nobody, replaced={"/app/alembic.ini": impatient})
+        unreachable = database.set(port=port)
+        container = frozen(first, mount, unreachable, replaced={"/app/alembic.ini": impatient})
         output = failed(container.run(HOOKS["deploy"]))
     assert "the database cannot be reached" in output
     assert PASSWORD not in output
-    # The page that says so has its styles.
+    # The error page has its styles.
     assert any(name.endswith(".css") for name in assets(mount))
 
 
-async def test_deploy_hook_migrates_and_fails_where_it_cannot_publish(
+async def test_deploy_hook_migrates_but_fails_if_it_cannot_publish(
     first: Path, database: URL, tmp_path: Path
 ) -> None:
     read_only = tmp_path / "read-only"
@@ -328,11 +329,11 @@ async def test_deploy_hook_migrates_and_fails_where_it_cannot_publish(
 
 
 @pytest.mark.parametrize("listens", [False, True])
-def test_post_start_gives_up(listens: bool, tmp_path: Path, server_url: str) -> None:
-    """On a server that never comes, and on one that takes connections and never answers."""
+def test_post_start_times_out(listens: bool, tmp_path: Path, server_url: str) -> None:
+    """The server does not start, or accepts connections and never responds."""
     clock = tmp_path / "image" / "bin" / "date"
     clock.parent.mkdir(parents=True)
-    # Each look at this clock takes 20 seconds.
+    # Each call of this clock advances it by 20 seconds.
     clock.write_text(
         "#!/bin/sh\n"
         "now=$(($(cat /tmp/now 2>/dev/null || echo 1000) + 20))\n"

@@ -1,4 +1,4 @@
-"""A preview of this application, from a copy of production's data: nobody in it is real."""
+"""Previews of this application contain a copy of production's data, anonymized."""
 
 import subprocess
 from typing import Any
@@ -13,9 +13,9 @@ from rehearsal import lifecycle
 from rehearsal.report import Console, Report
 from rehearsal.scene import Options
 from rehearsal.tests.sample import rehearse
-from tests.deploy.releases import ASK, LEFT, Releases, is_green, log_of, query
+from tests.deploy.releases import ENQUEUE, LEFT, Releases, assert_no_problems, log_of, query
 
-# Beside the others that take the images which are built once.
+# All tests in this directory share the images.
 pytestmark = [pytest.mark.xdist_group("builds"), pytest.mark.requires("bwrap", "nginx")]
 
 PEOPLE = ["ada.lovelace", "User-3", "grace.hopper", "mary_somerville", "user-1"]
@@ -23,7 +23,7 @@ CLIENTS = ["203.0.113.77", "2001:db8:a11c:e::7"]
 
 
 def traces() -> list[str]:
-    """All that tells about somebody."""
+    """Return the personal data that a preview must not contain."""
     names = [name for name in PEOPLE if not name.lower().startswith("user-")]
     return [*names, "people.example", "private.example", "$argon2id$", "User-3", *CLIENTS]
 
@@ -48,22 +48,22 @@ async def populate(url: str) -> None:
         "INSERT INTO mails (kind, message)"
         " SELECT 'confirm', 'To: ' || pending_email || ', ' || email FROM users"
     )
-    await connection.execute(ASK)
+    await connection.execute(ENQUEUE)
     await connection.execute("ANALYZE")
     await connection.close()
 
 
 def dump(url: str) -> str:
-    """Return all that a database holds, as text."""
+    """Return a dump of a database as text."""
     command = [program("pg_dump"), url]
     complete = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    # A random word stands in these, for psql.
+    # These lines, for psql, contain a random word.
     random = ("\\restrict ", "\\unrestrict ")
     return "\n".join(line for line in complete.splitlines() if not line.startswith(random))
 
 
 async def statistics(url: str) -> str:
-    """Return what PostgreSQL knows about values; no dump has it."""
+    """Return PostgreSQL's planner statistics, which contain values and are not in a dump."""
     connection = await asyncpg.connect(url)
     try:
         return str(await connection.fetchval("SELECT string_agg(s::text, ' ') FROM pg_stats AS s"))
@@ -72,7 +72,7 @@ async def statistics(url: str) -> str:
 
 
 async def preview_of(releases: Releases, name: str) -> tuple[Report, dict[str, httpx.Response]]:
-    """Rehearse a preview; return the report, and pages as a visitor gets them."""
+    """Rehearse a preview; return the report, and responses by path."""
     pages: dict[str, httpx.Response] = {}
 
     async def look(report: Report) -> None:
@@ -94,10 +94,10 @@ async def preview_of(releases: Releases, name: str) -> tuple[Report, dict[str, h
     return await lifecycle.rehearse(options, Console(quiet=True), look), pages
 
 
-async def test_nobody_real_is_in_a_preview(releases: Releases) -> None:
+async def test_preview_contains_no_personal_data(releases: Releases) -> None:
     source, name = "production-with-people", "feature-x"
     production: dict[str, Any] = {"revision": releases.first, "environment": source}
-    is_green(await rehearse(releases.repository, releases.state, **production))
+    assert_no_problems(await rehearse(releases.repository, releases.state, **production))
     with postgres(releases.state / "postgres") as server:
         address = server.rpartition("/")[0]
         original = f"{address}/production_with_people_postgresql"
@@ -107,7 +107,7 @@ async def test_nobody_real_is_in_a_preview(releases: Releases) -> None:
         assert "ada.lovelace" in await statistics(original)
 
         report, pages = await preview_of(releases, name)
-        is_green(report)
+        assert_no_problems(report)
         copy = f"{address}/feature_x_postgresql"
         found = dump(copy) + await statistics(copy)
         assert dump(original) == before
@@ -115,12 +115,12 @@ async def test_nobody_real_is_in_a_preview(releases: Releases) -> None:
     logs = releases.state / "environments" / name / "logs"
     written = "\n".join(log.read_text(errors="replace") for log in logs.glob("*.log"))
     assert [trace for trace in traces() if trace in written] == []
-    # The worker was there from the beginning, and has waited.
+    # The worker was running from the start, and has waited.
     assert "data not sanitized" in log_of(releases, name, "app-worker")
     assert "slow job" not in written
     assert await query(releases, "feature_x", LEFT) == []
     assert len(await query(releases, source.replace("-", "_"), LEFT)) == 2
-    # By the deploy hook, and found done by the one after.
+    # The deploy hook anonymized the data, and post_deploy had nothing to do.
     assert written.count("Sanitized feature-x-rehears") == 1
     assert written.count("feature-x-rehears was sanitized") == 1
 
@@ -135,7 +135,7 @@ async def test_nobody_real_is_in_a_preview(releases: Releases) -> None:
         "/nowhere/": 404,
         "/users/": 303,
         "/readyz": 200,
-        "login": 200,  # refused, with the form again
+        "login": 200,  # rejected, with the form again
     }
     for path in ("/", "/register/", "/nowhere/", "login"):
         assert "Preview of <strong>feature-x</strong>" in pages[path].text, path

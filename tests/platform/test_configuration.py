@@ -1,4 +1,4 @@
-"""What Upsun's schema of `.upsun/config.yaml` says, and what it cannot see."""
+"""`.upsun/config.yaml` matches Upsun's schema, and fits the rest of the repository."""
 
 import json
 import re
@@ -32,35 +32,35 @@ SUPPORTED = {(3, 13), (3, 14)}
 
 
 def matching(path: str) -> list[str]:
-    """Return the rules for a request, as a web server finds them."""
+    """Return the patterns of the rules that match a path."""
     return [pattern for pattern in RULES if re.search(pattern, path)]
 
 
 @pytest.mark.requires("dash")
-def test_the_rehearsal_finds_nothing_wrong() -> None:
+def test_validation_has_no_findings() -> None:
     schema = SCHEMA if SCHEMA.exists() else None
     assert validate(ROOT, files=tracked_files(), schema=schema) == []
     assert [route.application for route in CONFIGURATION.routes.values()] == ["app", ""]
 
 
-def test_follows_the_schema() -> None:
+def test_matches_the_json_schema() -> None:
     if not SCHEMA.exists():
-        pytest.skip("Upsun's schema is not there; `upsun validate` has it built in")
+        pytest.skip("Upsun's JSON schema is not available; `upsun validate` contains it")
     jsonschema.Draft7Validator(json.loads(SCHEMA.read_text())).validate(CONFIG)
 
 
-def test_relationship_leads_to_a_service_under_the_name_that_environment_reads() -> None:
+def test_relationship_has_the_name_that_environment_reads() -> None:
     relationships = APPLICATION["relationships"]
     services = {target.partition(":")[0] for target in relationships.values()}
     assert services == set(CONFIG["services"])
-    # A relationship named `database` would set DATABASE_URL in a form of its own.
+    # With a relationship named `database`, Upsun would set DATABASE_URL to a pgsql:// URL.
     assert set(relationships) == {"postgresql"}
     environment = (ROOT / ".environment").read_text()
     assert "POSTGRESQL_HOST" in environment
     assert ".postgresql | " in environment
 
 
-def test_routes_lead_somewhere() -> None:
+def test_routes_refer_to_the_application() -> None:
     routes = CONFIG["routes"]
     upstreams = [route for route in routes.values() if route["type"] == "upstream"]
     redirects = [route for route in routes.values() if route["type"] == "redirect"]
@@ -68,7 +68,7 @@ def test_routes_lead_somewhere() -> None:
     assert upstreams
     for route in upstreams:
         assert route["upstream"].partition(":")[0] in CONFIG["applications"]
-        # A cookie must lead past the cache: it means that the page may be somebody's own.
+        # A request with a cookie must bypass the cache, because the page may be personal.
         assert route["cache"]["cookies"] == ["*"]
         assert route["cache"]["default_ttl"] == 0
     for route in redirects:
@@ -77,7 +77,7 @@ def test_routes_lead_somewhere() -> None:
 
 
 @pytest.mark.parametrize("text", SHELL.values(), ids=SHELL.keys())
-def test_commands_are_read_by_dash(text: str) -> None:
+def test_commands_are_valid_dash(text: str) -> None:
     result = subprocess.run(
         [require("dash"), "-n"], input=text, capture_output=True, text=True, check=False
     )
@@ -85,33 +85,33 @@ def test_commands_are_read_by_dash(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", HOOKS.values(), ids=HOOKS.keys())
-def test_hooks_stop_at_the_first_failure_and_print_no_secret(text: str) -> None:
+def test_hooks_stop_at_the_first_failure_and_print_no_secrets(text: str) -> None:
     assert text.startswith("set -eu\n")
     assert not re.search(r"^\s*set\s+(-\w*x|-o\s+xtrace)", text, re.MULTILINE)
 
 
-def test_server_runs_in_the_foreground_in_place_of_the_shell() -> None:
+def test_server_replaces_the_shell() -> None:
     start = COMMANDS["start"].strip()
     assert re.fullmatch(r"exec \S+/python -m app\.server", start)
     assert APPLICATION["web"]["upstream"]["socket_family"] == "tcp"
 
 
-def test_worker_runs_in_the_foreground_and_like_the_server() -> None:
-    """In the same virtual environment, and with the relationships of the application."""
+def test_worker_runs_like_the_server() -> None:
+    """It has the same virtual environment and the application's relationships."""
     (start,) = WORKERS.values()
     assert start.strip() == COMMANDS["start"].strip().replace("app.server", "app.worker")
     (worker,) = APPLICATION["workers"].values()
-    # What it does not say, it takes over: a relationship of its own would replace the database's.
+    # It inherits all other keys; relationships of its own would replace the application's.
     assert set(worker) == {"commands"}
 
 
-def test_everything_else_goes_to_the_application() -> None:
+def test_root_location_passes_all_requests_to_the_application() -> None:
     root = APPLICATION["web"]["locations"]["/"]
     assert root["passthru"] is True
-    assert "root" not in root, "a directory here would be served to everybody"
+    assert "root" not in root, "a root would make its files public"
 
 
-def test_mounts_hide_nothing_and_take_what_is_published() -> None:
+def test_mounts_hide_no_files_and_receive_the_published_assets() -> None:
     (outdir,) = re.findall(r"--outdir[= ](\S+)", HOOKS["build"])
     ((published, target),) = re.findall(r"publish-assets (\S+) (\S+)", HOOKS["deploy"])
     assert published == outdir
@@ -123,12 +123,12 @@ def test_mounts_hide_nothing_and_take_what_is_published() -> None:
         path = mount.strip("/") + "/"
         for file in [*tracked_files(), manifest, f"{outdir}/", ".venv/"]:
             assert not file.startswith(path), f"{mount} hides {file}"
-        # Shared by all instances; and the files outlive a new name of the mount.
+        # All instances share the files, and renaming the mount keeps them.
         assert properties["source"] == "storage"
         assert properties["source_path"]
 
 
-def test_versions_are_those_of_development() -> None:
+def test_versions_match_development() -> None:
     service = CONFIG["services"]["postgresql"]["type"]
     assert service == f"postgresql:{MAJOR}"
 
@@ -145,13 +145,13 @@ def test_versions_are_those_of_development() -> None:
     assert f"Node {node} or later" in HOOKS["build"]
 
 
-def test_container_has_room_for_the_server() -> None:
-    # HIGH_CPU, the default of Python containers, begins with 64 MB in a preview.
+def test_container_has_enough_memory() -> None:
+    # HIGH_CPU, the default for Python, has only 64 MB in a preview.
     assert APPLICATION["container_profile"] == "BALANCED"
 
 
-def test_files_carry_the_security_headers_under_every_rule() -> None:
-    """The headers of a rule replace those of the location; the application's never get there."""
+def test_static_files_have_security_headers_under_every_rule() -> None:
+    """A rule's headers replace those of the location, and the application's are not sent."""
     served = {pattern: rule for pattern, rule in RULES.items() if rule["allow"]}
     assert served
     for block in [STATIC, *served.values()]:
@@ -165,13 +165,13 @@ def test_files_carry_the_security_headers_under_every_rule() -> None:
         assert "frame-ancestors 'none'" in policy
         assert not any(directive.startswith("script-src") for directive in policy)
         assert not any("unsafe-" in directive for directive in policy)
-    # What a rule does not say would not be taken over from the location, but from the platform.
+    # For missing keys, a rule has the platform's defaults, and not the location's values.
     for block in [STATIC, *RULES.values()]:
         assert block["scripts"] is False
         assert block["passthru"] is False
 
 
-def test_names_with_a_digest_are_kept_for_a_year() -> None:
+def test_files_with_a_digest_are_cached_for_a_year() -> None:
     names = read_manifest(ROOT / "app" / "manifest.json").values()
     assert names
     for name in names:
@@ -194,7 +194,7 @@ def test_names_with_a_digest_are_kept_for_a_year() -> None:
         "/static/main-JOFGSNF6",
     ],
 )
-def test_other_names_are_not(path: str) -> None:
+def test_files_without_a_digest_are_not_cached_for_a_year(path: str) -> None:
     assert matching(path) == []
     assert DIGESTED_NAME.search(path) is None
 
@@ -209,7 +209,7 @@ def test_other_names_are_not(path: str) -> None:
         "/static/.env",
     ],
 )
-def test_hidden_files_are_refused(path: str) -> None:
-    """By one rule alone: no order of the rules lets another one serve them."""
+def test_hidden_files_are_forbidden(path: str) -> None:
+    """No other rule matches them, so the order of the rules does not matter."""
     (pattern,) = matching(path)
     assert RULES[pattern]["allow"] is False

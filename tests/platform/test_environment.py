@@ -22,7 +22,7 @@ ENVIRONMENT = ROOT / ".environment"
 PASSWORD = "p@ss:w/o%r#d?&é"
 ENTROPY = "ENTROPYENTROPYENTROPYENTROPYENTROPYENTROPYENTROPYENTROPY"
 
-# The shell, and the line that stands before the sourcing.
+# The shell, and the line before `. .environment`.
 MODES = {
     "dash": ("dash", ":"),
     "dash-eu": ("dash", "set -eu"),
@@ -86,7 +86,7 @@ def database(
     username: str = "main",
     password: str = PASSWORD,
 ) -> dict[str, str]:
-    """Return the variables that a relationship leads to."""
+    """Return the variables that `.environment` exports for a relationship."""
     login = f"{quote(username, safe='')}:{quote(password, safe='')}"
     return {
         "DB_HOST": host,
@@ -121,7 +121,7 @@ BUILD = {
 
 
 def runtime(environment_type: str) -> dict[str, str]:
-    """Return the variables of a running container, those of its relationships apart."""
+    """Return the variables of a running container, without those of relationships."""
     return {
         "PLATFORM_APP_DIR": "/app",
         "PLATFORM_APPLICATION": "e30=",
@@ -150,7 +150,7 @@ PRODUCTION = {
 
 
 def preview(environment_type: str) -> dict[str, str]:
-    """Return the variables that a preview environment leads to."""
+    """Return the variables that `.environment` exports in a preview environment."""
     return {
         "FLASK_ENV": environment_type,
         "FLASK_DEBUG": "1",
@@ -161,14 +161,14 @@ def preview(environment_type: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Situation:
-    """Variables that are there, and those that sourcing adds or changes beside EVERYWHERE."""
+    """The given variables, and those that sourcing adds or changes in addition to EVERYWHERE."""
 
     given: dict[str, str]
     exported: dict[str, str] = field(default_factory=dict)
 
 
 def unusable(relationships: str) -> Situation:
-    """Return a laptop whose PLATFORM_RELATIONSHIPS counts as none: its database stays."""
+    """Return a situation in which PLATFORM_RELATIONSHIPS is ignored and DATABASE_URL is kept."""
     return Situation(
         {"PLATFORM_RELATIONSHIPS": relationships, "DATABASE_URL": "postgresql://localhost/mine"}
     )
@@ -297,7 +297,7 @@ SITUATIONS = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a script said, and the exported variables at its marks."""
+    """The output of a script, and the exported variables at its marks."""
 
     status: int
     stdout: bytes
@@ -314,10 +314,10 @@ def run(
     cwd: Path = ROOT,
     stdin: bytes = b"",
 ) -> Run:
-    """Run `script` with `variables` and nothing else; each `$MARK` in it takes a snapshot.
+    """Run `script` with only `variables`; each `$MARK` takes a snapshot of the environment.
 
-    `directory` is for the snapshots. The commands behind the marks have absolute paths, so that
-    PATH may be anything, also nothing.
+    `directory` is for the snapshots. The commands at the marks have absolute paths, so that they
+    work with any PATH.
     """
     parts = script.split("$MARK")
     files = [directory / f"snapshot-{number}" for number in range(len(parts) - 1)]
@@ -338,7 +338,7 @@ def run(
         dict(
             entry.split("=", 1)
             for entry in os.fsdecode(file.read_bytes()).split("\0")
-            if entry and not entry.startswith("_=")  # bash's own: the last command
+            if entry and not entry.startswith("_=")  # set by bash: the last command
         )
         for file in files
         if file.exists()
@@ -347,19 +347,19 @@ def run(
 
 
 def difference(before: dict[str, str], after: dict[str, str]) -> dict[str, str | None]:
-    """Return what was added or changed, and None for each variable that has gone."""
+    """Return added and changed variables, and None for each removed variable."""
     names = before.keys() | after.keys()
     return {name: after.get(name) for name in names if before.get(name) != after.get(name)}
 
 
 def changes(exported: dict[str, str], given: dict[str, str]) -> dict[str, str]:
-    """Return those of `exported` that are not there already."""
+    """Return the variables in `exported` that `given` does not have with the same value."""
     return {name: value for name, value in exported.items() if given.get(name) != value}
 
 
 @mode
 @pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS.keys())
-def test_exports_exactly_what_the_situation_calls_for(
+def test_exports_exactly_the_expected_variables(
     situation: Situation, shell: str, options: str, tmp_path: Path
 ) -> None:
     require("jq")
@@ -399,7 +399,7 @@ PASSWORDS = {
 @pytest.mark.parametrize(
     ("shell", "locale"), [("dash", "C"), ("dash", "C.UTF-8"), ("bash", "C"), ("bash", "C.UTF-8")]
 )
-def test_password_survives_raw_and_in_the_url(
+def test_password_is_exported_raw_and_percent_encoded(
     password: str, form: str, shell: str, locale: str, tmp_path: Path
 ) -> None:
     require("jq")
@@ -414,18 +414,18 @@ def test_password_survives_raw_and_in_the_url(
     [after] = result.snapshots
     assert after["DB_PASSWORD"] == password
     assert after["DATABASE_URL"] == database(password=password)["DATABASE_URL"]
-    # As SQLAlchemy reads it.
+    # Parsed by SQLAlchemy.
     url = make_url(after["DATABASE_URL"])
     assert (url.username, url.password, url.host) == ("main", password, "postgresql.internal")
     assert (url.port, url.database) == (5432, "main")
-    # As asyncpg reads it.
+    # Parsed as asyncpg does.
     parts = urlsplit(after["DATABASE_URL"])
     assert unquote(parts.password or "") == password
     assert (parts.hostname, parts.port, parts.path) == ("postgresql.internal", 5432, "/main")
 
 
 @mode
-def test_service_variables_need_no_program(shell: str, options: str, tmp_path: Path) -> None:
+def test_service_variables_require_no_program(shell: str, options: str, tmp_path: Path) -> None:
     nothing = tmp_path / "nothing"
     nothing.mkdir()
     script = f"{options}\n$MARK\n. '{ENVIRONMENT}'\n$MARK"
@@ -436,7 +436,7 @@ def test_service_variables_need_no_program(shell: str, options: str, tmp_path: P
 
 
 @mode
-def test_relationships_without_jq_count_as_none(shell: str, options: str, tmp_path: Path) -> None:
+def test_relationships_are_ignored_without_jq(shell: str, options: str, tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "base64").symlink_to(shutil.which("base64") or "base64")
@@ -449,7 +449,7 @@ def test_relationships_without_jq_count_as_none(shell: str, options: str, tmp_pa
 
 @mode
 @pytest.mark.parametrize("name", ["production-both", "tunnel-object", "laptop", "no-json"])
-def test_shell_stays_as_it_was(name: str, shell: str, options: str, tmp_path: Path) -> None:
+def test_shell_is_not_changed(name: str, shell: str, options: str, tmp_path: Path) -> None:
     require("jq")
     situation = SITUATIONS[name]
     names_before, names_after = tmp_path / "before", tmp_path / "after"
@@ -476,7 +476,7 @@ def test_shell_stays_as_it_was(name: str, shell: str, options: str, tmp_path: Pa
 
 
 def variable_names(listing: Path) -> set[str]:
-    """Return the names in what `set` has written."""
+    """Return the names of the variables in the output of `set`."""
     return set(re.findall(r"(?m)^([A-Za-z_]\w*)=", listing.read_text(errors="replace")))
 
 
@@ -493,8 +493,8 @@ def test_tracing_shows_no_password(given: dict[str, str], shell: str, tmp_path: 
 
 @pytest.mark.parametrize("shell", ["dash", "bash"])
 @pytest.mark.parametrize("name", ["production-relationships", "production-both", "no-json"])
-def test_standard_input_is_left_to_the_next_command(name: str, shell: str, tmp_path: Path) -> None:
-    """Over SSH it belongs to rsync, scp or a mount upload."""
+def test_stdin_is_not_read(name: str, shell: str, tmp_path: Path) -> None:
+    """Over SSH, rsync, scp and mount uploads need it."""
     require("jq")
     result = run(
         shell, f". '{ENVIRONMENT}'\ncat", SITUATIONS[name].given, tmp_path, stdin=b"bytes\n"
@@ -504,7 +504,7 @@ def test_standard_input_is_left_to_the_next_command(name: str, shell: str, tmp_p
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash"])
-def test_closed_standard_streams_do_no_harm(shell: str, tmp_path: Path) -> None:
+def test_works_with_closed_standard_streams(shell: str, tmp_path: Path) -> None:
     require("jq")
     script = f"set -eu\nexec <&- >&- 2>&-\n. '{ENVIRONMENT}'\n$MARK"
     result = run(shell, script, RELATIONSHIPS, tmp_path)

@@ -1,4 +1,4 @@
-"""The shipped configuration, and the rehearsal's containers to run its commands in one by one."""
+"""The repository's configuration, and containers in which to run its commands one by one."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ PASSWORD = "p@ss:w/o%r#d?&é $(id) `id` '\"\\"
 
 
 def build_variables(release: str) -> dict[str, str]:
-    """Return the variables of a build container, and how its packages are to be had."""
+    """Return the variables of a build container, with this machine's package manager settings."""
     return variables.build_variables(
         CONFIGURATION, NAME, release=release, entropy=ENTROPY, directory="/app", cache="/cache"
     )
@@ -65,7 +65,7 @@ def runtime_variables(release: str, database: URL, port: int) -> dict[str, str]:
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """Keep a port of 127.0.0.1; until a server listens there, connections are refused."""
+    """Reserve a port on 127.0.0.1, which refuses connections until a server listens there."""
     ports = Ports()
     try:
         yield ports.reserve()
@@ -74,7 +74,7 @@ def reserved_port() -> Iterator[int]:
 
 
 class Container:
-    """A container that a test waits for."""
+    """A container with synchronous methods, for tests."""
 
     def __init__(
         self,
@@ -95,10 +95,10 @@ class Container:
             path=("/image/bin", *programs()),
         )
 
-    def run(self, shipped: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run a command of the configuration to its end."""
+    def run(self, text: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a command of the configuration and wait for its end."""
         return subprocess.run(
-            self._container.shell(shipped),
+            self._container.shell(text),
             env=self._container.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -108,11 +108,11 @@ class Container:
         )
 
     @contextmanager
-    def running(self, shipped: str, log: Path) -> Iterator["Service"]:
-        """Run a command of the configuration that stays in the foreground; end it at the end."""
+    def running(self, text: str, log: Path) -> Iterator["Service"]:
+        """Run a long-running command of the configuration; kill it at the end of the block."""
         with log.open("wb") as output:
             process = subprocess.Popen(
-                self._container.shell(shipped),
+                self._container.shell(text),
                 env=self._container.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -121,12 +121,12 @@ class Container:
         try:
             yield Service(process, log)
         finally:
-            process.kill()  # and with it everything in the sandbox
+            process.kill()  # ends all processes in the sandbox
             process.wait()
 
 
 class Service:
-    """A command that stays in the foreground."""
+    """A long-running command."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
@@ -138,11 +138,11 @@ class Service:
 
 
 def programs() -> list[str]:
-    """Return the directories of the programs that an image brings along."""
+    """Return the directories of programs that are part of an image."""
     return [os.path.dirname(require(name)) for name in ("curl", "node", "npm")]
 
 
 def image(directory: Path) -> Path:
-    """Make the part of an image that Python is in."""
+    """Create the part of an image that contains Python."""
     link_interpreter(directory / "bin", find_python(APPLICATION["type"]))
     return directory
