@@ -1,4 +1,4 @@
-"""The one resource that the API brings itself: who is asking."""
+"""The API resource `/me`: the current user."""
 
 from datetime import datetime
 from typing import Literal
@@ -18,17 +18,17 @@ from quart_upsun.policy import no_rate_limit, no_store
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 tag_blueprint(blueprint, ["Account"])
 
-READ = Scope("me:read", "See your user name and address")
+READ = Scope("me:read", "Read your username and email address")
 
 
 class Me(BaseModel):
-    """The account that asks."""
+    """The current user."""
 
     id: int
     username: str
-    email: str | None = Field(description="The confirmed address; null until one is")
+    email: str | None = Field(description="The email address; null until it is confirmed")
     created_at: datetime
-    via: Literal["token", "session"] = Field(description="How the request was let in")
+    via: Literal["token", "session"] = Field(description="How the request was authenticated")
 
 
 @blueprint.get("/me")
@@ -37,10 +37,10 @@ class Me(BaseModel):
 @no_rate_limit("one row by its key")
 @document_response(200, Me)
 async def me() -> Response:
-    """Tell who is asking."""
+    """Return the current user."""
     async with database.read() as session:
         user = await accounts.get_user(session, current_caller().id)
-    if user is None:  # deleted between the two queries
+    if user is None:  # deleted since the request was authenticated
         raise unauthorized(DETAILS[401])
     return json_response(
         Me(

@@ -2,6 +2,8 @@
 
 import "bootstrap/js/src/alert.js";
 import "bootstrap/js/src/collapse.js";
+import "./lib/confirm.js";
+import "./lib/copy.js";
 import { showRelativeTimes } from "./lib/times.js";
 
 showRelativeTimes();

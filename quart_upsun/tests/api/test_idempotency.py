@@ -132,5 +132,7 @@ async def test_answers_are_forgotten_after_a_day(
         await session.execute(
             update(IdempotentAnswer).where(IdempotentAnswer.key != "4").values(created_at=old)
         )
-    await idempotency.forget_old_answers(JobContext(id=1, data={}, attempt=1, database=database))
+    await idempotency.delete_expired_responses(
+        JobContext(id=1, data={}, attempt=1, database=database)
+    )
     assert await kept(app) == 1
