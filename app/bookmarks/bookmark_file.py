@@ -312,7 +312,7 @@ class BookmarkParser:
         return self.is_full or self.error is not None
 
     def feed(self, content: bytes) -> list[Bookmark]:
-        """Parse a chunk and return its complete links. A charset must be declared in the first one."""
+        """Parse a chunk and return its complete links. The first one must declare any charset."""
         if self._decoder is None:
             self._decoder = charsets.create_decoder(content, lenient=True)
         self._parse(self._decoder.decode(content))

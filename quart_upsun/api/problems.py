@@ -36,9 +36,7 @@ DETAILS = {
 }
 NOT_JSON = "The request body must be valid JSON in UTF-8."
 MAX_ERRORS = 20  # a long array can have any number of errors
-MAX_SEGMENT_LENGTH = (
-    80  # characters of a JSON Pointer segment, which can be any name from the client
-)
+MAX_SEGMENT_LENGTH = 80  # characters of a JSON Pointer segment, which clients can choose
 
 
 class FieldError(BaseModel):

@@ -1,4 +1,4 @@
-"""The page of the API in a browser: Swagger UI under our own policy."""
+"""The API reference in a browser: Swagger UI under the content security policy."""
 
 from playwright.async_api import Page, expect
 

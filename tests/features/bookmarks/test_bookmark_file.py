@@ -305,7 +305,8 @@ def test_a_tag_without_an_end(start: bytes) -> None:
         for link in reader.feed(content[at:][: 1 << 18])
     ]
     found += reader.close()
-    assert reader.error == "The file is broken: it holds a tag or comment without an end."
+    assert reader.error is not None
+    assert "unclosed tag or comment" in reader.error
     assert [each.title for each in found] == ["x"]
 
 
@@ -473,7 +474,7 @@ def test_losses_are_told() -> None:
     assert Losses().summary() is None
     assert Losses(titles=1, damaged=1234).summary() == (
         "1 title shortened to 300 characters;"
-        " 1,234 links with broken markup: check title, tags and note."
+        " 1,234 links with broken markup (check title, tags and note)."
     )
     most = 10**6
     longest = Losses(most, most, most, most, most, most, True).summary()

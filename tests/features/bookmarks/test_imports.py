@@ -99,7 +99,7 @@ async def test_a_file_becomes_links(client: Client, shelf: Library) -> None:
     await shelf.do()
     page = await soup(client)
     assert page.select("progress") == []
-    assert "3 added, 1 there already, 1 refused" in " ".join(page.text.split())
+    assert "3 added, 1 already saved, 1 skipped" in " ".join(page.text.split())
     async with shelf.database.read() as session:
         links = await queries.list_links(session, shelf.user_id, limit=10)
         events = (await session.scalars(select(LiveEvent).order_by(LiveEvent.id))).all()
@@ -147,7 +147,7 @@ async def test_a_second_import_adds_nothing(app: Quart, shelf: Library) -> None:
         (b"\x00" * 300_000, jobs.NO_LINKS, 0),
         (
             bookmarks(600) + b'<A HREF="' + b"x" * 2**21,
-            "holds a tag or comment without an end",
+            "contains an unclosed tag or comment",
             600,
         ),
     ],
@@ -192,9 +192,9 @@ async def test_the_owner_is_told_what_was_lost(client: Client, shelf: Library) -
     assert (done.state, done.seen, done.added, done.error) == ("done", 602, 602, None)
     assert done.warning == (
         "1 title shortened to 300 characters; 1 note shortened to 1,000 characters;"
-        " 1 link with tags left out or shortened (20 tags of 40 characters fit);"
-        " 1 link with broken markup: check title, tags and note."
-        " The file ends inside a tag or comment, so links may be missing at its end."
+        " 1 link with skipped or shortened tags (limit: 20 tags of 40 characters);"
+        " 1 link with broken markup (check title, tags and note)."
+        " The file ends inside a tag or comment, so links at its end may be missing."
     )
     assert done.warning in (await soup(client)).text
 
@@ -237,7 +237,7 @@ async def test_one_at_a_time(client: Client, shelf: Library) -> None:
 async def test_nothing_was_chosen(client: Client, shelf: Library) -> None:
     for response in (await post(client, b""), await post(client, b"x", field="other")):
         assert response.status_code == 200
-        assert "Choose a file" in await response.get_data(as_text=True)
+        assert "Choose a bookmark file" in await response.get_data(as_text=True)
     for body in (
         b"",
         b"--b\r\n",

@@ -18,7 +18,7 @@ async def jobs(database: Database) -> list[str]:
 
 async def test_a_new_link_is_fetched(client: Client, database: Database, ada: Person) -> None:
     await client.post("/links/", form={"url": "https://example.com/"})
-    assert "Fetching…" in (await soup_of(client)).text
+    assert "Fetching the page…" in (await soup_of(client)).text
     assert await jobs(database) == ["links.fetch"]
 
 
@@ -30,7 +30,7 @@ async def test_a_link_is_fetched_again(client: Client, database: Database, ada: 
         await session.execute(update(Link).values(**error))
     page = await soup_of(client, f"/links/{link}/")
     assert "It redirects too often." in page.text
-    assert "Fetching…" not in page.text
+    assert "Fetching the page…" not in page.text
     (form,) = page.select(f"form[action='/links/{link}/fetch/']")
     assert form.text.strip() == "Fetch again"
     assert (await client.post(str(form["action"]))).location == f"/links/{link}/"

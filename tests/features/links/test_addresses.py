@@ -130,7 +130,7 @@ def test_tags_have_one_form(text: str, expected: list[str]) -> None:
 
 @pytest.mark.parametrize("text", ["a!", "<b>", "a/b", "a\x00b", "x" * 41, "a.b", "🎉"])
 def test_what_is_no_tag_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"A tag consists of"):
+    with pytest.raises(ValueError, match="Tags may contain"):
         parse_tags(f"good {text}")
 
 
@@ -204,7 +204,7 @@ def test_tags_in_all_scripts(typed: str, kept: str) -> None:
 
 @pytest.mark.parametrize("typed", ["C++", "👍", "\u0301", "\u200c", "a\u202eb", "<b>", "x" * 41])
 def test_what_is_not_a_tag(typed: str) -> None:
-    with pytest.raises(ValueError, match="A tag consists of letters"):
+    with pytest.raises(ValueError, match="Tags may contain"):
         tags.parse_tags(typed)
 
 

@@ -107,11 +107,12 @@ async def test_who_may_publish(
     app: Quart, client: Client, database: Database, ada: Person, page: str
 ) -> None:
     found = await soup_of(client, "/links/?tag=sea")
-    assert "Everybody can see your list sea" in " ".join(found.text.split())
+    assert [each["href"] for each in found.select("#public-link")] == [page]
     bob, other = await Person().register(app, confirmed=False), new_client(app)
     await bob.log_in(other)
     found = await soup_of(other, "/links/?tag=sea")
-    assert "confirm your address first" in found.text
+    assert "Confirm your email address" in found.text
+    assert found.select("form[action$='/publish/']") == []
     assert (await other.post("/lists/sea/publish/")).status_code == 403
     assert (await other.post("/lists/sea/withdraw/")).status_code == 303  # his own, that is
     await soup_of(other, f"/lists/{bob.username}/sea/", 404)
