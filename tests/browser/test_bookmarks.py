@@ -1,4 +1,4 @@
-"""The page of an import, open while the file is read."""
+"""Live progress of an import."""
 
 import pytest
 from playwright.async_api import FilePayload, expect
@@ -18,7 +18,7 @@ from tests.features.factories import Person
 
 pytestmark = pytest.mark.xdist_group("browser")
 
-# What the page says of an import, each time that it says something else.
+# Records each state that the page shows.
 NOTE_STATES = """addEventListener("DOMContentLoaded", () => {
   const state = document.querySelector("[data-state]");
   if (!state) return;
@@ -29,7 +29,7 @@ NOTE_STATES = """addEventListener("DOMContentLoaded", () => {
 })"""
 
 
-async def test_the_bar_of_an_import_moves(
+async def test_import_progress_is_updated_live(
     new_page: NewPage, own_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "EVENT_INTERVAL_SECONDS", 0.0)
@@ -43,7 +43,7 @@ async def test_the_bar_of_an_import_moves(
         await log_in(page, ada)
         await page.goto("/links/import/")
         content = bookmarks(8000)
-        assert len(content) > 2 * CHUNK_BYTES  # a step of the bar each
+        assert len(content) > 2 * CHUNK_BYTES  # several progress updates
         await page.locator("#file").set_input_files(
             FilePayload(name="bookmarks.html", mimeType="text/html", buffer=content)
         )
@@ -53,7 +53,7 @@ async def test_the_bar_of_an_import_moves(
 
         app = create_app(Settings(database_url=database.engine.url))
         await runner_of(app, IMPORT_TASK).run_due()
-        # What is over is shown by a page that was loaded again.
+        # The page reloads itself when the import has finished.
         await expect(page.get_by_text("8,000 added, 0 already saved")).to_be_visible()
         await expect(page.get_by_role("progressbar")).to_have_count(0)
         await page.wait_for_load_state()

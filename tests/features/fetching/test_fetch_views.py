@@ -1,4 +1,4 @@
-"""What pages of links show of fetches, and the button that repeats one."""
+"""The state of fetches on the pages of links, and the refetch button."""
 
 from quart import Quart
 from quart.testing import QuartClient as Client
@@ -22,7 +22,9 @@ async def test_a_new_link_is_fetched(client: Client, database: Database, ada: Pe
     assert await jobs(database) == ["links.fetch"]
 
 
-async def test_a_link_is_fetched_again(client: Client, database: Database, ada: Person) -> None:
+async def test_refetch_button_enqueues_a_fetch(
+    client: Client, database: Database, ada: Person
+) -> None:
     link = await saved(database, ada, "old")
     async with database.write() as session:
         await session.execute(text("DELETE FROM pgqueuer"))
@@ -37,7 +39,7 @@ async def test_a_link_is_fetched_again(client: Client, database: Database, ada: 
     assert await jobs(database) == ["links.fetch"]
 
 
-async def test_links_of_others_are_not_fetched(
+async def test_links_of_other_users_cannot_be_refetched(
     app: Quart, client: Client, database: Database, ada: Person
 ) -> None:
     theirs = await saved(database, await Person().register(app), "secret")
