@@ -201,7 +201,10 @@ async def index(query: LinksQuery) -> Response:
 @document_response(200, LinkAnswer, headers={"Location": "The URL of the link", **ETAG_HEADER})
 @idempotent
 async def save(data: NewLink, session: AsyncSession) -> Response:
-    """Save a link. A link that is already saved stays unchanged and is returned with status 200."""
+    """Save a link.
+
+    A link that is already saved stays unchanged and is returned with status 200.
+    """
     try:
         url = urls.normalize_url(data.url)
     except ValueError as error:
@@ -243,7 +246,10 @@ async def show(id: int) -> Response:
 @document_response(200, LinkAnswer, headers=ETAG_HEADER)
 @document_problem(412, DETAILS[412])
 async def change(id: int, data: LinkChange) -> Response:
-    """Update a link; with `If-Match`, only if its version matches."""
+    """Update a link.
+
+    With `If-Match`, update it only if its version matches.
+    """
     values = data.model_dump(exclude_unset=True)
     if "tags" in values:
         values["tags"] = sorted(set(values["tags"]))
@@ -266,7 +272,10 @@ async def change(id: int, data: LinkChange) -> Response:
 @document_response(204)
 @document_problem(412, DETAILS[412])
 async def remove(id: int) -> Response:
-    """Delete a link; with `If-Match`, only if its version matches."""
+    """Delete a link.
+
+    With `If-Match`, delete it only if its version matches.
+    """
     async with database.write() as session:
         await _require_version(session, id)
         is_deleted = await queries.delete_link(session, current_caller().id, id)

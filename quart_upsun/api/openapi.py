@@ -33,28 +33,28 @@ from quart_upsun.settings import Settings
 blueprint = Blueprint("docs", __name__)
 
 DESCRIPTION = """\
-## Authentication
+**Authentication**
 
 Create an access token on your account page, and send it as `Authorization: Bearer …` or
 `X-API-Key: …`. Each operation lists the scope that the token needs. Scripts on the pages of this
 site can use the login cookie instead.
 
-## Errors
+**Errors**
 
 Errors have the format `application/problem+json` (RFC 9457). After a 429 or 503 response, wait for
 the number of seconds in `Retry-After` before you retry.
 
-## Idempotent requests
+**Idempotent requests**
 
 Operations with an `Idempotency-Key` header can be retried safely. For 24 hours, a request with the
 same key returns the response of the first one, with the header `Idempotency-Replayed: true`.
 
-## Conditional requests
+**Conditional requests**
 
 Resources with an `ETag` support conditional requests. Send `If-None-Match` to read a resource only
 if it has changed, and `If-Match` to change it only if it has not: otherwise the response is 412.
 
-## Pagination
+**Pagination**
 
 Lists are paginated. `next` and the `Link` header contain the URL of the next page.
 """
