@@ -1,13 +1,13 @@
 """Import links from bookmark files of browsers, and export them.
 
-Built on `app.links`, which does not know it.
+It uses `app.links`, which does not import it.
 """
 
 from quart import Quart
 
 
 def init_app(app: Quart) -> None:
-    """Add import and export."""
+    """Register import and export."""
     from app.bookmarks import api, jobs, personal_data, views
     from app.site import get_site
 

@@ -1,4 +1,4 @@
-"""Import and export of links in the API."""
+"""The JSON API to import and export links."""
 
 from datetime import datetime
 from typing import Literal
@@ -30,47 +30,47 @@ from quart_upsun.security.limits import rate_limit
 blueprint = Blueprint("bookmarks_api", __name__, url_prefix="/api/v1/links")
 tag_blueprint(blueprint, ["Links"])
 
-IMPORT_IN_PROGRESS = "Another import has not ended yet."
-EMPTY_FILE = "There is nothing in the file."
+IMPORT_IN_PROGRESS = "Another import is still running. Wait until it has finished."
+EMPTY_FILE = "The file is empty."
 
 
 class ImportAnswer(BaseModel):
-    """How far an import has come."""
+    """The progress of an import."""
 
     model_config = ConfigDict(from_attributes=True)
 
     id: int
     state: Literal["receiving", "waiting", "running", "done", "failed"]
     percent: int
-    seen: int = Field(description="Links of the file that were looked at")
+    seen: int = Field(description="Links of the file processed so far")
     added: int
-    known: int = Field(description="Those that were there already, or twice in the file")
-    refused: int = Field(description="Those with an address that cannot be saved")
-    error: str | None = Field(description="Why it has failed")
-    warning: str | None = Field(description="What was shortened, left out or damaged")
+    known: int = Field(description="Links that were already saved, or occur twice in the file")
+    refused: int = Field(description="Links that were skipped, such as those without a web address")
+    error: str | None = Field(description="Why the import failed")
+    warning: str | None = Field(description="What was shortened, skipped or damaged")
     created_at: datetime
     finished_at: datetime | None
 
 
 class ExportQuery(BaseModel):
-    """What kind of file."""
+    """The format of the export."""
 
-    format: Literal["html", "csv", "jsonl"] = Field("jsonl", description="How it is written")
+    format: Literal["html", "csv", "jsonl"] = Field("jsonl", description="File format")
 
 
 @blueprint.post("/import")
 @no_store
 @scope_required(WRITE)
 @rate_limit(IMPORT_LIMIT, by_caller)
-@not_audited("concerns no account's security")
+@not_audited("not security relevant")
 @accept_file("text/html")
-@document_response(202, ImportAnswer, headers={"Location": "Where it says how far it has come"})
+@document_response(202, ImportAnswer, headers={"Location": "The URL to poll for progress"})
 @document_problem(409, IMPORT_IN_PROGRESS)
 @document_problem(422, EMPTY_FILE)
 async def take() -> Response:
-    """Import a bookmark file in HTML, as browsers export it; a job reads it.
+    """Import an HTML bookmark file, as browsers export it, in a background job.
 
-    32 MiB and 50,000 links at most. Links that are there already stay as they are.
+    At most 32 MiB and 50,000 links. Links that are already saved stay unchanged.
     """
     try:
         id = await uploads.receive_upload(
@@ -79,7 +79,7 @@ async def take() -> Response:
     except uploads.ImportInProgressError:
         raise Problem(409, IMPORT_IN_PROGRESS) from None
     except uploads.AccountDeletedError:
-        raise unauthorized("This account is not there any more.") from None
+        raise unauthorized("This account has been deleted.") from None
     except uploads.EmptyFileError:
         raise Problem(422, EMPTY_FILE) from None
     return _import_response(await _get_import_or_404(id), 202, Location=url_for(".progress", id=id))
@@ -91,7 +91,7 @@ async def take() -> Response:
 @no_rate_limit("one row by its key")
 @document_response(200, ImportAnswer)
 async def progress(id: int) -> Response:
-    """Tell how far an import has come."""
+    """Return the progress of an import."""
     return _import_response(await _get_import_or_404(id))
 
 
@@ -102,7 +102,7 @@ async def progress(id: int) -> Response:
 @validate_query(ExportQuery)
 @document_response(200, files=[form.content_type.partition(";")[0] for form in FORMATS.values()])
 async def export(query: ExportQuery) -> Response:
-    """Return all links as a file, the oldest first."""
+    """Export all links as a file, oldest first."""
     return export_response(current_toolkit().database, current_caller().id, query.format)
 
 
@@ -110,7 +110,7 @@ async def _get_import_or_404(id: int) -> ImportProgress:
     async with database.read() as session:
         found = await jobs.get_import(session, current_caller().id, id)
     if found is None:
-        raise Problem(404, "You have no import of this number.")
+        raise Problem(404, "Import not found.")
     return found
 
 

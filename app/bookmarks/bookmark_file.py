@@ -1,10 +1,10 @@
-"""Parse and write the bookmark file that all browsers export.
+"""Parse and write the Netscape bookmark file format, which all browsers export.
 
-There is no standard, only what Netscape did and others adopted:
+There is no standard, only Netscape's format, which other browsers adopted:
 https://learn.microsoft.com/en-us/previous-versions/windows/internet-explorer/ie-developer/platform-apis/aa753582(v=vs.85)
 
-lxml splits the file, piece by piece, into tags and text by the rules of HTML5.
-`_resynchronize` limits what a damaged file loses by those rules, and `Losses` counts it.
+lxml tokenizes the file incrementally by the rules of HTML5. `_resynchronize` limits the damage of
+broken markup to one entry, and `Losses` counts what was lost.
 """
 
 import codecs
@@ -22,30 +22,30 @@ from app.links.models import DESCRIPTION_LENGTH, MAX_TAGS, TAG_LENGTH, TITLE_LEN
 from quart_upsun import charsets, urls
 from quart_upsun.text import clean, clean_lines
 
-MAX_TAG_CHARACTERS = 1024 * 1024  # characters: browsers put a site's icon, and scripts, into one
-MAX_TEXT_CHARACTERS = 4096  # characters of a title, note or heading that are looked at
-# Start tags, end tags and comments: the parser keeps each element that is open. A link is in six of
-# them, and its note may have a `<BR>` for each line.
+MAX_TAG_CHARACTERS = 1024 * 1024  # browsers embed icons and scripts in attributes
+MAX_TEXT_CHARACTERS = 4096  # of a title, note or heading; the rest is ignored
+# Start tags, end tags and comments, because the parser keeps open elements in memory. A link has
+# about six, and its note may have a `<BR>` for each line.
 MAX_MARKUP_TAGS, MAX_MARKUP_TAGS_PER_LINK = 1_000_000, 50
-MAX_NAMES = 10_000  # of tags and attributes: lxml keeps each
-MAX_FOLDER_DEPTH = 50  # folders in folders that become tags
+MAX_NAMES = 10_000  # distinct tag and attribute names, which lxml never frees
+MAX_FOLDER_DEPTH = 50  # nested folders that become tags
 
-# A tag that each bookmark, folder and list begins with.
+# The start of each bookmark, folder and list.
 ENTRY_START = re.compile(r"<(?=/?(?:dt|dd|dl|li)[\s>])", re.IGNORECASE)
-# The contents of these are text up to their end tag, links and all.
+# Raw text elements: everything up to their end tag is text, including links.
 RAW_TEXT_START = re.compile(
     r"<(?=/?(?:title|textarea|style|script|xmp|iframe|noembed|noframes|plaintext)[\s/>])",
     re.IGNORECASE,
 )
 LINK_START = re.compile(r"<a\s[^<]{0,100}?href", re.IGNORECASE)
-# Private use characters, removed from the input: `_resynchronize` leaves them as marks.
+# Markers of `_resynchronize`: private use characters, which are removed from the input.
 RESYNC_MARK, RAW_MARK = "\U0010fffd", "\U0010fffc"
 RESYNC_TEXT = f"{RESYNC_MARK}'\"-->"
 INVALID_NAME_CHARACTERS = {*"\"'<", RESYNC_MARK}
-MAX_TAG_NAME_LENGTH = 12  # characters of a tag that ENTRY and RAW must see at once
+MAX_TAG_NAME_LENGTH = 12  # characters that ENTRY_START and RAW_TEXT_START need to match
 
 ENTRY_ENDING_TAGS = {"dt", "dl", "hr", "li", "ul", "ol"}
-# Attributes that only bookmarks have: without one, a link in a note belongs to the note.
+# Only bookmarks have these attributes. A link in a note without any of them is part of the note.
 BOOKMARK_ATTRIBUTES = {
     "add_date",
     "last_modified",
@@ -56,72 +56,72 @@ BOOKMARK_ATTRIBUTES = {
     "time_added",
 }
 
-# Folders that say where a browser shows them, and nothing about what is in them. In other languages
-# they are known by their attributes, where they have any.
+# Built-in folders of browsers, which do not become tags. In other languages they can be recognized
+# only by their attributes, if they have any.
 SPECIAL_FOLDERS = {
     *("bookmarks", "bookmarks bar", "bookmarks menu", "bookmarks toolbar", "other bookmarks"),
     *("mobile bookmarks", "favorites", "favorites bar", "reading list", "imported"),
 }
 SPECIAL_FOLDER_ATTRIBUTES = {"personal_toolbar_folder", "unfiled_bookmarks_folder"}
 
-EARLIEST_TIME = datetime(1990, 1, 1, tzinfo=UTC)  # there was no web before
+EARLIEST_TIME = datetime(1990, 1, 1, tzinfo=UTC)  # before the web; earlier dates are wrong
 
 
 class Bookmark(NamedTuple):
-    """A link of the file, in the form that is stored."""
+    """A link of the file, normalized."""
 
     url: str | None
-    """None if it cannot be saved: a script, a file, a search."""
+    """None if it is not a web address: a script, a file, a search."""
     title: str
     description: str
-    """The note; its lines are kept."""
+    """The note, with its line breaks."""
     tags: list[str]
     archived: bool
     created_at: datetime | None
-    """None if the file has no valid time for it."""
+    """None if the file has no valid date."""
 
 
 @dataclass
 class Losses:
-    """Counts of what an import shortened, left out or could not read."""
+    """Counts of what an import shortened, skipped or could not parse."""
 
     titles: int = 0
     """Links whose title was longer than 300 characters."""
     notes: int = 0
     """Links whose note was longer than 1,000 characters."""
     tags: int = 0
-    """Links that had more than 20 tags, or tags that were shortened or had no letters."""
+    """Links with more than 20 tags, or with tags that were shortened or invalid."""
     damaged: int = 0
-    """Links whose markup was broken: parts of them may be missing."""
+    """Links with broken markup, which may be incomplete."""
     hidden: int = 0
-    """Links inside comments, or inside attributes of broken tags."""
+    """Links inside comments or inside attributes of broken tags."""
     folder_notes: int = 0
-    """Notes that belong to a folder."""
+    """Notes of folders."""
     is_cut_off: bool = False
     """Whether the file ends inside a tag or comment, so that links may be missing."""
 
     def summary(self) -> str | None:
-        """Return what the owner should know; None if nothing was lost."""
+        """Return a message for the owner; None if nothing was lost."""
         parts = [
             (self.titles, "title{s} shortened to 300 characters"),
             (self.notes, "note{s} shortened to 1,000 characters"),
-            (self.tags, "link{s} with tags left out or shortened (20 tags of 40 characters fit)"),
-            (self.damaged, "link{s} with broken markup: check title, tags and note"),
-            (self.hidden, "link{s} inside comments or broken tags not imported"),
-            (self.folder_notes, "folder note{s} not imported"),
+            (self.tags, "link{s} with skipped or shortened tags (limit: 20 tags of 40 characters)"),
+            (self.damaged, "link{s} with broken markup (check title, tags and note)"),
+            (self.hidden, "link{s} inside comments or broken tags skipped"),
+            (self.folder_notes, "folder note{s} skipped"),
         ]
         found = [f"{count:,} {what.format(s='s'[: count != 1])}" for count, what in parts if count]
         sentences = [f"{'; '.join(found)}."] if found else []
         if self.is_cut_off:
             sentences.append(
-                "The file ends inside a tag or comment, so links may be missing at its end."
+                "The file ends inside a tag or comment, so links at its end may be missing."
             )
         return " ".join(sentences) or None
 
 
 @dataclass
 class _Entry:
-    """A link as the file has it."""
+    """A link with the raw values of the file."""
 
     attributes: dict[str, str]
     is_damaged: bool
@@ -130,22 +130,23 @@ class _Entry:
 
     @property
     def href(self) -> str:
-        # Firefox's live bookmarks may have nothing but the address of their feed.
+        # Firefox's live bookmarks may have only the URL of their feed.
         return (self.attributes.get("href") or self.attributes.get("feedurl", "")).strip()
 
 
 class _BookmarkTarget:
-    """Build links from the tags and texts that lxml reports.
+    """Build links from the parser events of lxml.
 
     Args:
-        keep: called with each complete link and its folders, the innermost first.
+        on_link: called with each complete link and its folders, innermost first.
         losses: updated with what is lost.
 
     Attributes:
         tags: number of start tags, end tags and comments so far.
-        events: those and the pieces of text. Each entity is a piece, so a note may have hundreds.
-        names: distinct names of tags and attributes so far.
-        has_ended: whether the comment at the end of the file was reached.
+        events: number of tags, comments and text pieces so far. Each entity is a piece, so a note
+            may have hundreds.
+        names: distinct tag and attribute names so far.
+        has_ended: whether the comment that marks the end of the file was reached.
     """
 
     def __init__(self, on_link: Callable[[_Entry, Iterable[str]], None], losses: Losses) -> None:
@@ -153,18 +154,18 @@ class _BookmarkTarget:
         self.names: set[str] = set()
         self.has_ended = False
         self._on_link, self._losses = on_link, losses
-        self._text: list[str] | None = None  # of the title, note or heading that this is in
+        self._text: list[str] | None = None  # of the current title, note or heading
         self._length = 0
         self._entry: _Entry | None = None
         self._heading: dict[str, str] | None = None
         self._in_note = False
         self._note_href = ""  # of a link in a note
-        self._folder: str | None = None  # what is in the next list becomes a tag
+        self._folder: str | None = None  # name of the folder whose list comes next
         self._folders: list[str | None] = []
         self._skipped_depth = 0
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        """Take a start tag."""
+        """Handle a start tag."""
         self.tags += 1
         self.events += 1
         self.names.update((tag, *attributes))
@@ -184,7 +185,7 @@ class _BookmarkTarget:
                 self._enter()
 
     def end(self, tag: str) -> None:
-        """Take an end tag; the parser adds those that are missing."""
+        """Handle an end tag; the parser adds missing ones."""
         self.tags += 1
         self.events += 1
         if tag == "a" and self._in_note:
@@ -198,24 +199,24 @@ class _BookmarkTarget:
             self._leave()
 
     def data(self, data: str) -> None:
-        """Take text."""
+        """Handle text."""
         self.events += 1
         self._add(data)
 
     def comment(self, text: str) -> None:
-        """Take a comment, or a declaration."""
+        """Handle a comment or a declaration."""
         self.tags += 1
         self.events += 1
         self.has_ended = text == RESYNC_MARK
-        # An unclosed comment that ENTRY has ended: it has swallowed part of a link.
+        # An unclosed comment that `_resynchronize` has closed: it contains part of a link.
         self._losses.damaged += text.endswith(f"{RESYNC_MARK}'\"")
         self._losses.hidden += len(LINK_START.findall(text))
 
     def close(self) -> None:
-        """Take the end of the file."""
+        """Handle the end of the file."""
 
     def end_entry(self) -> None:
-        """End the link that this is in, with its note."""
+        """End the current link and its note."""
         self._end_text()
         if self._entry is not None:
             entry, self._entry = self._entry, None
@@ -255,16 +256,16 @@ class _BookmarkTarget:
             self._folders.pop()
 
     def _end_text(self) -> None:
-        """End the title, note or heading that this is in."""
+        """End the current title, note or heading."""
         if self._text is None:
             return
         text = "".join(self._text).replace(RESYNC_TEXT, "").replace(RAW_MARK, "")
         if self._heading is not None:
             text = clean(text, TITLE_LENGTH)
-            is_place = text.lower() in SPECIAL_FOLDERS or bool(
+            is_special = text.lower() in SPECIAL_FOLDERS or bool(
                 self._heading.keys() & SPECIAL_FOLDER_ATTRIBUTES
             )
-            self._folder = None if is_place else text
+            self._folder = None if is_special else text
         elif self._entry is None:
             self._losses.folder_notes += self._in_note and bool(text.strip())
         elif self._in_note:
@@ -276,20 +277,20 @@ class _BookmarkTarget:
 
 
 class BookmarkParser:
-    """Takes the file in pieces, and returns the links that are complete.
+    """Parse a file incrementally.
 
-    Call `feed` and `close` in one thread that ends with the file: they take time, and lxml keeps
-    every name of a tag or attribute for as long as the thread lives.
+    Call `feed` and `close` in one thread that ends with the file: they block, and lxml keeps every
+    tag and attribute name for the lifetime of the thread.
 
     Args:
         skip: count this many links at the beginning without returning them.
-        most: stop after this many links.
+        max_links: stop after this many links.
 
     Attributes:
-        count: how many links there were so far.
-        is_full: whether there are more than `most`.
-        error: a sentence for the owner if the file cannot be parsed any further, else None.
-        losses: counts of what was shortened, left out or damaged so far.
+        count: number of links so far.
+        is_full: whether the file has more than `max_links` links.
+        error: a message for the owner if the rest of the file cannot be parsed, else None.
+        losses: counts of what was shortened, skipped or damaged so far.
     """
 
     def __init__(self, *, skip: int = 0, max_links: int) -> None:
@@ -297,12 +298,12 @@ class BookmarkParser:
         self.is_full = False
         self.error: str | None = None
         self.losses = Losses()
-        self._skip, self._most = skip, max_links
+        self._skip, self._max_links = skip, max_links
         self._decoder: codecs.IncrementalDecoder | None = None
         self._target = _BookmarkTarget(self._keep, self.losses)
         self._parser: Any = None
-        self._unparsed = ""  # the beginning of a tag
-        self._unreported = 0  # characters since the last tag or text
+        self._unparsed = ""  # an incomplete tag at the end of a chunk
+        self._unreported = 0  # characters since the last parser event
         self._found: list[Bookmark] = []
 
     @property
@@ -311,7 +312,7 @@ class BookmarkParser:
         return self.is_full or self.error is not None
 
     def feed(self, content: bytes) -> list[Bookmark]:
-        """Parse a piece of the file; a charset declaration must be in the first one."""
+        """Parse a chunk and return its complete links. The first one must declare any charset."""
         if self._decoder is None:
             self._decoder = charsets.create_decoder(content, lenient=True)
         self._parse(self._decoder.decode(content))
@@ -331,39 +332,39 @@ class BookmarkParser:
     def _parse(self, text: str, *, is_end: bool = False) -> None:
         if self.is_finished:
             return
-        if self._parser is None:  # created here, in the thread that feeds it
-            target: Any = self._target  # has only those of the methods that are needed
+        if self._parser is None:  # in the thread that calls `feed`
+            target: Any = self._target  # lxml's stubs require more methods than lxml does
             self._parser = etree.HTMLParser(target=target, encoding="utf-8", huge_tree=True)
         text = self._unparsed + re.sub(f"[\0{RESYNC_MARK}{RAW_MARK}]", "", text)
         cut = -1 if is_end else text.rfind("<", max(len(text) - MAX_TAG_NAME_LENGTH, 0))
         self._unparsed = text[cut:] if cut >= 0 else ""
         text = _resynchronize(text[:cut] if cut >= 0 else text)
-        # A tag or comment without an end swallows this comment, too.
+        # An unclosed tag or comment would contain this comment, too.
         text += f"<!--{RESYNC_MARK}-->" if is_end else ""
         before = self._target.events
         self._parser.feed(text.encode("utf-8", "replace"))
         self._unreported = self._unreported + len(text) if self._target.events == before else 0
         if self._unreported > MAX_TAG_CHARACTERS:
-            self.error = "The file is broken: it holds a tag or comment without an end."
-        most_tags = MAX_MARKUP_TAGS + MAX_MARKUP_TAGS_PER_LINK * self.count
-        if self._target.tags > most_tags or len(self._target.names) > MAX_NAMES:
-            self.error = "The file is broken: it holds almost nothing but markup."
+            self.error = "The file is damaged: it contains an unclosed tag or comment."
+        max_tags = MAX_MARKUP_TAGS + MAX_MARKUP_TAGS_PER_LINK * self.count
+        if self._target.tags > max_tags or len(self._target.names) > MAX_NAMES:
+            self.error = "The file is damaged: it contains too much markup."
 
     def _keep(self, entry: _Entry, folders: Iterable[str]) -> None:
-        if self.count >= self._most:
+        if self.count >= self._max_links:
             self.is_full = True
         if self.is_full:
             return
         self.count += 1
         attributes, href, title = entry.attributes, entry.href, entry.title
         if entry.is_damaged:
-            # An unclosed quote may have swallowed the title.
-            swallowed = href.partition(">")[2].partition("<")[0]
-            href, title = re.split(r"[\s<>]", href, maxsplit=1)[0], swallowed or title
+            # An unclosed quote may have moved the title into the attribute.
+            title_in_href = href.partition(">")[2].partition("<")[0]
+            href, title = re.split(r"[\s<>]", href, maxsplit=1)[0], title_in_href or title
             self.losses.damaged += 1
             self.losses.hidden += sum(len(LINK_START.findall(each)) for each in attributes.values())
         if clean(title) == clean(href):
-            # A link without a title is shown, and exported, under its address.
+            # Browsers export a link without a title with its URL as the title.
             title = ""
         title, is_shortened = _shorten(clean, title, TITLE_LENGTH)
         self.losses.titles += is_shortened
@@ -395,18 +396,17 @@ def format_bookmark(
     archived: bool = False,
     created_at: datetime,
 ) -> str:
-    """Return the lines of one link, between `FILE_HEADER` and `FILE_FOOTER`.
+    """Format one link, to be written between `FILE_HEADER` and `FILE_FOOTER`.
 
-    A `BookmarkParser` returns the same link again, with the time in whole seconds.
+    `BookmarkParser` parses it to the same link, with the time in whole seconds.
     """
     href = _escape(url)
     added = int(created_at.timestamp())
-    words = f' TAGS="{_escape(",".join(tags))}"' if tags else ""
-    mark = ' ARCHIVED="1"' if archived else ""
-    line = (
-        f'    <DT><A HREF="{href}" ADD_DATE="{added}"{words}{mark}>{_escape(title) or href}</A>\n'
-    )
-    # The lines of a note are kept.
+    tags_attribute = f' TAGS="{_escape(",".join(tags))}"' if tags else ""
+    archived_attribute = ' ARCHIVED="1"' if archived else ""
+    attributes = f'HREF="{href}" ADD_DATE="{added}"{tags_attribute}{archived_attribute}'
+    line = f"    <DT><A {attributes}>{_escape(title) or href}</A>\n"
+    # Line breaks of a note are preserved.
     note = "\n".join(map(_escape, description.split("\n")))
     return f"{line}    <DD>{note}\n" if description else line
 
@@ -424,14 +424,14 @@ def _resynchronize(text: str) -> str:
     """Close open tags and comments before each entry, and turn raw text elements into text.
 
     By the rules of HTML5, an unclosed quote or an unescaped `<!--`, `<title>` or `<textarea>` in a
-    title can swallow hundreds of links. With this, none reaches beyond the next `<DT>`.
-    `_BookmarkTarget` removes the marks.
+    title can hide hundreds of links. With the markers added here, the damage ends at the next
+    `<DT>`. `_BookmarkTarget` removes the markers.
     """
     return ENTRY_START.sub(f"{RESYNC_TEXT}<", RAW_TEXT_START.sub(f"<{RAW_MARK}", text))
 
 
 def _shorten(rule: Callable[[str], str], text: str, limit: int) -> tuple[str, bool]:
-    """Return the text as `rule` cleans it and the limit cuts it, and whether it was shortened."""
+    """Clean a text with `rule` and cut it to `limit`; return it, and whether it was shortened."""
     found = rule(text)
     return found[:limit].rstrip(), len(found) > limit or len(text) >= MAX_TEXT_CHARACTERS
 
@@ -441,7 +441,7 @@ def _escape(text: str) -> str:
 
 
 def _parse_url(href: str) -> str | None:
-    # What has no scheme is a page beside the file, and no host.
+    # A URL without a scheme is relative to the file.
     if not href.lower().startswith(("https://", "http://")):
         return None
     try:
@@ -451,10 +451,7 @@ def _parse_url(href: str) -> str | None:
 
 
 def _parse_tags(words: Iterable[str]) -> tuple[list[str], bool]:
-    """Return the tags made of words, sorted, and whether any was shortened or left out.
-
-    The first 20 are kept.
-    """
+    """Convert words to at most 20 sorted tags; return whether any was shortened or skipped."""
     found: set[str] = set()
     is_shortened = False
     for word in map(str.strip, words):
@@ -472,7 +469,7 @@ def _parse_tags(words: Iterable[str]) -> tuple[list[str], bool]:
 
 
 def _parse_time(text: str) -> datetime | None:
-    """Return the time that a file means: in seconds, and in some files in smaller units."""
+    """Parse a Unix time in seconds; some files have milliseconds or microseconds."""
     if not (text.isascii() and text.isdecimal() and len(text) < 18):
         return None
     seconds = int(text)

@@ -1,4 +1,4 @@
-"""A user's links as a file: for browsers, for spreadsheets (CSV), for programs (JSON Lines)."""
+"""Export a user's links as HTML for browsers, CSV for spreadsheets, or JSON Lines for programs."""
 
 import csv
 import io
@@ -13,18 +13,18 @@ from app.bookmarks import bookmark_file
 from app.links.personal_data import ExportedLink, format_timestamp, iterate_links, link_to_json
 from quart_upsun.database import Database
 
-# Seconds for a download. A client that never takes the rest is left at last, and so is what waits
-# for it; the connection breaks, so nobody takes the part for the whole.
+# A client that stops reading is disconnected after this time. The response is aborted, so that it
+# cannot be mistaken for a complete file.
 TIMEOUT_SECONDS = 3600
 
-# A spreadsheet would take such a cell for a formula, and strangers wrote the titles:
+# A spreadsheet would run such a cell as a formula, and titles come from strangers' pages:
 # https://owasp.org/www-community/attacks/CSV_Injection
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """How a file is written: what comes first and last, and links in between."""
+    """A file format: header, formatted links and footer."""
 
     content_type: str
     format_rows: Callable[[Sequence[ExportedLink]], str]
@@ -35,12 +35,12 @@ class ExportFormat:
 async def stream_export(
     database: Database, user_id: int, form: ExportFormat
 ) -> AsyncIterator[bytes]:
-    """Yield a file with all links of a user, as `iterate_links` has them.
+    """Yield a file with all links of a user; see `iterate_links`.
 
     Args:
-        database: where they are.
-        user_id: whose.
-        form: one of `FORMATS`.
+        database: for the queries.
+        user_id: the owner.
+        form: one of the values of `FORMATS`.
     """
     if form.header:
         yield form.header.encode()
@@ -51,11 +51,11 @@ async def stream_export(
 
 
 def export_response(database: Database, user_id: int, name: str) -> Response:
-    """Return the answer that is the file, or its headers for HEAD.
+    """Return the file as a streamed response; for HEAD, only its headers.
 
     Args:
-        database: where the links are.
-        user_id: whose.
+        database: for the queries.
+        user_id: the owner.
         name: a key of `FORMATS`.
     """
     form = FORMATS[name]
@@ -84,9 +84,9 @@ def _format_html(rows: Sequence[ExportedLink]) -> str:
 
 
 def _format_csv(rows: Sequence[Sequence[object]]) -> str:
-    """Return lines as RFC 4180 has them.
+    """Format rows as CSV (RFC 4180).
 
-    A cell that could be a formula begins with an apostrophe, which spreadsheets do not show.
+    A cell that a spreadsheet could run as a formula is prefixed with an apostrophe.
     """
     out = io.StringIO()
     csv.writer(out, lineterminator="\r\n").writerows(map(_format_cells, rows))
@@ -123,7 +123,7 @@ FORMATS = {
         bookmark_file.FILE_HEADER,
         bookmark_file.FILE_FOOTER,
     ),
-    # The mark tells spreadsheets that it is UTF-8; others take it for part of the first name.
+    # Spreadsheets need the byte order mark to detect UTF-8.
     "csv": ExportFormat(
         "text/csv; charset=utf-8; header=present",
         _format_csv,

@@ -22,40 +22,46 @@ from quart_upsun.jobs.queue import JobContext, JobError, JobTakenOverError, Sche
 from quart_upsun.live.events import publish
 
 MAX_LINKS = 50_000
-BATCH_SIZE = 500  # links of one transaction
-EVENT_INTERVAL_SECONDS = 0.5  # seconds
+BATCH_SIZE = 500  # links per transaction
+EVENT_INTERVAL_SECONDS = 0.5
 
-# An upload whose process was killed: none takes so long.
+# No upload takes this long, so its process was killed.
 STALE_UPLOAD_AGE = timedelta(minutes=15)
-STALE_IMPORT_AGE = timedelta(days=1)  # whose job nobody has any more
+STALE_IMPORT_AGE = timedelta(days=1)  # its job has been lost
 RETENTION = timedelta(days=90)
 
 RECEIVING, WAITING, RUNNING, DONE, FAILED = "receiving", "waiting", "running", "done", "failed"
 UNFINISHED = (RECEIVING, WAITING, RUNNING)
 
-NO_LINKS = "The file holds no links. Export the bookmarks of your browser as HTML."
-TOO_MANY_LINKS = f"There are more links in the file than the first {MAX_LINKS:,}, which were taken."
-ACCOUNT_FULL = f"An account can have {queries.MAX_LINKS:,} links; the rest was not imported."
-IMPORT_FAILED = "It could not be finished. What was added stays; send the file again for the rest."
+NO_LINKS = "The file contains no links. Export the bookmarks of your browser as HTML."
+TOO_MANY_LINKS = (
+    f"The file has more than {MAX_LINKS:,} links. Only the first {MAX_LINKS:,} were imported."
+)
+ACCOUNT_FULL = (
+    f"You have reached the limit of {queries.MAX_LINKS:,} links. Further links were not imported."
+)
+IMPORT_FAILED = (
+    "The import failed. Links imported so far are saved; upload the file again to import the rest."
+)
 
 
 class ImportProgress(NamedTuple):
-    """How far an import has come."""
+    """The progress of an import."""
 
     id: int
     state: str
     """receiving, waiting, running, done, failed."""
     size: int
-    """Bytes; 0 while it is being received."""
+    """Bytes; 0 during the upload."""
     position: int
-    """Bytes that are done."""
+    """Bytes processed so far."""
     seen: int
     added: int
     refused: int
     error: str | None
-    """Why it has failed."""
+    """Why it failed."""
     warning: str | None
-    """What was shortened, left out or damaged."""
+    """What was shortened, skipped or damaged."""
     created_at: datetime
     finished_at: datetime | None
 
@@ -71,7 +77,7 @@ class ImportProgress(NamedTuple):
 
     @property
     def known(self) -> int:
-        """Links that were there already, or twice in the file."""
+        """Links that were already saved, or occur twice in the file."""
         return self.seen - self.added - self.refused
 
 
@@ -79,21 +85,21 @@ COLUMNS = [getattr(Import, name) for name in ImportProgress._fields]
 
 
 async def get_import(session: AsyncSession, user_id: int, import_id: int) -> ImportProgress | None:
-    """Return an import, or None if the user has none of this number."""
+    """Return an import, or None if the user has no import with this id."""
     mine = select(*COLUMNS).where(Import.id == import_id, Import.user_id == user_id)
     row = (await session.execute(mine)).one_or_none()
     return ImportProgress(*row) if row is not None else None
 
 
 async def list_imports(session: AsyncSession, user_id: int, limit: int) -> list[ImportProgress]:
-    """Return the user's imports, the newest first."""
+    """Return the user's imports, newest first."""
     mine = select(*COLUMNS).where(Import.user_id == user_id)
     rows = await session.execute(mine.order_by(Import.id.desc()).limit(limit))
     return [ImportProgress(*row) for row in rows]
 
 
 async def import_file(running: JobContext) -> None:
-    """Add the links of a file, from where an attempt before this one has come to."""
+    """Import the links of a file; a retry resumes where the previous attempt stopped."""
     import_id = running.data["id"]
     database = running.database
     async with database.read() as session:
@@ -101,20 +107,20 @@ async def import_file(running: JobContext) -> None:
         state, seen = (await session.execute(row)).one_or_none() or (FAILED, 0)
         numbers = select(ImportChunk.number).where(ImportChunk.import_id == import_id)
         chunks = (await session.scalars(numbers.order_by(ImportChunk.number))).all()
-    if state not in {WAITING, RUNNING}:  # deleted with its user, or it was given up
+    if state not in {WAITING, RUNNING}:  # deleted with its user, or already failed
         return
     parser = BookmarkParser(skip=seen, max_links=MAX_LINKS)
-    batches = _BatchWriter(running, import_id, seen)
+    writer = _BatchWriter(running, import_id, seen)
     thread = ThreadPoolExecutor(1, "import")  # see `BookmarkParser`
     try:
         async with aclosing(_read_ahead(database, import_id, chunks, parser, thread)) as pieces:
             async for links, size in pieces:
-                await batches.add(links, size)
+                await writer.add(links, size)
     finally:
         thread.shutdown(wait=False)
     error = parser.error or (None if parser.count else NO_LINKS)
     warnings = (TOO_MANY_LINKS if parser.is_full else None, parser.losses.summary())
-    await batches.end(
+    await writer.end(
         FAILED if error else DONE, error=error, warning=" ".join(filter(None, warnings)) or None
     )
 
@@ -126,10 +132,10 @@ async def _read_ahead(
     parser: BookmarkParser,
     thread: ThreadPoolExecutor,
 ) -> AsyncGenerator[tuple[list[Bookmark], int], None]:
-    """Yield the links of each piece and its bytes; the next one is read while these are written.
+    """Yield the links of each chunk and its size in bytes; parse the next chunk meanwhile.
 
     Raises:
-        JobTakenOverError: somebody has deleted the file.
+        JobTakenOverError: the file has been deleted.
     """
 
     loop = asyncio.get_running_loop()
@@ -158,16 +164,16 @@ async def _read_ahead(
         if following:
             yield await following
     finally:
-        if following:  # whoever takes the links has failed, or was told to stop
+        if following:  # the consumer has failed or was cancelled
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 
 
 class _BatchWriter:
-    """Writes links as they come, each exactly once, whoever else thinks it has the same job.
+    """Write links in batches, each exactly once, even if two workers run the same job.
 
-    A batch and the note of it are one transaction. Before, it must be at the place where this left
-    it, and the job must still be ours.
+    Links and progress are written in one transaction. It checks that the progress is where this
+    writer left it, and that this worker still owns the job.
     """
 
     def __init__(self, running: JobContext, import_id: int, seen: int) -> None:
@@ -176,11 +182,11 @@ class _BatchWriter:
         self._seen = seen
         self._position = 0
         self._waiting: list[Bookmark] = []
-        self._is_limited = False  # whether the user has no room for more links
-        self._told = 0.0
+        self._is_limited = False  # whether the user has reached MAX_LINKS
+        self._last_event = 0.0
 
     async def add(self, links: Sequence[Bookmark], size: int) -> None:
-        """Take links from so many bytes more of the file, and write what is a batch."""
+        """Add the links of the next `size` bytes, and write all complete batches."""
         self._waiting += links
         self._position += size
         while len(self._waiting) >= BATCH_SIZE:
@@ -191,14 +197,14 @@ class _BatchWriter:
                 if await session.scalar(mine) is None:
                     raise JobTakenOverError
                 now = time.monotonic()
-                is_due = now >= self._told + EVENT_INTERVAL_SECONDS
+                is_due = now >= self._last_event + EVENT_INTERVAL_SECONDS
                 links = self._waiting[:BATCH_SIZE]
-                await self._write(session, links, tell=is_due, state=RUNNING)
-            self._told = now if is_due else self._told
+                await self._write(session, links, notify=is_due, state=RUNNING)
+            self._last_event = now if is_due else self._last_event
             self._done(links)
 
     async def end(self, state: str, *, error: str | None, warning: str | None) -> None:
-        """Write what is left, and end the job with it; the file is not needed any more."""
+        """Write the remaining links, complete the job and delete the file in one transaction."""
         async with self._running.complete() as session:
             links = self._waiting[:BATCH_SIZE]
             await session.execute(
@@ -207,7 +213,7 @@ class _BatchWriter:
             await self._write(
                 session,
                 links,
-                tell=True,
+                notify=True,
                 state=state,
                 error=error,
                 warning=warning,
@@ -220,16 +226,16 @@ class _BatchWriter:
         del self._waiting[: len(links)]
 
     async def _write(
-        self, session: AsyncSession, links: Sequence[Bookmark], *, tell: bool, **values: Any
+        self, session: AsyncSession, links: Sequence[Bookmark], *, notify: bool, **values: Any
     ) -> None:
-        # What another attempt has begun before ours is waited for here.
+        # Waits for the transaction of an earlier attempt.
         row = select(Import.user_id, Import.seen).where(Import.id == self._import_id)
         user_id, seen = (await session.execute(row.with_for_update())).one_or_none() or (0, -1)
         if seen < 0:  # deleted with its user
             raise JobTakenOverError
         if seen != self._seen:
-            # It was committed after we had looked. The next attempt begins behind it.
-            raise JobError("Another attempt was not at its end yet.", "moved")
+            # The earlier attempt committed after this one had read the progress: retry from there.
+            raise JobError("An earlier attempt was still running.", "moved")
         good = [link for link in links if link.url is not None]
         fitting = await _select_importable(session, user_id, good)
         self._is_limited = self._is_limited or len(fitting) < len(good)
@@ -237,7 +243,7 @@ class _BatchWriter:
         added = await _insert_links(session, user_id, good) if good else 0
         if self._is_limited and "warning" in values:
             values["warning"] = " ".join(filter(None, (ACCOUNT_FULL, values["warning"])))
-        noted = (
+        updated = (
             update(Import)
             .where(Import.id == self._import_id)
             .values(
@@ -250,13 +256,13 @@ class _BatchWriter:
             .returning(*COLUMNS)
             .execution_options(synchronize_session=False)
         )
-        progress = ImportProgress(*(await session.execute(noted)).one())
-        if tell:
+        progress = ImportProgress(*(await session.execute(updated)).one())
+        if notify:
             await publish(session, user_id, "import", **progress_event(progress))
 
 
 def progress_event(progress: ImportProgress) -> dict[str, Any]:
-    """Return what open pages are told."""
+    """Return the data of the event for open pages."""
     names = ("id", "state", "seen", "added", "percent")
     return {name: getattr(progress, name) for name in names}
 
@@ -264,7 +270,7 @@ def progress_event(progress: ImportProgress) -> dict[str, Any]:
 async def _select_importable(
     session: AsyncSession, user_id: int, links: Sequence[Bookmark]
 ) -> list[Bookmark]:
-    """Return the links that are saved already, and as many others as the user has room for."""
+    """Return the links that are already saved, and as many new links as the user may add."""
     room = max(0, await queries.remaining_links(session, user_id))
     if len(links) <= room:
         return list(links)
@@ -306,7 +312,7 @@ INSERT_LINKS = text(
 
 
 async def _insert_links(session: AsyncSession, user_id: int, links: Sequence[Bookmark]) -> int:
-    """Add links in one statement; return how many are new. The others stay as they are."""
+    """Insert links in one statement; return how many are new. Existing links stay unchanged."""
     values = {
         "user_id": user_id,
         "urls": [link.url for link in links],
@@ -332,8 +338,8 @@ async def _insert_links(session: AsyncSession, user_id: int, links: Sequence[Boo
     return len(ids)
 
 
-async def record_final_failure(running: JobContext, words: str) -> None:
-    """Tell the owner; the words are for administrators."""
+async def record_final_failure(running: JobContext, error: str) -> None:
+    """Mark the import as failed for its owner; `error` is only for administrators."""
     async with running.database.write() as session:
         await _fail_imports(session, Import.id == running.data["id"])
 
@@ -354,15 +360,15 @@ async def _fail_imports(session: AsyncSession, condition: Any) -> None:
 
 
 async def clean_up_imports(running: JobContext) -> None:
-    """Remove broken uploads and old imports; fail those that nobody works on any more."""
-    lost = (Import.state == RECEIVING) & (Import.created_at < func.now() - STALE_UPLOAD_AGE)
+    """Delete aborted uploads and old imports; mark imports whose job was lost as failed."""
+    aborted = (Import.state == RECEIVING) & (Import.created_at < func.now() - STALE_UPLOAD_AGE)
     old = Import.created_at < func.now() - RETENTION
     async with running.complete() as session:
-        await session.execute(delete(Import).where(or_(lost, old)))
+        await session.execute(delete(Import).where(or_(aborted, old)))
         await _fail_imports(session, Import.created_at < func.now() - STALE_IMPORT_AGE)
 
 
-# Two at a time: each keeps the database as busy as many people who save a link.
+# Two at a time: an import keeps the database as busy as many users who save links.
 IMPORT_TASK = Task(
     "links.import",
     import_file,

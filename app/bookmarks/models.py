@@ -19,7 +19,7 @@ from quart_upsun.database.anonymization import EMPTIED
 
 
 class Import(Base):
-    """A file of bookmarks being taken in."""
+    """An import of a bookmark file, and its progress."""
 
     __tablename__ = "link_imports"
     __sanitize__ = EMPTIED
@@ -33,22 +33,22 @@ class Import(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     """Bytes of the file."""
     position: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    """Bytes of it that are done, for the progress bar."""
+    """Bytes processed so far, for the progress bar."""
     seen: Mapped[int] = mapped_column(Integer, server_default="0")
-    """Links of it that are done: who goes on after a kill skips so many."""
+    """Links processed so far: a retry skips this many."""
     added: Mapped[int] = mapped_column(Integer, server_default="0")
     refused: Mapped[int] = mapped_column(Integer, server_default="0")
-    """Links that are none, or too long."""
+    """Links that were skipped: not a web address, or too long."""
     error: Mapped[str | None] = mapped_column(String(200))
-    """Why it has failed."""
+    """Why it failed."""
     warning: Mapped[str | None] = mapped_column(String(1000))
-    """What was shortened, left out or damaged."""
+    """What was shortened, skipped or damaged."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
 class ImportChunk(Base):
-    """A piece of a file: here because the worker shares no disk with the web container."""
+    """A chunk of an uploaded file, which the worker cannot read from the web container's disk."""
 
     __tablename__ = "link_import_chunks"
     __sanitize__ = EMPTIED

@@ -1,6 +1,6 @@
-"""Keeping a file of bookmarks as it arrives, in pieces, until a job has read it.
+"""Store an uploaded bookmark file in chunks until a background job has read it.
 
-In the database, because the worker shares no disk with the web container.
+It is stored in the database because the worker and the web container share no disk.
 """
 
 from collections.abc import AsyncIterator
@@ -30,50 +30,49 @@ from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
 
-MAX_FILE_BYTES = 32 * 1024 * 1024  # bytes
-UPLOAD_TIMEOUT_SECONDS = 300.0  # seconds that a file may take to arrive
-# A row. Small enough to be read in a moment; each is a transaction, of which there should be few.
+MAX_FILE_BYTES = 32 * 1024 * 1024
+UPLOAD_TIMEOUT_SECONDS = 300.0
+# Each chunk is one row and one transaction: small enough to parse quickly, large enough to be few.
 CHUNK_BYTES = 256 * 1024
 
 FILE_BODY_LIMIT = BodyLimit(MAX_FILE_BYTES, UPLOAD_TIMEOUT_SECONDS)
-FORM_BODY_LIMIT = BodyLimit(
-    MAX_FILE_BYTES + 64 * 1024, UPLOAD_TIMEOUT_SECONDS
-)  # what is around the file
+# The form has a multipart envelope around the file.
+FORM_BODY_LIMIT = BodyLimit(MAX_FILE_BYTES + 64 * 1024, UPLOAD_TIMEOUT_SECONDS)
 
 
 class ImportInProgressError(Exception):
-    """The user has an import that has not ended yet."""
+    """The user already has an unfinished import."""
 
 
 class EmptyFileError(Exception):
-    """There was no file, or nothing in it."""
+    """No file was sent, or it is empty."""
 
 
 class AccountDeletedError(Exception):
-    """The account was deleted while the file arrived."""
+    """The account was deleted during the upload."""
 
 
 async def receive_upload(database: Database, user_id: int, chunks: AsyncIterator[bytes]) -> int:
-    """Keep a file as it arrives, and ask for it to be read; return the number of the import.
+    """Store a file while it is received, and enqueue the import; return the id of the import.
 
-    Each piece is a transaction of its own, and nothing is held while the next one arrives. The
-    last transaction asks for the job. Whatever ends this before leaves nothing behind.
+    Each chunk is stored in its own transaction, and no connection is held while the next chunk
+    arrives. The last transaction enqueues the job. If the upload fails, its chunks are deleted.
 
     Args:
-        database: where it is kept.
-        user_id: whose.
+        database: where the chunks are stored.
+        user_id: the owner.
         chunks: the content of the file.
 
     Raises:
-        ImportInProgressError: another import of the user has not ended.
-        EmptyFileError: there is no content.
-        AccountDeletedError: the user's account was deleted meanwhile.
-        RequestEntityTooLarge: there is more than 32 MiB.
+        ImportInProgressError: the user has another unfinished import.
+        EmptyFileError: the file is empty.
+        AccountDeletedError: the user's account was deleted during the upload.
+        RequestEntityTooLarge: the file is larger than 32 MiB.
         Exception: whatever `chunks` raises.
     """
     try:
         return await _store_upload(database, user_id, chunks)
-    except (IntegrityError, NoResultFound):  # the rows went with their user
+    except (IntegrityError, NoResultFound):  # the rows were deleted with their user
         raise AccountDeletedError from None
 
 
@@ -101,7 +100,7 @@ async def _store_upload(database: Database, user_id: int, chunks: AsyncIterator[
 
 
 async def _create_import(session: AsyncSession, user_id: int) -> int:
-    # One after the other: two uploads of the same moment would not see each other.
+    # The lock serializes concurrent uploads of a user, which would not see each other.
     await session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))
     lost = Import.created_at < func.now() - STALE_UPLOAD_AGE
     mine = Import.user_id == user_id
@@ -113,37 +112,37 @@ async def _create_import(session: AsyncSession, user_id: int) -> int:
 
 
 async def _enqueue_import(session: AsyncSession, user_id: int, import_id: int, size: int) -> None:
-    """Ask for the file to be read, which is whole."""
-    whole = (
+    """Mark the upload as complete, and enqueue the import."""
+    completed = (
         update(Import)
         .where(Import.id == import_id)
         .values(state=WAITING, size=size)
         .returning(*COLUMNS)
         .execution_options(synchronize_session=False)
     )
-    progress = ImportProgress(*(await session.execute(whole)).one())
+    progress = ImportProgress(*(await session.execute(completed)).one())
     await enqueue(session, IMPORT_TASK, key=f"{IMPORT_TASK.name} {import_id}", id=import_id)
     await publish(session, user_id, "import", **progress_event(progress))
 
 
 async def _rechunk(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the same content in pieces of `CHUNK_BYTES`."""
-    kept = bytearray()
+    """Yield the same content in chunks of `CHUNK_BYTES`."""
+    buffer = bytearray()
     async for content in chunks:
-        kept += content
-        while len(kept) >= CHUNK_BYTES:
-            yield bytes(kept[:CHUNK_BYTES])
-            del kept[:CHUNK_BYTES]
-    if kept:
-        yield bytes(kept)
+        buffer += content
+        while len(buffer) >= CHUNK_BYTES:
+            yield bytes(buffer[:CHUNK_BYTES])
+            del buffer[:CHUNK_BYTES]
+    if buffer:
+        yield bytes(buffer)
 
 
 async def _delete_upload(database: Database, import_id: int) -> None:
-    """Delete what came of an upload that has broken off; if that fails, `tidy` does it later."""
-    # Once it waits for its job, it has not broken off: only the answer has.
-    broken_off = delete(Import).where(Import.id == import_id, Import.state == RECEIVING)
+    """Delete an aborted upload; if that fails, `clean_up_imports` does it later."""
+    # An upload that is already enqueued is complete, even if the response could not be sent.
+    aborted = delete(Import).where(Import.id == import_id, Import.state == RECEIVING)
     try:
         async with database.write() as session:
-            await session.execute(broken_off)
+            await session.execute(aborted)
     except DatabaseUnavailableError as error:
         log.warning("deleting an incomplete upload failed", reason=str(error))

@@ -33,19 +33,19 @@ MAX_IMPORTS_SHOWN = 10
 
 
 def init_app(app: Quart) -> None:
-    """Link to the page from the list, and accept larger bodies where files are sent."""
+    """Link to the page from the list, and raise the body limit for uploads."""
     hooks.add_template(app, "tools", "bookmarks/tool.html")
     limits = app.config["BODY_LIMITS"]
     limits["/links/import/"] = uploads.FORM_BODY_LIMIT
-    limits["/api/v1/links/import"] = uploads.FILE_BODY_LIMIT  # as the body itself
+    limits["/api/v1/links/import"] = uploads.FILE_BODY_LIMIT  # the file is the body itself
 
 
 @blueprint.get("/import/")
 @no_store
 @login_required
-@no_rate_limit("the newest ten by an index")
+@no_rate_limit("ten rows by an index")
 async def overview() -> ResponseReturnValue:
-    """Show how far the last imports have come."""
+    """Show the import form, recent imports and the export links."""
     return await render_page()
 
 
@@ -53,20 +53,22 @@ async def overview() -> ResponseReturnValue:
 @no_store
 @login_required
 @rate_limit(IMPORT_LIMIT, by_account)
-@not_audited("concerns no account")
+@not_audited("not security relevant")
 async def upload() -> ResponseReturnValue:
-    """Take a file of bookmarks; a job reads it."""
+    """Upload a bookmark file; a background job imports it."""
     try:
         await uploads.receive_upload(
             current_toolkit().database, logged_in_user().id, iterate_uploaded_file(request, "file")
         )
     except uploads.ImportInProgressError:
-        return await render_page("Another import has not ended yet. Wait for it, please."), 409
+        return await render_page(
+            "Another import is still running. Wait until it has finished."
+        ), 409
     except uploads.AccountDeletedError:
         return redirect(url_for("public.home"), 303)
     except uploads.EmptyFileError:
-        return await render_page("Choose a file that your browser has exported.")
-    await flash("The file has arrived, and is being read.", "success")
+        return await render_page("Choose a bookmark file that you have exported from your browser.")
+    await flash("Upload complete. The import has started.", "success")
     return redirect(url_for("bookmarks.overview"), 303)
 
 
@@ -75,16 +77,16 @@ async def upload() -> ResponseReturnValue:
 @login_required
 @rate_limit(EXPORT_LIMIT, by_account)
 async def export(form: str) -> Response:
-    """Return all links as a file: html, csv or jsonl."""
+    """Export all links as a file: html, csv or jsonl."""
     if form not in FORMATS:
         abort(404)
     return export_response(current_toolkit().database, logged_in_user().id, form)
 
 
 async def render_page(error: str | None = None) -> str:
-    """Render the page, with what was wrong with the form."""
+    """Render the page, with the error of the form if there is one."""
     async with database.read() as session:
-        # First: what happens while the rest is read is told again rather than not at all.
+        # Read first: an event during the other query is then repeated rather than missed.
         newest_event_id = await newest_event(session, logged_in_user().id)
         found = await jobs.list_imports(session, logged_in_user().id, MAX_IMPORTS_SHOWN + 1)
     return await render_template(

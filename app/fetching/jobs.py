@@ -1,4 +1,4 @@
-"""Fetch the pages of links in the background, and again from time to time."""
+"""Fetch the pages of links in background jobs, and refetch them from time to time."""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,27 +25,28 @@ from quart_upsun.fetching import (
 from quart_upsun.jobs.queue import JobContext, JobError, Schedule, Task, enqueue_many
 from quart_upsun.live.events import publish
 
-BULK_PRIORITY = -10  # of fetches that nobody waits for
+BULK_PRIORITY = -10  # after fetches that a user waits for
 REFETCH_DAYS = 30
 REFETCH_BATCH = 500
 
-# Of the table: what is built of the model takes a job's time at the processor twice.
+# Built from the table: statements on the model double the CPU time of a job.
 _links = Base.metadata.tables[Link.__tablename__]
 SELECT_URL = select(_links.c.url, _links.c.user_id).where(_links.c.id == bindparam("link"))
 
-# A change locks the link before it asks for a fetch, so a fetch does the same before it ends.
+# A change locks the link before it enqueues a fetch; a fetch takes the same lock first, which
+# prevents deadlocks.
 LOCK_LINK = (
     select(_links.c.id).where(_links.c.id == bindparam("link")).with_for_update(key_share=True)
 )
 
-# What the owner has given stays.
+# A fetch does not overwrite what the owner has entered.
 SELECT_GIVEN_FIELDS = select(
     _links.c.user_id, _links.c.title_given, _links.c.description_given
 ).where(_links.c.id == bindparam("link"))
 
 
 def init_app(app: Quart) -> None:
-    """Fetch the pages of links that want metadata, and show how that goes where links are shown."""
+    """Fetch pages on `metadata_requested`, and show the result with each link."""
     hooks.metadata_requested.connect(enqueue_requested_fetches)
     hooks.add_template(app, "state", "fetching/state.html")
     hooks.add_template(app, "actions", "fetching/action.html")
@@ -54,19 +55,19 @@ def init_app(app: Quart) -> None:
 async def enqueue_requested_fetches(
     _: object, *, session: AsyncSession, link_ids: Sequence[int], in_bulk: bool
 ) -> None:
-    """Enqueue the fetches of links that want metadata; see `app.links.hooks`."""
+    """Enqueue a fetch for each link that needs metadata; see `app.links.hooks`."""
     await enqueue_fetches(session, link_ids, priority=BULK_PRIORITY if in_bulk else None)
 
 
 async def enqueue_fetches(
     session: AsyncSession, ids: Sequence[int], *, priority: int | None = None
 ) -> None:
-    """Enqueue the fetches of links; there is one job at a time for each link.
+    """Enqueue a fetch for each link, unless one is already queued.
 
     Args:
         session: of `write()`.
-        ids: of the links.
-        priority: of the jobs; by default that of a page a user waits for.
+        ids: ids of the links.
+        priority: priority of the jobs; defaults to that of a page a user waits for.
     """
     if not ids:
         return
@@ -79,7 +80,7 @@ async def enqueue_fetches(
 
 
 async def fetch_link(running: JobContext) -> None:
-    """Fetch a link's page and icon, and store what the page says about itself."""
+    """Fetch a link's page and icon, and store its title, description and icon."""
     link_id = running.data["link"]
     async with running.database.read() as session:
         found = (await session.execute(SELECT_URL, {"link": link_id})).one_or_none()
@@ -109,30 +110,30 @@ async def _store_page(
 
 
 async def _store_failure(running: JobContext, link_id: int, error: FetchError) -> None:
-    """Tell the link's owner, but not administrators: dead pages are none of their concern.
+    """Store the error for the link's owner. Broken pages are not reported to administrators.
 
     Raises:
-        Failed: to retry.
+        JobError: the fetch can be retried.
     """
-    sentence = str(error)
+    message = str(error)
     if error.permanent or running.attempt > len(FETCH_TASK.backoff_seconds):
         async with running.complete(LOCK_LINK, {"link": link_id}) as session:
-            await _store_result(session, link_id, fetch_error=sentence)
+            await _store_result(session, link_id, fetch_error=message)
         return
     async with running.database.write() as session:
         owner = await session.scalar(
             update(_links)
             .where(_links.c.id == link_id)
-            .values(fetch_error=sentence)
+            .values(fetch_error=message)
             .returning(_links.c.user_id)
         )
         if owner is not None:
             await publish(session, owner, "link", id=link_id)
-    raise JobError(sentence, "not fetched")
+    raise JobError(message, "not fetched")
 
 
 async def _store_result(session: AsyncSession, link_id: int, **values: Any) -> None:
-    """Store how a fetch ended, and tell the owner's open pages."""
+    """Store the result of a fetch, and notify the owner's open pages."""
     link = (await session.execute(SELECT_GIVEN_FIELDS, {"link": link_id})).one_or_none()
     if link is None:  # deleted meanwhile
         return
@@ -167,10 +168,10 @@ async def _store_icon(session: AsyncSession, icon: Fetched) -> bytes:
 
 
 async def enqueue_refetches(running: JobContext) -> None:
-    """Ask for the pages whose last attempt is longest ago, the same number for each owner.
+    """Enqueue a refetch of the links with the oldest attempt, the same number for each owner.
 
-    The attempt is recorded here, before it is made: a page that never answers, or breaks the job,
-    is not asked for again in the next round.
+    The attempt is recorded before it is made, so a page that times out or crashes the job is not
+    selected again in the next run.
     """
     async with running.database.read() as session:
         owners = (await session.scalars(SELECT_DUE_OWNERS, {"limit": REFETCH_BATCH})).all()
@@ -184,12 +185,12 @@ async def enqueue_refetches(running: JobContext) -> None:
         await enqueue_fetches(session, ids, priority=BULK_PRIORITY)
 
 
-# New links are asked for when they are saved.
+# New links are fetched when they are saved.
 _IS_DUE = f"""
     (attempted_at < now() - interval '{REFETCH_DAYS} days'
     OR attempted_at IS NULL AND created_at < now() - interval '1 hour')
 """
-# Those whose turn is longest ago; one look into the index for each owner of links.
+# The owners with the oldest due links; one index lookup for each owner.
 SELECT_DUE_OWNERS = text(
     f"""
     WITH RECURSIVE owner AS (
@@ -215,8 +216,8 @@ SELECT_DUE_LINKS = text(
 )
 
 
-async def record_final_failure(running: JobContext, words: str) -> None:
-    """Tell the owner of a link whose fetch failed for an unknown reason every time."""
+async def record_final_failure(running: JobContext, error: str) -> None:
+    """Store an error for the link's owner after the last retry has failed."""
     async with running.database.write() as session:
         await _store_result(
             session, running.data["link"], fetch_error="The page could not be read."
@@ -229,7 +230,7 @@ FETCH_TASK = Task(
     timeout=120,  # more than a page and its icons can take
     backoff_seconds=(60, 600, 3600),
     priority=10,
-    is_kept_after_failure=False,  # what a page does is a matter of its link's owner
+    is_kept_after_failure=False,  # the link's owner sees the error
     on_failure=record_final_failure,
 )
 REFETCH_TASK = Task("links.refetch", enqueue_refetches)

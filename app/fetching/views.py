@@ -1,4 +1,4 @@
-"""A button on the page of a link that fetches it again."""
+"""The button that fetches the page of a link again."""
 
 from quart import Blueprint, abort, flash, redirect, url_for
 from quart.typing import ResponseReturnValue
@@ -27,5 +27,5 @@ async def refetch(link_id: int) -> ResponseReturnValue:
         if await queries.get_link(session, logged_in_user().id, link_id) is None:
             abort(404)
         await enqueue_fetches(session, [link_id])
-    await flash("The page is being fetched again.", "info")
+    await flash("Fetching the page again.", "info")
     return redirect(url_for("links.show", link_id=link_id), 303)

@@ -1,13 +1,13 @@
-"""The example: a reading list, with a table, pages that stay live, search, an API and a small job.
+"""The example feature, a reading list: live pages, search, a JSON API and a background job.
 
-Other features build on it, and it imports none of them: `hooks` is how.
+Other features extend it through `hooks`; it imports none of them.
 """
 
 from quart import Quart
 
 
 def init_app(app: Quart) -> None:
-    """Add the reading list."""
+    """Register the reading list."""
     from app.links import api, hooks, jobs, personal_data, public_views, views
     from app.site import MenuEntry, get_site
 

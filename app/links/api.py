@@ -1,4 +1,4 @@
-"""The reading list as JSON: `/api/v1/links` and what belongs to it."""
+"""The JSON API of the reading list: `/api/v1/links` and `/api/v1/tags`."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -38,15 +38,15 @@ from quart_upsun.text import clean, clean_lines
 blueprint = Blueprint("links_api", __name__, url_prefix="/api/v1")
 tag_blueprint(blueprint, ["Links"])
 
-READ = Scope("links:read", "See your links and tags")
-WRITE = Scope("links:write", "Save, change and delete links")
+READ = Scope("links:read", "Read your links and tags")
+WRITE = Scope("links:write", "Create, update and delete links")
 
 CHANGE_LIMIT = Limit("links_api", count=300, seconds=60)
 
 LINK_PATH = "/links/<id:id>"
-NEXT_LINK_HEADER = {"Link": "The next page, as RFC 8288 has it"}
-ETAG_HEADER = {"ETag": "The version of the link, for `If-Match`"}
-LINK_NOT_FOUND = "You have no link of this number."
+NEXT_LINK_HEADER = {"Link": "The URL of the next page (RFC 8288)"}
+ETAG_HEADER = {"ETag": "The version of the link, for use in `If-Match`"}
+LINK_NOT_FOUND = "Link not found."
 
 Id = Annotated[int, Field(ge=1, le=MAX_ID)]
 
@@ -56,7 +56,7 @@ Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS)]
 
 
 def _clean_validator(clean_function: Callable[[str], str], max_length: int) -> AfterValidator:
-    """Clean a text; NFC can make it longer than it was when its length was checked."""
+    """Clean a text, then check its length again: NFC normalization can make it longer."""
 
     def check(text: str) -> str:
         result = clean_function(text)
@@ -88,20 +88,20 @@ class LinkAnswer(BaseModel):
     updated_at: datetime
     version: int
     fetched_at: datetime | None = Field(
-        description="When its page was last asked for; null until the first time"
+        description="When its page was last fetched; null before the first fetch"
     )
-    fetch_error: str | None = Field(description="Why its page could not be fetched")
+    fetch_error: str | None = Field(description="Why the last fetch failed; null if it succeeded")
 
 
 class LinksAnswer(BaseModel):
-    """A part of the list, the newest or best first."""
+    """A page of links, newest first; search results are sorted by relevance."""
 
     items: list[LinkAnswer]
-    next: str | None = Field(description="Where the next part is; null after the last")
+    next: str | None = Field(description="The URL of the next page; null on the last page")
 
 
 class NewLink(BaseModel):
-    """What is saved."""
+    """A link to save."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -111,17 +111,17 @@ class NewLink(BaseModel):
 
 
 class LinkChange(BaseModel):
-    """The fields to change. A field that is left out stays as it is; `null` is not a value."""
+    """The fields to update. Omitted fields stay unchanged; `null` is not allowed."""
 
     model_config = ConfigDict(extra="forbid")
 
-    # Optional fields that refuse null. The factories are never used, and keep defaults out of the
-    # schema, where they would claim that a field left out is emptied.
+    # Optional fields that reject null. `default_factory` keeps a default out of the schema, which
+    # would suggest that an omitted field is cleared.
     title: Title = Field(
-        default_factory=str, description="Empty to take the page's own title again"
+        default_factory=str, description="An empty title is replaced by the title of the page"
     )
     description: Description = Field(default_factory=str)
-    tags: Tags = Field(default_factory=list, description="Replace all tags")
+    tags: Tags = Field(default_factory=list, description="Replaces all tags")
     archived: bool = Field(default_factory=bool)
 
 
@@ -133,26 +133,26 @@ class TagsAnswer(BaseModel):
 
 
 class TagsQuery(BaseModel):
-    """Which page of the tags."""
+    """Pagination of the tags."""
 
-    limit: int = Field(200, ge=1, le=200, description="How many at most")
+    limit: int = Field(200, ge=1, le=200, description="Maximum number of tags")
     after: Annotated[Text, Field(max_length=TAG_LENGTH)] = Field(
-        "", description="Only tags after this one, as `next` has it"
+        "", description="Return tags after this one; use the value from `next`"
     )
 
 
 class LinksQuery(BaseModel):
-    """Which part of the list."""
+    """Filters, search and pagination of the links."""
 
-    limit: int = Field(20, ge=1, le=100, description="How many at most")
-    state: Literal["unread", "archived", "all"] = Field("all", description="Which of them")
-    tag: Tag | None = Field(None, description="Only those with this tag")
+    limit: int = Field(20, ge=1, le=100, description="Maximum number of links")
+    state: Literal["unread", "archived", "all"] = Field("all", description="Filter by state")
+    tag: Tag | None = Field(None, description="Filter by tag")
     q: Annotated[Text, Field(max_length=200)] | None = Field(
-        None, description="Words to search for; then state and tag are not looked at"
+        None, description="Search terms; with a search, `state` and `tag` are ignored"
     )
-    before: Id | None = Field(None, description="Only those saved before this one")
+    before: Id | None = Field(None, description="Return links saved before the link with this id")
     after: Annotated[Text, Field(max_length=100)] | None = Field(
-        None, description="Where a search goes on, as `next` has it"
+        None, description="Cursor of a search; use the value from `next`"
     )
 
 
@@ -164,7 +164,7 @@ class LinksQuery(BaseModel):
 @validate_query(LinksQuery)
 @document_response(200, LinksAnswer, headers=NEXT_LINK_HEADER)
 async def index(query: LinksQuery) -> Response:
-    """List links, or search them."""
+    """List or search links."""
     limit = query.limit
     if query.q is None:
         async with database.direct() as connection:
@@ -174,7 +174,7 @@ async def index(query: LinksQuery) -> Response:
                 archived=STATES[query.state],
                 tag=query.tag,
                 before=query.before,
-                limit=limit + 1,  # one more tells whether there is a next page
+                limit=limit + 1,  # to know whether there is a next page
             )
         next_parameters = {"before": str(items[limit - 1].id)} if len(items) > limit else {}
     else:
@@ -184,7 +184,7 @@ async def index(query: LinksQuery) -> Response:
                     session, current_caller().id, query.q, after=query.after, limit=limit + 1
                 )
             except ValueError:
-                raise Problem(422, "`after` is not from a `next` of this search.") from None
+                raise Problem(422, "`after` is not a cursor from `next`.") from None
         items = [each.item for each in found]
         next_parameters = {"after": found[limit - 1].cursor} if len(found) > limit else {}
     link = _next_page_url(next_parameters)
@@ -195,13 +195,16 @@ async def index(query: LinksQuery) -> Response:
 @no_store
 @scope_required(WRITE)
 @rate_limit(CHANGE_LIMIT, by_caller)
-@not_audited("concerns no account's security")
+@not_audited("not security relevant")
 @validate_json(NewLink)
-@document_response(201, LinkAnswer, headers={"Location": "Where it is", **ETAG_HEADER})
-@document_response(200, LinkAnswer, headers={"Location": "Where it is", **ETAG_HEADER})
+@document_response(201, LinkAnswer, headers={"Location": "The URL of the link", **ETAG_HEADER})
+@document_response(200, LinkAnswer, headers={"Location": "The URL of the link", **ETAG_HEADER})
 @idempotent
 async def save(data: NewLink, session: AsyncSession) -> Response:
-    """Save a link. One that is there already stays as it is, and is answered with 200."""
+    """Save a link.
+
+    A link that is already saved stays unchanged and is returned with status 200.
+    """
     try:
         url = urls.normalize_url(data.url)
     except ValueError as error:
@@ -238,12 +241,15 @@ async def show(id: int) -> Response:
 @no_store
 @scope_required(WRITE)
 @rate_limit(CHANGE_LIMIT, by_caller)
-@not_audited("concerns no account's security")
+@not_audited("not security relevant")
 @validate_json(LinkChange)
 @document_response(200, LinkAnswer, headers=ETAG_HEADER)
 @document_problem(412, DETAILS[412])
 async def change(id: int, data: LinkChange) -> Response:
-    """Change a link; with `If-Match` only if it is at one of these versions."""
+    """Update a link.
+
+    With `If-Match`, update it only if its version matches.
+    """
     values = data.model_dump(exclude_unset=True)
     if "tags" in values:
         values["tags"] = sorted(set(values["tags"]))
@@ -262,15 +268,18 @@ async def change(id: int, data: LinkChange) -> Response:
 @no_store
 @scope_required(WRITE)
 @rate_limit(CHANGE_LIMIT, by_caller)
-@not_audited("concerns no account's security")
+@not_audited("not security relevant")
 @document_response(204)
 @document_problem(412, DETAILS[412])
 async def remove(id: int) -> Response:
-    """Delete a link; with `If-Match` only if it is at one of these versions."""
+    """Delete a link.
+
+    With `If-Match`, delete it only if its version matches.
+    """
     async with database.write() as session:
         await _require_version(session, id)
-        gone = await queries.delete_link(session, current_caller().id, id)
-    if not gone:
+        is_deleted = await queries.delete_link(session, current_caller().id, id)
+    if not is_deleted:
         raise Problem(404, LINK_NOT_FOUND)
     return Response(status=204)
 
@@ -282,7 +291,7 @@ async def remove(id: int) -> Response:
 @validate_query(TagsQuery)
 @document_response(200, TagsAnswer, headers=NEXT_LINK_HEADER)
 async def tags(query: TagsQuery) -> Response:
-    """List the tags that links have."""
+    """List the tags of your links."""
     limit = query.limit
     async with database.read() as session:
         found = await queries.list_tags(
@@ -303,12 +312,12 @@ def _etag(item: LinkItem) -> str:
 
 
 async def _require_version(session: AsyncSession, link_id: int) -> None:
-    """Evaluate the request's preconditions, and keep the link at its version until the commit.
+    """Evaluate the request's preconditions, and lock the link until the commit.
 
-    Without preconditions there is no query.
+    Runs no query if the request has no preconditions.
 
     Raises:
-        PreconditionFailed: the link is at another version.
+        PreconditionFailed: the link has another version.
         BadRequest: a precondition is malformed.
     """
     if preconditions.has_preconditions():
@@ -322,7 +331,7 @@ def _page_response(page: BaseModel, link: str | None) -> Response:
 
 
 def _next_page_url(next_parameters: dict[str, str]) -> str | None:
-    """Return the address of the next part: this one, but for where it begins."""
+    """Return the URL of the next page: the current URL with another cursor."""
     if not next_parameters:
         return None
     kept = {name: value for name, value in request.args.items() if name not in {"before", "after"}}
@@ -330,6 +339,4 @@ def _next_page_url(next_parameters: dict[str, str]) -> str | None:
 
 
 def _validation_problem(detail: str, pointer: str) -> Problem:
-    return Problem(
-        422, "What was sent does not fit.", errors=[{"detail": detail, "pointer": pointer}]
-    )
+    return Problem(422, DETAILS[422], errors=[{"detail": detail, "pointer": pointer}])

@@ -1,4 +1,4 @@
-"""The forms of the reading list. Addresses and tags come out in the form that is kept."""
+"""The forms of the reading list. They normalize URLs and tags."""
 
 from wtforms import Form, IntegerField, StringField, ValidationError
 from wtforms.form import BaseForm
@@ -11,11 +11,11 @@ from quart_upsun import urls
 from quart_upsun.web.forms import clean_line, strip
 
 PLAIN_TEXT_ATTRIBUTES = {"autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
-MAX_VERSION = 2**31 - 1  # that the column can hold
+MAX_VERSION = 2**31 - 1  # the column is an integer
 
 
 class TagsField(StringField):
-    """Tags in one line; `tags` holds them as they are kept once the form is valid."""
+    """Tags in one line. After validation, `tags` has the normalized tags."""
 
     tags: list[str]
 
@@ -29,18 +29,18 @@ class TagsField(StringField):
 def tags_field() -> TagsField:
     return TagsField(
         "Tags",
-        description="Separated by spaces.",
+        description="Separate tags with spaces.",
         filters=[strip],
         render_kw=PLAIN_TEXT_ATTRIBUTES,
     )
 
 
 class SaveForm(Form):
-    """Something to read."""
+    """Save a link."""
 
-    # Not of the type `url`: whoever types `example.com` means a page.
+    # Not `type=url`: browsers would reject `example.com` without a scheme.
     url = StringField(
-        "Address", filters=[strip], render_kw={"inputmode": "url", **PLAIN_TEXT_ATTRIBUTES}
+        "URL", filters=[strip], render_kw={"inputmode": "url", **PLAIN_TEXT_ATTRIBUTES}
     )
     tags = tags_field()
 
@@ -52,17 +52,17 @@ class SaveForm(Form):
 
 
 class EditForm(Form):
-    """What its owner calls a link."""
+    """Edit the title and tags of a link."""
 
     title = StringField(
         "Title",
-        description="Without one, the page's own.",
+        description="Leave empty to use the title of the page.",
         filters=[clean_line],
-        validators=[Length(max=TITLE_LENGTH, message=f"At most {TITLE_LENGTH} characters.")],
+        validators=[Length(max=TITLE_LENGTH, message=f"Use at most {TITLE_LENGTH} characters.")],
         render_kw={"autocomplete": "off"},
     )
     tags = tags_field()
     version = IntegerField(
         widget=HiddenInput(), validators=[Optional(), NumberRange(0, MAX_VERSION)]
     )
-    """The link as it was when the form was made."""
+    """The version of the link when the form was rendered, to detect concurrent changes."""

@@ -1,4 +1,4 @@
-"""The background job of the reading list: icons that no link uses are deleted."""
+"""The background job of the reading list: delete unused icons."""
 
 from datetime import timedelta
 

@@ -27,11 +27,11 @@ URL_LENGTH = 2048
 TITLE_LENGTH = 300
 DESCRIPTION_LENGTH = 1000
 TAG_LENGTH = 40
-MAX_TAGS = 20  # of one link at most
+MAX_TAGS = 20  # of one link
 
 
 class Icon(Base):
-    """A site's icon, under the digest of its content, so that no address tells who uses it."""
+    """A site's icon, keyed by the digest of its content: its URL does not reveal who uses it."""
 
     __tablename__ = "link_icons"
     __sanitize__ = EMPTIED
@@ -44,10 +44,10 @@ class Icon(Base):
 
 
 class Link(Base):
-    """Something that a user wants to read.
+    """A link on a user's reading list.
 
-    A trigger of the migration keeps `link_tags` as the other columns say. Whatever changes a text
-    changes `search` as well, by app/links/search_index.py.
+    A database trigger keeps `link_tags` up to date. Code that changes a text must also update
+    `search`; see app/links/search_index.py.
     """
 
     __tablename__ = "links"
@@ -56,31 +56,31 @@ class Link(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     user_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("users.id", ondelete="CASCADE"))
     url: Mapped[str] = mapped_column(String(URL_LENGTH))
-    """Normalised; unique for its owner."""
+    """Normalized; unique per owner."""
     title: Mapped[str] = mapped_column(String(TITLE_LENGTH), server_default="")
     title_given: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
-    """By the owner or an import: then a fetch leaves it alone."""
+    """Whether the owner or an import set it; a fetch does not overwrite it then."""
     description: Mapped[str] = mapped_column(String(DESCRIPTION_LENGTH), server_default="")
     description_given: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
-    """By the owner or an import: then a fetch leaves it alone."""
+    """Whether the owner or an import set it; a fetch does not overwrite it then."""
     icon_digest: Mapped[bytes | None] = mapped_column(
         LargeBinary, ForeignKey("link_icons.digest"), index=True
     )
     tags: Mapped[list[str]] = mapped_column(ARRAY(String(TAG_LENGTH)), server_default="{}")
-    """Sorted, each once."""
+    """Sorted, without duplicates."""
     archived: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     version: Mapped[int] = mapped_column(Integer, server_default="1")
-    """One more with each change: the entity tag of the API."""
+    """Incremented by each change; the `ETag` of the API."""
     attempted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When its page was last asked for, whatever came of it."""
+    """When a fetch was last enqueued, whatever its result."""
     fetched_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When a fetch last ended, well or not; None while the first is awaited."""
+    """When the last fetch ended, successful or not; None before the first."""
     fetch_error: Mapped[str | None] = mapped_column(String(200))
-    """Why the last fetch failed."""
+    """Error of the last fetch; None if it succeeded."""
     search: Mapped[str | None] = mapped_column(TSVECTOR)
-    """The words of title, tags, description and address; see app/links/search_index.py."""
+    """The words of title, tags, description and URL; see app/links/search_index.py."""
 
     __table_args__ = (
         UniqueConstraint("user_id", "url", name="uq_links_user_id"),
@@ -92,7 +92,7 @@ class Link(Base):
 
 
 class LinkTag(Base):
-    """The tags of links once more, in the order in which pages show them; a trigger writes it."""
+    """The tags of links, denormalized for indexed lists and pagination; maintained by a trigger."""
 
     __tablename__ = "link_tags"
     __sanitize__ = EMPTIED
@@ -111,7 +111,7 @@ class LinkTag(Base):
 
 
 class PublicList(Base):
-    """A tag whose links anybody may see."""
+    """A tag whose links are public."""
 
     __tablename__ = "public_lists"
     __sanitize__ = EMPTIED

@@ -10,13 +10,13 @@ from app.links.models import Link, PublicList
 from app.site import PersonalDataSection
 from quart_upsun.database import Database, pool_timeout
 
-BATCH_SIZE = 500  # of one query; each is some hundred bytes
-# Seconds that it waits for a connection: it is in no hurry, and what has begun should not break.
+BATCH_SIZE = 500  # rows per query, a few hundred bytes each
+# Longer than the default: a download that has started should not fail on a busy pool.
 POOL_TIMEOUT_SECONDS = 30.0
 
 
 class ExportedLink(NamedTuple):
-    """A link as it is exported, under the names that the API has."""
+    """An exported link, with the field names of the API."""
 
     id: int
     url: str
@@ -29,14 +29,14 @@ class ExportedLink(NamedTuple):
 
 
 async def iterate_links(database: Database, user_id: int) -> AsyncIterator[list[ExportedLink]]:
-    """Yield all links of a user, the oldest first, some hundred at a time.
+    """Yield all links of a user in batches, oldest first.
 
-    Between the pages no connection is held, however slowly they are taken. Links that are added
-    or deleted meanwhile may be in it or not; every other is, once.
+    No connection is held between batches, however slow the client is. Links that are added or
+    deleted during the export may be included or not; every other link is included exactly once.
 
     Raises:
-        DatabaseUnavailableError: perhaps in the middle; the client must see that the file is not
-            whole.
+        DatabaseUnavailableError: possibly after some batches; the client must be able to tell that
+            the file is incomplete.
     """
     pool_timeout.set(POOL_TIMEOUT_SECONDS)
     columns = [getattr(Link, name) for name in ExportedLink._fields]
@@ -53,7 +53,7 @@ async def iterate_links(database: Database, user_id: int) -> AsyncIterator[list[
 
 
 def link_to_json(row: ExportedLink) -> dict[str, Any]:
-    """Return a link as JSON has it."""
+    """Return a link as a JSON object."""
     times = {
         "created_at": format_timestamp(row.created_at),
         "updated_at": format_timestamp(row.updated_at),
@@ -62,7 +62,7 @@ def link_to_json(row: ExportedLink) -> dict[str, Any]:
 
 
 def format_timestamp(time: datetime) -> str:
-    """Return a time as RFC 3339 has it."""
+    """Format a time as RFC 3339."""
     return time.isoformat().replace("+00:00", "Z")
 
 

@@ -1,4 +1,4 @@
-"""Public lists: the links of a tag, which its owner has opened to everybody."""
+"""Public lists: tags whose links the owner has published."""
 
 import re
 from datetime import datetime
@@ -16,7 +16,7 @@ from quart_upsun.database.statements import Source, Statement
 
 
 class SharedList(NamedTuple):
-    """A list that anybody may see; `library.page` has its links."""
+    """A public list; `queries.list_links` returns its links."""
 
     user_id: int
     username: str
@@ -25,19 +25,19 @@ class SharedList(NamedTuple):
 
 
 async def publish_tag(session: AsyncSession, user_id: int, tag: str) -> None:
-    """Open a tag to everybody; harmless if it is open.
+    """Publish a tag; does nothing if it is already public.
 
     Args:
         session: of `write()`.
-        user_id: whose.
-        tag: as `addresses.one_tag` returns it. It need not have links yet.
+        user_id: the owner.
+        tag: as `tags.parse_tag` returns it. It does not need to have links yet.
     """
     new = insert(PublicList).values(user_id=user_id, tag=tag)
     await session.execute(new.on_conflict_do_nothing())
 
 
 async def unpublish_tag(session: AsyncSession, user_id: int, tag: str) -> None:
-    """Close a tag again; caches forget the page within minutes."""
+    """Make a tag private again; caches may serve the page for a few more minutes."""
     mine = (PublicList.user_id == user_id, PublicList.tag == tag)
     await session.execute(delete(PublicList).where(*mine))
 
@@ -55,20 +55,19 @@ async def is_tag_published(source: Source, user_id: int, tag: str) -> bool:
 
 
 async def find_public_list(session: AsyncSession, username: str, tag: str) -> SharedList | None:
-    """Return the list at an address; None if there is none, whatever the reason.
+    """Return a public list; None if it does not exist, is private, or its owner is deactivated.
 
     Args:
         session: for the query.
-        username: as it stands in the address, whatever the case.
-        tag: the same.
+        username: from the URL, in any case.
+        tag: from the URL, in any case.
     """
     try:
         tag = tags.parse_tag(tag)
     except ValueError:
         return None
-    if not re.match(
-        USERNAME_PATTERN, username
-    ):  # no other name exists, and NUL the database does not take
+    # Other names cannot exist, and PostgreSQL rejects NUL.
+    if not re.match(USERNAME_PATTERN, username):
         return None
     query = (
         select(User.id, User.username, PublicList.tag, PublicList.created_at)

@@ -1,4 +1,4 @@
-"""Public lists: a page and a feed for everybody, which the router may keep; a switch for owners."""
+"""Public lists: a page and an Atom feed that the router may cache, and publishing by the owner."""
 
 import re
 from urllib.parse import urlsplit
@@ -29,11 +29,11 @@ from quart_upsun.security.limits import Limit, by_account, rate_limit
 blueprint = Blueprint("lists", __name__)
 
 PUBLISH_LIMIT = Limit("lists", 30, 600)
-# Per client. What the router has cached does not count.
+# Per client. Responses from the router's cache do not count.
 READ_LIMIT = Limit("lists-read", 120, 60)
 
 PAGE_SIZE = 30
-# What XML 1.0 cannot hold, not even escaped.
+# XML 1.0 does not allow these, not even escaped.
 INVALID_XML_CHARACTERS = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -42,18 +42,19 @@ INVALID_XML_CHARACTERS = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-
 @public
 @rate_limit(READ_LIMIT)
 async def show(username: str, tag: str) -> ResponseReturnValue:
-    """Show the links of a list, `before` one of them: the same page to everybody."""
+    """Show the links of a list; `before` is the cursor. The page is the same for every visitor."""
     before = request.args.get("before")
     try:
-        below = parse_id(before) if before else None
+        before_id = parse_id(before) if before else None
     except ValueError:
         abort(400)
-    found, links = await load_list_or_404(username, tag, below)
+    found, links = await load_list_or_404(username, tag, before_id)
     return await render_template(
         "links/public.html",
         public_list=found,
         links=links[:PAGE_SIZE],
         has_more=len(links) > PAGE_SIZE,
+        before=before_id,
     )
 
 
@@ -76,7 +77,7 @@ async def feed(username: str, tag: str) -> Response:
         INVALID_XML_CHARACTERS.sub("", xml), content_type="application/atom+xml; charset=utf-8"
     )
     await response.add_etag()
-    # Readers ask again and again for what has seldom changed.
+    # Feed readers poll often, and the feed seldom changes.
     return make_conditional(response)
 
 
@@ -84,13 +85,13 @@ async def feed(username: str, tag: str) -> Response:
 @no_store
 @confirmed_required
 @rate_limit(PUBLISH_LIMIT, by_account)
-@not_audited("concerns no account")
+@not_audited("not security relevant")
 async def publish(tag: str) -> ResponseReturnValue:
-    """Let everybody see the links of a tag, also those that get it later."""
+    """Publish the links of a tag, including links that get the tag later."""
     tag = tag_or_404(tag)
     async with database.write() as session:
         await public_lists.publish_tag(session, logged_in_user().id, tag)
-    await flash("Everybody can see this list now.", "success")
+    await flash("This list is now public.", "success")
     return redirect(url_for("links.index", tag=tag), 303)
 
 
@@ -98,19 +99,19 @@ async def publish(tag: str) -> ResponseReturnValue:
 @no_store
 @login_required
 @rate_limit(PUBLISH_LIMIT, by_account)
-@not_audited("concerns no account")
+@not_audited("not security relevant")
 async def withdraw(tag: str) -> ResponseReturnValue:
     tag = tag_or_404(tag)
     async with database.write() as session:
         await public_lists.unpublish_tag(session, logged_in_user().id, tag)
-    await flash("The list is yours alone again. Caches forget it within five minutes.", "success")
+    await flash("This list is private again. Cached copies expire within five minutes.", "success")
     return redirect(url_for("links.index", tag=tag), 303)
 
 
 async def load_list_or_404(
     username: str, tag: str, before: int | None = None
 ) -> tuple[SharedList, list[LinkItem]]:
-    """Return a list and its links, one more than a page has; or answer 404."""
+    """Return a list and its links, one more than fits on a page; abort with 404 if not public."""
     async with database.read() as session:
         found = await public_lists.find_public_list(session, username, tag)
         if found is None:
@@ -122,7 +123,7 @@ async def load_list_or_404(
 
 
 def tag_or_404(tag: str) -> str:
-    """Return a tag in the form that is kept, or answer 404."""
+    """Return the normalized tag; abort with 404 if it is invalid."""
     try:
         return tags.parse_tag(tag)
     except ValueError:
@@ -130,7 +131,7 @@ def tag_or_404(tag: str) -> str:
 
 
 def tag_uri(item: SharedList | LinkItem) -> str:
-    """Return what an entry or the feed is called for ever, whatever moves (RFC 4151)."""
+    """Return the permanent id of the feed or of an entry (RFC 4151)."""
     host = urlsplit(current_app.config["PUBLIC_ORIGIN"]).hostname or "localhost"
     name = f"link/{item.id}" if isinstance(item, LinkItem) else f"list/{item.user_id}/{item.tag}"
     return f"tag:{host},{item.created_at:%Y-%m-%d}:{name}"

@@ -1,7 +1,7 @@
 """Read and change a user's links. Functions take a session and plain values, and filter by owner.
 
-Functions that change a link also tell the owner's open pages, and other features (`hooks`), in the
-same transaction.
+Functions that change a link also notify the owner's open pages, and other features through `hooks`,
+in the same transaction.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from quart_upsun.database import Base
 from quart_upsun.database.statements import Source, Statement
 from quart_upsun.live.events import publish
 
-MAX_LINKS = 100_000  # of one user; an index of them is read when one is saved
+MAX_LINKS = 100_000  # per user; saving a link counts them by an index
 MAX_TAGS_SHOWN = 200
 
 
@@ -42,7 +42,7 @@ class LinkItem(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What it is called where it has no title yet."""
+        """The title, or the URL without its scheme while there is no title."""
         return self.title or self.url.partition("://")[2].rstrip("/")
 
     @property
@@ -51,45 +51,43 @@ class LinkItem(NamedTuple):
 
     @property
     def href(self) -> str:
-        """Where it leads, whatever came into the table: `javascript:` would be a script."""
+        """The URL, if it is safe to link to: `javascript:` URLs would run a script."""
         return self.url if self.url.startswith(("https://", "http://")) else "about:blank"
 
     @property
     def is_pending(self) -> bool:
-        """Whether its page is being fetched for the first time."""
+        """Whether its page has not been fetched yet."""
         return self.fetched_at is None
 
 
 COLUMNS = [getattr(Link, name) for name in LinkItem._fields]
 
 
-TOO_MANY_LINKS = (
-    f"You have {MAX_LINKS:,} links, which is the most that an account can have. Delete some first."
-)
+TOO_MANY_LINKS = f"You have reached the limit of {MAX_LINKS:,} links. Delete some links first."
 
 
 class TooManyLinksError(Exception):
-    """The user has as many links as an account may have."""
+    """The user already has `MAX_LINKS` links."""
 
 
 class VersionConflictError(Exception):
-    """The link is no longer at the version that the change was made for."""
+    """The link has been changed since the given version."""
 
 
 async def save_link(
     session: AsyncSession, user_id: int, url: str, *, title: str = "", tags: Sequence[str] = ()
 ) -> tuple[LinkItem, bool]:
-    """Save a link; return it, and whether it is new. One that is there already stays as it is.
+    """Save a link; return it, and whether it is new. An existing link stays unchanged.
 
     Args:
         session: of `write()`.
-        user_id: whose.
-        url: normalised.
-        title: empty to take the page's.
-        tags: as `addresses.tags` returns them.
+        user_id: the owner.
+        url: normalized.
+        title: empty to use the title of the page.
+        tags: as `tags.parse_tags` returns them.
 
     Raises:
-        TooManyLinksError: the user has `MAX_LINKS` already.
+        TooManyLinksError: the user already has `MAX_LINKS` links.
     """
     values = {
         "user_id": user_id,
@@ -105,7 +103,7 @@ async def save_link(
     while (row := (await session.execute(new)).one_or_none()) is None:
         if (row := (await session.execute(old)).one_or_none()) is not None:
             return LinkItem(*row), False
-        # Deleted between the two statements: now there is room for it.
+        # Deleted between the two statements: insert again.
     if await remaining_links(session, user_id) < 0:
         raise TooManyLinksError
     item = LinkItem(*row)
@@ -115,20 +113,20 @@ async def save_link(
 
 
 async def remaining_links(session: AsyncSession, user_id: int) -> int:
-    """Return how many links a user may add; negative if there are too many.
+    """Return how many links a user may still add; negative if there are too many.
 
-    Of two transactions that add at once neither sees the other's: together they may add a few more.
+    Concurrent transactions do not see each other's links, so together they may exceed the limit.
     """
-    few = select(Link.id).where(Link.user_id == user_id).limit(MAX_LINKS + 1).subquery()
-    return MAX_LINKS - (await session.scalar(select(func.count()).select_from(few)) or 0)
+    counted = select(Link.id).where(Link.user_id == user_id).limit(MAX_LINKS + 1).subquery()
+    return MAX_LINKS - (await session.scalar(select(func.count()).select_from(counted)) or 0)
 
 
 async def get_link(
     session: AsyncSession, user_id: int, link_id: int, *, lock: bool = False
 ) -> LinkItem | None:
-    """Return a link, or None if the user has none of this number.
+    """Return a link, or None if the user has no link with this id.
 
-    With `lock`, nobody else changes it until the transaction ends.
+    With `lock`, the row stays locked until the transaction ends.
     """
     query = _select_links(user_id).where(Link.id == link_id)
     row = (await session.execute(query.with_for_update() if lock else query)).one_or_none()
@@ -138,23 +136,23 @@ async def get_link(
 async def update_link(
     session: AsyncSession, user_id: int, link_id: int, *, version: int | None = None, **values: Any
 ) -> LinkItem | None:
-    """Change columns of a link: title, description, tags, archived.
+    """Update columns of a link: title, description, tags, archived.
 
-    Returns it as it is now, or None if the user has none of this number.
+    Returns the updated link, or None if the user has no link with this id.
 
     Args:
         session: of `write()`.
-        user_id: whose.
-        link_id: which.
-        version: the one that is to be changed; None for whichever it is at.
-        values: by column. An empty title or description is the page's again, once it was fetched
-            anew.
+        user_id: the owner.
+        link_id: the link's id.
+        version: the version that the change is based on; None to update any version.
+        values: new values by column name. An empty title or description is replaced by the page's
+            own with the next fetch.
 
     Raises:
-        VersionConflictError: it is at another version.
+        VersionConflictError: the link has another version.
     """
     for name in {"title", "description"} & values.keys():
-        # A form that sends the page's own text back has given none.
+        # A form that sends back the fetched text does not count as the owner's own.
         is_same, was_given = (getattr(Link, name) == values[name], getattr(Link, f"{name}_given"))
         values[f"{name}_given"] = case((is_same, was_given), else_=bool(values[name]))
     if changed_texts := values.keys() & search_index.WEIGHTS.keys():
@@ -162,10 +160,10 @@ async def update_link(
             user_id, Link.search, **{name: values[name] for name in changed_texts}
         )
     mine = (Link.id == link_id, Link.user_id == user_id)
-    at = () if version is None else (Link.version == version,)
+    has_version = () if version is None else (Link.version == version,)
     changed = (
         update(Link)
-        .where(*mine, *at)
+        .where(*mine, *has_version)
         .values(**values, version=Link.version + 1, updated_at=func.now())
         .returning(*COLUMNS)
         .execution_options(synchronize_session=False)
@@ -183,9 +181,9 @@ async def update_link(
 
 
 async def delete_link(session: AsyncSession, user_id: int, link_id: int) -> bool:
-    """Delete a link; return False if the user has none of this number."""
-    gone = delete(Link).where(Link.id == link_id, Link.user_id == user_id).returning(Link.id)
-    if await session.scalar(gone) is None:
+    """Delete a link; return False if the user has no link with this id."""
+    deleted = delete(Link).where(Link.id == link_id, Link.user_id == user_id).returning(Link.id)
+    if await session.scalar(deleted) is None:
         return False
     await publish(session, user_id, "link", id=link_id)
     return True
@@ -200,15 +198,15 @@ async def list_links(
     before: int | None = None,
     limit: int,
 ) -> list[LinkItem]:
-    """Return links, the newest first, in one query by an index: no page costs more than the first.
+    """Return links, newest first, by keyset pagination: every page costs the same.
 
     Args:
         source: for the query.
-        user_id: whose.
-        archived: only those in this state; None for all.
-        tag: only those with this tag.
-        before: the id of the last one on the page before.
-        limit: how many at most.
+        user_id: the owner.
+        archived: filter by state; None for all links.
+        tag: filter by tag.
+        before: cursor, the id of the last link on the previous page.
+        limit: maximum number of links.
     """
     statement = _list_statement(tag is not None, archived is not None, before is not None)
     return await statement.rows(
@@ -218,23 +216,23 @@ async def list_links(
 
 @cache
 def _list_statement(by_tag: bool, by_state: bool, has_cursor: bool) -> Statement[LinkItem]:
-    """Return the statement of `page`, which is asked so often that each form is built once."""
-    # Of the tables, because entities cost more than all the rest where only columns are wanted.
+    """Return the statement of `list_links`; each variant is built once, as it runs often."""
+    # From tables: selecting columns of entities would cost more than the rest of the request.
     links, link_tags = (Base.metadata.tables[each.__tablename__] for each in (Link, LinkTag))
     query = select(*(links.c[name] for name in LinkItem._fields))
     query = query.where(links.c.user_id == bindparam("user_id")).order_by(links.c.id.desc())
-    # What decides which rows are on the page, and its columns that are called the same.
-    by, number = (link_tags, link_tags.c.link_id) if by_tag else (links, links.c.id)
-    chosen = [by.c.user_id == bindparam("user_id")]
+    # The table that selects the rows of the page, and its column with the link's id.
+    by, link_id = (link_tags, link_tags.c.link_id) if by_tag else (links, links.c.id)
+    conditions = [by.c.user_id == bindparam("user_id")]
     if by_tag:
-        chosen.append(link_tags.c.tag == bindparam("tag"))
+        conditions.append(link_tags.c.tag == bindparam("tag"))
     if by_state:
-        chosen.append(by.c.archived == bindparam("archived"))
+        conditions.append(by.c.archived == bindparam("archived"))
     if has_cursor:
-        chosen.append(number < bindparam("before"))
+        conditions.append(link_id < bindparam("before"))
     if not by_tag:
-        return Statement(query.where(*chosen[1:]).limit(bindparam("count")), LinkItem._make)
-    ids = select(number).where(*chosen).order_by(number.desc()).limit(bindparam("count"))
+        return Statement(query.where(*conditions[1:]).limit(bindparam("count")), LinkItem._make)
+    ids = select(link_id).where(*conditions).order_by(link_id.desc()).limit(bindparam("count"))
     found = ids.subquery()
     return Statement(query.join(found, found.c.link_id == links.c.id), LinkItem._make)
 
@@ -244,13 +242,13 @@ async def list_tags(
 ) -> list[str]:
     """Return the tags a user has, in alphabetical order.
 
-    The index is read at one place for each tag, not for each link.
+    It is a loose index scan: one index lookup for each tag instead of each link.
 
     Args:
         source: for the query.
-        user_id: whose.
+        user_id: the owner.
         after: the last tag on the previous page; empty for the first page.
-        limit: how many at most.
+        limit: maximum number of tags.
     """
     return await SELECT_TAGS.rows(source, user_id=user_id, after=after, limit=limit)
 
@@ -277,7 +275,7 @@ SELECT_TAGS: Statement[str] = Statement(
 
 
 async def get_icon(session: AsyncSession, digest: bytes) -> tuple[bytes, str] | None:
-    """Return the content of an icon and its media type; it is nobody's in particular."""
+    """Return the content and media type of an icon, which may be shared by many users."""
     found = select(Icon.content, Icon.content_type).where(Icon.digest == digest)
     row = (await session.execute(found)).one_or_none()
     return (row.content, row.content_type) if row is not None else None

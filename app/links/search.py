@@ -1,4 +1,4 @@
-"""Search a user's links, the best first."""
+"""Full-text search in a user's links, ranked by relevance."""
 
 import re
 from typing import NamedTuple
@@ -12,17 +12,17 @@ from app.links.queries import LinkItem
 from quart_upsun import search_words, urls
 from quart_upsun.text import clean
 
-# Links that are ranked: the newest that match. The best of a million are not found in a moment.
+# Only the newest matches are ranked: ranking a million links would take too long.
 MAX_RANKED = 1000
-RECENT_LINKS = 20_000  # of the newest, in which words are looked for one link after the other
-MAX_WORDS = 8  # of a query that are looked for
-# Around the words that were looked for; of Unicode's private use area, so in nobody's text.
+RECENT_LINKS = 20_000  # newest links that are scanned without the full-text index
+MAX_WORDS = 8  # of a query; further words are ignored
+# Markers around search terms, from the private use area of Unicode, so they occur in no text.
 MARK_START, MARK_END = "\ue000", "\ue001"
 MARKED = re.compile(f"{MARK_START}([^{MARK_START}{MARK_END}]*){MARK_END}")
 
 
 class SearchResult(NamedTuple):
-    """A link that a search has found: with marks in title and description, and where it stands."""
+    """A link with marked search terms in title and description, and the cursor behind it."""
 
     item: LinkItem
     title: str
@@ -31,39 +31,39 @@ class SearchResult(NamedTuple):
 
 
 def highlight(marked: str) -> Markup:
-    """Return a text of `SearchResult` as HTML, with the words that were looked for in `<mark>`."""
+    """Return a text of `SearchResult` as HTML, with the search terms in `<mark>`."""
     if MARK_START not in marked and MARK_END not in marked:
         return escape(marked)
     found = MARKED.sub(r"<mark>\1</mark>", str(escape(marked)))
-    # What is left is no pair: somebody's own text has such characters.
-    return Markup(found.replace(MARK_START, "").replace(MARK_END, ""))  # noqa: S704 it is escaped
+    # Unpaired markers come from the text itself.
+    return Markup(found.replace(MARK_START, "").replace(MARK_END, ""))  # noqa: S704 escaped
 
 
 def as_search_result(item: LinkItem) -> SearchResult:
-    """Return a link that was not searched for as one that was found."""
+    """Return a link of a list as a search result without marks."""
     return SearchResult(item, item.title, item.description, str(item.id))
 
 
 async def search(
     session: AsyncSession, user_id: int, text: str, *, after: str | None = None, limit: int
 ) -> list[SearchResult]:
-    """Return the links that have all words, or begin with them, the best first.
+    """Return the links that match all words (by prefix), most relevant first.
 
-    The newest `MAX_RANKED` matches are ranked, so that a word of everywhere costs no more
-    than another; who looks for one of the others, adds a word.
+    Only the newest `MAX_RANKED` matches are ranked, so that common words cost no more than rare
+    ones. To find older matches, users add a word.
 
     Args:
         session: for the query.
-        user_id: whose.
-        text: as typed; its first `MAX_WORDS` words are looked for.
-        after: the cursor of the last one on the page before.
-        limit: how many at most.
+        user_id: the owner.
+        text: as typed; only the first `MAX_WORDS` words count.
+        after: the cursor of the last result on the previous page.
+        limit: maximum number of results.
 
     Raises:
-        ValueError: `after` is no cursor.
+        ValueError: `after` is not a valid cursor.
     """
     newest, rank, last = _parse_cursor(after)
-    # Cleaned as titles are, and without what is not stored of an address.
+    # Cleaned like titles, and without tracking parameters, which are not stored either.
     wanted = search_words.query_words(urls.remove_tracking_parameters(clean(text)), MAX_WORDS)
     if not wanted:
         return []
@@ -72,7 +72,7 @@ async def search(
         SEARCH_STATEMENT,
         {
             "user_id": user_id,
-            # The owner is a lexeme, too: one index finds the words of one user.
+            # The owner is a lexeme, so one index finds the words of one user.
             "owned": f"'{search_index.owner_lexeme(user_id)}' & {lexemes}",
             "words": lexemes,
             "newest": newest,
@@ -96,7 +96,7 @@ async def search(
 
 
 def _parse_cursor(after: str | None) -> tuple[int, float, int]:
-    """Return where to go on: the newest link when the search began, rank and id of the last one."""
+    """Parse a cursor: newest id when the search began, then rank and id of the last result."""
     if after is None:
         return 2**63 - 1, float("inf"), 2**63 - 1
     newest, _, rest = after.partition(".")
@@ -107,10 +107,10 @@ def _parse_cursor(after: str | None) -> tuple[int, float, int]:
     return numbers
 
 
-# PostgreSQL cannot tell how often words occur that begin like this, and for a wrong guess takes a
-# thousand times as long. So it is told: common words are found by walking through the newest links;
-# what is rare among these, or older, by the index of words. That one is not even looked at when the
-# walk has found enough, or all links of the user were seen.
+# PostgreSQL cannot estimate how many words have a prefix, and a wrong plan takes a thousand times
+# as long. So this query fixes the plan: it scans the newest links, which finds common words
+# quickly, and uses the full-text index for older links. The index is skipped when the scan has
+# found enough matches or has covered all links of the user.
 SEARCH_STATEMENT = text(
     f"""
     WITH near AS MATERIALIZED (
@@ -125,7 +125,7 @@ SEARCH_STATEMENT = text(
         ORDER BY id DESC LIMIT 1 OFFSET :near
     ), far AS MATERIALIZED (
         SELECT id, search FROM links
-        -- The zeros keep the other indexes out of it.
+        -- `+ 0` prevents the use of other indexes.
         WHERE search @@ CAST(:owned AS tsquery) AND user_id + 0 = :user_id
         AND (SELECT count(*) FROM near) < :ranked
         AND (SELECT id FROM border) IS NOT NULL
@@ -143,5 +143,5 @@ SEARCH_STATEMENT = text(
         best.rank, best.newest
     FROM best JOIN links USING (id)
     ORDER BY best.rank DESC, best.id DESC
-    """  # noqa: S608 only names of columns
+    """  # noqa: S608 only column names
 )

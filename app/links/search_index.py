@@ -1,8 +1,8 @@
-"""What a search compares with: the column `links.search`, a `tsvector`.
+"""The search index: the `tsvector` column `links.search`.
 
-Title has the weight A, tags B, description C, the address D. Each text is replaced without the
-others: `ts_filter` keeps those. The owner is a lexeme that no text contains, so one index finds the
-words of one user.
+The title has weight A, tags B, description C, URL D. A text can be replaced on its own, because
+`ts_filter` keeps the lexemes of the other weights. The owner is a lexeme that occurs in no text, so
+one GIN index finds the words of one user.
 """
 
 from collections.abc import Sequence
@@ -16,26 +16,26 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from quart_upsun import search_words
 
-# The address has the weight D: it never changes.
+# The URL has weight D and never changes.
 WEIGHTS = {"title": "A", "tags": "B", "description": "C"}
 
 
 def owner_lexeme(user_id: int) -> str:
-    """Return the lexeme that stands for the owner."""
+    """Return the lexeme of the owner."""
     return f"@{user_id}"
 
 
 def search_vector(
     user_id: int, *, url: str, title: str = "", tags: Sequence[str] = (), description: str = ""
 ) -> str:
-    """Return the `tsvector` of a link as a literal."""
+    """Return the `tsvector` of a link as a string literal."""
     return f"'{owner_lexeme(user_id)}' " + search_words.tsvector(
         A=title, B=" ".join(tags), C=description, D=f"{url} {_decode_url(url)}"
     )
 
 
 def _decode_url(url: str) -> str:
-    """Return an address as browsers show it: `b%C3%BCcher` and `xn--bcher-kva` are bücher."""
+    """Return a URL as browsers show it: `b%C3%BCcher` and `xn--bcher-kva` become bücher."""
     scheme, _, rest = url.partition("://")
     host, slash, rest = rest.partition("/")
     with suppress(UnicodeError):
@@ -51,7 +51,7 @@ def updated_search_vector(
     tags: Sequence[str] | None = None,
     description: str | None = None,
 ) -> ColumnElement[Any]:
-    """Return the expression that replaces the words of those texts that are given."""
+    """Return the SQL expression that replaces the lexemes of the given texts."""
     texts = {
         "title": title,
         "tags": None if tags is None else " ".join(tags),
@@ -59,6 +59,6 @@ def updated_search_vector(
     }
     given = {WEIGHTS[name]: text for name, text in texts.items() if text is not None}
     new = cast(f"'{owner_lexeme(user_id)}' {search_words.tsvector(**given)}", TSVECTOR)
-    # The owner has no weight, and is not among the words that are kept.
+    # The owner's lexeme has no weight, so `ts_filter` drops it.
     kept = ",".join(weight for weight in "ABCD" if weight not in given)
     return new.op("||")(func.ts_filter(column, literal_column(f"'{{{kept}}}'")))

@@ -1,4 +1,4 @@
-"""Which of a user's links a page shows: read from its address, and written into the next ones."""
+"""Filters, search and cursor of a list of links, parsed from and written to the query string."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,38 +13,38 @@ from quart_upsun.database import MAX_ID
 from quart_upsun.database.statements import Source
 from quart_upsun.security.limits import Limit
 
-# Of the pages and the API together: a search ranks up to a thousand links, and marks what it shows.
+# Shared by pages and API, because a search is expensive: it ranks up to a thousand links.
 SEARCH_LIMIT = Limit("links-search", 60, 60)
 
 STATES = {"unread": False, "archived": True, "all": None}
-MAX_SEARCH_LENGTH = 200  # characters of a search
+MAX_SEARCH_LENGTH = 200  # characters
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Links in a state, of a tag; or those that a search finds, among all."""
+    """Links filtered by state and tag, or the results of a search in all links."""
 
     state: str = "unread"
     tag: str | None = None
     search_text: str = ""
     before: int | None = None
-    """The id of the last link on the page before."""
+    """Cursor: the id of the last link on the previous page."""
     after: str | None = None
-    """The same for a search: the cursor."""
+    """Cursor of a search."""
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> "Selection":
-        """Read the parameters of an address.
+        """Parse the query parameters.
 
         Raises:
-            ValueError: there is nothing that these could mean.
+            ValueError: a parameter is invalid.
         """
         words = query.get("q", "").replace("\x00", "").strip()[:MAX_SEARCH_LENGTH]
         if words:
             return cls("all", search_text=words, after=query.get("after"))
         state = query.get("state", "unread")
         if state not in STATES:
-            raise ValueError("there is no such state")
+            raise ValueError("unknown state")
         tag, before = query.get("tag"), query.get("before")
         return cls(
             state,
@@ -54,7 +54,7 @@ class Selection:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The parameters of the first of its pages."""
+        """The query parameters of the first page."""
         if self.search_text:
             return {"q": self.search_text}
         parameters = {"state": self.state} if self.state != "unread" else {}
@@ -62,7 +62,7 @@ class Selection:
 
     @property
     def should_prepend_new(self) -> bool:
-        """Whether what is saved next belongs on top of the page."""
+        """Whether new links go on top of the page."""
         return not self.search_text and self.before is None
 
     @property
@@ -71,26 +71,26 @@ class Selection:
         return urlencode({**Selection(self.state).parameters, "tag": ""})
 
     def with_tag(self, tag: str) -> dict[str, str]:
-        """Return the parameters for those of a tag, in the same state."""
+        """Return the query parameters for another tag in the same state."""
         return Selection(self.state, tag).parameters
 
     def with_state(self, state: str) -> dict[str, str]:
-        """Return the parameters for those in a state, of the same tag."""
+        """Return the query parameters for another state with the same tag."""
         return Selection(state, self.tag).parameters
 
     def next_page(self, last: SearchResult) -> dict[str, str]:
-        """Return the parameters of the page that begins after `last`."""
+        """Return the query parameters of the page after `last`."""
         return self.parameters | {"after" if self.search_text else "before": last.cursor}
 
     def includes(self, item: LinkItem) -> bool:
-        """Tell whether a link belongs to it; of a search, whether it may."""
+        """Return whether a link matches the filters. Search terms are not checked."""
         archived = STATES[self.state]
         return archived in {None, item.archived} and (self.tag is None or self.tag in item.tags)
 
     async def load(
         self, source: Source, user_id: int, *, limit: int
     ) -> tuple[list[SearchResult], bool]:
-        """Return the links of the page, and whether there are more.
+        """Return the links of the page, and whether there is a next page.
 
         Args:
             source: for the query; a session for a search.
@@ -98,7 +98,7 @@ class Selection:
             limit: how many at most.
 
         Raises:
-            ValueError: the cursor is none.
+            ValueError: the cursor is invalid.
         """
         if self.search_text:
             if not isinstance(source, AsyncSession):
@@ -120,11 +120,11 @@ class Selection:
 
 
 def parse_id(text: str) -> int:
-    """Return the id that a parameter names.
+    """Parse an id from a query parameter.
 
     Raises:
-        ValueError: it names none that the database could have.
+        ValueError: it is not a number, or too large for the column.
     """
     if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= MAX_ID):
-        raise ValueError("this is no number of a link")
+        raise ValueError("not a link id")
     return int(text)

@@ -1,4 +1,4 @@
-"""Tags, in the one form in which they are stored and compared."""
+"""Normalize and validate tags."""
 
 import re
 
@@ -6,10 +6,10 @@ from app.links.models import MAX_TAGS, TAG_LENGTH
 from quart_upsun.text import MARKS, fold
 
 TAG_SEPARATORS = re.compile(r"[\s,;#\u060c\u3001]+")
-# Letters and numbers, the marks that belong to letters in Hindi, Thai or pointed Hebrew, and what
-# joins letters in Persian. A tag begins and ends with something to be seen.
+# Letters and digits, combining marks (Hindi, Thai, pointed Hebrew), and the joiners of Persian. A
+# tag begins and ends with a visible character.
 _LETTERS = f"\\w{MARKS}"
-# What cannot be seen in a tag makes no other tag of it.
+# Removed, so that two tags that look the same are the same.
 INVISIBLE_CHARACTERS = re.compile("[\u00ad\u034f\u200b\u200e\u200f\u2060\ufe00-\ufe0f]")
 _JOINERS = "\u200c\u200d"
 TAG_PATTERN = re.compile(
@@ -19,10 +19,10 @@ INVALID_TAG_CHARACTERS = re.compile(rf"[^{_LETTERS}{_JOINERS}\s-]+")
 
 
 def parse_tags(text: str) -> list[str]:
-    """Return the tags of a line: small letters, sorted, each once.
+    """Parse tags from text: lower case, sorted, without duplicates.
 
     Raises:
-        ValueError: a sentence that says which is none.
+        ValueError: a tag is invalid, or there are too many; the message is for the user.
     """
     found = set()
     for word in TAG_SEPARATORS.split(_fold_tag(text)):
@@ -30,36 +30,36 @@ def parse_tags(text: str) -> list[str]:
             continue
         if not TAG_PATTERN.fullmatch(word):
             raise ValueError(
-                "A tag consists of letters, digits, - and _,"
-                f" and has at most {TAG_LENGTH} characters."
+                "Tags may contain only letters, digits, - and _,"
+                f" and have at most {TAG_LENGTH} characters."
             )
         found.add(word)
     if len(found) > MAX_TAGS:
-        raise ValueError(f"A link has at most {MAX_TAGS} tags.")
+        raise ValueError(f"Use at most {MAX_TAGS} tags per link.")
     return sorted(found)
 
 
 def parse_tag(text: str) -> str:
-    """Return a tag in the form that is kept.
+    """Parse a single tag.
 
     Raises:
-        ValueError: it is none, or several.
+        ValueError: the text is not exactly one valid tag; the message is for the user.
     """
     found = parse_tags(text)
     if len(found) != 1:
-        raise ValueError("Each tag is one word.")
+        raise ValueError("A tag must be a single word.")
     return found[0]
 
 
 def tag_from_text(text: str) -> str | None:
-    """Turn a folder name, or any other words, into a tag.
+    """Convert any text, such as a folder name, to a tag.
 
-    Return None if nothing is left of it.
+    Returns None if it has no characters that a tag may contain.
     """
-    plain = _fold_tag(text[: 4 * TAG_LENGTH])  # a single character can turn into eighteen
+    plain = _fold_tag(text[: 4 * TAG_LENGTH])  # NFKC expands one character to up to 18
     if TAG_PATTERN.fullmatch(plain):
         return plain
-    # What is left may compose anew.
+    # Removing characters may let others compose, so fold again.
     tag = "-".join(_fold_tag(INVALID_TAG_CHARACTERS.sub("", plain)).split())[:TAG_LENGTH].strip(
         f"-{_JOINERS}"
     )
@@ -67,5 +67,5 @@ def tag_from_text(text: str) -> str | None:
 
 
 def _fold_tag(text: str) -> str:
-    """Return the form in which tags are compared."""
+    """Return the normalized form in which tags are compared."""
     return fold(INVISIBLE_CHARACTERS.sub("", text))

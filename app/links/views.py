@@ -1,4 +1,4 @@
-"""The pages of the reading list, for its owner."""
+"""The reading list's pages for its owner."""
 
 from quart import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
@@ -32,7 +32,7 @@ LINK_PATH = "/<id:link_id>/"
 @rate_limit(SEARCH_LIMIT, by_account, when=is_search)
 @no_rate_limit("one page by an index")
 async def index() -> ResponseReturnValue:
-    """Show links: `state`, `tag`, `before`; or what a search finds: `q`, `after`."""
+    """List links (`state`, `tag`, `before`), or search them (`q`, `after`)."""
     return await render_list(SaveForm())
 
 
@@ -40,7 +40,7 @@ async def index() -> ResponseReturnValue:
 @no_store
 @login_required
 @rate_limit(SAVE_LIMIT, by_account)
-@not_audited("concerns no account")
+@not_audited("not security relevant")
 async def save() -> ResponseReturnValue:
     """Save a link."""
     form = SaveForm(await request.form)
@@ -55,18 +55,18 @@ async def save() -> ResponseReturnValue:
         add_form_error(form, queries.TOO_MANY_LINKS)
         return await render_list(form)
     if is_new:
-        await flash("Saved.", "success")
+        await flash("Link saved.", "success")
         return redirect(url_for("links.index"), 303)
-    await flash("This link is on your list already.", "info")
+    await flash("You have already saved this link.", "info")
     return redirect(url_for("links.show", link_id=item.id), 303)
 
 
 @blueprint.get("/events/")
 @no_store
 @login_required
-@no_rate_limit("streams are counted while they are open")
+@no_rate_limit("concurrent streams are limited instead")
 async def events() -> Response:
-    """Tell open pages what has changed."""
+    """Stream changes to open pages as server-sent events."""
     user = logged_in_user()
     return await stream(user.id, user_since=user.created_at)
 
@@ -74,9 +74,9 @@ async def events() -> Response:
 @blueprint.get("/icons/<digest>")
 @cache_immutable
 @public
-@no_rate_limit("one row by its key, which browsers keep")
+@no_rate_limit("one row by its key, cached by browsers")
 async def icon(digest: str) -> Response:
-    """Show a site's icon. Its address does not tell who has saved a link to the site."""
+    """Return a site's icon. Its URL does not reveal who has saved a link to the site."""
     try:
         key = bytes.fromhex(digest)
     except ValueError:
@@ -104,7 +104,7 @@ async def show(link_id: int) -> ResponseReturnValue:
 @login_required
 @no_rate_limit("one row by its key")
 async def row(link_id: int) -> ResponseReturnValue:
-    """Return a link as it stands in a list; 204 if it does not belong to the one of the query."""
+    """Render one row of the list; 204 if the link does not match the filters in the query."""
     selection = selection_or_400()
     async with database.read() as session:
         item = await queries.get_link(session, logged_in_user().id, link_id)
@@ -121,9 +121,9 @@ async def row(link_id: int) -> ResponseReturnValue:
 @no_store
 @login_required
 @rate_limit(CHANGE_LIMIT, by_account)
-@not_audited("concerns no account")
+@not_audited("not security relevant")
 async def edit(link_id: int) -> ResponseReturnValue:
-    """Change title and tags, unless something else has changed the link meanwhile."""
+    """Change title and tags, unless the link has been changed since the form was rendered."""
     form = EditForm(await request.form)
     if not form.validate():
         return await render_detail(link_id, form)
@@ -139,13 +139,14 @@ async def edit(link_id: int) -> ResponseReturnValue:
             )
     except queries.VersionConflictError:
         add_form_error(
-            form, "The link has changed since you opened this page. Save again to replace it."
+            form,
+            "The link has changed since you opened this page. Save again to overwrite it.",
         )
         form.version.data = None
         return await render_detail(link_id, form)
     if changed is None:
         abort(404)
-    await flash("Changed.", "success")
+    await flash("Changes saved.", "success")
     return redirect(url_for("links.show", link_id=link_id), 303)
 
 
@@ -153,7 +154,7 @@ async def edit(link_id: int) -> ResponseReturnValue:
 @no_store
 @login_required
 @rate_limit(CHANGE_LIMIT, by_account)
-@not_audited("concerns no account")
+@not_audited("not security relevant")
 async def archive(link_id: int) -> ResponseReturnValue:
     return await set_archived(link_id, archived=True)
 
@@ -162,7 +163,7 @@ async def archive(link_id: int) -> ResponseReturnValue:
 @no_store
 @login_required
 @rate_limit(CHANGE_LIMIT, by_account)
-@not_audited("concerns no account")
+@not_audited("not security relevant")
 async def unarchive(link_id: int) -> ResponseReturnValue:
     return await set_archived(link_id, archived=False)
 
@@ -171,22 +172,22 @@ async def unarchive(link_id: int) -> ResponseReturnValue:
 @no_store
 @login_required
 @rate_limit(CHANGE_LIMIT, by_account)
-@not_audited("concerns no account")
+@not_audited("not security relevant")
 async def delete(link_id: int) -> ResponseReturnValue:
     async with database.write() as session:
         if not await queries.delete_link(session, logged_in_user().id, link_id):
             abort(404)
-    await flash("Deleted.", "success")
+    await flash("Link deleted.", "success")
     return redirect(url_for("links.index"), 303)
 
 
 async def render_list(form: SaveForm) -> str:
-    """Render the list that the address asks for, with the form for a new link."""
+    """Render the list that the query selects, with the form to save a link."""
     user, selection = logged_in_user(), selection_or_400()
-    # Only the search needs a session.
+    # Only the search needs a session; the fast path is enough for the rest.
     connect = database.read if selection.search_text else database.direct
     async with connect() as source:
-        # First: what happens while the rest is read is told again rather than not at all.
+        # Read first: an event during the other queries is then repeated rather than missed.
         newest_event_id = await newest_event(source, user.id)
         try:
             links, has_more = await selection.load(source, user.id, limit=PAGE_SIZE)
@@ -209,7 +210,7 @@ async def render_list(form: SaveForm) -> str:
 
 
 async def render_detail(link_id: int, form: EditForm | None = None) -> str:
-    """Render the page of one link, with a form that was refused."""
+    """Render the page of one link, with the submitted form if it has errors."""
     user = logged_in_user()
     async with database.read() as session:
         newest_event_id = await newest_event(session, user.id)
@@ -230,7 +231,7 @@ async def render_detail(link_id: int, form: EditForm | None = None) -> str:
 
 
 async def set_archived(link_id: int, *, archived: bool) -> ResponseReturnValue:
-    """Archive a link or take it back, and go on with the list that it was done on."""
+    """Archive or unarchive a link, and redirect back to the list."""
     async with database.write() as session:
         if (
             await queries.update_link(session, logged_in_user().id, link_id, archived=archived)
@@ -241,7 +242,7 @@ async def set_archived(link_id: int, *, archived: bool) -> ResponseReturnValue:
 
 
 def selection_or_400() -> Selection:
-    """Return what the address selects, or answer 400."""
+    """Return the selection of the query; abort with 400 if it is invalid."""
     try:
         return Selection.from_query(request.args)
     except ValueError:

@@ -40,7 +40,7 @@ async def me() -> Response:
     """Return the current user."""
     async with database.read() as session:
         user = await accounts.get_user(session, current_caller().id)
-    if user is None:  # deleted between the two queries
+    if user is None:  # deleted since the request was authenticated
         raise unauthorized(DETAILS[401])
     return json_response(
         Me(

@@ -1,20 +1,20 @@
-// The API's document as Swagger UI shows it. Only on /docs: it is larger than all else together.
+// Swagger UI. Loaded only on /docs, because it is larger than all other scripts together.
 
 import SwaggerUI from "swagger-ui-dist/swagger-ui-es-bundle.js";
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const followColours = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
-dark.addEventListener("change", followColours);
-followColours();
+const applyColorScheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", applyColorScheme);
+applyColorScheme();
 
-const place = document.getElementById("swagger-ui");
+const container = document.getElementById("swagger-ui");
 
 async function show() {
-  const answer = await fetch(place.dataset.document);
-  const spec = await answer.json();
-  // The document names the public origin. Who looks at it elsewhere tries it where they are.
+  const response = await fetch(container.dataset.document);
+  const spec = await response.json();
+  // The document names the public origin; requests go to the origin that served this page.
   spec.servers = [{ url: location.origin }];
-  SwaggerUI({ spec, domNode: place, deepLinking: true, defaultModelsExpandDepth: 0 });
+  SwaggerUI({ spec, domNode: container, deepLinking: true, defaultModelsExpandDepth: 0 });
 }
 
 show();

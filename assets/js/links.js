@@ -1,57 +1,57 @@
-// Keeps the links of an open page as they are in the database; without it, reloading does.
+// Live updates for the links of an open page; without this script, reload the page.
 
 import { listen } from "./lib/live.js";
 
-const AT_ONCE = 4; // questions to the server: an import changes thousands of links
-const MOST_ROWS = 100; // from then on, who wants to see more loads the page again
+const MAX_REQUESTS = 4; // concurrent: an import changes thousands of links
+const MAX_ROWS = 100; // to see more rows, users reload the page
 
 const list = document.getElementById("links");
 const status = document.getElementById("links-status");
 
-const due = new Set(); // ids of links that have changed
-const asked = new Set(); // of those, the ones that the server is asked for
-let updated = 0;
+const changed = new Set(); // ids of links whose rows are outdated
+const requested = new Set(); // ids of links that are being requested
+let updatedCount = 0;
 
 const rowOf = (id) => document.getElementById(`link-${id}`);
 
-/** Whether a link may have to do with this page: its row is here, or would have to be. */
-function concerns(id) {
+/** Return whether a link is on this page, or may have to be added to it. */
+function isRelevant(id) {
   if (rowOf(id)) return true;
   if (!("growing" in list.dataset)) return false;
-  if (list.childElementCount >= MOST_ROWS) {
-    outdated();
+  if (list.childElementCount >= MAX_ROWS) {
+    showOutdated();
     return false;
   }
   return "complete" in list.dataset || id > Number(list.lastElementChild?.dataset.link ?? 0);
 }
 
-function outdated() {
+function showOutdated() {
   document.getElementById("links-outdated").hidden = false;
 }
 
-/** Ask for the rows that are due: one question for each link at a time, or answers might cross. */
-function work() {
-  for (const id of due) {
-    if (asked.size >= AT_ONCE) return;
-    if (asked.has(id)) continue;
-    due.delete(id);
-    asked.add(id);
+/** Request outdated rows, one request per link at a time, so that responses cannot arrive out of order. */
+function requestRows() {
+  for (const id of changed) {
+    if (requested.size >= MAX_REQUESTS) return;
+    if (requested.has(id)) continue;
+    changed.delete(id);
+    requested.add(id);
     update(id)
-      .catch(outdated)
+      .catch(showOutdated)
       .finally(() => {
-        asked.delete(id);
-        if (due.size + asked.size > 0) return work();
-        status.textContent = updated === 1 ? "One link was updated." : `${updated} links were updated.`;
-        updated = 0;
+        requested.delete(id);
+        if (changed.size + requested.size > 0) return requestRows();
+        status.textContent = updatedCount === 1 ? "1 link updated." : `${updatedCount} links updated.`;
+        updatedCount = 0;
       });
   }
 }
 
 async function update(id) {
   const response = await fetch(`${list.dataset.rows}${id}/row/?${list.dataset.query}`, {
-    redirect: "error", // to the login
+    redirect: "error", // the session has expired
   });
-  updated += 1;
+  updatedCount += 1;
   if (response.status === 200) {
     const template = document.createElement("template");
     template.innerHTML = await response.text();
@@ -64,20 +64,20 @@ async function update(id) {
 }
 
 function show(id, row) {
-  const old = rowOf(id);
-  if (old) {
-    const focused = old.contains(document.activeElement) ? document.activeElement : null;
-    old.replaceWith(row);
-    if (focused) sameIn(row, focused).focus({ preventScroll: true });
+  const oldRow = rowOf(id);
+  if (oldRow) {
+    const focused = oldRow.contains(document.activeElement) ? document.activeElement : null;
+    oldRow.replaceWith(row);
+    if (focused) findCounterpart(row, focused).focus({ preventScroll: true });
   } else if ("growing" in list.dataset) {
-    // The newest is on top; one that comes back from the archive is older than others.
+    // Newest first: a link that was unarchived can be older than others.
     const rows = [...list.children];
     list.insertBefore(row, rows.find((each) => Number(each.dataset.link) < id) ?? null);
   }
 }
 
-/** The element of the new row that is what another one was of the old. */
-function sameIn(row, element) {
+/** Return the control of the new row that corresponds to one of the old row. */
+function findCounterpart(row, element) {
   const controls = [...row.querySelectorAll("a, button")];
   return (
     controls.find((each) => (element.id ? each.id === element.id : each.href === element.href)) ??
@@ -95,14 +95,14 @@ function remove(row) {
 
 if (list) {
   document.addEventListener("live:link", ({ detail }) => {
-    if (!concerns(detail.id)) return;
-    due.add(detail.id);
-    work();
+    if (!isRelevant(detail.id)) return;
+    changed.add(detail.id);
+    requestRows();
   });
 
   document.addEventListener("live:reset", () => {
     const fields = [...document.querySelectorAll("main input, main textarea")];
-    if (fields.some((field) => field.value !== field.defaultValue)) outdated();
+    if (fields.some((field) => field.value !== field.defaultValue)) showOutdated();
     else location.reload();
   });
 

@@ -3,6 +3,7 @@
 import "bootstrap/js/src/alert.js";
 import "bootstrap/js/src/collapse.js";
 import { addPasswordToggles } from "./lib/passwords.js";
+import "./lib/copy.js";
 import { showRelativeTimes } from "./lib/times.js";
 
 addPasswordToggles();

@@ -1,11 +1,11 @@
-"""What the resources of a JSON API under `/api/` share. A feature brings the resources itself.
+"""Building blocks for a JSON API under `/api/`. Features add the resources.
 
-- `@scope_required` lets in the owner of an access token, or who is logged in;
-  `current_caller()` is them.
-- `@validate_json`, `@validate_query` and `@accept_file` check requests; `@document_response` and
-  `@document_problem` complete `/openapi.json`.
-- `@idempotent` answers a repeated request as it did the first time.
-- `Problem` is an error as `application/problem+json`.
+- `@scope_required` authenticates a request by access token or login session, and checks the scope;
+  `current_caller()` returns the user.
+- `@validate_json`, `@validate_query` and `@accept_file` validate requests; `@document_response` and
+  `@document_problem` add responses to `/openapi.json`.
+- `@idempotent` replays the first response to a retried request.
+- `Problem` is an error in the format `application/problem+json`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Who asks the API: by a token, or by the login cookie of our own pages."""
+"""Authenticate API requests by access token, or by the login cookie for the site's own pages."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal, ParamSpec, Protocol, TypeVar, cast
 
 from quart import g, request
 
-from quart_upsun.api.problems import Problem
+from quart_upsun.api.problems import DETAILS, Problem
 from quart_upsun.api.scopes import Scope
 from quart_upsun.current import current_toolkit
 from quart_upsun.http import credentials
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks."""
+    """The authenticated user of an API request."""
 
     id: int
     username: str
@@ -29,7 +29,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class TokenUser:
-    """The user that a token belongs to, and its scopes."""
+    """The owner of an access token, and the token's scopes."""
 
     id: int
     username: str
@@ -37,24 +37,24 @@ class TokenUser:
 
 
 class TokenAuthenticator(Protocol):
-    """What the application offers where users can make tokens."""
+    """Authenticates access tokens; set by applications whose users can create tokens."""
 
     async def __call__(self, token: str) -> TokenUser | None:
-        """Return whose token it is; None if it is unknown, revoked or expired."""
+        """Return the owner of a token; None if it is unknown, revoked or expired."""
 
 
 def scope_required(
     scope: Scope,
 ) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
-    """Let in who has a token with this scope, or is logged in: the login rule of an API view.
+    """Require an access token with this scope, or a login session: the access rule of an API view.
 
-    It stands above `@rate_limit(…, by_caller)` and whatever else asks for the `current_caller()`.
+    Place it above `@rate_limit(…, by_caller)` and anything else that uses `current_caller()`.
     """
 
     def decorate(view: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         @wraps(view)
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            g.caller = await _caller(scope)
+            g.caller = await _authenticate(scope)
             return await view(*args, **kwargs)
 
         return declare(guarded, access=API, scope=scope)
@@ -63,53 +63,54 @@ def scope_required(
 
 
 def current_caller() -> Caller:
-    """Return who asks, in a view below `@scope_required`."""
+    """Return the authenticated user, in a view below `@scope_required`."""
     return cast(Caller, g.caller)
 
 
 def by_caller() -> str:
-    """Return what stands for the caller in a limit: the account, whatever the token."""
+    """Return the rate limit key of the caller: the account, whichever token it uses."""
     return f"user {current_caller().id}"
 
 
 def unauthorized(detail: str, challenge: str = 'Bearer realm="api"') -> Problem:
-    """Return the error for who is nobody we know.
+    """Return the 401 error for an unauthenticated request.
 
     Args:
-        detail: a sentence.
-        challenge: says it to programs, https://www.rfc-editor.org/rfc/rfc6750#section-3
+        detail: the error message.
+        challenge: the `WWW-Authenticate` header, https://www.rfc-editor.org/rfc/rfc6750#section-3
     """
     return Problem(401, detail, headers={"WWW-Authenticate": challenge})
 
 
-async def _caller(scope: Scope) -> Caller:
-    """Return who asks.
+async def _authenticate(scope: Scope) -> Caller:
+    """Authenticate the request.
 
     Raises:
-        Problem: 401, nobody we know; 403, the token is for something else; 400, two tokens.
+        Problem: 401 without valid credentials; 403 if the token lacks the scope; 400 for two
+            different tokens.
     """
     found = credentials.presented_tokens(request.headers)
     if not found:
-        # The cross-site check has looked at a request that changes something, as for a page.
+        # The cross-site check has already run for requests that change something.
         user = session_user()
         if user is None:
-            raise unauthorized("This needs a token, or a login.")
+            raise unauthorized(DETAILS[401])
         return Caller(user.id, user.username, "session")
     if len(found) > 1:
-        raise Problem(400, "There are two different tokens in this request.")
+        raise Problem(400, "The request contains two different access tokens. Send only one.")
     authenticate = current_toolkit().token_authenticator
-    holder = await authenticate(found.pop()) if authenticate else None
-    if holder is None:
-        # Why not is none of the business of who does not have a token.
+    owner = await authenticate(found.pop()) if authenticate else None
+    if owner is None:
+        # The response does not reveal the reason to a client without a valid token.
         raise unauthorized(
-            "This token is not valid, or not any more.", 'Bearer error="invalid_token"'
+            "The access token is invalid or has expired.", 'Bearer error="invalid_token"'
         )
-    if scope.name not in holder.scopes:
+    if scope.name not in owner.scopes:
         challenge = f'Bearer error="insufficient_scope", scope="{scope.name}"'
         raise Problem(
             403,
-            f"The token is not good for this: it lacks the scope {scope.name}.",
+            f"The access token is missing the required scope: {scope.name}.",
             headers={"WWW-Authenticate": challenge},
             scope=scope.name,
         )
-    return Caller(holder.id, holder.username, "token")
+    return Caller(owner.id, owner.username, "token")

@@ -1,6 +1,7 @@
-"""Which other sites may ask the API from a browser: those that `CORS_ORIGINS` names, or none.
+"""Cross-origin resource sharing (CORS) for the API: allow the origins in `CORS_ORIGINS`, or none.
 
-With tokens only: the login cookie stays where it is, because credentials are never allowed.
+Other origins authenticate with access tokens only. Credentials are never allowed, so browsers do
+not send the login cookie.
 
 Why not quart-cors: docs/decisions/cors.md.
 """
@@ -12,13 +13,13 @@ from quart import Quart, Response, request
 from quart_upsun.http import credentials
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
-TAKEN = "Authorization, X-API-Key, Content-Type, Idempotency-Key, If-Match, If-None-Match"
-SHOWN = "ETag, Link, Location, Retry-After, Idempotency-Replayed, X-Request-ID"
+ALLOWED_HEADERS = "Authorization, X-API-Key, Content-Type, Idempotency-Key, If-Match, If-None-Match"
+EXPOSED_HEADERS = "ETag, Link, Location, Retry-After, Idempotency-Replayed, X-Request-ID"
 PREFLIGHT_SECONDS = 600
 
 
 def init_app(app: Quart, origins: Iterable[str]) -> None:
-    """Let these origins ask the API; without any, no answer says a word about it."""
+    """Allow these origins; without any, responses have no CORS headers."""
     allowed = frozenset(origins)
     if allowed:
 
@@ -37,9 +38,9 @@ def _allow(response: Response, allowed: frozenset[str]) -> None:
         return
     headers["Access-Control-Allow-Origin"] = origin
     if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-        # The answer itself is the one that Quart gives to OPTIONS.
+        # Quart itself answers the OPTIONS request.
         headers["Access-Control-Allow-Methods"] = METHODS
-        headers["Access-Control-Allow-Headers"] = TAKEN
+        headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
         headers["Access-Control-Max-Age"] = str(PREFLIGHT_SECONDS)
     else:
-        headers["Access-Control-Expose-Headers"] = SHOWN
+        headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS

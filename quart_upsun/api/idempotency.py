@@ -1,8 +1,8 @@
-"""The same request twice, done once: `Idempotency-Key`.
+"""Idempotent requests: `Idempotency-Key`.
 
-A client that did not see an answer sends its request again with the same key, and gets the answer
-of the first. It is written in the transaction of the change it tells of, so there is never the one
-without the other. https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
+A client that did not receive a response retries its request with the same key, and gets the stored
+response of the first. The response is stored in the same transaction as the change, so there is
+never one without the other. https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 """
 
 import hashlib
@@ -27,11 +27,11 @@ from quart_upsun.policy import declare
 
 KEY = re.compile(rf"[\x21-\x7e]{{1,{KEY_LENGTH}}}\Z")
 KEPT_HEADERS = ("Content-Type", "Location", "ETag")
-REMEMBERED = timedelta(hours=24)
+RETENTION = timedelta(hours=24)
 
 _answers = Base.metadata.tables[IdempotentAnswer.__tablename__]
 _mine = (_answers.c.user_id == bindparam("id"), _answers.c.key == bindparam("name"))
-# Of two at once the second waits here for the end of the first: the primary key sees to it.
+# A concurrent request with the same key waits here for the first: the primary key conflicts.
 CLAIM = (
     insert(_answers)
     .values(status=0, headers=[], body="")
@@ -45,7 +45,7 @@ FIND = select(_answers.c.fingerprint, _answers.c.status, _answers.c.headers, _an
 OLD = delete(_answers).where(
     tuple_(_answers.c.user_id, _answers.c.key).in_(
         select(_answers.c.user_id, _answers.c.key)
-        .where(_answers.c.created_at < func.now() - REMEMBERED)
+        .where(_answers.c.created_at < func.now() - RETENTION)
         .order_by(_answers.c.created_at)
         .limit(cleanup.BATCH_SIZE)
         .with_for_update(skip_locked=True)
@@ -54,13 +54,14 @@ OLD = delete(_answers).where(
 
 
 def idempotent(view: Callable[..., Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
-    """Give the view a transaction as `session`, and do a request with a key in it only once.
+    """Pass the view a transaction as `session`, and run it once per `Idempotency-Key`.
 
-    The answer, of which status, body, `Location` and `ETag` are kept, is part of the transaction.
-    What the view raises rolls it back as a whole: the client may try again with the same key.
+    Status, body, `Content-Type`, `Location` and `ETag` of the response are stored in the same
+    transaction. If the view raises, all of it is rolled back, and the client can retry with the
+    same key.
 
-    Stands below `@scope_required` and `@validate_json`: the body has arrived before a connection is
-    taken.
+    Place it below `@scope_required` and `@validate_json`, so that no connection is held while the
+    body arrives.
     """
 
     @wraps(view)
@@ -70,7 +71,9 @@ def idempotent(view: Callable[..., Awaitable[Response]]) -> Callable[..., Awaita
             async with write() as session:
                 return await view(*args, session=session, **kwargs)
         if not KEY.match(key):
-            raise Problem(400, f"An Idempotency-Key is 1 to {KEY_LENGTH} visible ASCII characters.")
+            raise Problem(
+                400, f"Idempotency-Key must be 1 to {KEY_LENGTH} visible ASCII characters."
+            )
         fingerprint = await _fingerprint()
         async with write() as session:
             if not await _claim(session, key, fingerprint):
@@ -82,28 +85,29 @@ def idempotent(view: Callable[..., Awaitable[Response]]) -> Callable[..., Awaita
     return declare(once, is_idempotent=True)
 
 
-async def forget_old_answers(running: JobContext) -> None:
-    """Delete answers that are older than a day, a few at a time."""
+async def delete_expired_responses(running: JobContext) -> None:
+    """Delete expired responses in batches."""
     await cleanup.delete_in_batches(running.database, OLD)
 
 
 FORGET = Schedule(
-    Task("forget old answers", forget_old_answers, timeout=cleanup.TIMEOUT_SECONDS), "47 * * * *"
+    Task("forget old answers", delete_expired_responses, timeout=cleanup.TIMEOUT_SECONDS),
+    "47 * * * *",
 )
 
 
 async def _fingerprint() -> bytes:
-    """Return a digest of what is asked for: method, address and body."""
+    """Return a digest of the request: method, URL and body."""
     digest = hashlib.sha256(f"{request.method} {request.full_path}\n".encode())
     digest.update(cast(bytes, await request.get_data()))
     return digest.digest()
 
 
 async def _claim(session: AsyncSession, key: str, fingerprint: bytes) -> bool:
-    """Take the key; False if it was taken before.
+    """Claim the key; return False if another request has used it.
 
     Raises:
-        Problem: 409, the first request with it takes so long that this one has given up waiting.
+        Problem: 409 if waiting for the first request timed out.
     """
     values = {"user_id": current_caller().id, "key": key, "fingerprint": fingerprint}
     try:
@@ -111,17 +115,17 @@ async def _claim(session: AsyncSession, key: str, fingerprint: bytes) -> bool:
     except LockTimeoutError:
         raise Problem(
             409,
-            "The first request with this Idempotency-Key is still being worked on.",
+            "The first request with this Idempotency-Key is still in progress. Retry later.",
             headers={"Retry-After": "1"},
         ) from None
 
 
 async def _replay(session: AsyncSession, key: str, fingerprint: bytes) -> Response:
     found = (await session.execute(FIND, {"id": current_caller().id, "name": key})).one_or_none()
-    if found is None:  # it was a day old, and forgotten just now
-        raise Problem(409, "The Idempotency-Key was forgotten just now: try again.")
+    if found is None:  # it has just expired
+        raise Problem(409, "The Idempotency-Key has expired. Retry the request.")
     if found.fingerprint != fingerprint:
-        raise Problem(422, "This Idempotency-Key was used for another request.")
+        raise Problem(422, "This Idempotency-Key was already used for a different request.")
     response = Response(found.body, found.status)
     response.headers.update(zip(found.headers[::2], found.headers[1::2], strict=True))
     response.headers["Idempotency-Replayed"] = "true"

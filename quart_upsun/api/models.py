@@ -1,4 +1,4 @@
-"""The responses that a repeated request gets again."""
+"""The table of stored responses for `Idempotency-Key`."""
 
 from datetime import datetime
 
@@ -21,19 +21,19 @@ KEY_LENGTH = 255
 
 
 class IdempotentAnswer(Base):
-    """What a request with an `Idempotency-Key` was answered, written with what it changed."""
+    """The stored response to a request with an `Idempotency-Key`."""
 
     __tablename__ = "idempotent_answers"
     __sanitize__ = EMPTIED
 
     user_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    """Of the application's user; the application adds the foreign key."""
+    """The application's user; the application adds the foreign key."""
     key: Mapped[str] = mapped_column(String(KEY_LENGTH), primary_key=True)
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
-    """Of method, path and body: the same key with another request is a mistake of the client."""
+    """Digest of method, URL and body, to detect a key that is reused for a different request."""
     status: Mapped[int] = mapped_column(Integer)
     headers: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    """Names and values in turn."""
+    """Names and values, alternating."""
     body: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.now(), index=True

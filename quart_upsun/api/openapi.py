@@ -1,4 +1,4 @@
-"""The API's document, `/openapi.json`: OpenAPI 3.1, made from the routes under `/api/`."""
+"""The OpenAPI 3.1 document, `/openapi.json`, generated from the routes under `/api/`."""
 
 import json
 from collections.abc import Iterable
@@ -28,29 +28,42 @@ from quart_upsun.compat.quart_schema import (
 )
 from quart_upsun.current import current_toolkit
 from quart_upsun.http import credentials
-from quart_upsun.identity import session_user
 from quart_upsun.policy import cache_public, no_rate_limit, policy_of, public
 from quart_upsun.settings import Settings
 
 blueprint = Blueprint("docs", __name__)
 
 DESCRIPTION = """\
-Make an access token on the page of your account, and send it as `Authorization: Bearer …` or as
-`X-API-Key: …`. Each operation names the scope that the token needs. A program in the pages of this
-site may use the login cookie instead.
+**Authentication**
 
-Errors are `application/problem+json` (RFC 9457). After 429 and 503 wait as long as `Retry-After`
-says. What takes an `Idempotency-Key` may be sent again with the same key for 24 hours: it is done
-once, and the first answer comes again with `Idempotency-Replayed: true`.
+Create an access token on your account page, and send it as `Authorization: Bearer …` or
+`X-API-Key: …`. Each operation lists the scope that the token needs. Scripts on the pages of this
+site can use the login cookie instead.
 
-What has an `ETag` can be read with `If-None-Match` and changed with `If-Match`: 412 says that it is
-at another version. Lists are pages: `next`, and a `Link` header, lead to the next one.
+**Errors**
+
+Errors have the format `application/problem+json` (RFC 9457). After a 429 or 503 response, wait for
+the number of seconds in `Retry-After` before you retry.
+
+**Idempotent requests**
+
+Operations with an `Idempotency-Key` header can be retried safely. For 24 hours, a request with the
+same key returns the response of the first one, with the header `Idempotency-Replayed: true`.
+
+**Conditional requests**
+
+Resources with an `ETag` support conditional requests. Send `If-None-Match` to read a resource only
+if it has changed, and `If-Match` to change it only if it has not: otherwise the response is 412.
+
+**Pagination**
+
+Lists are paginated. `next` and the `Link` header contain the URL of the next page.
 """
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "The same key with the same request: it is done once, and answered the same.",
+    "description": "A unique key. A retry with the same key returns the first response.",
     "schema": {
         "type": "string",
         "minLength": 1,
@@ -59,13 +72,13 @@ IDEMPOTENCY_KEY = {
     },
 }
 
-# Bytes of a media type, which no schema describes:
+# Binary content, described by its media type alone:
 # https://spec.openapis.org/oas/v3.1.0#considerations-for-file-uploads
 FILE: dict[str, Any] = {}
 
 
 class Provider(OpenAPIProvider):
-    """What quart-schema makes of a route, and what our own decorators know beside it."""
+    """Add to quart-schema's document what this package's decorators declare."""
 
     def generate_rules(self) -> Iterable[Rule]:
         rules = (rule for rule in super().generate_rules() if is_api(rule))
@@ -97,7 +110,7 @@ class Provider(OpenAPIProvider):
 
 
 def init_app(app: Quart, settings: Settings) -> None:
-    """Set quart-schema up, without the pages of its own: they load scripts from elsewhere."""
+    """Set up quart-schema without its own documentation pages, which load scripts from a CDN."""
     schema = QuartSchema(
         openapi_path=None,
         info=Info(title=settings.site_name, version="1", description=DESCRIPTION),
@@ -116,16 +129,16 @@ def init_app(app: Quart, settings: Settings) -> None:
 
 
 def is_api(rule: Rule) -> bool:
-    """Tell whether a route is one of the API's."""
+    """Return whether a route belongs to the API."""
     return rule.rule.startswith(credentials.API_PREFIX)
 
 
 @blueprint.get("/openapi.json")
 @cache_public(300)
 @public
-@no_rate_limit("made once, and the router keeps it")
+@no_rate_limit("generated once, and cached by the router")
 async def openapi() -> Response:
-    """Return the document. It is made once: routes do not change while a process lives."""
+    """Return the OpenAPI document, generated once per process."""
     text: str | None = current_app.extensions.get("API_DOCUMENT")
     if text is None:
         text = json.dumps(openapi_provider(current_app).schema())
@@ -136,25 +149,24 @@ async def openapi() -> Response:
 @blueprint.get("/docs")
 @cache_public(300)
 @public
-@no_rate_limit("no query, and the router keeps it")
+@no_rate_limit("no query, and cached by the router")
 async def show() -> str:
-    """Show the document as Swagger UI does, from our own assets."""
+    """Show the API reference with Swagger UI, served from the site's own assets."""
     endpoint = current_toolkit().tokens_endpoint
     return await render_template(
         "api/docs.html",
-        user=session_user(),
         tokens_url=url_for(endpoint) if endpoint is not None else None,
     )
 
 
 def _complete(operation: dict[str, Any], view: Any, rule: Rule) -> None:
-    """Add to an operation what the policy of its view means."""
+    """Add the policy of its view to an operation."""
     policy = policy_of(view)
     operation["description"] = operation.get("description", "").strip()
     responses = operation["responses"]
     for status, known in policy.responses.items():
         response = responses.setdefault(status, {})
-        response["description"] = response.get("description") or DETAILS.get(status, "Done.")
+        response["description"] = response.get("description") or DETAILS.get(status, "Success.")
         if known.headers:
             response["headers"] = {
                 name: {"description": meaning, "schema": {"type": "string"}}
@@ -168,7 +180,7 @@ def _complete(operation: dict[str, Any], view: Any, rule: Rule) -> None:
         operation["requestBody"]["required"] = True
     if scope := policy.scope:
         operation["description"] = f"{operation['description']}\n\nScope: `{scope.name}`".strip()
-        # Since 3.1 other schemes than OAuth's may name what they need as well.
+        # Since OpenAPI 3.1, schemes other than OAuth 2 can list scopes, too.
         operation["security"] = [{"bearer": [scope.name]}, {"key": [scope.name]}, {"session": []}]
     if policy.is_idempotent:
         operation["parameters"].append(IDEMPOTENCY_KEY)
@@ -183,7 +195,7 @@ def _complete(operation: dict[str, Any], view: Any, rule: Rule) -> None:
 
 
 def _problems(operation: dict[str, Any], view: Any, rule: Rule) -> dict[int, str]:
-    """Return the errors that can be met there, by status."""
+    """Return the errors that an operation can return, by status."""
     policy = policy_of(view)
     found = [400, 503]
     if policy.scope:
@@ -195,7 +207,7 @@ def _problems(operation: dict[str, Any], view: Any, rule: Rule) -> dict[int, str
     if policy.limit:
         found += [429]
     if rule.arguments:
-        # What does not fit the variable may lead to another address, which takes other methods.
+        # A value that does not match the variable can match another route, with other methods.
         found += [404, 405]
-    details = {**DETAILS, 409: "Another request is in the way."}
+    details = {**DETAILS, 409: "The request conflicts with another request. Retry later."}
     return {**{status: details[status] for status in found}, **policy.problems}

@@ -1,7 +1,7 @@
-"""What every error under `/api/` is answered with: `application/problem+json`.
+"""Error responses of the API: `application/problem+json` (RFC 9457).
 
-RFC 9457, https://www.rfc-editor.org/rfc/rfc9457. All are of the type `about:blank`: the status says
-what a program needs to know, and `errors` or another member says the rest.
+https://www.rfc-editor.org/rfc/rfc9457. The type is always `about:blank`: programs use the status,
+and members such as `errors` for details.
 """
 
 import json
@@ -20,37 +20,38 @@ from quart_upsun.http.preconditions import PRECONDITION_FAILED
 
 CONTENT_TYPE = "application/problem+json"
 DETAILS = {
-    400: "The request could not be understood.",
-    401: "This needs a token, or a login.",
-    403: "You are not allowed to do this.",
-    404: "There is nothing at this address.",
-    405: "This address does not take this method.",
-    408: "The request took too long to arrive.",
+    400: "The request is malformed.",
+    401: "Authentication required. Send an access token, or log in.",
+    403: "You do not have permission to do this.",
+    404: "Not found. Check the URL.",
+    405: "Method not allowed. The Allow header lists the allowed methods.",
+    408: "The request timed out before it was received completely.",
     412: PRECONDITION_FAILED,
-    413: "What was sent is too large.",
-    415: "The body must be application/json.",
-    422: "What was sent does not fit the API's document.",
-    429: "Too many requests. Wait as long as Retry-After says.",
-    500: "Something went wrong on our side. The error has been logged.",
-    503: "The API is not available at the moment. Try again in a few seconds.",
+    413: "The request is too large.",
+    415: "The request body must be application/json.",
+    422: "The request does not match the API schema.",
+    429: "Too many requests. Retry after the time in the Retry-After header.",
+    500: "Internal server error. The error has been logged.",
+    503: "The API is temporarily unavailable. Retry in a few seconds.",
 }
-NOT_JSON = "The body must be valid JSON in UTF-8."
-MOST_ERRORS = 20  # that are listed; a long array could have any number
-LONGEST_PART = 80  # characters of a pointer's part, which may be a name that the client made up
+NOT_JSON = "The request body must be valid JSON in UTF-8."
+MAX_ERRORS = 20  # a long array can have any number of errors
+MAX_SEGMENT_LENGTH = 80  # characters of a JSON Pointer segment, which clients can choose
 
 
 class FieldError(BaseModel):
-    """One thing that is wrong, without the value that was sent."""
+    """A validation error, without the invalid value."""
 
-    detail: str = Field(description="What is wrong, in words")
+    detail: str = Field(description="What is wrong")
     pointer: str | None = Field(
-        default=None, description="Where in the body: a JSON Pointer (RFC 6901) behind a #"
+        default=None,
+        description="Location in the body: a JSON Pointer (RFC 6901) after #",
     )
-    parameter: str | None = Field(default=None, description="Which parameter of the query")
+    parameter: str | None = Field(default=None, description="Name of the query parameter")
 
 
 class ProblemAnswer(BaseModel):
-    """What went wrong (RFC 9457). Members that are not listed here may be added."""
+    """An error (RFC 9457). It may have additional members."""
 
     type: str
     title: str
@@ -60,13 +61,13 @@ class ProblemAnswer(BaseModel):
 
 
 class Problem(HTTPException):
-    """An error with a sentence of its own.
+    """An API error with its own detail message.
 
     Args:
         status: the HTTP status.
-        detail: a sentence for who reads the answer, without a value that was sent.
-        headers: for the answer.
-        members: further ones of the answer, for programs.
+        detail: an explanation for people; it must not repeat values from the request.
+        headers: additional response headers.
+        members: additional members of the response, for programs.
     """
 
     def __init__(
@@ -83,19 +84,19 @@ class Problem(HTTPException):
         self.headers = dict(headers or {})
 
     def get_headers(self, *args: Any, **options: Any) -> list[tuple[str, str]]:
-        """Return the headers, beside those that Werkzeug gives each error."""
+        """Return Werkzeug's headers and the additional ones."""
         return [*super().get_headers(*args, **options), *self.headers.items()]
 
 
 def problem_response(error: HTTPException) -> Response:
-    """Return the answer to an error, but for the headers that belong to it."""
+    """Return the response for an error, without the error's own headers."""
     status = error.code or 500
     members: Mapping[str, Any] = {}
     detail = DETAILS.get(status, f"{_title(status)}.")
     if isinstance(error, RequestSchemaValidationError):
         status, detail, members = _validation(error)
     elif status < 500 and error.description and error.description != type(error).description:
-        detail = error.description  # a sentence of ours, not the one that Werkzeug has for all
+        detail = error.description  # set by the application, not Werkzeug's default
     if isinstance(error, Problem):
         members = error.members
     body = {
@@ -113,9 +114,9 @@ def _title(status: int) -> str:
 
 
 def _validation(error: RequestSchemaValidationError) -> tuple[int, str, dict[str, Any]]:
-    """Return the status, the detail, and the members that say what is wrong where.
+    """Return status, detail and members for a validation error.
 
-    The status is 400 for a body that is not JSON, else 422.
+    The status is 400 if the body is not JSON, otherwise 422.
     """
     cause = error.validation_error
     if not isinstance(cause, ValidationError):
@@ -123,17 +124,17 @@ def _validation(error: RequestSchemaValidationError) -> tuple[int, str, dict[str
     found = cause.errors(include_url=False, include_input=False, include_context=False)
     of_query = isinstance(error, QuerystringValidationError)
     errors = []
-    for each in found[:MOST_ERRORS]:
+    for each in found[:MAX_ERRORS]:
         if each["type"] == "json_invalid" and not each["loc"]:
             return 400, NOT_JSON, {}
-        path = [str(part)[:LONGEST_PART] for part in each["loc"]]
-        # Pydantic's messages name types and limits; this one alone repeats what it was given.
+        path = [str(part)[:MAX_SEGMENT_LENGTH] for part in each["loc"]]
+        # Of Pydantic's messages, only this one repeats a value from the request.
         message = (
-            "Value is of no known kind" if each["type"] == "union_tag_invalid" else each["msg"]
+            "Value has an unknown type" if each["type"] == "union_tag_invalid" else each["msg"]
         )
         place = {"parameter": path[0]} if of_query and path else {"pointer": _pointer(path)}
         errors.append({"detail": message.removeprefix("Value error, "), **place})
-    cut = f" Only the first {MOST_ERRORS} errors are listed." if len(found) > MOST_ERRORS else ""
+    cut = f" Only the first {MAX_ERRORS} errors are listed." if len(found) > MAX_ERRORS else ""
     return 422, f"{DETAILS[422]}{cut}", {"errors": errors}
 
 

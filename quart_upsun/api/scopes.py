@@ -1,7 +1,7 @@
-"""What a token may be good for.
+"""The scopes of access tokens.
 
-There is no list to keep: the scopes there are, are those that some view asks for. A feature makes
-its own where its API is, and takes them along when it is deleted.
+There is no central list: the known scopes are those that some view requires. Each feature defines
+its scopes next to its API, so they disappear with the feature.
 """
 
 from quart import Quart
@@ -12,6 +12,6 @@ __all__ = ["Scope", "known"]
 
 
 def known(app: Quart) -> list[Scope]:
-    """Return the scopes that views of the application ask for, by name."""
+    """Return the scopes that the application's views require, sorted by name."""
     found = {policy_of(view).scope for view in app.view_functions.values()}
     return sorted(scope for scope in found if scope is not None)

@@ -1,11 +1,11 @@
-"""What an API view takes and answers: checked where it comes in, documented where it goes out.
+"""Validate API requests and document API responses.
 
-Requests are validated by pydantic as quart-schema does it, and not by its decorators: these build a
-validator anew for each request, which costs as much as a query. And `@validate_request` reads JSON
-with Python's parser, which falls over deep nesting, and takes a form for no body at all.
+Requests are validated by pydantic, but not with quart-schema's decorators: those build a validator
+for each request, which costs as much as a query. And `@validate_request` uses Python's JSON parser,
+which fails on deep nesting, and treats a form as an empty body.
 
-Answers are documented and not validated: a model that was built has been validated already. To do
-it once more, and to walk through Python's encoder, would cost more than the rest of a view.
+Responses are documented, but not validated: pydantic has validated the model when it was created.
+Validating it again and using Python's encoder would cost more than the rest of a view.
 """
 
 from codecs import BOM_UTF8
@@ -26,7 +26,7 @@ from quart_schema.validation import QuerystringValidationError
 from quart_upsun.api.problems import DETAILS, Problem
 from quart_upsun.policy import declare, document_problems_of, document_response_of
 
-# What PostgreSQL can keep: JSON and addresses can hold a NUL, and there it would be an error.
+# JSON and URLs can contain NUL, which PostgreSQL cannot store.
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 P = ParamSpec("P")
@@ -35,10 +35,10 @@ View = TypeVar("View", bound=Callable[..., Awaitable[Any]])
 
 
 def validate_json(model: type[BaseModel]) -> Callable[[Callable[..., Awaitable[T]]], Any]:
-    """Read the body as JSON of this model, and give it to the view as `data`.
+    """Parse the JSON body as this model, and pass it to the view as `data`.
 
-    Answers 415 to what is no JSON by its header, 400 to what is none by its content, and 422 with
-    a list of `errors` to what does not fit the model.
+    Responds with 415 if the content type is not JSON, 400 if the body is not valid JSON, and 422
+    with a list of `errors` if it does not match the model.
     """
     adapter = TypeAdapter(model)
 
@@ -47,13 +47,13 @@ def validate_json(model: type[BaseModel]) -> Callable[[Callable[..., Awaitable[T
         async def validated(*args: Any, **kwargs: Any) -> T:
             if not request.is_json:
                 raise Problem(415, DETAILS[415])
-            # RFC 8259 lets a parser ignore a byte order mark; Windows' tools write one.
+            # Windows tools write a byte order mark, which RFC 8259 allows parsers to ignore.
             body = cast(bytes, await request.get_data()).removeprefix(BOM_UTF8)
             try:
                 data = adapter.validate_json(body, strict=True)
             except ValidationError as error:
                 raise RequestSchemaValidationError(error) from None
-            request.json_body = body  # type: ignore[attr-defined] # for what must not be logged
+            request.json_body = body  # type: ignore[attr-defined] # so that the log can redact it
             return await view(*args, data=data, **kwargs)
 
         document_request(model)(validated)
@@ -65,15 +65,15 @@ def validate_json(model: type[BaseModel]) -> Callable[[Callable[..., Awaitable[T
 
 
 def validate_query(model: type[BaseModel]) -> Callable[[Callable[..., Awaitable[T]]], Any]:
-    """Read the parameters of the address as this model, and give it to the view as `query`.
+    """Parse the query parameters as this model, and pass it to the view as `query`.
 
-    Answers 422 with a list of `errors` to what does not fit the model.
+    Responds with 422 and a list of `errors` if they do not match the model.
     """
 
     def decorate(view: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
         @wraps(view)
         async def validated(*args: Any, **kwargs: Any) -> T:
-            # One that comes several times is a list, which is right for few and wrong for most.
+            # A repeated parameter becomes a list, which most models reject.
             found = {
                 name: values if len(values) > 1 else values[0]
                 for name, values in request.args.lists()
@@ -90,22 +90,22 @@ def validate_query(model: type[BaseModel]) -> Callable[[Callable[..., Awaitable[
 
 
 def accept_file(media_type: str) -> Callable[[Callable[P, Awaitable[T]]], Any]:
-    """Document that the body is a file of this type, which the view takes in pieces itself.
+    """Document that the body is a file of this media type, which the view reads as a stream.
 
-    Answers 415 to any other by its header.
+    Responds with 415 to any other content type.
     """
 
     def decorate(view: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         @wraps(view)
         async def checked(*args: P.args, **kwargs: P.kwargs) -> T:
             if request.mimetype != media_type:
-                raise Problem(415, wanted)
+                raise Problem(415, detail)
             return await view(*args, **kwargs)
 
         checked = declare(checked, request_media_type=media_type)
-        return document_problems_of(checked, {408: DETAILS[408], 413: DETAILS[413], 415: wanted})
+        return document_problems_of(checked, {408: DETAILS[408], 413: DETAILS[413], 415: detail})
 
-    wanted = f"The body must be {media_type}."
+    detail = f"The request body must be {media_type}."
     return decorate
 
 
@@ -116,13 +116,13 @@ def document_response(
     headers: Mapping[str, str] | None = None,
     files: Iterable[str] = (),
 ) -> Callable[[View], View]:
-    """Document an answer.
+    """Document a response.
 
     Args:
-        status: its HTTP status.
-        model: of its body; None if it has none, or it is a file.
-        headers: names of headers it carries, and what each says.
-        files: the media types that the file may have.
+        status: the HTTP status.
+        model: model of the body; None if the response has no body or is a file.
+        headers: names and descriptions of response headers.
+        files: possible media types, if the response is a file.
     """
 
     def decorate(view: View) -> View:
@@ -134,9 +134,9 @@ def document_response(
 
 
 def document_problem(status: int, detail: str) -> Callable[[View], View]:
-    """Document an error that the view itself answers, as a problem.
+    """Document an error that the view itself returns.
 
-    What decorators answer is documented by itself, and 404 where the path has a variable.
+    Errors of decorators are documented automatically, and so is 404 for paths with variables.
     """
     return lambda view: document_problems_of(view, {status: detail})
 
@@ -144,7 +144,7 @@ def document_problem(status: int, detail: str) -> Callable[[View], View]:
 def json_response(
     value: BaseModel, status: int = 200, *, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a model as JSON, by pydantic's own encoder."""
+    """Return a model as a JSON response, serialized by pydantic."""
     response = Response(value.model_dump_json(), status, content_type="application/json")
     response.headers.update(headers or {})
     return response

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from quart import Response, request
 from werkzeug.exceptions import BadRequest, PreconditionFailed
 
-PRECONDITION_FAILED = "The current version does not meet the preconditions of the request."
+PRECONDITION_FAILED = "The resource's current version does not match the request's preconditions."
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 # RFC 9110, section 5.6.1: a list may have empty elements.
@@ -110,7 +110,7 @@ def _entity_tags(name: str) -> EntityTags | None:
     if value == "*":
         return EntityTags(any=True)
     if not _LIST.fullmatch(value):
-        raise BadRequest(f"{name} must be * or a list of entity tags in double quotes.")
+        raise BadRequest(f"{name} must be * or a list of quoted entity tags.")
     tags = re.findall(_TAG, value)
     return EntityTags(
         any=False,

@@ -1,4 +1,4 @@
-"""The pages of the reading list, with something on them, and servers that show them."""
+"""Visits to the pages of the reading list with test data, and a server without a worker."""
 
 import re
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from tests.features.factories import Person
 
 
 def reading_list(path: str) -> Visit:
-    """A page about links with long words, marks, states and errors; `{id}` is one of them."""
+    """Visit a page with links with long words, highlights, states and errors; `{id}` is a link."""
 
     async def visit(page: Page, site: Site) -> None:
         ada = Person()
@@ -23,7 +23,7 @@ def reading_list(path: str) -> Visit:
         async with site.database.write() as session:
             shown = {"user_id": ada.id, "fetched_at": func.now(), "tags": ["sea", "x" * 40]}
             url = f"https://example.com/{'a' * 200}"
-            # Not by `library.save`: the server would go and fetch them.
+            # Not by `queries.save_link`, so that the server does not fetch them.
             sea = {"title": "The sea", "description": "As wide as the sea. " * 20}
             link = await session.scalar(
                 insert(Link).values(**shown, **sea, url=url).returning(Link.id)
@@ -40,13 +40,13 @@ def reading_list(path: str) -> Visit:
 
 async def refused_link(page: Page, site: Site) -> None:
     await reading_list("/links/")(page, site)
-    await page.locator("#saveForm").get_by_role("button", name="Save").click()
-    await expect(page.get_by_text("Enter a URL.")).to_be_visible()
+    await page.locator("#saveForm").get_by_role("button", name="Save link").click()
+    await expect(page.locator("#url-errors")).to_be_visible()
 
 
 @asynccontextmanager
 async def web_server(database_url: str, port: int = 0) -> AsyncIterator[Server]:
-    """A server that leaves the jobs to the worker."""
+    """Run a server that does not run jobs."""
     variables = {
         "DATABASE_URL": database_url,
         "RUN_JOBS": "false",

@@ -1,4 +1,4 @@
-"""The page of the API in a browser: Swagger UI under our own policy."""
+"""The API reference in a browser: Swagger UI under the content security policy."""
 
 from playwright.async_api import Page, expect
 
@@ -6,7 +6,7 @@ from tests.browser.browsing import Site, log_in, register
 from tests.features.factories import Person
 
 
-async def test_the_docs_are_shown_and_tried(page: Page, site: Site) -> None:
+async def test_docs_can_execute_a_request(page: Page, site: Site) -> None:
     ada = Person()
     await register(site, ada)
     await log_in(page, ada)

@@ -1,4 +1,4 @@
-"""The page of an import, open while the file is read."""
+"""Live progress of an import."""
 
 import pytest
 from playwright.async_api import FilePayload, expect
@@ -18,50 +18,50 @@ from tests.features.factories import Person
 
 pytestmark = pytest.mark.xdist_group("browser")
 
-# What the page says of an import, each time that it says something else.
+# Records each state that the page shows.
 NOTE_STATES = """addEventListener("DOMContentLoaded", () => {
   const state = document.querySelector("[data-state]");
   if (!state) return;
   const bar = state.closest("section").querySelector("progress");
-  const note = () => said(state.textContent, bar?.value);
+  const note = () => states(state.textContent, bar?.value);
   note();
   new MutationObserver(note).observe(state, { childList: true });
 })"""
 
 
-async def test_the_bar_of_an_import_moves(
+async def test_import_progress_is_updated_live(
     new_page: NewPage, own_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "EVENT_INTERVAL_SECONDS", 0.0)
     database = Database(parse_database_url(own_database_url), pool_size=4)
     ada = await Person().create(database)
-    said: list[tuple[str, int | None]] = []
+    states: list[tuple[str, int | None]] = []
     async with web_server(own_database_url) as server:
         page = await new_page(base_url=server.url)
-        await page.expose_function("said", lambda text, value: said.append((text, value)))
+        await page.expose_function("states", lambda text, value: states.append((text, value)))
         await page.add_init_script(NOTE_STATES)
         await log_in(page, ada)
         await page.goto("/links/import/")
         content = bookmarks(8000)
-        assert len(content) > 2 * CHUNK_BYTES  # a step of the bar each
+        assert len(content) > 2 * CHUNK_BYTES  # several progress updates
         await page.locator("#file").set_input_files(
             FilePayload(name="bookmarks.html", mimeType="text/html", buffer=content)
         )
         async with page.expect_response(lambda response: "/events/" in response.url):
-            await page.get_by_role("button", name="Import").click()
+            await page.get_by_role("button", name="Import bookmarks").click()
         await expect(page.get_by_role("progressbar")).to_be_visible()
 
         app = create_app(Settings(database_url=database.engine.url))
         await runner_of(app, IMPORT_TASK).run_due()
-        # What is over is shown by a page that was loaded again.
-        await expect(page.get_by_text("8,000 added, 0 there already")).to_be_visible()
+        # The page reloads itself when the import has finished.
+        await expect(page.get_by_text("8,000 added, 0 already saved")).to_be_visible()
         await expect(page.get_by_role("progressbar")).to_have_count(0)
         await page.wait_for_load_state()
         await page.close()
         await server.stops()
     await database.close()
-    assert said[0] == ("waiting", 0)
-    assert said[-1] == ("done", None)
-    moved = [value for text, value in said if value and text == f"being read, {value} %"]
+    assert states[0] == ("waiting", 0)
+    assert states[-1] == ("completed", None)
+    moved = [value for text, value in states if value and text == f"in progress, {value} %"]
     assert moved == sorted(moved)
-    assert len({*moved}) > 1, said
+    assert len({*moved}) > 1, states

@@ -1,19 +1,21 @@
-"""The reading list in two windows."""
+"""The reading list in a browser: live updates, sharing and deletion."""
 
 import pytest
 from playwright.async_api import expect
+from sqlalchemy import insert
 
 from app.links import queries
+from app.links.models import Link
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
-from tests.browser.browsing import NewPage, log_in
+from tests.browser.browsing import NewPage, Site, log_in, register
 from tests.browser.pages_links import row, web_server
 from tests.features.factories import Person
 
 pytestmark = pytest.mark.xdist_group("browser")
 
 
-async def test_a_change_in_one_window_shows_in_the_other(
+async def test_changes_appear_live_in_other_windows(
     new_page: NewPage, own_database_url: str
 ) -> None:
     database = Database(parse_database_url(own_database_url), pool_size=1)
@@ -32,12 +34,48 @@ async def test_a_change_in_one_window_shows_in_the_other(
 
         await row(here, "The sea").get_by_role("button", name="Archive").click()
         await expect(row(there, "The sea")).to_have_count(0)
-        await expect(there.get_by_text("Nothing is left to read.")).to_be_visible()
+        await expect(there.locator("#linksEmpty")).to_be_visible()
 
-        await here.locator("#saveForm").get_by_label("Address").fill("https://example.com/sky")
-        await here.locator("#saveForm").get_by_role("button", name="Save").click()
+        await here.locator("#saveForm").get_by_label("URL").fill("https://example.com/sky")
+        await here.locator("#saveForm").get_by_role("button", name="Save link").click()
         await expect(row(there, "example.com/sky")).to_be_visible()
         assert await there.evaluate("window.neverReloaded")
         await there.close()
         await here.close()
         await server.stops()
+
+
+async def test_the_public_link_is_copied(new_page: NewPage, site: Site) -> None:
+    ada = Person()
+    await register(site, ada)
+    page = await new_page(permissions=["clipboard-read", "clipboard-write"])
+    await log_in(page, ada)
+    await page.goto("/links/?tag=sea")
+    await page.get_by_role("button", name="Publish").click()
+    await page.locator("[data-copy='public-link']").click()
+    await expect(page.locator("[data-copy='public-link']")).to_have_text("Copied")
+    copied = await page.evaluate("navigator.clipboard.readText()")
+    assert copied == f"{site.url}/lists/{ada.username}/sea/"
+    await page.goto(copied)
+    await expect(page.get_by_role("heading", level=1)).to_contain_text("sea")
+
+
+@pytest.mark.parametrize("has_script", [True, False])
+async def test_deleting_a_link_needs_a_confirmation(
+    new_page: NewPage, site: Site, has_script: bool
+) -> None:
+    ada = Person()
+    await register(site, ada)
+    # Not by `queries.save_link`, so that the server does not fetch the page.
+    async with site.database.write() as session:
+        new = insert(Link).values(user_id=ada.id, url="https://example.com/").returning(Link.id)
+        link = await session.scalar(new)
+    page = await new_page(java_script_enabled=has_script)
+    await log_in(page, ada)
+    await page.goto(f"/links/{link}/")
+    delete = page.get_by_role("button", name="Delete link")
+    await expect(delete).to_be_hidden()
+    await page.get_by_role("button", name="Delete", exact=True).click()
+    await delete.click()
+    await page.wait_for_url("**/links/")
+    await expect(page.locator(".link")).to_have_count(0)

@@ -1,10 +1,10 @@
-"""Access tokens, with which programs act for a user."""
+"""Personal access tokens: programs use the API on behalf of a user."""
 
 from quart import Quart
 
 
 def init_app(app: Quart) -> None:
-    """Let the API accept tokens, and users make and revoke them."""
+    """Accept access tokens in the API, and let users create and revoke them."""
     from app.site import PersonalDataSection, get_site
     from app.user.tokens import access_tokens, views
 

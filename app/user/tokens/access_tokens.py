@@ -1,9 +1,8 @@
-"""Personal access tokens: functions of a session, or a connection, and plain values.
+"""Create, authenticate and revoke personal access tokens.
 
-A token is 32 random bytes, so a plain digest is enough to keep: there is nothing to guess, and
-nothing that a slow hash would have to protect. Its prefix and checksum are for programs that look
-for secrets in places where none should be, and they let a request with something else be refused
-without asking the database.
+A token has 32 random bytes, so it cannot be guessed, and a plain SHA-256 digest is enough to store
+it: a slow hash would add nothing. Its prefix and checksum let secret scanners recognize it, and let
+malformed tokens be rejected without a database query.
 """
 
 import base64
@@ -42,23 +41,23 @@ from quart_upsun.security import audit
 
 PREFIX = "qu_"
 TOKEN_PATTERN = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{43}})([A-Za-z0-9_-]{{6}})\Z")
-LIFETIMES_DAYS = (7, 30, 90, 365)  # days
-MAX_TOKENS = 20  # tokens of one user, those included that are over
-LAST_USED_RESOLUTION = timedelta(minutes=1)  # how exactly the last use is known
+LIFETIMES_DAYS = (7, 30, 90, 365)
+MAX_TOKENS = 20  # of one user, including expired tokens
+LAST_USED_RESOLUTION = timedelta(minutes=1)  # of `last_used_at`
 
 
 class TokenOwner(NamedTuple):
-    """Whose a token is, and what it is good for."""
+    """The owner of a token, and its scopes."""
 
     id: int
     username: str
     scopes: list[str]
     token_id: int
     is_use_due: bool
-    """Whether the last use that is known is too long ago: `record_use` is for that."""
+    """Whether `last_used_at` is older than `LAST_USED_RESOLUTION`; see `record_use`."""
 
 
-# Tables instead of entities, and built once: this runs with every request of the API.
+# Built once, from tables instead of entities: this runs with every API request.
 _tokens = Base.metadata.tables[AccessToken.__tablename__]
 _users = Base.metadata.tables[User.__tablename__]
 _is_use_due = or_(
@@ -77,42 +76,42 @@ SELECT_BY_DIGEST = Statement(
 
 
 class TooManyTokensError(Exception):
-    """The user has as many tokens as one may have."""
+    """The user already has `MAX_TOKENS` tokens."""
 
 
 def generate_token() -> str:
-    """Return a token that nobody has."""
+    """Generate a random token."""
     secret = secrets.token_urlsafe(32)
     return f"{PREFIX}{secret}{_checksum(secret)}"
 
 
 def hash_token(token: str) -> bytes:
-    """Return what is kept of a token: its SHA-256."""
+    """Return the SHA-256 digest under which a token is stored."""
     return hashlib.sha256(token.encode()).digest()
 
 
 def is_well_formed(token: str) -> bool:
-    """Tell whether something looks like a token of ours, its checksum included.
+    """Return whether a string has the format of a token, with a valid checksum.
 
-    Of what does not, there is no need to ask the database.
+    Anything else can be rejected without a database query.
     """
     found = TOKEN_PATTERN.match(token)
     return found is not None and _checksum(found[1]) == found[2]
 
 
 async def find_owner(connection: Connection, token: str) -> TokenOwner | None:
-    """Find whose token it is, in one query.
+    """Return the owner of a token, in one query.
 
-    None for one that is unknown or over, and for a user who is kept out.
+    Returns None if the token is unknown or has expired, or if its owner is deactivated.
     """
     found = await SELECT_BY_DIGEST.rows(connection, digest=hash_token(token))
     return found[0] if found else None
 
 
 async def record_use(session: AsyncSession, token_id: int) -> None:
-    """Record that a token is used now, at most once in `LAST_USED_RESOLUTION`.
+    """Update `last_used_at` of a token, at most once per `LAST_USED_RESOLUTION`.
 
-    Of many requests at the same moment one writes; the others wait for it, look again, and do not.
+    Of concurrent requests only one writes: the others wait for the row lock, then find it updated.
     """
     await session.execute(
         update(_tokens).where(_tokens.c.id == token_id, _is_use_due).values(last_used_at=func.now())
@@ -120,7 +119,7 @@ async def record_use(session: AsyncSession, token_id: int) -> None:
 
 
 async def authenticate(token: str) -> TokenUser | None:
-    """Return whose token it is, and record its use; None if it is unknown, revoked or expired."""
+    """Return the owner of a token and record its use; None if it is unknown, revoked or expired."""
     if not is_well_formed(token):
         return None
     async with database.direct() as connection:
@@ -128,7 +127,7 @@ async def authenticate(token: str) -> TokenUser | None:
     if found is None:
         return None
     if found.is_use_due:
-        with suppress(ReadOnlyDatabaseError):  # what only reads goes on
+        with suppress(ReadOnlyDatabaseError):  # requests that only read are still served
             async with database.write() as session:
                 await record_use(session, found.token_id)
     return TokenUser(found.id, found.username, frozenset(found.scopes))
@@ -137,21 +136,21 @@ async def authenticate(token: str) -> TokenUser | None:
 async def create_token(
     session: AsyncSession, user: User, *, name: str, scopes: Sequence[str], days: int
 ) -> str:
-    """Make a token, and return it: afterwards nobody can.
+    """Create a token and return it. It is not stored, so it cannot be returned again.
 
     Args:
         session: of `write()`.
-        user: who asks.
-        name: what the user calls it.
-        scopes: names of what it is good for.
-        days: how long it lasts.
+        user: the owner, as the current session loaded them.
+        name: a label for the user.
+        scopes: names of scopes.
+        days: lifetime in days.
 
     Raises:
-        SessionEnded: the session that asks was ended meanwhile. A token would outlive it.
-        TooMany: there are `MAX_TOKENS` already.
+        SessionEndedError: the user's session has been revoked; a token would outlive it.
+        TooManyTokensError: the user already has `MAX_TOKENS` tokens.
     """
-    # The lock also puts those of the same user who ask at once into a row, so that they count.
-    still = (
+    # The lock also serializes concurrent requests of the same user, so that the count is right.
+    current_session = (
         select(User.id)
         .where(
             User.id == user.id,
@@ -160,7 +159,7 @@ async def create_token(
         )
         .with_for_update(key_share=True)
     )
-    if await session.scalar(still) is None:
+    if await session.scalar(current_session) is None:
         raise SessionEndedError
     count = select(func.count()).where(AccessToken.user_id == user.id)
     if (await session.scalar(count) or 0) >= MAX_TOKENS:
@@ -182,7 +181,7 @@ async def create_token(
 async def list_tokens(
     session: AsyncSession, user_id: int
 ) -> Sequence[Row[int, str, list[str], datetime, datetime, datetime | None, bool]]:
-    """Return a user's tokens, newest first, and whether each `is_expired`."""
+    """Return a user's tokens, newest first, each with `is_expired`."""
     rows = await session.execute(
         select(
             AccessToken.id,
@@ -200,7 +199,7 @@ async def list_tokens(
 
 
 async def revoke_token(session: AsyncSession, user_id: int, token_id: int) -> bool:
-    """Delete one of a user's tokens; False if it is none of them."""
+    """Revoke one of a user's tokens; return False if the user has no such token."""
     gone = (
         delete(AccessToken)
         .where(AccessToken.id == token_id, AccessToken.user_id == user_id)
@@ -219,8 +218,8 @@ async def revoke_all_tokens(
 
     Args:
         session: of `write()`.
-        user_id: whose.
-        actor_id: who does it, if it is another user.
+        user_id: the owner.
+        actor_id: the user who revokes them, if not the owner.
     """
     gone = delete(AccessToken).where(AccessToken.user_id == user_id).returning(AccessToken.id)
     for _ in (await session.scalars(gone)).all():
@@ -230,7 +229,7 @@ async def revoke_all_tokens(
 async def export_tokens(
     database: Database, user_id: int
 ) -> AsyncIterator[Sequence[dict[str, Any]]]:
-    """Yield a user's tokens for the download of personal data."""
+    """Yield a user's tokens, without the secrets, for the personal data export."""
     async with database.read() as session:
         found = await list_tokens(session, user_id)
     yield [
@@ -246,7 +245,7 @@ async def export_tokens(
 
 
 def has_valid_token() -> ColumnElement[bool]:
-    """Return the condition that a user has a token that has not expired."""
+    """Return the SQL condition that a user has an unexpired token."""
     return exists().where(AccessToken.user_id == User.id, AccessToken.expires_at > func.now())
 
 

@@ -1,4 +1,4 @@
-"""The form with which a token is made."""
+"""The form to create an access token."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,30 +19,32 @@ from quart_upsun.web.forms import clean_line
 
 
 class TokenForm(Form):
-    """A name, what the token is good for, and for how long.
+    """Name, scopes and lifetime of a new token.
 
     Args:
-        scopes: those there are.
+        available_scopes: the scopes to choose from.
     """
 
     name = StringField(
         "Name",
-        description="What it is for: a program, a machine.",
+        description="For example, the program or computer that uses it.",
         filters=[clean_line],
         validators=[
-            DataRequired("Give it a name."),
-            Length(max=TOKEN_NAME_LENGTH, message=f"At most {TOKEN_NAME_LENGTH} characters."),
+            DataRequired("Enter a name."),
+            Length(max=TOKEN_NAME_LENGTH, message=f"Use at most {TOKEN_NAME_LENGTH} characters."),
         ],
         render_kw={"autocomplete": "off"},
     )
     scopes = SelectMultipleField(
-        "It may", validators=[DataRequired("Choose at least one.")], validate_choice=True
+        "Permissions",
+        validators=[DataRequired("Choose at least one permission.")],
+        validate_choice=True,
     )
     days = SelectField(
-        "It ends after",
+        "Expires after",
         coerce=int,
         choices=[
-            SelectChoice(days, "a year" if days == 365 else f"{days} days")
+            SelectChoice(days, "1 year" if days == 365 else f"{days} days")
             for days in LIFETIMES_DAYS
         ],
         default=30,

@@ -21,7 +21,7 @@ TOKEN_NAME_LENGTH = 80
 
 
 class AccessToken(Base):
-    """What lets a program act for a user. Only a digest is kept: nobody can read the token here."""
+    """A personal access token. Only its SHA-256 digest is stored, so the token cannot be read."""
 
     __tablename__ = "access_tokens"
     __sanitize__ = EMPTIED

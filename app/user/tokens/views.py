@@ -1,4 +1,4 @@
-"""The pages on which people make and delete their tokens."""
+"""The pages on which users create and revoke their access tokens."""
 
 from quart import Blueprint, abort, current_app, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
@@ -21,7 +21,7 @@ CHANGE_LIMIT = Limit("tokens", 20, 600)
 @blueprint.get("/")
 @no_store
 @login_required
-@no_rate_limit("twenty rows at most, by an index")
+@no_rate_limit("at most twenty rows by an index")
 async def index() -> ResponseReturnValue:
     return await render_page(TokenForm(available_scopes=scopes.known(current_app)))
 
@@ -31,8 +31,8 @@ async def index() -> ResponseReturnValue:
 @login_required
 @rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.TOKEN_CREATED)
-async def make() -> ResponseReturnValue:
-    """Make a token, and show it in the answer: nothing else ever does."""
+async def create() -> ResponseReturnValue:
+    """Create a token and show it once, in this response."""
     form = TokenForm(await request.form, available_scopes=scopes.known(current_app))
     if not form.validate():
         return await render_page(form)
@@ -47,7 +47,7 @@ async def make() -> ResponseReturnValue:
             )
     except access_tokens.TooManyTokensError:
         form.form_errors.append(
-            f"You have {access_tokens.MAX_TOKENS} tokens. Delete one you do not need."
+            f"You already have {access_tokens.MAX_TOKENS} access tokens. Revoke one first."
         )
         return await render_page(form)
     except SessionEndedError:
@@ -62,24 +62,24 @@ async def make() -> ResponseReturnValue:
 @rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.TOKEN_DELETED)
 async def delete(token_id: int) -> ResponseReturnValue:
-    """Delete a token. Who uses it is refused from now on."""
+    """Revoke a token. Requests with it are rejected from now on."""
     async with database.write() as session:
         if not await access_tokens.revoke_token(session, logged_in_user().id, token_id):
             abort(404)
-    await flash("The token was deleted.", "success")
+    await flash("Access token revoked.", "success")
     return redirect(url_for("tokens.index"), 303)
 
 
 async def render_page(form: TokenForm, *, token: str | None = None) -> str:
-    """Render the list and the form; with the token that was just made, if one was."""
+    """Render the list and the form, and a new token if there is one."""
     async with database.read() as session:
         found = await access_tokens.list_tokens(session, logged_in_user().id)
-    known = {scope.name: scope.sentence for scope in scopes.known(current_app)}
+    descriptions = {scope.name: scope.sentence for scope in scopes.known(current_app)}
     return await render_template(
         "tokens/index.html",
         form=form,
         tokens=found,
         token=token,
-        scope_descriptions=known,
+        scope_descriptions=descriptions,
         max_tokens=access_tokens.MAX_TOKENS,
     )

@@ -1,4 +1,4 @@
-"""The sample with a resource, and a token that is good for it."""
+"""The sample application with a test resource, and a token for it."""
 
 from collections.abc import AsyncIterator
 

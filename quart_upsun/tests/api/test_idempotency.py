@@ -1,4 +1,4 @@
-"""The same request twice, done once."""
+"""Idempotent requests with `Idempotency-Key`."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -23,12 +23,12 @@ def headers(token: str) -> dict[str, str]:
     return bearer(token) | {"Idempotency-Key": "a-key"}
 
 
-async def kept(app: Quart) -> int:
+async def count_stored_responses(app: Quart) -> int:
     async with app.extensions["quart_upsun"].database.read() as session:
         return int(await session.scalar(select(func.count(IdempotentAnswer.key))) or 0)
 
 
-async def test_the_second_gets_the_answer_of_the_first(
+async def test_a_retry_returns_the_first_response(
     app: Quart, client: Client, headers: dict[str, str]
 ) -> None:
     first = await client.post(THINGS, json={"name": "a"}, headers=headers)
@@ -42,14 +42,16 @@ async def test_the_second_gets_the_answer_of_the_first(
     assert await made(app) == 1
 
 
-async def test_without_a_key_each_is_done(app: Quart, client: Client, token: str) -> None:
+async def test_requests_without_a_key_are_not_deduplicated(
+    app: Quart, client: Client, token: str
+) -> None:
     for _ in range(2):
         response = await client.post(THINGS, json={"name": "a"}, headers=bearer(token))
         assert response.status_code == 201
-    assert (await made(app), await kept(app)) == (2, 0)
+    assert (await made(app), await count_stored_responses(app)) == (2, 0)
 
 
-async def test_a_key_belongs_to_one_request(
+async def test_a_key_cannot_be_reused_for_a_different_request(
     app: Quart, client: Client, headers: dict[str, str]
 ) -> None:
     await client.post(THINGS, json={"name": "a"}, headers=headers)
@@ -60,7 +62,7 @@ async def test_a_key_belongs_to_one_request(
     assert await made(app) == 1
 
 
-async def test_a_key_belongs_to_one_user(
+async def test_keys_are_scoped_to_the_user(
     app: Quart, client: Client, database: Database, headers: dict[str, str]
 ) -> None:
     await client.post(THINGS, json={"name": "a"}, headers=headers)
@@ -71,7 +73,9 @@ async def test_a_key_belongs_to_one_user(
     assert "Idempotency-Replayed" not in response.headers
 
 
-async def test_two_at_once_are_one(app: Quart, headers: dict[str, str]) -> None:
+async def test_concurrent_requests_with_one_key_run_once(
+    app: Quart, headers: dict[str, str]
+) -> None:
     clients = [app.test_client() for _ in range(4)]
     responses = await asyncio.gather(
         *(each.post(THINGS, json={"name": "slow"}, headers=headers) for each in clients)
@@ -83,31 +87,33 @@ async def test_two_at_once_are_one(app: Quart, headers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(("name", "status"), [("taken", 409), ("crash", 500)])
-async def test_what_fails_changes_nothing_and_may_be_tried_again(
+async def test_a_failed_request_is_rolled_back_and_can_be_retried(
     app: Quart, client: Client, headers: dict[str, str], name: str, status: int
 ) -> None:
     response = await client.post(THINGS, json={"name": name}, headers=headers)
     assert response.status_code == status
-    assert (await made(app), await kept(app)) == (0, 0)
+    assert (await made(app), await count_stored_responses(app)) == (0, 0)
     response = await client.post(THINGS, json={"name": "a"}, headers=headers)
     assert response.status_code == 201
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\xfc", "a\tb"])
-async def test_keys_are_visible_ascii(client: Client, token: str, key: str) -> None:
+async def test_rejects_keys_that_are_not_visible_ascii(
+    client: Client, token: str, key: str
+) -> None:
     headers = bearer(token) | {"Idempotency-Key": key}
     response = await client.post(THINGS, json={"name": "a"}, headers=headers)
     assert response.status_code == 400
 
 
-async def test_a_long_key_is_one(app: Quart, client: Client, token: str) -> None:
+async def test_accepts_a_key_of_maximum_length(app: Quart, client: Client, token: str) -> None:
     headers = bearer(token) | {"Idempotency-Key": "~" * 255}
     for _ in range(2):
         await client.post(THINGS, json={"name": "a"}, headers=headers)
     assert await made(app) == 1
 
 
-async def test_who_waits_too_long_is_told(
+async def test_returns_409_while_the_first_request_is_in_progress(
     app: Quart, client: Client, user: int, headers: dict[str, str]
 ) -> None:
     database = app.extensions["quart_upsun"].database
@@ -120,7 +126,7 @@ async def test_who_waits_too_long_is_told(
     assert await made(app) == 0
 
 
-async def test_answers_are_forgotten_after_a_day(
+async def test_stored_responses_expire_after_a_day(
     app: Quart, client: Client, headers: dict[str, str]
 ) -> None:
     for number in range(5):
@@ -132,5 +138,7 @@ async def test_answers_are_forgotten_after_a_day(
         await session.execute(
             update(IdempotentAnswer).where(IdempotentAnswer.key != "4").values(created_at=old)
         )
-    await idempotency.forget_old_answers(JobContext(id=1, data={}, attempt=1, database=database))
-    assert await kept(app) == 1
+    await idempotency.delete_expired_responses(
+        JobContext(id=1, data={}, attempt=1, database=database)
+    )
+    assert await count_stored_responses(app) == 1

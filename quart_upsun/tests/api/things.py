@@ -1,4 +1,4 @@
-"""A small resource for tests of what all resources share."""
+"""A small API resource for tests."""
 
 from typing import Annotated
 
@@ -25,19 +25,19 @@ from quart_upsun.policy import no_store, not_audited
 from quart_upsun.security.limits import Limit, rate_limit
 from quart_upsun.security.models import AuditEvent
 
-READ = Scope("things:read", "See things")
-WRITE = Scope("things:write", "Make things")
+READ = Scope("things:read", "Read things")
+WRITE = Scope("things:write", "Create things")
 CHANGES = Limit("things", 30, 60)
 
 
 class Thing(BaseModel, extra="forbid"):
-    """Something."""
+    """A thing."""
 
     name: Annotated[Text, Field(min_length=1, max_length=20)]
     sizes: list[int] = []
 
 
-class Which(BaseModel):
+class ThingsQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     kind: Text | None = None
 
@@ -49,13 +49,13 @@ def things(limit: Limit) -> Blueprint:
     @no_store
     @scope_required(WRITE)
     @rate_limit(limit, by_caller)
-    @not_audited("nobody's")
+    @not_audited("a test")
     @validate_json(Thing)
-    @document_response(201, Thing, headers={"Location": "Where it is"})
-    @document_problem(409, "There is one already.")
+    @document_response(201, Thing, headers={"Location": "The URL of the thing"})
+    @document_problem(409, "The thing already exists.")
     @idempotent
-    async def make(session: AsyncSession, data: Thing) -> Response:
-        """Make a thing."""
+    async def create(session: AsyncSession, data: Thing) -> Response:
+        """Create a thing."""
         await session.execute(
             insert(AuditEvent).values(kind="thing made", user_id=current_caller().id)
         )
@@ -63,7 +63,7 @@ def things(limit: Limit) -> Blueprint:
             case "slow":
                 await session.execute(text("SELECT pg_sleep(0.3)"))
             case "taken":
-                raise Problem(409, "There is one already.", existing="/api/v1/things/1")
+                raise Problem(409, "The thing already exists.", existing="/api/v1/things/1")
             case "crash":
                 raise ValueError(f"cannot make {data.name}, {data.sizes}")
         count = await session.scalar(select(func.count()).select_from(AuditEvent))
@@ -73,9 +73,9 @@ def things(limit: Limit) -> Blueprint:
     @blueprint.get("")
     @no_store
     @scope_required(READ)
-    @validate_query(Which)
+    @validate_query(ThingsQuery)
     @document_response(200, Thing)
-    async def listed(query: Which) -> Response:
+    async def index(query: ThingsQuery) -> Response:
         """List things."""
         return json_response(Thing(name="all", sizes=[query.limit]))
 
@@ -83,8 +83,8 @@ def things(limit: Limit) -> Blueprint:
     @no_store
     @scope_required(READ)
     @document_response(200, Thing)
-    async def one(number: int) -> Response:
-        """Show a thing."""
+    async def show(number: int) -> Response:
+        """Return a thing."""
         match number:
             case 408 | 410:
                 abort(number)
@@ -104,7 +104,7 @@ def things(limit: Limit) -> Blueprint:
 
 
 async def made(app: Quart) -> int:
-    """How many things were made."""
+    """Return how many things were created."""
     async with app.extensions["quart_upsun"].database.read() as session:
         count = select(func.count()).where(AuditEvent.kind == "thing made")
         return int(await session.scalar(count) or 0)

@@ -1,4 +1,4 @@
-"""The application with a resource of the tests' own, and somebody with a token."""
+"""The application with a test resource, and a user with a token."""
 
 from collections.abc import AsyncIterator
 
@@ -24,5 +24,5 @@ async def ada(app: Quart) -> Person:
 
 @pytest.fixture
 async def token(app: Quart, ada: Person) -> str:
-    """Ada's, good for things."""
+    """A token of Ada with the scopes of the test resource."""
     return await token_of(app, ada)

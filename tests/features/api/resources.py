@@ -1,4 +1,4 @@
-"""The application with a small resource, and tokens for it.
+"""The application with a test resource, and tokens for it.
 
 `python -m tests.features.api.resources` serves it.
 """
@@ -19,30 +19,30 @@ from tests.features.factories import Person
 
 
 def application(settings: Settings, limit: Limit = CHANGES) -> Quart:
-    """The application with things."""
+    """Create the application with the test resource."""
     app = create_app(settings)
     app.register_blueprint(things(limit))
     return app
 
 
 async def token_of(app: Quart, person: Person, *scopes: Scope) -> str:
-    """Return a token that this application accepts, whether or not its users can make any."""
+    """Return a token that the application accepts, even without the tokens feature."""
     upsun = app.extensions["quart_upsun"]
     next_authenticator = upsun.token_authenticator
     token = secrets.token_urlsafe()
     names = frozenset(scope.name for scope in scopes or (READ, WRITE))
 
-    async def authenticate(given: str) -> TokenUser | None:
-        if given == token:
+    async def authenticate(candidate: str) -> TokenUser | None:
+        if candidate == token:
             return TokenUser(person.id, person.username, names)
-        return await next_authenticator(given) if next_authenticator else None
+        return await next_authenticator(candidate) if next_authenticator else None
 
     upsun.token_authenticator = authenticate
     return token
 
 
 if __name__ == "__main__":
-    # To a program that tries everything no limit shall get into the way.
+    # No rate limit, because schemathesis sends many requests.
     sys.exit(
         server.main(
             lambda settings: application(settings, Limit("things", 10**6, 1)), load_settings

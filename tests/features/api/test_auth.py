@@ -1,4 +1,4 @@
-"""Who may use the API: logins, tokens and their scopes, limits."""
+"""Authentication and authorization of API requests."""
 
 import pytest
 from quart import Quart
@@ -14,19 +14,21 @@ from tests.features.factories import Person, new_client
 THINGS = "/api/v1/things"
 
 
-async def test_a_login_lets_in_to_everything(client: Client, ada: Person) -> None:
+async def test_a_login_session_has_all_scopes(client: Client, ada: Person) -> None:
     await ada.log_in(client)
     assert (await (await client.get("/api/v1/me")).get_json())["via"] == "session"
     assert (await client.post(THINGS, json={"name": "a"})).status_code == 201
 
 
-async def test_nobody_is_let_in(client: Client) -> None:
+async def test_rejects_unauthenticated_requests(client: Client) -> None:
     response = await client.get("/api/v1/me", headers={"Authorization": "Basic YTpi"})
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"] == 'Bearer realm="api"'
 
 
-async def test_a_token_is_good_for_its_scopes_only(app: Quart, client: Client, ada: Person) -> None:
+async def test_rejects_token_without_the_required_scope(
+    app: Quart, client: Client, ada: Person
+) -> None:
     token = await token_of(app, ada, READ)
     response = await client.post(THINGS, json={"name": "a"}, headers=bearer(token))
     assert response.status_code == 403
@@ -36,8 +38,10 @@ async def test_a_token_is_good_for_its_scopes_only(app: Quart, client: Client, a
     assert "insufficient_scope" in response.headers["WWW-Authenticate"]
 
 
-async def test_another_site_cannot_use_a_login(client: Client, ada: Person, token: str) -> None:
-    """And a token does not come along by itself, but what comes along is not enough."""
+async def test_rejects_cross_site_requests_with_a_login_cookie(
+    client: Client, ada: Person, token: str
+) -> None:
+    """Neither with the cookie alone nor with an additional token."""
     await ada.log_in(client)
     for headers in ({"Sec-Fetch-Site": "same-site"}, {"Origin": "https://evil.example"}):
         for more in ({}, {"Authorization": "Basic YTpi"}, bearer(token)):
@@ -46,8 +50,8 @@ async def test_another_site_cannot_use_a_login(client: Client, ada: Person, toke
             assert response.mimetype == "application/problem+json"
 
 
-async def test_changes_are_counted_by_account(settings: Settings) -> None:
-    """Whatever token and whatever way in."""
+async def test_rate_limit_is_per_account_across_tokens_and_sessions(settings: Settings) -> None:
+    """For every token and for sessions."""
     app = application(settings, Limit("things", 4, 3600))
     client = new_client(app)
     ada = await Person("ada").register(app)
@@ -65,6 +69,6 @@ async def test_changes_are_counted_by_account(settings: Settings) -> None:
     await app.extensions["quart_upsun"].database.close()
 
 
-def test_a_scope_fits_its_column() -> None:
+def test_rejects_scope_name_longer_than_its_column() -> None:
     with pytest.raises(ValueError, match="20 characters"):
         Scope("a" * 21, "Too long")

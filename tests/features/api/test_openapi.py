@@ -1,4 +1,4 @@
-"""The document, and the application held to it."""
+"""The OpenAPI document, and responses that conform to it."""
 
 import json
 import re
@@ -23,20 +23,20 @@ async def document(client: Client) -> dict[str, Any]:
     return found
 
 
-async def test_it_is_shared_and_needs_no_login(client: Client) -> None:
+async def test_openapi_document_is_public_and_cacheable(client: Client) -> None:
     response = await client.get("/openapi.json")
     assert response.mimetype == "application/json"
     assert response.headers["Cache-Control"] == "public, max-age=0, s-maxage=300"
     assert "Set-Cookie" not in response.headers
 
 
-async def test_it_names_the_public_origin(settings: Settings) -> None:
+async def test_openapi_document_names_the_public_origin(settings: Settings) -> None:
     app = create_app(settings.model_copy(update={"public_origin": "https://www.example.com"}))
     response = await app.test_client().get("/openapi.json", headers={"Host": "evil.example"})
     assert (await response.get_json())["servers"] == [{"url": "https://www.example.com"}]
 
 
-async def test_it_holds_the_api_and_nothing_else(settings: Settings) -> None:
+async def test_openapi_document_contains_only_api_routes(settings: Settings) -> None:
     response = await create_app(settings).test_client().get("/openapi.json")
     document = await response.get_json()
     assert document["openapi"].startswith("3.1")
@@ -44,7 +44,7 @@ async def test_it_holds_the_api_and_nothing_else(settings: Settings) -> None:
     assert all(path.startswith("/api/v1/") for path in document["paths"])
 
 
-async def test_every_operation_says_what_it_needs_and_may_answer(
+async def test_operations_document_security_scopes_and_responses(
     document: dict[str, Any],
 ) -> None:
     identifiers = []
@@ -73,7 +73,7 @@ async def test_every_operation_says_what_it_needs_and_may_answer(
     assert set(references) <= document["components"]["schemas"].keys()
 
 
-async def test_decorators_say_what_they_do(document: dict[str, Any]) -> None:
+async def test_decorators_add_to_the_openapi_document(document: dict[str, Any]) -> None:
     make = document["paths"][THINGS]["post"]
     assert make["requestBody"]["required"] is True
     assert make["responses"].keys() >= {"201", "400", "409", "413", "415", "422", "429"}
@@ -87,7 +87,7 @@ async def test_decorators_say_what_they_do(document: dict[str, Any]) -> None:
     assert "404" in one["responses"]
 
 
-async def test_answers_are_as_documented(
+async def test_problem_response_matches_its_schema(
     client: Client, token: str, document: dict[str, Any]
 ) -> None:
     response = await client.post(THINGS, json={"name": ""}, headers=bearer(token))
@@ -97,7 +97,7 @@ async def test_answers_are_as_documented(
     )
 
 
-async def test_the_docs_load_nothing_from_elsewhere(client: Client) -> None:
+async def test_docs_load_no_external_resources(client: Client) -> None:
     response = await client.get("/docs")
     text = await response.get_data(as_text=True)
     assert response.headers["Cache-Control"] == "public, max-age=0, s-maxage=300"
@@ -109,12 +109,14 @@ async def test_the_docs_load_nothing_from_elsewhere(client: Client) -> None:
     assert "docs-" not in home
 
 
-async def test_pages_of_the_library_are_off(client: Client) -> None:
+async def test_documentation_pages_of_quart_schema_are_disabled(client: Client) -> None:
     for path in ("/redocs", "/scalar", "/docs/"):
         assert (await client.get(path)).status_code == 404
 
 
-async def test_the_feature_can_be_left_out(app: Quart, client: Client, ada: Person) -> None:
-    """What the API has without a feature is the account that asks."""
+async def test_me_works_without_the_example_feature(
+    app: Quart, client: Client, ada: Person
+) -> None:
+    """The API of the user feature does not depend on other features."""
     await ada.log_in(client)
     assert (await client.get("/api/v1/me")).status_code == 200

@@ -1,4 +1,4 @@
-"""The running server, tried by a program that knows its document: no 5xx, nothing undocumented."""
+"""Schemathesis against the running server: no 5xx, and no undocumented responses."""
 
 import asyncio
 import subprocess
@@ -14,9 +14,9 @@ from quart_upsun.database.url import parse_database_url
 from quart_upsun.testing.servers import Server, serving
 from tests.features.factories import Person
 
-EXAMPLES = "20"  # requests of each kind and operation
-# What fits the document may still be refused, by rules that JSON Schema cannot say: an address that
-# is none, a key that was used before.
+EXAMPLES = "20"  # requests per phase and operation
+# A request that matches the schema can still be rejected by rules that JSON Schema cannot express:
+# an invalid URL, a reused idempotency key.
 BEYOND_SCHEMA = "positive_data_acceptance"
 # An idempotency key repeats the first answer, even when what it created was deleted meanwhile.
 BEYOND_REPLAYS = "ensure_resource_availability"
@@ -39,7 +39,7 @@ async def server(database_url: str) -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def cookie(database: Database, server: Server) -> str:
-    """The cookie of a login, which is good for everything."""
+    """The login cookie, which has all scopes."""
     person = await Person("ada").create(database)
     async with httpx.AsyncClient(base_url=server.url) as client:
         response = await client.post("/login/", data=person.login)
@@ -47,7 +47,7 @@ async def cookie(database: Database, server: Server) -> str:
     return f"login={response.cookies['login']}"
 
 
-async def test_nothing_is_outside_of_the_document(
+async def test_responses_conform_to_the_openapi_document(
     server: Server, cookie: str, tmp_path: Path
 ) -> None:
     process = await asyncio.create_subprocess_exec(
@@ -56,7 +56,7 @@ async def test_nothing_is_outside_of_the_document(
         *("--max-examples", EXAMPLES, "--generation-deterministic", "--no-color"),
         *("--exclude-checks", f"{BEYOND_SCHEMA},{BEYOND_REPLAYS}"),
         *("--continue-on-failure", "--warnings", "off", "--request-timeout", "20"),
-        cwd=tmp_path,  # it leaves things behind
+        cwd=tmp_path,  # it writes files
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )

@@ -1,4 +1,4 @@
-"""Links as a file: complete, in three formats, harmless for those who open it."""
+"""Export of links in three formats, complete and safe to open."""
 
 import asyncio
 import csv
@@ -48,7 +48,7 @@ async def download(client: Client, form: str) -> str:
     return content
 
 
-async def test_everything_is_in_it_while_links_come_and_go(
+async def test_export_is_complete_under_concurrent_changes(
     app: Quart, database: Database, ada: Person
 ) -> None:
     bob = await Person().register(app)
@@ -70,7 +70,9 @@ async def test_everything_is_in_it_while_links_come_and_go(
 
 
 @pytest.mark.parametrize("form", list(FORMATS))
-async def test_no_connection_is_held(database: Database, ada: Person, form: str) -> None:
+async def test_export_holds_no_connection_between_batches(
+    database: Database, ada: Person, form: str
+) -> None:
     await fill(database, ada, 1, 1200)
     streams = [stream_export(database, ada.id, FORMATS[form]) for _ in range(30)]
     async with asyncio.timeout(20):
@@ -83,7 +85,9 @@ async def test_no_connection_is_held(database: Database, ada: Person, form: str)
         await stream.aclose()  # type: ignore[attr-defined]
 
 
-async def test_round_trip(app: Quart, client: Client, database: Database, ada: Person) -> None:
+async def test_exported_bookmarks_can_be_imported(
+    app: Quart, client: Client, database: Database, ada: Person
+) -> None:
     notes = iter(["</DL><A HREF=https://evil.example/>", "One\nand & two\n\nlast", "", "क्\u200dष"])
     async with database.write() as session:
         for url, title, tags in (
@@ -99,9 +103,9 @@ async def test_round_trip(app: Quart, client: Client, database: Database, ada: P
         )
         await session.execute(text("UPDATE links SET archived = true WHERE id % 2 = 0"))
     content = await download(client, "html")
-    shelf = Library(app, (await Person().register(app)).id)
-    await uploads.receive_upload(database, shelf.user_id, chunks(content.encode()))
-    await shelf.do(IMPORT_TASK)
+    library = Library(app, (await Person().register(app)).id)
+    await uploads.receive_upload(database, library.user_id, chunks(content.encode()))
+    await library.do(IMPORT_TASK)
     names = [
         *("url", "title", "tags", "created_at", "archived", "title_given"),
         *("description", "description_given"),
@@ -114,7 +118,7 @@ async def test_round_trip(app: Quart, client: Client, database: Database, ada: P
                     select(*columns).where(Link.user_id == user_id).order_by(Link.id)
                 )
             ).all()
-            for user_id in (ada.id, shelf.user_id)
+            for user_id in (ada.id, library.user_id)
         ]
     assert mine == theirs
     assert len(mine) == 4
@@ -156,7 +160,7 @@ async def test_jsonl(client: Client, database: Database, ada: Person) -> None:
     assert datetime.fromisoformat(found["created_at"]) == item.created_at
 
 
-async def test_nothing_to_export(client: Client, ada: Person) -> None:
+async def test_export_without_links(client: Client, ada: Person) -> None:
     assert await download(client, "jsonl") == ""
     assert len((await download(client, "csv")).splitlines()) == 1
     assert "<DT>" not in await download(client, "html")
@@ -166,7 +170,7 @@ async def test_nothing_to_export(client: Client, ada: Person) -> None:
     assert (head.status_code, await head.get_data()) == (200, b"")
 
 
-async def test_a_database_that_goes_away_is_not_the_end_of_the_file(
+async def test_export_is_aborted_when_the_database_fails(
     database: Database, ada: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(database, ada, 1, 1200)

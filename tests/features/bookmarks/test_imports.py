@@ -1,4 +1,4 @@
-"""Files of bookmarks: sent, kept in pieces, read by a job, exactly once."""
+"""Import of bookmark files: uploads, and jobs that import each link exactly once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -43,7 +43,7 @@ async def chunks(content: bytes, size: int = 100_000) -> AsyncIterator[bytes]:
 
 
 class Library:
-    """A user who imports, and the job that does it."""
+    """A user who imports bookmarks, and a job runner."""
 
     def __init__(self, app: Quart, user_id: int) -> None:
         self.app, self.user_id = app, user_id
@@ -71,12 +71,12 @@ class Library:
 
 
 @pytest.fixture
-def shelf(app: Quart, ada: Person) -> Library:
+def library(app: Quart, ada: Person) -> Library:
     return Library(app, ada.id)
 
 
 async def post(client: Client, content: bytes, field: str = "file") -> Any:
-    # By hand: the test client takes its time for each byte of a file.
+    # Built by hand, because the test client encodes files slowly.
     disposition = f'Content-Disposition: form-data; name="{field}"; filename="bookmarks.html"'
     body = b"--edge\r\n%s\r\n\r\n%s\r\n--edge--\r\n" % (disposition.encode(), content)
     headers = {"Content-Type": "multipart/form-data; boundary=edge"}
@@ -89,19 +89,19 @@ async def soup(client: Client) -> BeautifulSoup:
     return BeautifulSoup(await response.get_data(as_text=True), "html.parser")
 
 
-async def test_a_file_becomes_links(client: Client, shelf: Library) -> None:
+async def test_import_creates_links(client: Client, library: Library) -> None:
     content = bookmarks(3) + b'<DT><A HREF="javascript:x">no</A><A HREF="https://example.com/n/1">'
     response = await post(client, content)
     assert (response.status_code, response.location) == (303, "/links/import/")
     page = await soup(client)
     assert page.select_one("progress[value='0']") is not None
     assert "waiting" in page.text
-    await shelf.do()
+    await library.do()
     page = await soup(client)
     assert page.select("progress") == []
-    assert "3 added, 1 there already, 1 refused" in " ".join(page.text.split())
-    async with shelf.database.read() as session:
-        links = await queries.list_links(session, shelf.user_id, limit=10)
+    assert "3 added, 1 already saved, 1 skipped" in " ".join(page.text.split())
+    async with library.database.read() as session:
+        links = await queries.list_links(session, library.user_id, limit=10)
         events = (await session.scalars(select(LiveEvent).order_by(LiveEvent.id))).all()
     assert [each.title for each in links] == ["Title 2", "Title 1", "Title 0"]
     assert {each.created_at.timestamp() for each in links} == {1_700_000_000}
@@ -114,30 +114,30 @@ async def test_a_file_becomes_links(client: Client, shelf: Library) -> None:
         "added": 3,
         "percent": 100,
     }
-    assert await shelf.count(ImportChunk) == 0
-    assert await shelf.count(Job, Job.entrypoint == IMPORT_TASK.name) == 0
+    assert await library.count(ImportChunk) == 0
+    assert await library.count(Job, Job.entrypoint == IMPORT_TASK.name) == 0
 
 
-async def test_a_second_import_adds_nothing(app: Quart, shelf: Library) -> None:
+async def test_repeated_import_adds_nothing(app: Quart, library: Library) -> None:
     other = await Person().register(app)
-    async with shelf.database.write() as session:
+    async with library.database.write() as session:
         theirs, _ = await queries.save_link(
             session, other.id, "https://example.com/n/0", title="Theirs"
         )
         mine, _ = await queries.save_link(
-            session, shelf.user_id, "https://example.com/n/1", title="Mine"
+            session, library.user_id, "https://example.com/n/1", title="Mine"
         )
     for added in (1199, 0):
-        number = await shelf.send(bookmarks(1200))
-        await shelf.do()
-        done = await shelf.progress(number)
+        number = await library.send(bookmarks(1200))
+        await library.do()
+        done = await library.progress(number)
         assert (done.state, done.seen, done.added, done.refused) == ("done", 1200, added, 0)
         assert done.position == done.size == len(bookmarks(1200))
-    async with shelf.database.read() as session:
+    async with library.database.read() as session:
         assert await queries.get_link(session, other.id, theirs.id) == theirs
-        assert await queries.get_link(session, shelf.user_id, mine.id) == mine
-    assert await shelf.count(Link, Link.user_id == other.id) == 1
-    assert await shelf.count(Link) == 1201
+        assert await queries.get_link(session, library.user_id, mine.id) == mine
+    assert await library.count(Link, Link.user_id == other.id) == 1
+    assert await library.count(Link) == 1201
 
 
 @pytest.mark.parametrize(
@@ -147,31 +147,33 @@ async def test_a_second_import_adds_nothing(app: Quart, shelf: Library) -> None:
         (b"\x00" * 300_000, jobs.NO_LINKS, 0),
         (
             bookmarks(600) + b'<A HREF="' + b"x" * 2**21,
-            "holds a tag or comment without an end",
+            "contains an unclosed tag or comment",
             600,
         ),
     ],
-    ids=["pdf", "zeros", "a tag without an end"],
+    ids=["pdf", "zeros", "unclosed tag"],
 )
-async def test_a_file_that_is_none(
-    client: Client, shelf: Library, content: bytes, error: str, added: int
+async def test_import_of_an_invalid_file_fails(
+    client: Client, library: Library, content: bytes, error: str, added: int
 ) -> None:
-    number = await shelf.send(content)
-    await shelf.do()
-    failed = await shelf.progress(number)
+    number = await library.send(content)
+    await library.do()
+    failed = await library.progress(number)
     assert failed.state == "failed"
     assert error in (failed.error or "")
     assert failed.added == added
     assert error in (await soup(client)).text
-    assert await shelf.count(ImportChunk) == 0
-    assert await shelf.count(Job, Job.entrypoint == IMPORT_TASK.name) == 0
+    assert await library.count(ImportChunk) == 0
+    assert await library.count(Job, Job.entrypoint == IMPORT_TASK.name) == 0
 
 
-async def test_only_so_many_links(shelf: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_import_stops_at_the_link_limit(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jobs, "MAX_LINKS", 700)
-    number = await shelf.send(bookmarks(701))
-    await shelf.do()
-    done = await shelf.progress(number)
+    number = await library.send(bookmarks(701))
+    await library.do()
+    done = await library.progress(number)
     assert (done.state, done.seen, done.added, done.warning) == (
         "done",
         700,
@@ -180,48 +182,48 @@ async def test_only_so_many_links(shelf: Library, monkeypatch: pytest.MonkeyPatc
     )
 
 
-async def test_the_owner_is_told_what_was_lost(client: Client, shelf: Library) -> None:
+async def test_import_reports_losses(client: Client, library: Library) -> None:
     content = (
         b'<DL><DT><A HREF="https://example.com/1" TITLE="24" monitor">' + b"x" * 301 + b"</A>"
         b"<DD>" + b"n" * 1001 + bookmarks(600) + b'<DT><A HREF="https://example.com/2" TAGS="'
         b"%s" % b",".join(b"t%d" % number for number in range(21)) + b'">2</A><A HREF="https://exa'
     )
-    number = await shelf.send(content)
-    await shelf.do()
-    done = await shelf.progress(number)
+    number = await library.send(content)
+    await library.do()
+    done = await library.progress(number)
     assert (done.state, done.seen, done.added, done.error) == ("done", 602, 602, None)
     assert done.warning == (
         "1 title shortened to 300 characters; 1 note shortened to 1,000 characters;"
-        " 1 link with tags left out or shortened (20 tags of 40 characters fit);"
-        " 1 link with broken markup: check title, tags and note."
-        " The file ends inside a tag or comment, so links may be missing at its end."
+        " 1 link with skipped or shortened tags (limit: 20 tags of 40 characters);"
+        " 1 link with broken markup (check title, tags and note)."
+        " The file ends inside a tag or comment, so links at its end may be missing."
     )
     assert done.warning in (await soup(client)).text
 
 
-async def test_notes_are_kept_and_other_features_are_told(shelf: Library) -> None:
-    told: list[tuple[list[int], bool]] = []
+async def test_import_keeps_notes_and_requests_metadata(library: Library) -> None:
+    received: list[tuple[list[int], bool]] = []
 
     async def receive(_: object, *, session: Any, link_ids: list[int], in_bulk: bool) -> None:
-        told.append((link_ids, in_bulk))
+        received.append((link_ids, in_bulk))
 
     note = b'<DT><A HREF="https://example.com/n">n</A><DD>Mine\n'
-    await shelf.send(note + b'<DT><A HREF="https://example.com/m">m</A>')
+    await library.send(note + b'<DT><A HREF="https://example.com/m">m</A>')
     with metadata_requested.connected_to(receive):
-        await shelf.do()
-    async with shelf.database.read() as session:
+        await library.do()
+    async with library.database.read() as session:
         rows = (
             await session.execute(
                 select(Link.id, Link.description, Link.description_given).order_by(Link.id)
             )
         ).all()
     assert [row[1:] for row in rows] == [("Mine", True), ("", False)]
-    assert told == [([row.id for row in rows], True)]
+    assert received == [([row.id for row in rows], True)]
 
 
-async def test_one_at_a_time(client: Client, shelf: Library) -> None:
+async def test_users_have_one_import_at_a_time(client: Client, library: Library) -> None:
     results = await asyncio.gather(
-        *(shelf.send(bookmarks(1)) for _ in range(4)), return_exceptions=True
+        *(library.send(bookmarks(1)) for _ in range(4)), return_exceptions=True
     )
     assert sorted(type(each).__name__ for each in results) == [
         *["ImportInProgressError"] * 3,
@@ -229,15 +231,15 @@ async def test_one_at_a_time(client: Client, shelf: Library) -> None:
     ]
     response = await post(client, bookmarks(1))
     assert response.status_code == 409
-    assert await shelf.count(Import) == 1
-    await shelf.do()
+    assert await library.count(Import) == 1
+    await library.do()
     assert (await post(client, bookmarks(1))).status_code == 303
 
 
-async def test_nothing_was_chosen(client: Client, shelf: Library) -> None:
+async def test_rejects_missing_or_empty_file(client: Client, library: Library) -> None:
     for response in (await post(client, b""), await post(client, b"x", field="other")):
         assert response.status_code == 200
-        assert "Choose a file" in await response.get_data(as_text=True)
+        assert "Choose a bookmark file" in await response.get_data(as_text=True)
     for body in (
         b"",
         b"--b\r\n",
@@ -249,20 +251,20 @@ async def test_nothing_was_chosen(client: Client, shelf: Library) -> None:
             headers={"Content-Type": "multipart/form-data; boundary=b"},
         )
         assert response.status_code == 400
-    assert await shelf.count(Import) == 0
+    assert await library.count(Import) == 0
 
 
-async def test_what_is_too_large(client: Client, shelf: Library) -> None:
+async def test_rejects_file_that_is_too_large(client: Client, library: Library) -> None:
     with pytest.raises(RequestEntityTooLarge):
-        await shelf.send(b"x" * (uploads.MAX_FILE_BYTES + 1))
-    assert await shelf.count(Import) == await shelf.count(ImportChunk) == 0
+        await library.send(b"x" * (uploads.MAX_FILE_BYTES + 1))
+    assert await library.count(Import) == await library.count(ImportChunk) == 0
     assert (await post(client, b"x" * (uploads.MAX_FILE_BYTES + 1))).status_code == 413
-    assert await shelf.count(Import) == await shelf.count(ImportChunk) == 0
+    assert await library.count(Import) == await library.count(ImportChunk) == 0
     assert (await post(client, b"x" * uploads.MAX_FILE_BYTES)).status_code == 303
-    assert await shelf.count(ImportChunk) == uploads.MAX_FILE_BYTES // uploads.CHUNK_BYTES
+    assert await library.count(ImportChunk) == uploads.MAX_FILE_BYTES // uploads.CHUNK_BYTES
 
 
-async def test_an_upload_that_breaks_off(shelf: Library) -> None:
+async def test_aborted_upload_is_deleted(library: Library) -> None:
     half_sent = asyncio.Event()
 
     async def hang() -> AsyncIterator[bytes]:
@@ -270,21 +272,24 @@ async def test_an_upload_that_breaks_off(shelf: Library) -> None:
         half_sent.set()
         await asyncio.sleep(60)
 
-    sending = asyncio.create_task(uploads.receive_upload(shelf.database, shelf.user_id, hang()))
+    sending = asyncio.create_task(uploads.receive_upload(library.database, library.user_id, hang()))
     await half_sent.wait()
-    assert await shelf.count(ImportChunk) > 1
+    assert await library.count(ImportChunk) > 1
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sending
     assert (
-        await shelf.count(Import) == await shelf.count(ImportChunk) == await shelf.count(Job) == 0
+        await library.count(Import)
+        == await library.count(ImportChunk)
+        == await library.count(Job)
+        == 0
     )
 
 
-async def test_leftovers_go(shelf: Library) -> None:
+async def test_cleanup_deletes_stale_imports(library: Library) -> None:
     async def state(value: str, age: str) -> int:
-        async with shelf.database.write() as session:
-            row = Import(user_id=shelf.user_id, state=value, size=1)
+        async with library.database.write() as session:
+            row = Import(user_id=library.user_id, state=value, size=1)
             session.add(row)
             await session.flush()
             session.add(ImportChunk(import_id=row.id, number=0, content=b"x"))
@@ -298,27 +303,23 @@ async def test_leftovers_go(shelf: Library) -> None:
     kept = [await state("receiving", "10 minutes"), await state("running", "23 hours")]
     gone = [await state("receiving", "16 minutes"), await state("done", "91 days")]
     failed = await state("running", "25 hours")
-    async with shelf.database.write() as session:
+    async with library.database.write() as session:
         await enqueue(session, jobs.CLEANUP_TASK)
-    await shelf.do(jobs.CLEANUP_TASK)
-    async with shelf.database.read() as session:
+    await library.do(jobs.CLEANUP_TASK)
+    async with library.database.read() as session:
         left = set(await session.scalars(select(Import.id)))
     assert left == {*kept, failed}
     assert not left & set(gone)
-    assert (await shelf.progress(failed)).error == jobs.IMPORT_FAILED
-    assert await shelf.count(ImportChunk) == 2
+    assert (await library.progress(failed)).error == jobs.IMPORT_FAILED
+    assert await library.count(ImportChunk) == 2
 
 
-class KilledError(BaseException):
-    """A process ends without warning."""
-
-
-async def test_who_goes_on_begins_where_the_other_has_ended(
-    shelf: Library, monkeypatch: pytest.MonkeyPatch
+async def test_retry_resumes_after_the_last_committed_batch(
+    library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each attempt dies one batch further, once in the middle of its transaction."""
+    """Every second batch fails before its commit."""
     content = bookmarks(4 * BATCH_SIZE + 7) + b'<A HREF="about:x">no</A>' * 3 + bookmarks(2)
-    number = await shelf.send(content)
+    number = await library.send(content)
     original = jobs._insert_links
     written = 0
 
@@ -333,11 +334,11 @@ async def test_who_goes_on_begins_where_the_other_has_ended(
     monkeypatch.setattr(jobs, "_insert_links", failing)
     task = replace(IMPORT_TASK, backoff_seconds=(0.001,) * 20)
     for _ in range(20):
-        await shelf.do(task)
-        await shelf.make_due()
-        if (await shelf.progress(number)).is_finished:
+        await library.do(task)
+        await library.make_due()
+        if (await library.progress(number)).is_finished:
             break
-    done = await shelf.progress(number)
+    done = await library.progress(number)
     assert written > 5
     assert (done.state, done.seen, done.added, done.refused, done.known) == (
         "done",
@@ -346,14 +347,14 @@ async def test_who_goes_on_begins_where_the_other_has_ended(
         3,
         2,
     )
-    assert await shelf.count(Link) == 4 * BATCH_SIZE + 7
+    assert await library.count(Link) == 4 * BATCH_SIZE + 7
 
 
-async def test_the_process_ends_in_the_middle(
-    shelf: Library, monkeypatch: pytest.MonkeyPatch
+async def test_import_resumes_after_a_worker_shutdown(
+    library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner_module, "SHUTDOWN_SECONDS", 0.0)
-    number = await shelf.send(bookmarks(6 * BATCH_SIZE))
+    number = await library.send(bookmarks(6 * BATCH_SIZE))
     original, begun = jobs._insert_links, asyncio.Event()
     count = 0
 
@@ -366,23 +367,23 @@ async def test_the_process_ends_in_the_middle(
         return await original(*args)
 
     monkeypatch.setattr(jobs, "_insert_links", slow)
-    async with working(runner_of(shelf.app, IMPORT_TASK)):
+    async with working(runner_of(library.app, IMPORT_TASK)):
         await begun.wait()
-    half = await shelf.progress(number)
+    half = await library.progress(number)
     assert (half.state, half.seen, half.added) == ("running", 2 * BATCH_SIZE, 2 * BATCH_SIZE)
-    async with shelf.database.read() as session:
+    async with library.database.read() as session:
         job = select(Job.status, Job.attempts).where(Job.entrypoint == IMPORT_TASK.name)
         assert (await session.execute(job)).all() == [("queued", 0)]
-    await shelf.do()
-    done = await shelf.progress(number)
+    await library.do()
+    done = await library.progress(number)
     assert (done.state, done.seen, done.added) == ("done", 6 * BATCH_SIZE, 6 * BATCH_SIZE)
 
 
 async def test_losses_are_counted_across_attempts(
-    shelf: Library, monkeypatch: pytest.MonkeyPatch
+    library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = b'<DT><A HREF="https://example.com/%d">' + b"x" * 301 + b"</A>"
-    number = await shelf.send(long % 1 + bookmarks(BATCH_SIZE) + long % 2)
+    number = await library.send(long % 1 + bookmarks(BATCH_SIZE) + long % 2)
     original = jobs._insert_links
     calls = 0
 
@@ -395,18 +396,20 @@ async def test_losses_are_counted_across_attempts(
 
     monkeypatch.setattr(jobs, "_insert_links", failing)
     task = replace(IMPORT_TASK, backoff_seconds=(0.001,))
-    await shelf.do(task)
-    await shelf.make_due()
-    await shelf.do(task)
+    await library.do(task)
+    await library.make_due()
+    await library.do(task)
     assert calls == 3
-    done = await shelf.progress(number)
+    done = await library.progress(number)
     assert (done.state, done.seen) == ("done", BATCH_SIZE + 2)
     assert done.warning == "2 titles shortened to 300 characters."
 
 
-async def test_who_was_thought_dead_stops(shelf: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another worker has taken the job over, and this one does not know yet."""
-    number = await shelf.send(bookmarks(4 * BATCH_SIZE))
+async def test_worker_stops_after_losing_its_job(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker has taken over the job while this one is running."""
+    number = await library.send(bookmarks(4 * BATCH_SIZE))
     original = jobs._insert_links
     calls: list[int] = []
     raised: list[type[BaseException]] = []
@@ -415,7 +418,7 @@ async def test_who_was_thought_dead_stops(shelf: Library, monkeypatch: pytest.Mo
         added = await original(*args)
         calls.append(added)
         if len(calls) == 2:
-            async with shelf.database.write() as session:
+            async with library.database.write() as session:
                 await session.execute(
                     update(Job).values(queue_manager_id="00000000-0000-0000-0000-000000000001")
                 )
@@ -430,69 +433,73 @@ async def test_who_was_thought_dead_stops(shelf: Library, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(jobs, "_insert_links", taken)
     task = replace(IMPORT_TASK, run=run)
-    doing = asyncio.create_task(shelf.do(task))
+    doing = asyncio.create_task(library.do(task))
     async with asyncio.timeout(20):
         while not raised:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     doing.cancel()
     await asyncio.gather(doing, return_exceptions=True)
     assert raised == [JobTakenOverError]
-    # The second batch had looked before the job was taken: it counts, the third does not.
-    half = await shelf.progress(number)
+    # The second batch checked before the job was taken over, so it is committed; the third is not.
+    half = await library.progress(number)
     assert (half.state, half.seen, len(calls)) == ("running", 2 * BATCH_SIZE, 2)
-    assert await shelf.count(Link) == 2 * BATCH_SIZE
+    assert await library.count(Link) == 2 * BATCH_SIZE
 
 
-async def test_given_up(shelf: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_import_fails_after_the_last_retry(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def broken(*args: Any) -> int:
         raise RuntimeError
 
     monkeypatch.setattr(jobs, "_insert_links", broken)
-    number = await shelf.send(bookmarks(3))
-    await shelf.do(replace(IMPORT_TASK, backoff_seconds=()))
-    failed = await shelf.progress(number)
+    number = await library.send(bookmarks(3))
+    await library.do(replace(IMPORT_TASK, backoff_seconds=()))
+    failed = await library.progress(number)
     assert (failed.state, failed.error) == ("failed", jobs.IMPORT_FAILED)
-    assert await shelf.count(ImportChunk) == 0
+    assert await library.count(ImportChunk) == 0
 
 
-async def test_imports_of_others_are_not_shown(app: Quart, client: Client, shelf: Library) -> None:
+async def test_imports_of_other_users_are_not_shown(
+    app: Quart, client: Client, library: Library
+) -> None:
     other = Library(app, (await Person().register(app)).id)
     number = await other.send(bookmarks(1))
     assert (await soup(client)).select("#imports section") == []
-    async with shelf.database.read() as session:
-        assert await jobs.get_import(session, shelf.user_id, number) is None
+    async with library.database.read() as session:
+        assert await jobs.get_import(session, library.user_id, number) is None
 
 
-async def test_an_account_that_goes_while_its_file_arrives(app: Quart) -> None:
-    shelf = Library(app, (await Person().register(app)).id)
+async def test_upload_ends_when_the_account_is_deleted(app: Quart) -> None:
+    library = Library(app, (await Person().register(app)).id)
 
     async def arriving() -> AsyncIterator[bytes]:
         yield b"x" * uploads.CHUNK_BYTES
-        async with shelf.database.write() as session:
-            await session.execute(delete(User).where(User.id == shelf.user_id))
+        async with library.database.write() as session:
+            await session.execute(delete(User).where(User.id == library.user_id))
         yield b"x"
 
     with pytest.raises(uploads.AccountDeletedError):
-        await uploads.receive_upload(shelf.database, shelf.user_id, arriving())
+        await uploads.receive_upload(library.database, library.user_id, arriving())
     with pytest.raises(uploads.AccountDeletedError):
-        await uploads.receive_upload(shelf.database, shelf.user_id, chunks(b"x"))
+        await uploads.receive_upload(library.database, library.user_id, chunks(b"x"))
 
 
 @pytest.mark.parametrize("batch", [2, 500])
 @pytest.mark.parametrize(("most", "added"), [(3, 0), (4, 1), (13, 10)])
-async def test_links_saved_before_take_no_room_in_an_import(
-    shelf: Library, monkeypatch: pytest.MonkeyPatch, batch: int, most: int, added: int
+async def test_existing_links_do_not_count_towards_the_limit(
+    library: Library, monkeypatch: pytest.MonkeyPatch, batch: int, most: int, added: int
 ) -> None:
-    """The file begins with the three links that the user has, and has ten others."""
+    """The file has the three links that the user already has, and ten new ones."""
     monkeypatch.setattr(queries, "MAX_LINKS", most)
     monkeypatch.setattr(jobs, "BATCH_SIZE", batch)
-    async with shelf.database.write() as session:
+    async with library.database.write() as session:
         for number in range(3):
-            await queries.save_link(session, shelf.user_id, f"https://example.com/n/{number}")
-    import_id = await shelf.send(bookmarks(13))
-    await shelf.do()
-    progress = await shelf.progress(import_id)
+            await queries.save_link(session, library.user_id, f"https://example.com/n/{number}")
+    import_id = await library.send(bookmarks(13))
+    await library.do()
+    progress = await library.progress(import_id)
     assert (progress.state, progress.added, progress.known) == ("done", added, 3)
     assert progress.refused == 10 - added
     assert (jobs.ACCOUNT_FULL in (progress.warning or "")) is (added < 10)
-    assert await shelf.count(Link) == 3 + added
+    assert await library.count(Link) == 3 + added

@@ -1,4 +1,4 @@
-"""Import and export of links by programs with a token."""
+"""Import and export with the JSON API."""
 
 from json import loads
 
@@ -16,7 +16,7 @@ from quart_upsun.testing import runner_of
 from tests.features.api.resources import token_of
 from tests.features.bookmarks.test_imports import bookmarks
 from tests.features.factories import Person
-from tests.features.links.test_api import EXAMPLE, LINKS, Answer, Program
+from tests.features.links.test_api import EXAMPLE, LINKS, ApiResponse, Program
 
 
 @pytest.fixture
@@ -36,29 +36,29 @@ async def jobs(app: Quart) -> list[str]:
         return list(await session.scalars(select(Job.entrypoint)))
 
 
-async def test_a_token_that_may_only_read_imports_nothing(app: Quart, client: Client) -> None:
+async def test_read_only_token_cannot_import(app: Quart, client: Client) -> None:
     person = await Person("ada").register(app)
     reader = Program(client, await token_of(app, person, READ))
     answer = await reader("POST", f"{LINKS}/import")
     assert (answer.status, answer.body["scope"]) == (403, "links:write")
 
 
-def test_exports_have_a_limit(app: Quart) -> None:
+def test_exports_are_rate_limited(app: Quart) -> None:
     views = {rule.rule: app.view_functions[rule.endpoint] for rule in app.url_map.iter_rules()}
     for path in ("/links/export.<form>", "/api/v1/links/export"):
         assert policy_of(views[path]).limit, path
 
 
-async def send(ada: Program, content: bytes, content_type: str = "text/html") -> Answer:
+async def send(ada: Program, content: bytes, content_type: str = "text/html") -> ApiResponse:
     response = await ada.client.post(
         f"{LINKS}/import",
         data=content,
         headers={"X-API-Key": ada.token, "Content-Type": content_type},
     )
-    return Answer(response.status_code, response.headers, await response.get_json())
+    return ApiResponse(response.status_code, response.headers, await response.get_json())
 
 
-async def test_a_file_is_imported_by_a_job_that_tells_how_far_it_is(
+async def test_import_runs_in_a_job_and_reports_progress(
     app: Quart, ada: Program, bob: Program
 ) -> None:
     sent = await send(ada, bookmarks(3), "text/html; charset=utf-8")
@@ -76,7 +76,7 @@ async def test_a_file_is_imported_by_a_job_that_tells_how_far_it_is(
     assert (await bob("GET", where)).status == 404
 
 
-async def test_files_that_are_not_taken(
+async def test_rejects_invalid_import_files(
     app: Quart, ada: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for content_type in ("application/json", "application/octet-stream", "multipart/form-data"):
@@ -87,7 +87,7 @@ async def test_files_that_are_not_taken(
     assert IMPORT_TASK.name not in await jobs(app)
 
 
-async def test_all_links_as_a_file(ada: Program) -> None:
+async def test_export_formats(ada: Program) -> None:
     for number in range(3):
         await ada.save(f"{EXAMPLE}{number}", title=f"Title {number}")
     lines = (await ada("GET", f"{LINKS}/export")).body.splitlines()

@@ -1,4 +1,4 @@
-"""Pages are fetched in the background, and old ones again."""
+"""Fetch jobs and refetches."""
 
 import asyncio
 import base64
@@ -50,7 +50,7 @@ Answers = dict[str, tuple[str, str, bytes]]
 
 
 class Links:
-    """A user with a reading list, and somebody who does the jobs."""
+    """A user with a reading list, and a job runner."""
 
     def __init__(self, app: Quart, user_id: int) -> None:
         self.app = app
@@ -93,7 +93,7 @@ async def links(app: Quart) -> Links:
 
 @asynccontextmanager
 async def site(answers: Answers) -> AsyncIterator[Callable[[str], str]]:
-    """Serve answers by path (status, type, content); yield what makes a URL of a path."""
+    """Serve responses (status, type, content) by path; yield a function from path to URL."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -114,10 +114,10 @@ async def site(answers: Answers) -> AsyncIterator[Callable[[str], str]]:
         yield lambda path: f"http://127.0.0.1:{port}{path}"
 
 
-async def test_a_page_fills_in_its_link(links: Links) -> None:
+async def test_fetch_stores_title_description_and_icon(links: Links) -> None:
     answers: Answers = {
         "/": ("200 OK", "text/html", PAGE),
-        "/icon.png": ("200 OK", "image/svg+xml", PNG),  # its content says what it is
+        "/icon.png": ("200 OK", "image/svg+xml", PNG),  # the type is detected from the content
     }
     async with site(answers) as url:
         item = await links.save(url("/"))
@@ -142,7 +142,7 @@ async def test_a_page_fills_in_its_link(links: Links) -> None:
 @pytest.mark.parametrize(
     ("name", "pages"), [("title", "A <i>title</i> & more"), ("description", "What it is about")]
 )
-async def test_a_text_of_the_owner_stays(links: Links, name: str, pages: str) -> None:
+async def test_fetch_keeps_text_entered_by_the_owner(links: Links, name: str, pages: str) -> None:
     async def change(text: str) -> None:
         async with links.database.write() as session:
             values: dict[str, Any] = {name: text}
@@ -155,7 +155,7 @@ async def test_a_text_of_the_owner_stays(links: Links, name: str, pages: str) ->
         now = await links.get(item)
         assert getattr(now, name) == "Mine"
         assert now.fetched_at is not None
-        await change("")  # no text is the page's again
+        await change("")  # an empty text is replaced by the page's
         await links.do_jobs()
     assert getattr(await links.get(item), name) == pages
 
@@ -167,7 +167,9 @@ async def test_a_text_of_the_owner_stays(links: Links, name: str, pages: str) ->
         ("200 OK", "application/pdf", "Unsupported content type: application/pdf."),
     ],
 )
-async def test_a_page_that_is_none(links: Links, status: str, kind: str, sentence: str) -> None:
+async def test_permanent_fetch_error_is_not_retried(
+    links: Links, status: str, kind: str, sentence: str
+) -> None:
     async with site({"/": (status, kind, b"x")}) as url:
         item = await links.save(url("/"), title="Mine")
         await links.do_jobs()
@@ -176,8 +178,8 @@ async def test_a_page_that_is_none(links: Links, status: str, kind: str, sentenc
     assert await links.count(Job) == 0
 
 
-async def test_a_page_that_does_not_answer_now(links: Links) -> None:
-    """Its owner is told at once, and it is tried again; administrators are not bothered."""
+async def test_temporary_fetch_error_is_retried(links: Links) -> None:
+    """The owner sees the error immediately; it does not become a failed job."""
     answers: Answers = {"/": ("503 Service Unavailable", "text/html", b"")}
     async with site(answers) as url:
         item = await links.save(url("/"))
@@ -186,7 +188,7 @@ async def test_a_page_that_does_not_answer_now(links: Links) -> None:
             now = await links.get(item)
             assert now.fetch_error == "The server returned HTTP 503."
             assert now.is_pending
-            assert await links.count(LiveEvent) == 2 + attempt  # the first tells that it was saved
+            assert await links.count(LiveEvent) == 2 + attempt  # one event from saving
             async with links.database.write() as session:
                 row = (await session.execute(select(Job.status, Job.attempts))).one()
                 assert row == ("queued", attempt + 1)
@@ -196,7 +198,7 @@ async def test_a_page_that_does_not_answer_now(links: Links) -> None:
     assert await links.count(Job) == 0
 
 
-async def test_a_link_that_is_gone(links: Links) -> None:
+async def test_fetch_of_a_deleted_link_does_nothing(links: Links) -> None:
     item = await links.save("http://127.0.0.1:1/")
     async with links.database.write() as session:
         assert await queries.delete_link(session, links.user_id, item.id)
@@ -211,8 +213,8 @@ async def test_private_addresses_are_not_fetched(links: Links) -> None:
     assert (await links.get(item)).fetch_error == "The host has no public IP address."
 
 
-async def test_pages_are_fetched_again(links: Links) -> None:
-    """Those fetched long ago, and those never: an import asks for none."""
+async def test_old_and_never_fetched_links_are_refetched(links: Links) -> None:
+    """Links fetched long ago, and links that were never fetched."""
     async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
         old = await links.save(url("/"))
         await links.do_jobs()
@@ -234,10 +236,10 @@ async def test_pages_are_fetched_again(links: Links) -> None:
     assert (await links.get(fresh)).is_pending
 
 
-async def test_rounds_of_fetches_are_shared_and_come_to_everybody(
+async def test_refetches_are_shared_fairly_between_owners(
     links: Links, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many links of one owner never answer, and whatever becomes of an attempt."""
+    """Even if one owner has many links that never respond, and whatever the result of a fetch."""
     monkeypatch.setattr(jobs, "REFETCH_BATCH", 10)
     other = Links(links.app, (await Person().register(links.app)).id)
     add = text(
@@ -249,10 +251,10 @@ async def test_rounds_of_fetches_are_shared_and_come_to_everybody(
         await session.execute(add, {"user_id": links.user_id, "count": 30})
         await session.execute(add, {"user_id": other.user_id, "count": 6})
 
-    async def round() -> list[int]:
-        """Ask once; return how many links of each owner were asked for."""
+    async def refetch() -> list[int]:
+        """Run the refetch job; return how many fetches it enqueued for each owner."""
         async with links.database.write() as session:
-            await session.execute(text("DELETE FROM pgqueuer"))  # none of them ends well
+            await session.execute(text("DELETE FROM pgqueuer"))  # none of them succeeds
             await enqueue(session, jobs.REFETCH_TASK)
         await runner_of(links.app, jobs.REFETCH_TASK).run_due()
         count = text(
@@ -266,10 +268,10 @@ async def test_rounds_of_fetches_are_shared_and_come_to_everybody(
                 for each in (links, other)
             ]
 
-    assert [await round() for _ in range(5)] == [[5, 5], [5, 1], [10, 0], [10, 0], [0, 0]]
+    assert [await refetch() for _ in range(5)] == [[5, 5], [5, 1], [10, 0], [10, 0], [0, 0]]
 
 
-async def test_a_fetch_that_breaks_every_time_is_not_pending_for_ever(
+async def test_fetch_that_always_crashes_ends_with_an_error(
     links: Links, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> Any:
@@ -284,10 +286,10 @@ async def test_a_fetch_that_breaks_every_time_is_not_pending_for_ever(
                 await session.execute(update(Job).values(execute_after=func.now()))
     now = await links.get(item)
     assert (now.fetch_error, now.is_pending) == ("The page could not be read.", False)
-    assert await links.count(Job) == 0  # administrators are not bothered
+    assert await links.count(Job) == 0  # not kept as a failed job
 
 
-async def test_a_user_who_asks_again_does_not_wait_for_the_retry(links: Links) -> None:
+async def test_manual_refetch_does_not_wait_for_the_retry(links: Links) -> None:
     answers: Answers = {"/": ("503 Service Unavailable", "text/html", b"")}
     async with site(answers) as url:
         item = await links.save(url("/"))
@@ -300,7 +302,7 @@ async def test_a_user_who_asks_again_does_not_wait_for_the_retry(links: Links) -
     assert (now.description, now.fetch_error) == ("What it is about", None)
 
 
-async def test_imported_links_are_fetched_after_those_that_users_wait_for(links: Links) -> None:
+async def test_imported_links_have_lower_priority(links: Links) -> None:
     async with links.database.write() as session:
         urls = ("https://a.example/", "https://b.example/")
         values = [{"user_id": links.user_id, "url": url} for url in urls]
@@ -312,12 +314,12 @@ async def test_imported_links_are_fetched_after_those_that_users_wait_for(links:
         (f"links.fetch {one}", jobs.FETCH_TASK.priority),
         (f"links.fetch {many}", jobs.BULK_PRIORITY),
     ]
-    # The schedules have 0.
+    # Schedules have priority 0.
     assert jobs.BULK_PRIORITY < 0 < jobs.FETCH_TASK.priority
 
 
-async def test_an_effect_once(links: Links) -> None:
-    """Two workers have the same job, because the first was thought dead: one of them is heard."""
+async def test_fetch_is_stored_once_when_two_workers_run_the_job(links: Links) -> None:
+    """Another worker has taken over the job: the first one must not store its result."""
     async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
         item = await links.save(url("/"))
 
@@ -332,20 +334,20 @@ async def test_an_effect_once(links: Links) -> None:
 
 
 class Page:
-    """A site of one host whose page and icon a test lets go."""
+    """A site whose responses wait until `go` is set."""
 
     def __init__(self) -> None:
         self.open = 0
-        self.most = 0
-        self.asked: list[str] = []
+        self.max_open = 0
+        self.requests: list[str] = []
         self.go = asyncio.Event()
         self.status = "200 OK"
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
-        self.asked.append(path)
+        self.requests.append(path)
         self.open += 1
-        self.most = max(self.most, self.open)
+        self.max_open = max(self.max_open, self.open)
         await self.go.wait()
         self.open -= 1
         kind, content = ("image/png", PNG) if "icon" in path else ("text/html", PAGE)
@@ -372,12 +374,12 @@ async def slow_site() -> AsyncIterator[tuple[Page, Callable[[str], str]]]:
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110 the database is asked
+        while not await condition():  # noqa: ASYNC110 polls the database
             await asyncio.sleep(0.01)
 
 
-async def test_many_links_of_one_host_wait_in_the_queue(links: Links) -> None:
-    """But for a few they are not in the worker, no attempt is counted, and all are done."""
+async def test_links_of_one_host_wait_in_the_queue(links: Links) -> None:
+    """The worker holds only a few of them, no attempt is counted, and all are fetched."""
     count = 40
     async with slow_site() as (page, url):
         items = [await links.save(url(f"/{number}")) for number in range(count)]
@@ -403,14 +405,14 @@ async def test_many_links_of_one_host_wait_in_the_queue(links: Links) -> None:
                 return await links.count(Job) == 0
 
             await until(all_are_done)
-    assert page.most == 2
+    assert page.max_open == 2
     for item in items:
         now = await links.get(item)
         assert (now.fetch_error, now.is_pending) == (None, False)
         assert now.icon_digest is not None
 
 
-async def test_the_wait_for_a_turn_is_not_part_of_the_time_limit(links: Links) -> None:
+async def test_waiting_for_a_host_does_not_count_towards_the_timeout(links: Links) -> None:
     fetcher: Fetcher = links.app.extensions["fetcher"]
     async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
         item = await links.save(url("/"))
@@ -418,22 +420,20 @@ async def test_the_wait_for_a_turn_is_not_part_of_the_time_limit(links: Links) -
             for visit in (one, other):
                 await visit.enter("127.0.0.1", None)
             task = replace(jobs.FETCH_TASK, timeout=0.5)
-            doing = asyncio.create_task(runner_of(links.app, task).run_due())
+            running = asyncio.create_task(runner_of(links.app, task).run_due())
 
             async def waits() -> bool:
                 return fetcher.turns.waiting("127.0.0.1") == 1
 
             await until(waits)
-            await asyncio.sleep(0.6)  # longer than the limit
-        await doing
+            await asyncio.sleep(0.6)  # longer than the timeout
+        await running
     now = await links.get(item)
     assert (now.fetch_error, now.is_pending) == (None, False)
 
 
-async def test_a_line_that_nobody_calls_is_called(
-    links: Links, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As when the job that was called last went to another process."""
+async def test_stalled_host_queue_is_resumed(links: Links, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when another process took the job that was resumed last."""
     monkeypatch.setattr(job_turns, "CALL_TIMEOUT_SECONDS", 0.01)
     fetcher: Fetcher = links.app.extensions["fetcher"]
     async with site({"/": ("200 OK", "text/html", PAGE)}) as url:
@@ -444,7 +444,7 @@ async def test_a_line_that_nobody_calls_is_called(
             )
         assert job is not None
         fetcher.turns.line_up("127.0.0.1", job)
-        calling = asyncio.create_task(job_turns._keep_calling(links.app))
+        resuming = asyncio.create_task(job_turns._keep_calling(links.app))
         try:
             async with working(links.runner()):
 
@@ -453,10 +453,10 @@ async def test_a_line_that_nobody_calls_is_called(
 
                 await until(is_done)
         finally:
-            calling.cancel()
+            resuming.cancel()
 
 
-async def test_a_page_and_its_icon_are_one_turn(links: Links) -> None:
+async def test_page_and_icon_share_one_slot_of_the_host(links: Links) -> None:
     async with slow_site() as (page, url):
         page.go.set()
         for number in range(6):
@@ -467,11 +467,11 @@ async def test_a_page_and_its_icon_are_one_turn(links: Links) -> None:
                 return await links.count(Job) == 0
 
             await until(all_are_done)
-    # No third page is asked for before the icon of one of the first two.
-    assert "/icon.png" in page.asked[:4]
+    # The third page is requested only after the icon of one of the first two.
+    assert "/icon.png" in page.requests[:4]
 
 
-async def test_a_fetch_that_fails_calls_the_next_one(links: Links) -> None:
+async def test_failed_fetch_releases_its_slot(links: Links) -> None:
     async with slow_site() as (page, url):
         page.status = "404 Not Found"
         items = [await links.save(url(f"/{number}")) for number in range(6)]
@@ -492,8 +492,8 @@ async def test_a_fetch_that_fails_calls_the_next_one(links: Links) -> None:
     }
 
 
-async def test_a_change_that_asks_for_a_fetch_and_the_fetch_do_not_deadlock(links: Links) -> None:
-    """The one locks the link and then needs the job, which the other ends with the link."""
+async def test_concurrent_update_and_fetch_do_not_deadlock(links: Links) -> None:
+    """The update locks the link, then the job; the fetch completes the job and updates the link."""
     item = await links.save("https://site.example/")
     worker = uuid4()
     async with links.database.write() as session:
@@ -508,10 +508,10 @@ async def test_a_change_that_asks_for_a_fetch_and_the_fetch_do_not_deadlock(link
 
     async with links.database.write() as session:
         await queries.update_link(session, links.user_id, item.id, title="Mine")
-        keeping = asyncio.create_task(jobs._store_page(running, item.id, page, None))
+        storing = asyncio.create_task(jobs._store_page(running, item.id, page, None))
         await until(waits)
         await queries.update_link(session, links.user_id, item.id, description="")
-    await keeping
+    await storing
     now = await links.get(item)
     assert (now.title, now.description) == ("Mine", "What it is about")
     assert await links.count(Job) == 0

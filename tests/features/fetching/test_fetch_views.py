@@ -1,4 +1,4 @@
-"""What pages of links show of fetches, and the button that repeats one."""
+"""The state of fetches on the pages of links, and the refetch button."""
 
 from quart import Quart
 from quart.testing import QuartClient as Client
@@ -18,11 +18,13 @@ async def jobs(database: Database) -> list[str]:
 
 async def test_a_new_link_is_fetched(client: Client, database: Database, ada: Person) -> None:
     await client.post("/links/", form={"url": "https://example.com/"})
-    assert "Fetching…" in (await soup_of(client)).text
+    assert "Fetching the page…" in (await soup_of(client)).text
     assert await jobs(database) == ["links.fetch"]
 
 
-async def test_a_link_is_fetched_again(client: Client, database: Database, ada: Person) -> None:
+async def test_refetch_button_enqueues_a_fetch(
+    client: Client, database: Database, ada: Person
+) -> None:
     link = await saved(database, ada, "old")
     async with database.write() as session:
         await session.execute(text("DELETE FROM pgqueuer"))
@@ -30,14 +32,14 @@ async def test_a_link_is_fetched_again(client: Client, database: Database, ada: 
         await session.execute(update(Link).values(**error))
     page = await soup_of(client, f"/links/{link}/")
     assert "Too many redirects." in page.text
-    assert "Fetching…" not in page.text
+    assert "Fetching the page…" not in page.text
     (form,) = page.select(f"form[action='/links/{link}/fetch/']")
     assert form.text.strip() == "Fetch again"
     assert (await client.post(str(form["action"]))).location == f"/links/{link}/"
     assert await jobs(database) == ["links.fetch"]
 
 
-async def test_links_of_others_are_not_fetched(
+async def test_links_of_other_users_cannot_be_refetched(
     app: Quart, client: Client, database: Database, ada: Person
 ) -> None:
     theirs = await saved(database, await Person().register(app), "secret")

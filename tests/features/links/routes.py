@@ -1,4 +1,4 @@
-"""What the tests that walk all routes need of this feature."""
+"""Data for the tests that visit all routes."""
 
 from quart import Quart
 
@@ -6,11 +6,11 @@ from app.links import public_lists
 from tests.features.factories import Person
 
 SHARED = {"/lists/1/1/"}
-"""Addresses that caches may share."""
+"""Paths with public caching."""
 
 
 async def prepare(app: Quart) -> None:
-    """Put something at the addresses of public lists, whose variables are all `1`."""
+    """Publish a list at the path whose variables are all `1`."""
     person = await Person("1").register(app)
     async with app.extensions["quart_upsun"].database.write() as session:
         await public_lists.publish_tag(session, person.id, "1")

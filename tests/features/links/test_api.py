@@ -1,4 +1,4 @@
-"""The reading list as JSON, for programs with a token."""
+"""The JSON API of the reading list, with access tokens."""
 
 import asyncio
 from json import loads
@@ -20,8 +20,8 @@ LINKS = "/api/v1/links"
 EXAMPLE = "https://example.com/a"
 
 
-class Answer(NamedTuple):
-    """What came back, read."""
+class ApiResponse(NamedTuple):
+    """A parsed response."""
 
     status: int
     headers: Headers
@@ -29,25 +29,27 @@ class Answer(NamedTuple):
 
 
 class Program:
-    """What uses the API, with a token."""
+    """An API client with a token."""
 
     def __init__(self, client: Client, token: str) -> None:
         self.client, self.token = client, token
 
-    async def __call__(self, method: str, path: str, json: Any = None, **headers: str) -> Answer:
+    async def __call__(
+        self, method: str, path: str, json: Any = None, **headers: str
+    ) -> ApiResponse:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         response = await self.client.open(
             path, method=method, json=json, headers={"X-API-Key": self.token, **names}
         )
         text = await response.get_data(as_text=True)
         is_json = (response.content_type or "").partition(";")[0].endswith("json")
-        return Answer(
+        return ApiResponse(
             response.status_code,
             response.headers,
             loads(text) if is_json else text,
         )
 
-    async def save(self, url: str = EXAMPLE, **values: Any) -> Answer:
+    async def save(self, url: str = EXAMPLE, **values: Any) -> ApiResponse:
         return await self("POST", LINKS, {"url": url, **values})
 
 
@@ -63,7 +65,7 @@ async def bob(app: Quart, client: Client) -> Program:
     return Program(client, await token_of(app, person, READ, WRITE))
 
 
-async def test_a_link_is_saved_once(ada: Program) -> None:
+async def test_saving_an_existing_link_returns_it_unchanged(ada: Program) -> None:
     saved = await ada.save("HTTPS://Example.com:443/a", title="  An   example ", tags=["b", "a"])
     assert saved.status == 201
     link = saved.body
@@ -77,7 +79,7 @@ async def test_a_link_is_saved_once(ada: Program) -> None:
     assert (again.status, again.body) == (200, link)
 
 
-async def test_the_same_key_saves_once_and_answers_the_same(ada: Program) -> None:
+async def test_retry_with_idempotency_key_saves_once(ada: Program) -> None:
     body = {"url": EXAMPLE}
     first = await ada("POST", LINKS, body, Idempotency_Key="k1")
     second = await ada("POST", LINKS, body, Idempotency_Key="k1")
@@ -101,7 +103,7 @@ async def test_the_same_key_saves_once_and_answers_the_same(ada: Program) -> Non
         ({"url": EXAMPLE, "owner": 7}, "#/owner"),
     ],
 )
-async def test_what_does_not_fit_is_told_with_its_place(
+async def test_validation_errors_point_to_the_invalid_field(
     ada: Program, body: dict[str, Any], place: str
 ) -> None:
     answer = await ada("POST", LINKS, body)
@@ -111,7 +113,7 @@ async def test_what_does_not_fit_is_told_with_its_place(
     assert (await ada("GET", LINKS)).body["items"] == []
 
 
-async def test_pages_follow_one_another_to_the_end(ada: Program) -> None:
+async def test_list_pagination_reaches_every_link(ada: Program) -> None:
     for number in range(5):
         await ada.save(f"{EXAMPLE}{number}", tags=["odd" if number % 2 else "even"])
     seen, path = [], f"{LINKS}?limit=2"
@@ -126,7 +128,7 @@ async def test_pages_follow_one_another_to_the_end(ada: Program) -> None:
     assert [link["url"][-1] for link in odd.body["items"]] == ["3", "1"]
 
 
-async def test_search_goes_on_where_it_stopped(ada: Program) -> None:
+async def test_search_pagination_reaches_every_result(ada: Program) -> None:
     for number in range(5):
         await ada.save(f"{EXAMPLE}{number}", title=f"Sour dough {number}")
     await ada.save(f"{EXAMPLE}/other", title="Rye")
@@ -143,13 +145,13 @@ async def test_search_goes_on_where_it_stopped(ada: Program) -> None:
     "query",
     ["limit=0", "limit=101", "limit=x", "state=new", "before=0", f"before={10**20}"],
 )
-async def test_a_query_that_makes_no_sense(ada: Program, query: str) -> None:
+async def test_rejects_invalid_query_parameters(ada: Program, query: str) -> None:
     answer = await ada("GET", f"{LINKS}?{query}")
     assert answer.status == 422
     assert [error["parameter"] for error in answer.body["errors"]] == [query.partition("=")[0]]
 
 
-async def test_a_change_is_for_the_version_that_was_seen(ada: Program) -> None:
+async def test_if_match_prevents_lost_updates(ada: Program) -> None:
     where = (await ada.save()).headers["Location"]
     changed = await ada("PATCH", where, {"archived": True, "tags": ["x"]}, If_Match='"1"')
     assert changed.status == 200
@@ -174,12 +176,12 @@ async def test_a_change_is_for_the_version_that_was_seen(ada: Program) -> None:
     [
         ("If-Match", '"2"', 200, 200),
         ("If-Match", "*", 200, 200),
-        # Any tag of the list counts, wherever it is.
+        # Any tag of the list matches, in any position.
         *(("If-Match", f'"2", "{number}"', 200, 200) for number in range(90, 99)),
         *(("If-Match", f'"{number}" , ,"2"', 200, 200) for number in range(90, 99)),
         ("If-Match", '"1"', 412, 412),
         ("If-Match", '"1", "3"', 412, 412),
-        # A weak tag never matches there.
+        # A weak tag never matches `If-Match`.
         ("If-Match", 'W/"2"', 412, 412),
         ("If-Match", '"1", W/"2"', 412, 412),
         ("If-Match", '"x"', 412, 412),
@@ -195,7 +197,7 @@ async def test_a_change_is_for_the_version_that_was_seen(ada: Program) -> None:
         ("If-None-Match", '"1", W/"2"', 304, 412),
         ("If-None-Match", "*", 304, 412),
         ("If-None-Match", '"1", W/"1"', 200, 200),
-        # The whole answer is right whatever was meant; a change may not be.
+        # Malformed: a full response is always correct, but a change may not be.
         ("If-None-Match", "2", 200, 400),
     ],
 )
@@ -214,7 +216,7 @@ async def test_preconditions(
         answer = await ada("PATCH", where, body, **headers)
         assert answer.status == changed, body
         if changed == 200:
-            # The next one meets the version that this one has made.
+            # Recreate the link, so that the next request finds version 2.
             await ada("DELETE", where)
             where = (await ada.save(f"{EXAMPLE}/{len(body)}")).headers["Location"]
             await ada("PATCH", where, {"archived": True})
@@ -224,22 +226,22 @@ async def test_preconditions(
         assert (kept["title"], kept["version"]) == ("", 2)
 
 
-async def test_a_repeated_precondition_is_one_list(client: Client, ada: Program) -> None:
+async def test_repeated_precondition_headers_are_combined(client: Client, ada: Program) -> None:
     where = (await ada.save()).headers["Location"]
     for header, status in (("If-Match", 200), ("If-None-Match", 304)):
         headers = Headers([("X-API-Key", ada.token), (header, '"9"'), (header, '"1"')])
         assert (await client.get(where, headers=headers)).status_code == status
 
 
-async def test_preconditions_on_what_is_not_there(ada: Program) -> None:
+async def test_preconditions_on_a_missing_link_return_404(ada: Program) -> None:
     for header in ("If-Match", "If-None-Match"):
         for method in ("GET", "PATCH", "DELETE"):
             body: Any = {} if method == "PATCH" else None
             assert (await ada(method, f"{LINKS}/1", body, **{header: "*"})).status == 404
 
 
-async def test_a_change_that_is_on_its_way_counts(app: Quart, ada: Program) -> None:
-    """A precondition that held a moment ago does not let a change overwrite another one."""
+async def test_if_match_waits_for_a_concurrent_update(app: Quart, ada: Program) -> None:
+    """The precondition is evaluated after the concurrent change has been committed."""
     database: Database = app.extensions["quart_upsun"].database
     where = (await ada.save()).headers["Location"]
     id = int(where.rpartition("/")[2])
@@ -254,7 +256,7 @@ async def test_a_change_that_is_on_its_way_counts(app: Quart, ada: Program) -> N
     assert (await ada("GET", where)).body["title"] == "First"
 
 
-async def test_null_is_not_a_change(ada: Program) -> None:
+async def test_rejects_null_in_updates(ada: Program) -> None:
     where = (await ada.save(title="Old", tags=["a"])).headers["Location"]
     for name in ("title", "description", "tags", "archived"):
         answer = await ada("PATCH", where, {"title": "New", name: None})
@@ -265,7 +267,7 @@ async def test_null_is_not_a_change(ada: Program) -> None:
     assert (answer.status, answer.body["title"], answer.body["tags"]) == (200, "", [])
 
 
-async def test_the_document_says_that_null_is_refused(client: Client) -> None:
+async def test_openapi_document_excludes_null_in_updates(client: Client) -> None:
     document = await (await client.get("/openapi.json")).get_json()
     content = document["paths"][f"{LINKS}/{{id}}"]["patch"]["requestBody"]["content"]
     schema = content["application/json"]["schema"]
@@ -312,7 +314,7 @@ async def test_all_tags_can_be_listed(app: Quart, ada: Program, bob: Program) ->
         assert (await ada("GET", f"/api/v1/tags?{query}")).status == 422, query
 
 
-async def test_what_belongs_to_others_is_not_there(ada: Program, bob: Program) -> None:
+async def test_links_of_other_users_return_404(ada: Program, bob: Program) -> None:
     where = (await ada.save(tags=["secret"])).headers["Location"]
     for method, body in (("GET", None), ("PATCH", {"title": "Mine"}), ("DELETE", None)):
         assert (await bob(method, where, body)).status == 404
@@ -321,7 +323,7 @@ async def test_what_belongs_to_others_is_not_there(ada: Program, bob: Program) -
     assert (await ada("GET", "/api/v1/tags")).body == {"items": ["secret"], "next": None}
 
 
-async def test_a_token_that_may_only_read(app: Quart, client: Client) -> None:
+async def test_read_only_token_cannot_change_links(app: Quart, client: Client) -> None:
     person = await Person("ada").register(app)
     reader = Program(client, await token_of(app, person, READ))
     assert (await reader("GET", LINKS)).status == 200

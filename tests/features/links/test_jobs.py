@@ -1,4 +1,4 @@
-"""The clean-up job of the reading list."""
+"""The cleanup job of the reading list."""
 
 from quart import Quart
 from sqlalchemy import select, text, update
@@ -12,9 +12,7 @@ from quart_upsun.testing import runner_of
 from tests.features.factories import Person
 
 
-async def test_icons_that_nobody_has_are_removed(
-    app: Quart, database: Database, ada: Person
-) -> None:
+async def test_cleanup_deletes_unused_icons(app: Quart, database: Database, ada: Person) -> None:
     async with database.write() as session:
         item, _ = await queries.save_link(session, ada.id, "https://example.com/")
         for digest in (b"used", b"idle", b"new"):

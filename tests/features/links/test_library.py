@@ -1,4 +1,4 @@
-"""What is done with links: whose they are, in which order they come, and what finds them."""
+"""Saving, changing, listing and searching links."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -33,8 +33,8 @@ async def bob(app: Quart) -> int:
 
 
 @pytest.fixture
-def wanted() -> Iterator[list[int]]:
-    """The links that other features were told to want metadata."""
+def requested() -> Iterator[list[int]]:
+    """Ids of links in `metadata_requested` signals."""
     found: list[int] = []
 
     async def receive(_: object, *, link_ids: list[int], **__: Any) -> None:
@@ -62,8 +62,8 @@ async def found(database: Database, user: int, words: str, **options: Any) -> li
         return await search.search(session, user, words, **({"limit": 100} | options))
 
 
-async def test_a_link_is_saved_once_for_each_user(
-    database: Database, ada: int, bob: int, wanted: list[int]
+async def test_link_is_saved_once_per_user(
+    database: Database, ada: int, bob: int, requested: list[int]
 ) -> None:
     first = await saved(database, ada, "one", tags=["sea"])
     again = await saved(database, ada, "one", title="Another", tags=["other"])
@@ -71,10 +71,10 @@ async def test_a_link_is_saved_once_for_each_user(
     theirs = await saved(database, bob, "one", title="Bob's")
     assert theirs.id != first.id
     assert (await events(database, ada), await events(database, bob)) == (1, 1)
-    assert wanted == [first.id, theirs.id]
+    assert requested == [first.id, theirs.id]
 
 
-async def test_of_many_who_save_at_once_one_is_new(database: Database, ada: int) -> None:
+async def test_concurrent_saves_create_one_link(database: Database, ada: int) -> None:
     async def save() -> bool:
         async with database.write() as session:
             _, is_new = await queries.save_link(session, ada, "https://example.com/")
@@ -83,10 +83,10 @@ async def test_of_many_who_save_at_once_one_is_new(database: Database, ada: int)
     assert sorted(await asyncio.gather(*(save() for _ in range(8)))) == [False] * 7 + [True]
 
 
-async def test_who_loses_a_row_to_a_deletion_saves_it_anew(
+async def test_save_survives_a_concurrent_deletion(
     database: Database, ada: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was there when the insert met it, and is not when it is looked up."""
+    """The link exists at the INSERT, and is deleted before the SELECT."""
     old = await saved(database, ada, "one")
     execute = AsyncSession.execute
     deleted: list[bool] = []
@@ -117,25 +117,27 @@ CHANGES: dict[str, Callable[[AsyncSession, int, int], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-async def test_links_of_others_are_not_there(
+async def test_links_of_other_users_are_not_accessible(
     database: Database,
     ada: int,
     bob: int,
-    wanted: list[int],
+    requested: list[int],
     change: Callable[[AsyncSession, int, int], Awaitable[Any]],
 ) -> None:
     mine = await saved(database, ada, "mine", tags=["sea"])
-    told = await events(database, ada)
+    event_count = await events(database, ada)
     for link in (mine.id, mine.id + 1):
         async with database.write() as session:
             assert not await change(session, bob, link)
     async with database.read() as session:
         assert await queries.get_link(session, ada, mine.id) == mine
-    assert wanted == [mine.id]
-    assert (await events(database, ada), await events(database, bob)) == (told, 0)
+    assert requested == [mine.id]
+    assert (await events(database, ada), await events(database, bob)) == (event_count, 0)
 
 
-async def test_lists_are_of_one_user(database: Database, ada: int, bob: int) -> None:
+async def test_lists_tags_and_search_are_scoped_to_the_user(
+    database: Database, ada: int, bob: int
+) -> None:
     await saved(database, ada, f"u{bob} secret", tags=["sea", f"u{bob}"])
     async with database.read() as session:
         assert await queries.list_links(session, bob, limit=10) == []
@@ -147,7 +149,7 @@ async def test_lists_are_of_one_user(database: Database, ada: int, bob: int) -> 
         assert await found(database, bob, words) == [], words
 
 
-async def test_a_change_is_of_the_version_it_was_meant_for(database: Database, ada: int) -> None:
+async def test_update_with_outdated_version_is_rejected(database: Database, ada: int) -> None:
     link = await saved(database, ada, "one")
 
     async def change(version: int) -> LinkItem | None:
@@ -162,14 +164,16 @@ async def test_a_change_is_of_the_version_it_was_meant_for(database: Database, a
     assert changed.updated_at > link.updated_at
     results = await asyncio.gather(change(2), change(2), change(2), return_exceptions=True)
     assert sum(isinstance(each, VersionConflictError) for each in results) == 2
-    told = await events(database, ada)
+    event_count = await events(database, ada)
     async with database.write() as session:
         assert await queries.delete_link(session, ada, link.id)
-    assert await events(database, ada) == told + 1
+    assert await events(database, ada) == event_count + 1
 
 
 @pytest.mark.parametrize("name", ["title", "description"])
-async def test_a_text_is_given_or_the_pages_own(database: Database, ada: int, name: str) -> None:
+async def test_unchanged_text_does_not_count_as_entered_by_the_owner(
+    database: Database, ada: int, name: str
+) -> None:
     async def given(text: str) -> bool:
         async with database.write() as session:
             values: dict[str, Any] = {name: text}
@@ -179,7 +183,7 @@ async def test_a_text_is_given_or_the_pages_own(database: Database, ada: int, na
     link = await saved(database, ada, "one", title="")
     async with database.write() as session:
         await session.execute(update(Link).values({name: "The page's"}))
-    assert not await given("The page's")  # a form that was sent for its tags
+    assert not await given("The page's")  # as when a form changes only the tags
     assert await given("Mine")
     assert await given("Mine")
     assert not await given("")
@@ -187,10 +191,10 @@ async def test_a_text_is_given_or_the_pages_own(database: Database, ada: int, na
 
 @pytest.mark.parametrize("tag", [None, "sea"])
 @pytest.mark.parametrize("archived", [None, False, True])
-async def test_pages_have_each_link_once(
+async def test_pagination_is_stable_under_concurrent_changes(
     database: Database, ada: int, bob: int, tag: str | None, archived: bool | None
 ) -> None:
-    """While others are saved, archived and deleted."""
+    """While links are saved and deleted."""
     expected: list[int] = []
     for number in range(5 * LIMIT):
         item = await saved(database, ada, f"{number}", tags=["sea"] if number % 3 else ["hill"])
@@ -219,7 +223,7 @@ async def test_pages_have_each_link_once(
     assert seen == expected
 
 
-async def test_tags_follow_the_links(database: Database, ada: int) -> None:
+async def test_tags_are_updated_with_links(database: Database, ada: int) -> None:
     async def tags() -> list[str]:
         async with database.read() as session:
             return await queries.list_tags(session, ada)
@@ -236,7 +240,7 @@ async def test_tags_follow_the_links(database: Database, ada: int) -> None:
     assert await tags() == ["b", "größe"]
 
 
-async def test_the_best_comes_first(database: Database, ada: int) -> None:
+async def test_search_results_are_ranked(database: Database, ada: int) -> None:
     await saved(database, ada, "1", title="Sea")
     await saved(database, ada, "2", title="Hill", tags=["sea"])
     lake = await saved(database, ada, "3", title="Lake")
@@ -251,7 +255,7 @@ async def test_the_best_comes_first(database: Database, ada: int) -> None:
     assert [each.item.title for each in await found(database, ada, "example 3")] == ["Lake"]
 
 
-async def test_words_that_were_looked_for_are_marked(database: Database, ada: int) -> None:
+async def test_search_terms_are_highlighted(database: Database, ada: int) -> None:
     await saved(database, ada, "1", title="The <b>sea</b> & seagulls, undersea")
     async with database.write() as session:
         await session.execute(
@@ -277,7 +281,7 @@ def test_highlights_are_balanced(text: str, shown: str) -> None:
     assert highlight(text) == shown
 
 
-async def test_a_search_is_gone_on_with(database: Database, ada: int) -> None:
+async def test_search_pagination_is_stable(database: Database, ada: int) -> None:
     for number in range(3 * LIMIT + 2):
         title = "sea " * (number % 3) + "sea"
         await saved(database, ada, f"{number}", title=title)
@@ -298,7 +302,7 @@ async def test_a_search_is_gone_on_with(database: Database, ada: int) -> None:
         *(
             "",
             " ",
-            "u",  # the owner is a lexeme, too
+            "u",  # the owner is a lexeme
             "_",
             "___",
             "'",
@@ -327,13 +331,13 @@ async def test_a_search_is_gone_on_with(database: Database, ada: int) -> None:
     ],
     ids=lambda words: ascii(words[:12]),
 )
-async def test_odd_searches_find_nothing(database: Database, ada: int, words: str) -> None:
+async def test_unusual_search_input_finds_nothing(database: Database, ada: int, words: str) -> None:
     await saved(database, ada, "hill")
     assert await found(database, ada, words) == []
 
 
 @pytest.mark.parametrize("words", ["sea'", "'sea", "sea & !", "sea:*", "(sea)", "SEA_"])
-async def test_signs_separate_words(database: Database, ada: int, words: str) -> None:
+async def test_punctuation_separates_words(database: Database, ada: int, words: str) -> None:
     await saved(database, ada, "1", title="s sea")
     assert len(await found(database, ada, words)) == 1
 
@@ -358,20 +362,20 @@ async def test_signs_separate_words(database: Database, ada: int, words: str) ->
     ],
     ids=lambda cursor: ascii(cursor[:12]),
 )
-async def test_what_is_no_cursor_is_refused(database: Database, ada: int, cursor: str) -> None:
+async def test_rejects_invalid_search_cursor(database: Database, ada: int, cursor: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         await found(database, ada, "sea", after=cursor)
     with pytest.raises(ValueError, match=r"."):
         await found(database, ada, "", after=cursor)
 
 
-async def test_an_account_has_room_for_so_many_links(
+async def test_link_limit_per_account(
     app: Quart, database: Database, ada: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queries, "MAX_LINKS", 2)
     await saved(database, ada, "1")
     await saved(database, ada, "2")
-    assert (await saved(database, ada, "2")).title == "2"  # it is there already
+    assert (await saved(database, ada, "2")).title == "2"  # already saved
     with pytest.raises(queries.TooManyLinksError):
         await saved(database, ada, "3")
     async with database.read() as session:

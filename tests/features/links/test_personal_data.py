@@ -1,4 +1,4 @@
-"""What a user's links add to "Download your data", and to what keeps an account."""
+"""Links in "Download your data", and in the cleanup of unconfirmed accounts."""
 
 import json
 from datetime import timedelta
@@ -23,7 +23,9 @@ async def ada(app: Quart, client: Client) -> Person:
     return person
 
 
-async def test_the_data_hold_what_features_keep(app: Quart, client: Client, ada: Person) -> None:
+async def test_personal_data_export_contains_links_and_public_lists(
+    app: Quart, client: Client, ada: Person
+) -> None:
     database = app.extensions["quart_upsun"].database
     async with database.write() as session:
         await queries.save_link(
@@ -44,7 +46,7 @@ async def test_the_data_hold_what_features_keep(app: Quart, client: Client, ada:
     assert (head.status_code, await head.get_data()) == (200, b"")
 
 
-async def test_an_unconfirmed_account_with_links_is_kept(
+async def test_cleanup_keeps_unconfirmed_accounts_with_links(
     app: Quart,
 ) -> None:
     database = app.extensions["quart_upsun"].database

@@ -1,4 +1,4 @@
-"""Lists that anybody may see, as a page and as a feed."""
+"""Public lists, as a page and as an Atom feed."""
 
 from datetime import datetime
 from xml.etree import ElementTree
@@ -22,7 +22,7 @@ HOSTILE = '<b>"&]]>\x0b\x1b\ufffe\ud83d\ude00'.encode("utf-16", "surrogatepass")
 
 @pytest.fixture
 async def page(client: Client, ada: Person) -> str:
-    """The address of a list that Ada has published."""
+    """The path of a public list of Ada."""
     assert (await client.post("/lists/sea/publish/")).location == "/links/?tag=sea"
     return f"/lists/{ada.username}/sea/"
 
@@ -32,14 +32,14 @@ def stranger(app: Quart) -> Client:
     return new_client(app)
 
 
-async def feed_of(stranger: Client, page: str) -> ElementTree.Element:
+async def load_feed(stranger: Client, page: str) -> ElementTree.Element:
     response = await stranger.get(f"{page}feed.atom")
     assert response.status_code == 200
     assert response.content_type == "application/atom+xml; charset=utf-8"
     return ElementTree.fromstring(await response.get_data(as_text=False))  # noqa: S314 our own
 
 
-async def test_a_list_shows_the_links_of_its_tag(
+async def test_public_list_shows_the_links_of_its_tag(
     app: Quart, stranger: Client, client: Client, database: Database, ada: Person, page: str
 ) -> None:
     bob = await Person().register(app)
@@ -64,7 +64,9 @@ async def test_a_list_shows_the_links_of_its_tag(
     await soup_of(stranger, f"{page}?before=x", 400)
 
 
-async def test_lists_are_kept_for_strangers(stranger: Client, client: Client, page: str) -> None:
+async def test_public_lists_are_cacheable_for_anonymous_visitors(
+    stranger: Client, client: Client, page: str
+) -> None:
     for path in (page, f"{page}feed.atom"):
         response = await stranger.get(path)
         assert response.headers["Cache-Control"] == SHARED
@@ -73,10 +75,10 @@ async def test_lists_are_kept_for_strangers(stranger: Client, client: Client, pa
     assert "X-Robots-Tag" not in response.headers
 
 
-async def test_a_list_ends(
+async def test_private_list_is_indistinguishable_from_a_missing_one(
     app: Quart, stranger: Client, client: Client, database: Database, ada: Person, page: str
 ) -> None:
-    """In whatever way: what is not public does not look different from what never was."""
+    """For every reason that a list is not public."""
 
     async def answers() -> set[tuple[int, str, bytes]]:
         found = set()
@@ -103,27 +105,28 @@ async def test_a_list_ends(
     assert await answers() == missing
 
 
-async def test_who_may_publish(
+async def test_publishing_requires_a_confirmed_email_address(
     app: Quart, client: Client, database: Database, ada: Person, page: str
 ) -> None:
     found = await soup_of(client, "/links/?tag=sea")
-    assert "Everybody can see your list sea" in " ".join(found.text.split())
+    assert [each["href"] for each in found.select("#public-link")] == [page]
     bob, other = await Person().register(app, confirmed=False), new_client(app)
     await bob.log_in(other)
     found = await soup_of(other, "/links/?tag=sea")
-    assert "confirm your address first" in found.text
+    assert "Confirm your email address" in found.text
+    assert found.select("form[action$='/publish/']") == []
     assert (await other.post("/lists/sea/publish/")).status_code == 403
-    assert (await other.post("/lists/sea/withdraw/")).status_code == 303  # his own, that is
+    assert (await other.post("/lists/sea/withdraw/")).status_code == 303  # his own list
     await soup_of(other, f"/lists/{bob.username}/sea/", 404)
     await soup_of(other, page)
     for tag in ("a+b", "%00", "a%20b", "x" * 41):
         assert (await client.post(f"/lists/{tag}/publish/")).status_code == 404, tag
 
 
-async def test_the_feed_is_one(
+async def test_feed_is_valid_atom(
     stranger: Client, database: Database, ada: Person, page: str
 ) -> None:
-    empty = await feed_of(stranger, page)
+    empty = await load_feed(stranger, page)
     assert empty.findall(f"{ATOM}entry") == []
     first = await saved(database, ada, "one", tags=["sea"])
     second = await saved(database, ada, "two", tags=["sea", "größe"])
@@ -133,7 +136,7 @@ async def test_the_feed_is_one(
             .where(Link.id == second)
             .values(title=HOSTILE, description=HOSTILE, updated_at=Link.created_at)
         )
-    feed = await feed_of(stranger, page)
+    feed = await load_feed(stranger, page)
     assert feed.tag == f"{ATOM}feed"
     assert feed.findtext(f"{ATOM}id") == empty.findtext(f"{ATOM}id")
     assert feed.findtext(f"{ATOM}author/{ATOM}name") == ada.username
@@ -158,14 +161,14 @@ async def test_the_feed_is_one(
     assert oldest.findtext(f"{ATOM}id", "").endswith(f":link/{first}")
 
 
-async def test_a_feed_that_has_not_changed_is_not_sent_again(
+async def test_feed_supports_conditional_requests(
     stranger: Client, database: Database, ada: Person, page: str
 ) -> None:
     path = f"{page}feed.atom"
     tag = (await stranger.get(path)).headers["ETag"]
     again = await stranger.get(path, headers={"If-None-Match": tag})
     assert (again.status_code, await again.get_data()) == (304, b"")
-    assert again.headers["Cache-Control"] == SHARED  # who keeps it may go on keeping it
+    assert again.headers["Cache-Control"] == SHARED  # caches may keep it
     for name, value, status in (
         ("If-None-Match", f"W/{tag}", 304),
         ("If-None-Match", "*", 304),
@@ -181,7 +184,7 @@ async def test_a_feed_that_has_not_changed_is_not_sent_again(
     assert again.status_code == 200
 
 
-async def test_what_a_page_says_of_itself_is_text(
+async def test_fetched_titles_and_descriptions_are_escaped(
     stranger: Client, database: Database, ada: Person, page: str
 ) -> None:
     await saved(database, ada, "one", tags=["sea"])

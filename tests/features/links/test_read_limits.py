@@ -1,4 +1,4 @@
-"""Expensive reads are limited, and what is cheap pays nothing for it."""
+"""Rate limits of expensive reads; cheap reads run no extra statement."""
 
 from datetime import timedelta
 
@@ -24,15 +24,15 @@ LIMITED = {
 }
 
 
-async def counted(database: Database) -> int:
-    """How many shares of reads were begun."""
+async def count_limits(database: Database) -> int:
+    """Return how many clients have used a read limit."""
     async with database.read() as session:
         count = select(func.count()).where(RateLimit.name.in_(READS))
         return int(await session.scalar(count) or 0)
 
 
-async def use_up(database: Database) -> None:
-    """Leave nothing of each share that was begun."""
+async def exhaust_limits(database: Database) -> None:
+    """Exhaust the read limits of all clients seen so far."""
     async with database.write() as session:
         await session.execute(
             update(RateLimit)
@@ -41,31 +41,31 @@ async def use_up(database: Database) -> None:
         )
 
 
-def test_reads_that_have_a_limit(app: Quart) -> None:
-    """Those that search, or need no login."""
+def test_searches_and_public_reads_are_rate_limited(app: Quart) -> None:
+    """Routes that search, or need no login."""
     rules = [rule for rule in app.url_map.iter_rules() if "GET" in (rule.methods or ())]
     found = {each.rule for each in rules if policy_of(app.view_functions[each.endpoint]).limit}
     assert found >= LIMITED
 
 
-async def test_pages_and_api_share_a_limit_for_searches(
+async def test_pages_and_api_share_the_search_limit(
     app: Quart, client: Client, database: Database, ada: Person
 ) -> None:
     key = {"X-API-Key": await token_of(app, ada, READ)}
     lists = ("/links/", "/links/?q=", "/links/?q=%20", "/links/?tag=a", "/links/?state=all")
     for path in (*lists, "/api/v1/links", "/api/v1/links?q="):
         assert (await client.get(path)).status_code == 200, path
-    assert await counted(database) == 0
+    assert await count_limits(database) == 0
 
     assert (await client.get("/links/?q=sea")).status_code == 200
     assert (await client.get("/api/v1/links?q=sea", headers=key)).status_code == 200
-    assert await counted(database) == 1
-    await use_up(database)
+    assert await count_limits(database) == 1
+    await exhaust_limits(database)
     page = await client.get("/links/?q=sea")
     assert page.status_code == 429
     assert int(page.headers["Retry-After"]) > 1
     assert "Too many requests" in await page.get_data(as_text=True)
-    for headers in ({}, key):  # with the login, and with the token
+    for headers in ({}, key):  # with session and token
         problem = await client.get("/api/v1/links?q=sea", headers=headers)
         assert (problem.status_code, problem.mimetype) == (429, "application/problem+json")
         assert int(problem.headers["Retry-After"]) > 1
@@ -85,7 +85,7 @@ async def test_public_lists_are_limited_per_client_and_stay_cacheable(
     response = await stranger.get(path)
     assert (response.status_code, response.headers["Cache-Control"]) == (200, SHARED)
     assert "Set-Cookie" not in response.headers
-    await use_up(database)
+    await exhaust_limits(database)
     response = await stranger.get(path)
     assert (response.status_code, response.headers["Cache-Control"]) == (429, "private, no-store")
     response = await stranger.get(path, scope_base={"client": ("203.0.113.7", 0)})

@@ -1,4 +1,4 @@
-"""What the list of links asks of the database."""
+"""The number of statements of the API's list of links."""
 
 from quart import Quart
 from quart.testing import QuartClient as Client
@@ -12,15 +12,15 @@ from tests.features.factories import Person
 LIST = "/api/v1/links?limit=20"
 
 
-async def links_of(app: Quart, person: Person) -> None:
+async def create_links(app: Quart, person: Person) -> None:
     async with app.extensions["quart_upsun"].database.write() as session:
         for number in range(25):
             await queries.save_link(session, person.id, f"https://example.com/{number}")
 
 
-async def test_the_list_is_one_statement(app: Quart, client: Client) -> None:
+async def test_api_list_with_token_needs_one_statement(app: Quart, client: Client) -> None:
     ada = await Person("ada").register(app)
-    await links_of(app, ada)
+    await create_links(app, ada)
     headers = {"X-API-Key": await token_of(app, ada, READ)}
     statements = Statements(app)
     response = await client.get(LIST, headers=headers)
@@ -29,9 +29,9 @@ async def test_the_list_is_one_statement(app: Quart, client: Client) -> None:
     assert statements.seen[0].lstrip().startswith("SELECT")
 
 
-async def test_with_a_login_it_is_two_statements(app: Quart, client: Client) -> None:
+async def test_api_list_with_session_needs_two_statements(app: Quart, client: Client) -> None:
     ada = await Person("ada").register(app)
-    await links_of(app, ada)
+    await create_links(app, ada)
     await ada.log_in(client)
     statements = Statements(app)
     response = await client.get(LIST)

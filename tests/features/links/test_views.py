@@ -50,19 +50,21 @@ def href(page: Tag, selector: str) -> str:
     return str(found["href"])
 
 
-def sent_by(page: Tag) -> dict[str, str]:
-    """What the form for changes would send."""
+def form_values(page: Tag) -> dict[str, str]:
+    """Return the current values of the edit form."""
     fields = page.select("#editForm input")
     return {str(each["name"]): str(each.get("value", "")) for each in fields}
 
 
-async def test_a_link_is_saved_once(client: Client, database: Database, ada: Person) -> None:
+async def test_saving_an_existing_link_redirects_to_it(
+    client: Client, database: Database, ada: Person
+) -> None:
     response = await client.post(
         "/links/", form={"url": " Example.com:443/a?utm_source=x ", "tags": "News, #python news"}
     )
     assert (response.status_code, response.location) == (303, "/links/")
     page = await soup_of(client)
-    assert "Saved." in page.text
+    assert "Link saved." in page.text
     (row,) = page.select(".link")
     link = row.select_one(".link-title a")
     assert link is not None
@@ -73,7 +75,7 @@ async def test_a_link_is_saved_once(client: Client, database: Database, ada: Per
 
     response = await client.post("/links/", form={"url": "https://example.com/a", "tags": "other"})
     page = await soup_of(client, response.location or "")
-    assert "on your list already" in page.text
+    assert "already saved" in page.text
     assert len(page.select(".link")) == 1
     assert "other" not in page.text
 
@@ -84,25 +86,25 @@ async def test_a_link_is_saved_once(client: Client, database: Database, ada: Per
         ({}, "Enter a URL."),
         ({"url": "javascript:alert(1)"}, "must start with https:// or http://"),
         ({"url": "http://"}, "Enter a valid URL."),
-        ({"url": "example.com", "tags": "a!"}, "A tag consists of"),
+        ({"url": "example.com", "tags": "a!"}, "Tags may contain"),
         ({"url": "example.com/" + "x" * 2048}, "longer than"),
     ],
 )
-async def test_what_is_wrong_stands_beside_its_field(
+async def test_validation_errors_appear_next_to_their_field(
     client: Client, ada: Person, form: dict[str, str], message: str
 ) -> None:
     response = await client.post("/links/", form=form)
     assert response.status_code == 200
     page = BeautifulSoup(await response.get_data(as_text=True), "html.parser")
     assert page.title is not None
-    assert page.title.text.startswith("Error: Links")
+    assert page.title.text.startswith("Error: Unread links")
     (wrong,) = page.select("#saveForm [aria-invalid]")
     assert message in page.select(f"#{str(wrong['aria-describedby']).split()[-1]}")[0].text
     assert page.select_one("#url[value]") is not None
     assert page.select(".link") == []
 
 
-async def test_pages_show_each_link_once(
+async def test_pagination_shows_each_link_once(
     client: Client, database: Database, ada: Person, app: Quart
 ) -> None:
     bob = await Person().register(app)
@@ -114,13 +116,15 @@ async def test_pages_show_each_link_once(
     while path:
         page = await soup_of(client, path)
         seen += titles(page)
-        await saved(database, ada, f"later{len(seen)}")  # somebody saves while somebody reads
+        await saved(database, ada, f"later{len(seen)}")  # a link is saved between two pages
         older = page.select_one("a[rel=next]")
         path = str(older["href"]) if older else None
     assert seen == [f"n{number}" for number in reversed(range(2 * PAGE_SIZE + 1))]
 
 
-async def test_lists_show_what_they_say(client: Client, database: Database, ada: Person) -> None:
+async def test_lists_are_filtered_by_state_tag_and_search(
+    client: Client, database: Database, ada: Person
+) -> None:
     await saved(database, ada, "old", tags=["python"])
     await saved(database, ada, "new", tags=["python", "sea"])
     await saved(database, ada, "other")
@@ -154,22 +158,22 @@ async def test_lists_show_what_they_say(client: Client, database: Database, ada:
     assert titles(await soup_of(client)) == ["other", "new", "old"]
 
 
-async def test_a_menu_of_tags_that_is_cut_off_says_so(
+async def test_truncated_tag_list_says_so(
     client: Client, database: Database, ada: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queries, "MAX_TAGS_SHOWN", 2)
     await saved(database, ada, "one", tags=["a", "b"])
     page = await soup_of(client)
     assert [each.text for each in page.select("nav .tags a")] == ["a", "b"]
-    assert "are shown" not in page.text
+    assert "Showing the first" not in page.text
     await saved(database, ada, "two", tags=["cliff"])
     page = await soup_of(client)
     assert [each.text for each in page.select("nav .tags a")] == ["a", "b"]
-    assert "Only the first 2 tags are shown." in page.text
+    assert "Showing the first 2 tags." in page.text
     assert titles(await soup_of(client, "/links/?q=cliff")) == ["two"]
 
 
-async def test_titles_tell_lists_apart(client: Client, ada: Person) -> None:
+async def test_page_titles_are_distinct(client: Client, ada: Person) -> None:
     paths = ("", "?state=archived", "?state=all", "?tag=sea", "?tag=sea&state=all", "?q=sea")
     found = [(await soup_of(client, f"/links/{path}")).title for path in paths]
     assert len({each.text for each in found if each}) == len(paths)
@@ -184,16 +188,16 @@ async def test_titles_tell_lists_apart(client: Client, ada: Person) -> None:
     ],
     ids=lambda query: query[:20],
 )
-async def test_nonsense_is_refused(client: Client, ada: Person, query: str) -> None:
+async def test_rejects_invalid_query_parameters(client: Client, ada: Person, query: str) -> None:
     await soup_of(client, f"/links/?{query}", 400)
     if not query.startswith("q="):
         await soup_of(client, f"/links/1/row/?{query}", 400)
 
 
 @pytest.mark.parametrize("before", [1, LARGEST_ID])
-async def test_any_number_may_be_gone_on_from(client: Client, ada: Person, before: int) -> None:
+async def test_accepts_any_id_as_cursor(client: Client, ada: Person, before: int) -> None:
     page = await soup_of(client, f"/links/?before={before}")
-    assert "There is nothing older." in page.text
+    assert "No older links." in page.text
 
 
 @pytest.mark.parametrize(
@@ -201,12 +205,14 @@ async def test_any_number_may_be_gone_on_from(client: Client, ada: Person, befor
     ["'", "\\", "& | ! :*", "'a' & 'b", "🎉", "x" * 10_000, "%", "<->", "\udcff"],
     ids=ascii,
 )
-async def test_odd_searches_find_nothing(client: Client, ada: Person, words: str) -> None:
+async def test_unusual_search_input_is_not_an_error(
+    client: Client, ada: Person, words: str
+) -> None:
     response = await client.get("/links/", query_string={"q": words.encode("utf-8", "replace")})
     assert response.status_code == 200
 
 
-async def test_what_was_looked_for_is_marked(
+async def test_search_terms_are_highlighted_and_escaped(
     client: Client, database: Database, ada: Person
 ) -> None:
     link = await saved(database, ada, f"Pythons {HOSTILE}")
@@ -248,7 +254,7 @@ async def test_searches_go_on_in_their_order(
 async def test_a_link_is_edited(client: Client, database: Database, ada: Person) -> None:
     link = await saved(database, ada, "old")
     page = await soup_of(client, f"/links/{link}/")
-    form = sent_by(page)
+    form = form_values(page)
     assert form == {"title": "old", "tags": "", "version": "1"}
     response = await client.post(f"/links/{link}/", form=form | {"title": "New", "tags": "b A"})
     assert response.location == f"/links/{link}/"
@@ -261,7 +267,7 @@ async def test_a_link_is_edited(client: Client, database: Database, ada: Person)
     assert "has changed since" in again.select("#editForm .alert")[0].text
     assert titles(again) == ["New"]
     assert (await stored(database, link)).title == "New"
-    form = sent_by(again)
+    form = form_values(again)
     assert form == {"title": "Mine", "tags": "", "version": "2"}
     assert (await client.post(f"/links/{link}/", form=form)).status_code == 303
     assert (await stored(database, link)).title == "Mine"
@@ -270,7 +276,7 @@ async def test_a_link_is_edited(client: Client, database: Database, ada: Person)
 @pytest.mark.parametrize(
     "form", [{"title": "x" * 301}, {"tags": "?"}, {"version": "x"}, {"version": str(2**70)}]
 )
-async def test_a_refused_change_changes_nothing(
+async def test_invalid_edit_changes_nothing(
     client: Client, database: Database, ada: Person, form: dict[str, str]
 ) -> None:
     link = await saved(database, ada, "old")
@@ -296,7 +302,7 @@ async def test_a_link_is_deleted(client: Client, database: Database, ada: Person
         *((each, "POST") for each in ("", "archive/", "unarchive/", "delete/")),
     ],
 )
-async def test_links_of_others_are_not_there(
+async def test_links_of_other_users_return_404(
     app: Quart, client: Client, database: Database, ada: Person, path: str, method: str
 ) -> None:
     bob = await Person().register(app)
@@ -304,14 +310,14 @@ async def test_links_of_others_are_not_there(
     before = await stored(database, theirs)
     for link in (theirs, theirs + 1, 0, LARGEST_ID, LARGEST_ID + 1, 10**30):
         response = await client.open(f"/links/{link}/{path}", method=method, form={"title": "x"})
-        # Of numbers that its rule refuses, Werkzeug may say that only the method is wrong.
+        # For ids that the URL rule rejects, Werkzeug may respond with 405.
         assert response.status_code in ({404} if link <= LARGEST_ID else {404, 405}), link
         assert "secret" not in await response.get_data(as_text=True)
     after = await stored(database, theirs)
     assert (after.version, after.archived) == (before.version, before.archived)
 
 
-async def test_a_row_belongs_to_the_lists_that_show_it(
+async def test_row_is_returned_only_for_matching_filters(
     client: Client, database: Database, ada: Person
 ) -> None:
     link = await saved(database, ada, "row", tags=["sea"])
@@ -335,7 +341,7 @@ async def test_a_row_belongs_to_the_lists_that_show_it(
                 assert str(row.select("li")[0]) == str(shown)
 
 
-async def test_a_page_listens_from_where_it_was_read(
+async def test_page_listens_from_the_newest_event(
     client: Client, database: Database, ada: Person
 ) -> None:
     async def place() -> int:
@@ -350,13 +356,13 @@ async def test_a_page_listens_from_where_it_was_read(
     assert await place() > first
 
 
-async def test_the_stream_is_the_members_own(client: Client, ada: Person) -> None:
+async def test_event_stream_is_private(client: Client, ada: Person) -> None:
     response = await client.head("/links/events/")
     assert response.content_type == "text/event-stream; charset=utf-8"
     assert response.headers["Cache-Control"] == "private, no-store"
 
 
-async def test_icons_are_for_everybody_and_for_ever(
+async def test_icons_are_public_and_immutable(
     app: Quart, client: Client, database: Database, ada: Person
 ) -> None:
     link, digest = await saved(database, ada, "one"), bytes(range(32))
@@ -379,7 +385,7 @@ async def test_icons_are_for_everybody_and_for_ever(
         )
         assert (again.status_code, await again.get_data()) == (304, b"")
         assert again.headers["Cache-Control"] == response.headers["Cache-Control"]
-    # A cookie that is worth nothing is taken back, and that is for nobody else.
+    # An invalid cookie is deleted, and that response must not be cached.
     response = await new_client(app).get(str(image["src"]), headers={"Cookie": "login=forged"})
     assert "Set-Cookie" in response.headers
     assert response.headers["Cache-Control"] == "private, no-store"
@@ -389,7 +395,7 @@ async def test_icons_are_for_everybody_and_for_ever(
         assert response.headers["Cache-Control"] == "private, no-store"
 
 
-async def test_saving_has_a_limit(client: Client, ada: Person, app: Quart) -> None:
+async def test_saving_is_rate_limited(client: Client, ada: Person, app: Quart) -> None:
     async with app.app_context():
         while await SAVE_LIMIT.count_request(f"user {ada.id}") == 0:
             pass

@@ -1,4 +1,4 @@
-"""Every word that is copied out of a title finds it, in whatever script."""
+"""Full-text search in all scripts."""
 # ruff: noqa: RUF001 - texts in other scripts are meant
 
 import pytest
@@ -46,7 +46,7 @@ async def ada(app: Quart) -> int:
 
 
 @pytest.mark.parametrize(("title", "query"), PAIRS)
-async def test_a_title_is_found(database: Database, ada: int, title: str, query: str) -> None:
+async def test_search_finds_a_title(database: Database, ada: int, title: str, query: str) -> None:
     async with database.write() as session:
         await queries.save_link(session, ada, "https://site.example/", title=title)
         await queries.save_link(session, ada, "https://site.example/other", title="Unrelated text")
@@ -84,7 +84,7 @@ async def test_every_word_of_a_title_finds_it(
 ) -> None:
     title = "".join(word + separator for word, separator in parts)
     query = parts[number % len(parts)][0]
-    if not search_words.words(query):  # marks alone, which no letter goes with
+    if not search_words.words(query):  # combining marks without a letter
         return
     lexemes = " & ".join(
         f"'{word}':*" for word in search_words.query_words(query, search.MAX_WORDS)
@@ -100,7 +100,7 @@ async def test_every_word_of_a_title_finds_it(
         ), (title, query)
 
 
-async def test_each_text_is_replaced_without_the_others(database: Database, ada: int) -> None:
+async def test_search_index_updates_each_field_separately(database: Database, ada: int) -> None:
     async def finds(query: str) -> bool:
         async with database.read() as session:
             return bool(await search.search(session, ada, query, limit=1))
@@ -122,7 +122,7 @@ async def test_each_text_is_replaced_without_the_others(database: Database, ada:
     assert all([await finds(word) for word in ("where", "second", "other")])
 
 
-async def test_the_owner_is_no_word(database: Database, ada: int) -> None:
+async def test_owner_lexeme_cannot_be_searched(database: Database, ada: int) -> None:
     other = (await Person().create(database)).id
     async with database.write() as session:
         await queries.save_link(session, ada, "https://a.example/", title="Same")
@@ -133,7 +133,7 @@ async def test_the_owner_is_no_word(database: Database, ada: int) -> None:
             assert await search.search(session, ada, query, limit=10) == []
 
 
-def test_only_what_was_looked_for_is_marked() -> None:
+def test_only_search_terms_are_highlighted() -> None:
     def marked(title: str, query: str) -> str:
         return search_words.highlight(title, search_words.query_words(query, 8), "[", "]")
 
@@ -143,7 +143,7 @@ def test_only_what_was_looked_for_is_marked() -> None:
     assert marked("<b>Ｎｏｄｅ</b>", "node") == "<b>[Ｎｏｄｅ]</b>"
 
 
-async def test_an_address_is_found_as_it_is_shown(database: Database, ada: int) -> None:
+async def test_search_finds_a_url_as_displayed(database: Database, ada: int) -> None:
     url = urls.normalize_url("https://bücher.example/caf%C3%A9/a-page")
     async with database.write() as session:
         item, _ = await queries.save_link(session, ada, url)
@@ -160,7 +160,7 @@ async def test_an_address_is_found_as_it_is_shown(database: Database, ada: int) 
 @pytest.mark.parametrize(
     "title", ["Hidden\u202etxt", "a\u2066b\u2069c", "see https://a.example/?utm_source=x"]
 )
-async def test_a_title_is_found_as_it_was_before_it_was_cleaned(
+async def test_search_finds_a_title_by_its_uncleaned_text(
     database: Database, ada: int, title: str
 ) -> None:
     async with database.write() as session:

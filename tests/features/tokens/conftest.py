@@ -1,4 +1,4 @@
-"""The application with a resource of the tests' own, and a user with an access token."""
+"""The application with a test resource, and a user with an access token."""
 
 from collections.abc import AsyncIterator
 
@@ -25,5 +25,5 @@ async def ada(app: Quart) -> Person:
 
 @pytest.fixture
 async def token(app: Quart, ada: Person) -> str:
-    """Ada's, good for things."""
+    """A token of Ada with the scopes of the test resource."""
     return await make_token(app, ada)

@@ -1,4 +1,4 @@
-"""Authentication by access tokens: which are accepted, and what it costs."""
+"""Authentication with access tokens, and the queries it needs."""
 
 import logging
 import re
@@ -34,7 +34,7 @@ async def last_used(app: Quart) -> datetime | None:
 
 
 @pytest.mark.parametrize("name", ["Authorization", "X-API-Key"])
-async def test_a_token_lets_in_by_either_header(
+async def test_accepts_token_in_either_header(
     app: Quart, client: Client, ada: Person, name: str
 ) -> None:
     token = await make_token(app, ada, ME)
@@ -48,7 +48,7 @@ async def test_a_token_lets_in_by_either_header(
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "Bearer ", "bearer x", "Bearer \xe9", "Bearer qu_"])
-async def test_what_is_no_token_is_refused_without_a_query(
+async def test_rejects_malformed_token_without_a_query(
     app: Quart, client: Client, ada: Person, scheme: str
 ) -> None:
     await ada.log_in(client)
@@ -58,17 +58,17 @@ async def test_what_is_no_token_is_refused_without_a_query(
     assert response.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 
 
-async def test_an_unknown_token_is_refused(client: Client, token: str) -> None:
+async def test_rejects_unknown_token(client: Client, token: str) -> None:
     assert (await client.get(THINGS, headers=bearer(tokens.generate_token()))).status_code == 401
     assert (await client.get(THINGS, headers=bearer(token))).status_code == 200
 
 
-async def test_a_token_ends(app: Quart, client: Client, token: str) -> None:
+async def test_rejects_expired_token(app: Quart, client: Client, token: str) -> None:
     await change_token(app, expires_at=datetime.now(UTC) - timedelta(seconds=1))
     assert (await client.get(THINGS, headers=bearer(token))).status_code == 401
 
 
-async def test_a_token_ends_with_its_user(
+async def test_rejects_token_of_deactivated_or_deleted_user(
     app: Quart, client: Client, ada: Person, token: str
 ) -> None:
     database = app.extensions["quart_upsun"].database
@@ -85,17 +85,15 @@ async def test_a_token_ends_with_its_user(
     assert (await client.get(THINGS, headers=bearer(token))).status_code == 401
 
 
-async def test_two_tokens_are_one_too_many(client: Client, token: str) -> None:
+async def test_rejects_two_different_tokens(client: Client, token: str) -> None:
     headers = bearer(token) | {"X-API-Key": token}
     assert (await client.get(THINGS, headers=headers)).status_code == 200
     headers["X-API-Key"] = tokens.generate_token()
     assert (await client.get(THINGS, headers=headers)).status_code == 400
 
 
-async def test_a_cookie_beside_a_token_is_not_looked_at(
-    app: Quart, client: Client, ada: Person
-) -> None:
-    """Neither to let somebody in whom the token does not, nor to say who it is."""
+async def test_token_takes_precedence_over_cookie(app: Quart, client: Client, ada: Person) -> None:
+    """Neither to authenticate a request with an invalid token, nor to choose the user."""
     await ada.log_in(client)
     other = await Person("grace").register(app)
     token = await make_token(app, other, ME)
@@ -105,12 +103,14 @@ async def test_a_cookie_beside_a_token_is_not_looked_at(
     ).status_code == 401
     response = await client.get("/api/v1/me", headers=bearer(token))
     assert (await response.get_json())["username"] == "grace"
-    # On a page it is the cookie that counts, whatever header comes along.
+    # Pages use the cookie and ignore the header.
     response = await client.get("/account/", headers=bearer(token))
     assert 'value="ada"' in await response.get_data(as_text=True)
 
 
-async def test_a_token_costs_one_query(app: Quart, client: Client, ada: Person, token: str) -> None:
+async def test_token_authentication_needs_one_query(
+    app: Quart, client: Client, ada: Person, token: str
+) -> None:
     await ada.log_in(client)
     assert (await client.get(THINGS, headers=bearer(token))).status_code == 200
     statements = Statements(app)
@@ -119,7 +119,7 @@ async def test_a_token_costs_one_query(app: Quart, client: Client, ada: Person, 
     assert statements.seen[0].startswith("SELECT")
 
 
-async def test_the_last_use_is_noted_once_a_minute(app: Quart, client: Client, token: str) -> None:
+async def test_last_use_is_recorded_once_a_minute(app: Quart, client: Client, token: str) -> None:
     assert await last_used(app) is None
     await client.get(THINGS, headers=bearer(token))
     first = await last_used(app)
@@ -133,7 +133,7 @@ async def test_the_last_use_is_noted_once_a_minute(app: Quart, client: Client, t
     assert again >= first
 
 
-async def test_nothing_of_a_token_is_kept_or_logged(
+async def test_token_is_neither_stored_nor_logged(
     app: Quart, client: Client, token: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -147,7 +147,7 @@ async def test_nothing_of_a_token_is_kept_or_logged(
     assert secret[:12] not in str(vars(row))
 
 
-def test_tokens_can_be_told_from_other_things() -> None:
+def test_token_format_has_a_prefix_and_checksum() -> None:
     token = tokens.generate_token()
     assert re.fullmatch(r"qu_[A-Za-z0-9_-]{49}", token)
     assert tokens.is_well_formed(token)

@@ -1,4 +1,4 @@
-"""The page on which tokens are made, shown once, listed and deleted."""
+"""The access tokens page: create, list and revoke tokens."""
 
 import asyncio
 import json
@@ -29,12 +29,12 @@ FORM: dict[str, Any] = {"name": "My laptop", "scopes": ["things:read", "me:read"
 
 @pytest.fixture
 async def client(client: Client, ada: Person) -> Client:
-    """Ada's browser."""
+    """A client that is logged in as Ada."""
     await ada.log_in(client)
     return client
 
 
-async def page(client: Client, **form: Any) -> tuple[int, BeautifulSoup]:
+async def submit_or_get(client: Client, **form: Any) -> tuple[int, BeautifulSoup]:
     sent = {
         "data": urlencode(form, doseq=True),
         "headers": {"Content-Type": "application/x-www-form-urlencoded"},
@@ -44,20 +44,20 @@ async def page(client: Client, **form: Any) -> tuple[int, BeautifulSoup]:
     return response.status_code, BeautifulSoup(await response.get_data(as_text=True), "html.parser")
 
 
-async def kept(app: Quart) -> list[AccessToken]:
+async def stored_tokens(app: Quart) -> list[AccessToken]:
     async with app.extensions["quart_upsun"].database.read() as session:
         return list((await session.scalars(select(AccessToken).order_by(AccessToken.id))).all())
 
 
-async def events(app: Quart, *kinds: Event) -> int:
+async def count_events(app: Quart, *kinds: Event) -> int:
     async with app.extensions["quart_upsun"].database.read() as session:
         return len(
             (await session.scalars(select(AuditEvent).where(AuditEvent.kind.in_(kinds)))).all()
         )
 
 
-async def test_a_token_is_made_and_shown_once(app: Quart, client: Client, ada: Person) -> None:
-    status, soup = await page(client, **FORM)
+async def test_new_token_is_shown_once(app: Quart, client: Client, ada: Person) -> None:
+    status, soup = await submit_or_get(client, **FORM)
     field = soup.select_one("input#token")
     assert (status, field is not None) == (200, True)
     assert field is not None
@@ -67,21 +67,21 @@ async def test_a_token_is_made_and_shown_once(app: Quart, client: Client, ada: P
     assert (await stranger.get("/api/v1/things", headers=bearer(token))).status_code == 200
     response = await stranger.post("/api/v1/things", json={"name": "a"}, headers=bearer(token))
     assert response.status_code == 403
-    _, soup = await page(client)
+    _, soup = await submit_or_get(client)
     assert soup.select_one("input#token") is None
     assert token not in str(soup)
     row = soup.select_one("#tokens tbody tr")
     assert row is not None
     for text in ("My laptop", "me:read", "things:read", f"{datetime.now(UTC):%d %b %Y}"):
         assert text in row.get_text()
-    (found,) = await kept(app)
+    (found,) = await stored_tokens(app)
     assert found.digest == tokens.hash_token(token)
     assert timedelta(days=29) < found.expires_at - datetime.now(UTC) <= timedelta(days=30)
-    assert await events(app, Event.TOKEN_CREATED) == 1
+    assert await count_events(app, Event.TOKEN_CREATED) == 1
 
 
-async def test_the_form_offers_what_views_ask_for(client: Client) -> None:
-    _, soup = await page(client)
+async def test_form_offers_the_scopes_that_views_require(client: Client) -> None:
+    _, soup = await submit_or_get(client)
     boxes = soup.select("#tokenForm input[type=checkbox]")
     offered = [str(box["value"]) for box in boxes]
     assert {"me:read", "things:read", "things:write"} <= set(offered)
@@ -102,34 +102,36 @@ async def test_the_form_offers_what_views_ask_for(client: Client) -> None:
         {"days": "x"},
     ],
 )
-async def test_what_the_form_refuses(app: Quart, client: Client, change: dict[str, Any]) -> None:
-    _, soup = await page(client, **(FORM | change))
+async def test_rejects_invalid_token_form(
+    app: Quart, client: Client, change: dict[str, Any]
+) -> None:
+    _, soup = await submit_or_get(client, **(FORM | change))
     assert "Error" in soup.title.text if soup.title else False
     assert soup.select(".invalid-feedback")
-    assert await kept(app) == []
+    assert await stored_tokens(app) == []
 
 
-async def test_names_are_shown_as_they_are(client: Client) -> None:
-    _, soup = await page(client, **(FORM | {"name": "<script>alert(1)</script>"}))
+async def test_token_names_are_escaped(client: Client) -> None:
+    _, soup = await submit_or_get(client, **(FORM | {"name": "<script>alert(1)</script>"}))
     assert soup.select_one("#tokens script") is None
     assert "<script>alert(1)</script>" in soup.select_one("#tokens").get_text()  # type: ignore[union-attr]
 
 
-async def test_nobody_has_more_than_twenty(app: Quart, client: Client, ada: Person) -> None:
+async def test_users_cannot_exceed_the_token_limit(app: Quart, client: Client, ada: Person) -> None:
     for _ in range(18):
         await make_token(app, ada)
     browsers = [new_client(app) for _ in range(4)]
     for browser in browsers:
         await ada.log_in(browser)
-    await asyncio.gather(*(page(browser, **FORM) for browser in browsers))
-    assert len(await kept(app)) == tokens.MAX_TOKENS
-    _, soup = await page(client, **FORM)
-    assert "You have 20 tokens" in soup.get_text()
-    assert len(await kept(app)) == tokens.MAX_TOKENS
+    await asyncio.gather(*(submit_or_get(browser, **FORM) for browser in browsers))
+    assert len(await stored_tokens(app)) == tokens.MAX_TOKENS
+    _, soup = await submit_or_get(client, **FORM)
+    assert "20 access tokens" in soup.get_text()
+    assert len(await stored_tokens(app)) == tokens.MAX_TOKENS
 
 
-async def test_a_session_that_was_ended_makes_none(app: Quart, ada: Person) -> None:
-    """Or a thief would turn what is left of a session into a year."""
+async def test_revoked_session_cannot_create_tokens(app: Quart, ada: Person) -> None:
+    """Otherwise a stolen session could be extended to a year."""
     database = app.extensions["quart_upsun"].database
     async with database.write() as session:
         user = await accounts.get_user(session, ada.id)
@@ -139,40 +141,42 @@ async def test_a_session_that_was_ended_makes_none(app: Quart, ada: Person) -> N
     with pytest.raises(accounts.SessionEndedError):
         async with database.write() as session:
             await tokens.create_token(session, user, name="a", scopes=["me:read"], days=7)
-    assert await kept(app) == []
+    assert await stored_tokens(app) == []
 
 
-async def test_a_deleted_token_is_refused_at_once(app: Quart, client: Client, token: str) -> None:
-    (found,) = await kept(app)
+async def test_revoked_token_is_rejected_immediately(
+    app: Quart, client: Client, token: str
+) -> None:
+    (found,) = await stored_tokens(app)
     response = await client.post(f"{PAGE}{found.id}/delete/")
     assert (response.status_code, response.location) == (303, PAGE)
     stranger = new_client(app)
     assert (await stranger.get("/api/v1/things", headers=bearer(token))).status_code == 401
     assert (await client.post(f"{PAGE}{found.id}/delete/")).status_code == 404
     assert (await client.post(f"{PAGE}{10**30}/delete/")).status_code == 404
-    assert await events(app, Event.TOKEN_DELETED) == 1
+    assert await count_events(app, Event.TOKEN_DELETED) == 1
 
 
-async def test_others_tokens_are_not_seen_and_not_deleted(
+async def test_tokens_of_other_users_cannot_be_seen_or_revoked(
     app: Quart, client: Client, token: str
 ) -> None:
-    (found,) = await kept(app)
+    (found,) = await stored_tokens(app)
     grace, browser = await Person("grace").register(app), new_client(app)
     await grace.log_in(browser)
-    _, soup = await page(browser)
+    _, soup = await submit_or_get(browser)
     assert "a test" not in soup.get_text()
     assert (await browser.post(f"{PAGE}{found.id}/delete/")).status_code == 404
-    assert len(await kept(app)) == 1
+    assert len(await stored_tokens(app)) == 1
 
 
-async def test_one_that_is_over_is_shown_as_such(app: Quart, client: Client, token: str) -> None:
+async def test_expired_token_is_marked_as_expired(app: Quart, client: Client, token: str) -> None:
     async with app.extensions["quart_upsun"].database.write() as session:
         await session.execute(update(AccessToken).values(expires_at=datetime.now(UTC)))
-    _, soup = await page(client)
-    assert "Over since" in soup.get_text()
+    _, soup = await submit_or_get(client)
+    assert "Expired" in soup.get_text()
 
 
-async def test_signing_out_everywhere_revokes_tokens_unless_they_are_to_be_kept(
+async def test_sign_out_everywhere_revokes_tokens_unless_kept(
     app: Quart, client: Client, ada: Person, token: str
 ) -> None:
     stranger = new_client(app)
@@ -184,10 +188,10 @@ async def test_signing_out_everywhere_revokes_tokens_unless_they_are_to_be_kept(
     assert (await stranger.get("/api/v1/things", headers=bearer(token))).status_code == 401
 
 
-async def test_an_administrator_ends_sessions_and_tokens(
+async def test_administrator_can_revoke_sessions_and_tokens(
     app: Quart, client: Client, ada: Person, token: str
 ) -> None:
-    """Of an account that was taken over, for instance."""
+    """For example for a compromised account."""
     root = await Person().register(app, administrator=True)
     admin = new_client(app)
     await root.log_in(admin)
@@ -208,7 +212,7 @@ async def test_a_token_stays_revoked_when_its_user_is_reactivated(
     assert (await new_client(app).get("/api/v1/things", headers=bearer(token))).status_code == 401
 
 
-async def test_a_new_password_leaves_tokens_and_a_reset_ends_them(
+async def test_password_change_keeps_tokens_and_reset_revokes_them(
     app: Quart, client: Client, ada: Person, token: str
 ) -> None:
     stranger = new_client(app)
@@ -227,15 +231,15 @@ async def test_a_new_password_leaves_tokens_and_a_reset_ends_them(
     form = {"password": "another one 123", "confirm": "another one 123"}
     assert (await stranger.post(path, form=form)).status_code == 303
     assert (await stranger.get("/api/v1/things", headers=bearer(token))).status_code == 401
-    assert await events(app, Event.TOKEN_DELETED) == 1
+    assert await count_events(app, Event.TOKEN_DELETED) == 1
 
 
-async def test_the_account_leads_there(client: Client) -> None:
+async def test_account_page_links_to_tokens(client: Client) -> None:
     text = await (await client.get("/account/")).get_data(as_text=True)
     assert f'href="{PAGE}"' in text
 
 
-async def test_tokens_are_downloaded_without_their_secret(
+async def test_personal_data_export_omits_token_secrets(
     app: Quart, client: Client, ada: Person
 ) -> None:
     token = await make_token(app, ada)
@@ -247,7 +251,7 @@ async def test_tokens_are_downloaded_without_their_secret(
     assert token not in str(data)
 
 
-async def test_a_token_works_while_the_database_is_read_only(
+async def test_token_works_on_a_read_only_database(
     app: Quart, ada: Person, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first use cannot be recorded then."""
