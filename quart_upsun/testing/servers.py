@@ -102,7 +102,7 @@ class Server:
         """Return the CPU time of the serving processes, in user mode."""
         return sum(child.cpu_times().user for child in self.children)
 
-    async def says(self, name: str, *, times: int = 1) -> list[dict[str, Any]]:
+    async def wait_for_event(self, name: str, *, times: int = 1) -> list[dict[str, Any]]:
         """Wait until an event has been logged `times` times, and return its log entries."""
 
         def found() -> bool:
@@ -115,22 +115,22 @@ class Server:
 
     async def wait_until_serving(self, processes: int = 1) -> None:
         """Wait until all processes accept requests."""
-        self.port = int((await self.says("server starting"))[0]["port"])
-        await self.says("server ready", times=processes)
+        self.port = int((await self.wait_for_event("server starting"))[0]["port"])
+        await self.wait_for_event("server ready", times=processes)
         self.pids()
         async with httpx.AsyncClient(base_url=self.url) as client:
             assert (await client.get("/livez")).status_code == 200
 
-    async def is_draining(self) -> None:
+    async def wait_until_draining(self) -> None:
         """Wait until all processes have begun to shut down."""
-        await self.says("server stopping", times=len(self.events("server ready")))
+        await self.wait_for_event("server stopping", times=len(self.events("server ready")))
 
     def send(self, number: int = signal.SIGTERM) -> None:
         """Send a signal to the server."""
         self.stopped = time.monotonic()
         self.process.send_signal(number)
 
-    async def ended(self, within: float = EXIT_SECONDS) -> int:
+    async def wait_for_exit(self, within: float = EXIT_SECONDS) -> int:
         """Wait until the server and all its processes have exited, and return the exit code."""
 
         def finished() -> bool:
@@ -149,10 +149,10 @@ class Server:
         assert self.process.returncode is not None
         return self.process.returncode
 
-    async def stops(self, number: int = signal.SIGTERM) -> None:
+    async def stop_cleanly(self, number: int = signal.SIGTERM) -> None:
         """Send a signal. The server must exit in time, with code 0 and without errors."""
         self.send(number)
-        assert await self.ended() == 0, self.output
+        assert await self.wait_for_exit() == 0, self.output
         assert self.problems() == [], self.output
 
     def kill(self) -> None:
@@ -223,9 +223,9 @@ class Connection:
         lines = [f"GET {path} HTTP/1.1", "Host: example.com", *headers, "", ""]
         await self.send("\r\n".join(lines).encode())
 
-    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+    async def read_response(self) -> tuple[int, dict[str, str], bytes]:
         """Read a response: status code, headers and body. Fail if it is incomplete."""
-        status, headers = await self.head()
+        status, headers = await self.read_head()
         if headers.get("transfer-encoding") == "chunked":
             body = b""
             while size := int(await self.reader.readline(), 16):
@@ -234,13 +234,13 @@ class Connection:
             return status, headers, body
         return status, headers, await self.reader.readexactly(int(headers["content-length"]))
 
-    async def head(self) -> tuple[int, dict[str, str]]:
+    async def read_head(self) -> tuple[int, dict[str, str]]:
         """Read the status code and the headers of a response."""
         lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin1").split("\r\n")
         pairs = [line.split(": ", 1) for line in lines[1:] if line]
         return int(lines[0].split()[1]), {name.lower(): value for name, value in pairs}
 
-    async def is_closed(self) -> bool:
+    async def wait_closed(self) -> bool:
         """Wait until the server closes the connection. Return False if it sends data before."""
         try:
             return await asyncio.wait_for(self.reader.read(), EXIT_SECONDS) == b""

@@ -32,7 +32,7 @@ class MailServer:
         delay: seconds to wait before the reply to each `DATA`.
         on_data: called for each message before it is accepted.
         at_once: the number of messages that wait for a reply now.
-        most_at_once: the maximum of `at_once` so far.
+        max_pending: the maximum of `at_once` so far.
         port: the port of the server.
     """
 
@@ -48,7 +48,7 @@ class MailServer:
         self.on_data: Callable[[], None] = lambda: None
         self.delay = 0.0
         self.at_once = 0
-        self.most_at_once = 0
+        self.max_pending = 0
         self.port = 0
         self._changed = asyncio.Condition()
         self._server: asyncio.Server | None = None
@@ -58,12 +58,12 @@ class MailServer:
         """The `MAIL_URL` of this server."""
         return f"smtp://127.0.0.1:{self.port}"
 
-    async def arrived(self, count: int = 1) -> list[EmailMessage]:
+    async def wait_for_messages(self, count: int = 1) -> list[EmailMessage]:
         """Wait until `count` messages have been accepted, and return all messages."""
-        await self.until(lambda: len(self.messages) >= count)
+        await self.wait_until(lambda: len(self.messages) >= count)
         return self.messages
 
-    async def mail(self, to: str, subject: str) -> EmailMessage:
+    async def wait_for_mail(self, to: str, subject: str) -> EmailMessage:
         """Wait for a message by recipient and subject, and return the newest."""
 
         def found() -> list[EmailMessage]:
@@ -71,14 +71,14 @@ class MailServer:
                 each for each in self.messages if (each["To"], each["Subject"]) == (to, subject)
             ]
 
-        await self.until(lambda: bool(found()))
+        await self.wait_until(lambda: bool(found()))
         return found()[-1]
 
-    async def is_holding(self) -> None:
+    async def wait_until_holding(self) -> None:
         """Wait until a message waits for its reply."""
-        await self.until(lambda: self.at_once > 0)
+        await self.wait_until(lambda: self.at_once > 0)
 
-    async def until(self, happened: Callable[[], bool]) -> None:
+    async def wait_until(self, happened: Callable[[], bool]) -> None:
         """Wait until a condition is true. It is checked whenever the server's state changes."""
         async with asyncio.timeout(WAIT_SECONDS), self._changed:
             await self._changed.wait_for(happened)
@@ -123,7 +123,7 @@ class MailServer:
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.max_pending = max(self.max_pending, self.at_once)
         await self._notify()
         try:
             await self.hold.wait()

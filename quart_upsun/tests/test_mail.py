@@ -210,7 +210,7 @@ async def test_a_mail_is_sent_after_the_commit(database_url: str, server: MailSe
             await outbox.send_later(session, "greeting", name="grace")
             await deliver(app)
             assert server.connections == 0
-        messages = await server.arrived(2)
+        messages = await server.wait_for_messages(2)
     assert {str(message["Subject"]) for message in messages} == {"Hello ada", "Hello grace"}
 
     message = next(each for each in messages if each["Subject"] == "Hello ada")
@@ -338,7 +338,7 @@ async def test_a_mail_is_not_sent_twice_concurrently(
     server.hold.clear()
     await enqueue_mail(app)
     sending = asyncio.create_task(deliver(app))
-    await server.is_holding()
+    await server.wait_until_holding()
     async with application(settings_for(database_url, mail_url=server.url)) as other:
         await deliver(other)
     async with database_of(app).write() as session:
@@ -402,7 +402,7 @@ async def test_several_processes_send_each_mail_once_within_the_limit(
         await asyncio.gather(deliver(app), deliver(other))
     subjects = [str(message["Subject"]) for message in server.messages]
     assert sorted(subjects) == sorted(f"Hello n{number}" for number in range(20))
-    assert 1 < server.most_at_once <= delivering.MAX_CONNECTIONS
+    assert 1 < server.max_pending <= delivering.MAX_CONNECTIONS
     assert await rows(app) == []
 
 
@@ -670,7 +670,7 @@ async def test_shutdown_finishes_a_mail_and_starts_no_more(
     settings = settings_for(database_url, mail_url=server.url)
     async with application(settings, serving=True) as app:
         await enqueue_mail(app)
-        await server.is_holding()
+        await server.wait_until_holding()
         app.extensions["quart_upsun"].draining.set()
         await asyncio.sleep(0)  # until the runner is stopping
         await enqueue_mail(app, name="grace")
@@ -689,7 +689,7 @@ async def test_shutdown_requeues_a_mail_that_takes_too_long(
     settings = settings_for(database_url, mail_url=server.url)
     async with application(settings, serving=True) as app:
         await enqueue_mail(app)
-        await server.is_holding()
+        await server.wait_until_holding()
     async with application(settings) as app:
         requeued = await row(app)
         assert (requeued.status, requeued.attempts, requeued.is_due) == ("queued", 0, True)
@@ -701,7 +701,7 @@ async def test_mails_wait_for_a_free_smtp_connection(database_url: str, server: 
     async with application(settings_for(database_url, mail_url=server.url), serving=True) as app:
         for _ in range(count):
             await enqueue_mail(app)
-        await server.until(lambda: server.at_once == delivering.MAX_CONNECTIONS)
+        await server.wait_until(lambda: server.at_once == delivering.MAX_CONNECTIONS)
         server.hold.set()
-        await server.arrived(count)
-    assert server.most_at_once == delivering.MAX_CONNECTIONS
+        await server.wait_for_messages(count)
+    assert server.max_pending == delivering.MAX_CONNECTIONS

@@ -92,7 +92,7 @@ class Site:
 
     async def link(self, person: Person, subject: str) -> str:
         """Wait for an email to a person, and return the path of its link."""
-        message = await self.mailbox.mail(person.email, subject)
+        message = await self.mailbox.wait_for_mail(person.email, subject)
         body = message.get_body(("plain",))
         assert body is not None
         found = re.search(rf"{ORIGIN}(/\S*)", body.get_content())

@@ -70,7 +70,7 @@ async def site(server_url: str, migrated_template: str) -> AsyncIterator[Site]:
         ) as server,
     ):
         yield Site(server, database, mailbox)
-        await server.stops()
+        await server.stop_cleanly()
     await database.close()
     await drop_database(server_url, url)
 

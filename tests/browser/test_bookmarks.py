@@ -58,7 +58,7 @@ async def test_import_progress_is_updated_live(
         await expect(page.get_by_role("progressbar")).to_have_count(0)
         await page.wait_for_load_state()
         await page.close()
-        await server.stops()
+        await server.stop_cleanly()
     await database.close()
     assert states[0] == ("waiting", 0)
     assert states[-1] == ("completed", None)

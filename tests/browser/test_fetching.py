@@ -115,7 +115,7 @@ async def test_fetched_links_update_live_on_every_instance_and_through_a_deploy(
                 await expect(page.locator(".link")).to_have_count(0)
                 await expect(page.locator("#linksEmpty")).to_be_visible()
             await expect(there.get_by_role("main")).to_be_focused()  # the focused row is gone
-            await second.stops()
+            await second.stop_cleanly()
 
         # The second instance is down, and a link changes.
         await here.goto("/links/?state=archived")
@@ -132,10 +132,10 @@ async def test_fetched_links_update_live_on_every_instance_and_through_a_deploy(
             await expect(there.locator(".link")).to_have_count(2)
             assert await there.evaluate("window.neverReloaded")
             await there.close()
-            await second.stops()
+            await second.stop_cleanly()
         await here.close()
         worker.send()
-        assert await worker.ended(15) == 0, worker.output
-        await first.stops()
+        assert await worker.wait_for_exit(15) == 0, worker.output
+        await first.stop_cleanly()
     # Reconnection attempts failed while the instance was down.
     watch.complaints[:] = [each for each in watch.complaints if "/links/events/" not in each]

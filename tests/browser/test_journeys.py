@@ -56,7 +56,7 @@ async def test_reset_forgotten_password(new_page: NewPage, site: Site, watch: Wa
     assert elsewhere.url.endswith("/login/?next=/users/")
     await elsewhere.goto(path)
     await expect(elsewhere.get_by_role("heading", level=1)).to_contain_text("has expired")
-    await site.mailbox.mail(ada.email, "Your password was changed")
+    await site.mailbox.wait_for_mail(ada.email, "Your password was changed")
 
 
 async def test_change_email_address(page: Page, site: Site) -> None:
@@ -70,7 +70,7 @@ async def test_change_email_address(page: Page, site: Site) -> None:
     await form.get_by_label("Current password").fill(ada.password)
     await form.get_by_role("button", name="Change email").click()
     await expect(page.get_by_text(f"Waiting for confirmation: {ada.email}")).to_be_visible()
-    await site.mailbox.mail(old, "Your email address is about to change")
+    await site.mailbox.wait_for_mail(old, "Your email address is about to change")
     await page.goto(await site.link(ada, "Confirm your email address"))
     await page.get_by_role("button", name="Confirm email address").click()
     await page.wait_for_url("/account/")
@@ -104,7 +104,7 @@ async def test_development_server_shows_stored_emails(new_page: NewPage) -> None
         await expect(
             page.get_by_role("heading", level=1, name="Development emails")
         ).to_be_visible()
-        await server.stops()
+        await server.stop_cleanly()
 
 
 async def test_download_data_and_delete_account(page: Page, site: Site) -> None:
@@ -123,7 +123,7 @@ async def test_download_data_and_delete_account(page: Page, site: Site) -> None:
     await form.get_by_role("button", name="Delete account").click()
     await page.wait_for_url("/")
     await expect(page.get_by_role("status")).to_contain_text("Your account was deleted.")
-    await site.mailbox.mail(ada.email, "Your account was deleted")
+    await site.mailbox.wait_for_mail(ada.email, "Your account was deleted")
 
 
 async def test_administrator_deactivates_user(new_page: NewPage, site: Site) -> None:

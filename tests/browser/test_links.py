@@ -42,7 +42,7 @@ async def test_changes_appear_live_in_other_windows(
         assert await there.evaluate("window.neverReloaded")
         await there.close()
         await here.close()
-        await server.stops()
+        await server.stop_cleanly()
 
 
 async def test_the_public_link_is_copied(new_page: NewPage, site: Site) -> None:

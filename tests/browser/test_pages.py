@@ -363,7 +363,7 @@ async def test_forms_show_503_without_the_schema(
             await expect(page.locator("form#loginForm")).to_have_count(0)
         await page.get_by_role("link", name="Go to the home page").click()
         await expect(page.get_by_role("heading", level=1)).to_contain_text("deployed in one push")
-        await server.stops()
+        await server.stop_cleanly()
 
 
 async def test_assets_are_cached_forever(page: Page, site: Site) -> None:

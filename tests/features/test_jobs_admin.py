@@ -151,7 +151,7 @@ async def test_retry_notifies_a_waiting_worker(
     working = asyncio.create_task(worker.run())
     await asyncio.sleep(0.5)  # it has polled, and waits for a notification
     await submit(client, article, "Retry")
-    await mailbox.arrived()
+    await mailbox.wait_for_messages()
     worker.stop()
     await working
 

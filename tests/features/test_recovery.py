@@ -205,8 +205,8 @@ async def test_password_reset_cancels_pending_email_change(
     form = {"email": "thief@example.com", "current_password": ada.password}
     assert (await thief.post("/account/email/", form=form)).status_code == 303
     await arrived(app, mailbox, 2)
-    await mailbox.mail(ada.email, "Your email address is about to change")
-    email = await mailbox.mail("thief@example.com", "Confirm your email address")
+    await mailbox.wait_for_mail(ada.email, "Your email address is about to change")
+    email = await mailbox.wait_for_mail("thief@example.com", "Confirm your email address")
     path = await link(app, mailbox, mailbox.messages.index(email) + 1)
     await ask_for_reset(client, ada.email)
     assert (await client.post(await link(app, mailbox, 3), form=reset_form())).status_code == 303

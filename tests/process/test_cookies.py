@@ -27,7 +27,7 @@ async def test_cookies_are_secure_on_upsun(processes: int, database_url: str) ->
         form = {"username": person.username, "password": person.password}
         logged_in = await client.post("/login/", data=form)
         assert logged_in.status_code == 303
-        await server.stops()
+        await server.stop_cleanly()
     cookies = SimpleCookie()
     for answer in (registered, logged_in):
         for header in answer.headers.get_list("set-cookie"):
@@ -83,4 +83,4 @@ async def test_cookies_are_secure_behind_a_tls_proxy(
         ):
             answer = await client.post("/logout/", headers={**names, **headers})
             assert answer.status_code == status
-        await server.stops()
+        await server.stop_cleanly()

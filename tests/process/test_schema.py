@@ -55,16 +55,16 @@ async def test_requests_get_503_until_an_empty_database_is_migrated(
         assert {page.status_code for page in members} == {200}, server.output
 
         assert server.pids() == pids
-        await server.stops()
+        await server.stop_cleanly()
 
 
 async def test_the_schema_is_checked_without_requests(empty_database: str) -> None:
     """Requests that a deploy has held arrive at once, and must not wait for a connection."""
     async with serving(2, "app.server", DATABASE_URL=empty_database) as server:
-        await server.says("schema behind", times=2)
+        await server.wait_for_event("schema behind", times=2)
         await migrate(empty_database)
-        await server.says("schema ready", times=2)
-        await server.stops()
+        await server.wait_for_event("schema ready", times=2)
+        await server.stop_cleanly()
 
 
 async def assert_unavailable(server: Server, client: httpx.AsyncClient) -> None:

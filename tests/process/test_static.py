@@ -22,13 +22,13 @@ async def test_range_requests() -> None:
             (["Range: bytes=-5", "If-Range: nonsense"], 200, CONTENT),
         ):
             await connection.get(f"/static/{FILE}", *headers)
-            found, received, sent = await connection.answer()
+            found, received, sent = await connection.read_response()
             assert (found, sent) == (status, body), headers
             assert received["accept-ranges"] == "bytes"
         await connection.get(f"/static/{FILE}", "Range: bytes=99999999-")
-        found, received, _ = await connection.answer()
+        found, received, _ = await connection.read_response()
         assert (found, received["content-range"]) == (416, f"bytes */{len(CONTENT)}")
-        await server.stops()
+        await server.stop_cleanly()
         await connection.close()
 
 
@@ -37,7 +37,7 @@ async def test_unknown_files_are_404() -> None:
         connection = await Connection.to(server)
         for name in ("x" * 256, "x" * 8000, "%00", "%ff", "img", "img/", f"{FILE}/", "%2e%2e/x"):
             await connection.get(f"/static/{name}")
-            status, headers, _ = await connection.answer()
+            status, headers, _ = await connection.read_response()
             assert (status, headers["cache-control"]) == (404, "private, no-store"), name[:20]
-        await server.stops()
+        await server.stop_cleanly()
         await connection.close()

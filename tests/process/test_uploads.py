@@ -77,7 +77,7 @@ async def test_uploads_are_limited_and_not_kept_in_memory(database_url: str) -> 
             f"POST /links/import/ HTTP/1.1\r\nHost: a\r\nCookie: {cookies}\r\n"
             f"Content-Length: {size}\r\nContent-Type: {KIND['Content-Type']}\r\n\r\n".encode()
         )
-        status, _headers, _body = await connection.answer()
+        status, _headers, _body = await connection.read_response()
         assert status == 413
         await connection.close()
         # The limit of other routes is unchanged.
@@ -88,7 +88,7 @@ async def test_uploads_are_limited_and_not_kept_in_memory(database_url: str) -> 
         assert await count_rows(database) == (1, 128)
         grown = psutil.Process(pid).memory_info().rss - before
         assert grown < MAX_FILE_BYTES / 2 > MAX_BUFFERED_BYTES, f"{grown / 2**20:.0f} MB"
-        await server.stops()
+        await server.stop_cleanly()
 
 
 async def test_an_interrupted_upload_leaves_no_rows(database_url: str) -> None:
@@ -105,7 +105,7 @@ async def test_an_interrupted_upload_leaves_no_rows(database_url: str) -> None:
         await until(database, lambda found: found[1] >= 4)
         await connection.close()
         await until(database, lambda found: found == (0, 0))
-        await server.stops()
+        await server.stop_cleanly()
 
 
 async def test_an_anonymous_upload_is_rejected(database_url: str) -> None:
@@ -117,7 +117,7 @@ async def test_an_anonymous_upload_is_rejected(database_url: str) -> None:
             )
         assert answer.status_code == 401
         assert await count_rows(database) == (0, 0)
-        await server.stops()
+        await server.stop_cleanly()
 
 
 async def test_an_interrupted_export_is_an_error(database_url: str) -> None:
@@ -148,4 +148,4 @@ async def test_an_interrupted_export_is_an_error(database_url: str) -> None:
         answer = await client.get("/links/export.jsonl")
         assert len(answer.text.splitlines()) == 20000
         server.send()
-        assert await server.ended() == 0
+        assert await server.wait_for_exit() == 0

@@ -31,7 +31,7 @@ async def connected(server: Server, count: int = 1) -> AsyncIterator[list[Connec
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_an_idle_server_exits_at_once(processes: int, number: int) -> None:
     async with serving(processes) as server:
-        await server.stops(number)
+        await server.stop_cleanly(number)
         assert time.monotonic() - server.stopped < 2
         assert len(server.events("after serving")) == processes
         assert len(server.events("server stopped")) == processes
@@ -53,39 +53,39 @@ async def test_shutdown_finishes_requests_in_flight(processes: int, number: int)
     ):
         for connection in idle:
             await connection.get("/livez")
-            assert (await connection.answer())[0] == 200
+            assert (await connection.read_response())[0] == 200
         for connection in waiting:
             await connection.get("/slow?seconds=2")
         for connection in uploading:
             await connection.send(
                 b"POST /body HTTP/1.1\r\nHost: example.com\r\nContent-Length: 10\r\n\r\n12345"
             )
-        await server.says("reading", times=len(uploading))
+        await server.wait_for_event("reading", times=len(uploading))
         await half_sent.send(b"GET /livez HTTP/1.1\r\nHost: exam")
         await streaming.get("/polite")
-        assert (await streaming.head())[0] == 200
+        assert (await streaming.read_head())[0] == 200
         # Once a later request is answered, the server has received the earlier ones.
         await idle[0].get("/livez")
-        await idle[0].answer()
+        await idle[0].read_response()
 
         server.send(number)
-        await server.is_draining()
-        assert await half_sent.is_closed()
-        assert await unused.is_closed()
-        assert all([await connection.is_closed() for connection in idle])
+        await server.wait_until_draining()
+        assert await half_sent.wait_closed()
+        assert await unused.wait_closed()
+        assert all([await connection.wait_closed() for connection in idle])
         rest = await asyncio.wait_for(streaming.reader.read(), EXIT_SECONDS)
         assert rest.endswith(b"\r\nlast\n\r\n0\r\n\r\n")
         for connection in uploading:
             await connection.send(b"67890")
         for connection in uploading:
-            status, headers, body = await connection.answer()
+            status, headers, body = await connection.read_response()
             assert (status, body) == (200, b"10")
             assert headers["connection"] == "close"
         for connection in waiting:
-            status, headers, body = await connection.answer()
+            status, headers, body = await connection.read_response()
             assert (status, body) == (200, b"done")
             assert headers["connection"] == "close"
-        assert await server.ended() == 0
+        assert await server.wait_for_exit() == 0
         assert time.monotonic() - server.stopped < 5
         assert server.problems() == []
         assert len(server.events("after serving")) == processes
@@ -101,7 +101,7 @@ async def test_readyz_fails_before_the_socket_closes(processes: int) -> None:
             try:
                 connection = await Connection.to(server)
                 await connection.get("/readyz")
-                status, headers, body = await connection.answer()
+                status, headers, body = await connection.read_response()
             except (ConnectionError, asyncio.IncompleteReadError):
                 # Refused, or reset while the socket was closed.
                 return
@@ -112,7 +112,7 @@ async def test_readyz_fails_before_the_socket_closes(processes: int) -> None:
     async with serving(processes) as server, asyncio.TaskGroup() as group:
         group.create_task(poll_until_refused(server))
         await eventually(lambda: bool(answers), "answers")
-        await server.stops()
+        await server.stop_cleanly()
     assert answers[0] == ("database", None)
     assert answers[-1] == ("draining", "close")
 
@@ -123,7 +123,7 @@ async def test_shutdown_closes_the_connection_pool(processes: int, database_url:
         async with httpx.AsyncClient(base_url=server.url) as client:
             for _ in range(2):  # the first request opens the gate, which empties the pool
                 await asyncio.gather(*(client.get("/rows/") for _ in range(10)))
-        await server.stops()
+        await server.stop_cleanly()
         assert [event["pooled"] for event in server.events("after serving")] == [0] * processes
 
 
@@ -132,29 +132,29 @@ Hang = Callable[[Server, Connection], Awaitable[None]]
 
 async def endless_stream(server: Server, connection: Connection) -> None:
     await connection.get("/stubborn")
-    assert (await connection.head())[0] == 200
+    assert (await connection.read_head())[0] == 200
 
 
 async def never_reads(server: Server, connection: Connection) -> None:
     await connection.get("/flood")
-    assert (await connection.head())[0] == 200
+    assert (await connection.read_head())[0] == 200
 
 
 async def sends_half_a_body(server: Server, connection: Connection) -> None:
     await connection.send(
         b"POST /body HTTP/1.1\r\nHost: example.com\r\nContent-Length: 10\r\n\r\n12345"
     )
-    await server.says("reading")
+    await server.wait_for_event("reading")
 
 
 async def blocks_the_loop(server: Server, connection: Connection) -> None:
     await connection.get("/block")
-    await server.says("blocking")
+    await server.wait_for_event("blocking")
 
 
 async def blocks_a_thread(server: Server, connection: Connection) -> None:
     await connection.get("/thread")
-    await server.says("blocking a thread")
+    await server.wait_for_event("blocking a thread")
 
 
 @PROCESSES
@@ -166,7 +166,7 @@ async def test_hanging_requests_are_cancelled(processes: int) -> None:
             for hang, connection in zip(hangs, connections, strict=True):
                 await hang(server, connection)
             server.send()
-            assert await server.ended() == 0, f"{hangs}\n{server.output}"
+            assert await server.wait_for_exit() == 0, f"{hangs}\n{server.output}"
             assert "Traceback" not in server.output
             return server
 
@@ -187,13 +187,13 @@ async def test_a_second_signal_has_no_effect(processes: int) -> None:
         await connection.get("/slow?seconds=1")
         await asyncio.sleep(0)
         server.send()
-        await server.is_draining()
+        await server.wait_until_draining()
         server.process.send_signal(signal.SIGINT)
         server.process.send_signal(signal.SIGTERM)
-        status, _, _ = await connection.answer()
+        status, _, _ = await connection.read_response()
         assert status == 200
         server.process.send_signal(signal.SIGTERM)
-        assert await server.ended() == 0
+        assert await server.wait_for_exit() == 0
         assert server.problems() == []
 
 
@@ -208,13 +208,13 @@ async def test_a_signal_during_startup_exits(processes: int) -> None:
 
     async def stop_at(line: str, *behaviour: str, number: int = signal.SIGTERM) -> None:
         async with spawned(processes, NAME, *behaviour) as server:
-            await server.says(line)
+            await server.wait_for_event(line)
             await check(server, number)
 
     async def check(server: Server, number: int) -> None:
         server.send(number)
         # The signal kills the process while the server has no handler yet.
-        assert await server.ended() in {0, -number}, server.output
+        assert await server.wait_for_exit() in {0, -number}, server.output
         assert time.monotonic() - server.stopped < 5
         assert server.problems() == []
 
@@ -232,7 +232,7 @@ async def test_a_process_that_ignores_sigterm_is_killed() -> None:
         first, _ = server.pids()
         psutil.Process(first).suspend()
         server.send()
-        assert await server.ended(EXIT_SECONDS + 2) == 1
+        assert await server.wait_for_exit(EXIT_SECONDS + 2) == 1
         assert len(server.events("server processes killed")) == 1
         assert "Traceback" not in server.output
 
@@ -241,9 +241,9 @@ async def test_a_slow_client_gets_the_whole_response() -> None:
     """The client reads long after the server has written the response to the socket."""
     async with serving(1) as server, connected(server) as (connection,):
         await connection.get("/flood")
-        assert (await connection.head())[0] == 200
+        assert (await connection.read_head())[0] == 200
         server.send()
-        await server.is_draining()
+        await server.wait_until_draining()
         received = 0
         while piece := await connection.reader.read(1 << 20):
             received += len(piece)
@@ -251,4 +251,4 @@ async def test_a_slow_client_gets_the_whole_response() -> None:
             await asyncio.sleep(0.001)
         assert received > 1000 * 65536
         assert tail == b"0\r\n\r\n"
-        assert await server.ended() == 0
+        assert await server.wait_for_exit() == 0

@@ -49,7 +49,7 @@ async def test_proxy_headers_are_trusted_on_upsun_only(
     ):
         origin = (await client.get("/origin", headers=headers)).json()
         plain = (await client.get("/origin", headers={"Host": "www.example.com"})).json()
-        await server.stops()
+        await server.stop_cleanly()
     direct = {"address": "127.0.0.1", "scheme": "http", "host": "www.example.com"}
     routed = {"address": "192.0.2.7", "scheme": "https", "host": "www.example.com"}
     assert origin == (routed if platform else direct)
@@ -82,7 +82,7 @@ async def test_an_error_page_shows_no_traceback_on_upsun(processes: int) -> None
         for inside in ("Traceback", "RuntimeError", "this view fails", "hunter2", "application.py"):
             assert inside not in answer.text
         server.send()
-        assert await server.ended() == 0
+        assert await server.wait_for_exit() == 0
     (problem,) = server.problems()
     event = json.loads(problem)
     assert "RuntimeError: this view fails" in event["exception"]
@@ -102,7 +102,7 @@ async def test_input_is_not_shown_or_logged_after_an_error() -> None:
             await client.post("/crash/a-token-in-the-path", data=sent),
         ]
         server.send()
-        assert await server.ended() == 0
+        assert await server.wait_for_exit() == 0
     for answer in answers:
         assert answer.status_code == 500
         assert "An unexpected error occurred." in answer.text
@@ -123,7 +123,7 @@ async def handshake(server: Server, *headers: str) -> tuple[int, dict[str, str]]
     key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
     upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", key]
     await connection.send("\r\n".join(["GET /echo HTTP/1.1", *headers, *upgrade, "", ""]).encode())
-    answer = await connection.head()
+    answer = await connection.read_head()
     await connection.close()
     return answer
 
@@ -170,7 +170,7 @@ async def test_http_2_is_rejected() -> None:
             answer = next((each for each in events if isinstance(each, ResponseReceived)), None)
         await connection.close()
         assert dict(answer.headers)[b":status"] == b"505"
-        await server.stops()
+        await server.stop_cleanly()
 
 
 @PROCESSES
@@ -183,7 +183,7 @@ async def test_every_log_line_of_a_request_has_its_id(processes: int) -> None:
             *(client.get(f"/log/{number}") for number in range(20)),
             client.get(f"/log/{quote(FORGED)}", headers={"X-Request-ID": "forged"}),
         )
-        await server.stops()
+        await server.stop_cleanly()
     ids = [answer.headers["X-Request-ID"] for answer in answers]
     assert len(set(ids)) == len(ids)
     assert "forged" not in ids

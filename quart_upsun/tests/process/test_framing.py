@@ -19,7 +19,7 @@ POST = "POST /body HTTP/1.1"
 async def server() -> AsyncIterator[Server]:
     async with serving(1) as server:
         yield server
-        await server.stops()
+        await server.stop_cleanly()
 
 
 async def answers(
@@ -33,12 +33,12 @@ async def answers(
     connection = await Connection.to(server)
     lines = [head, "Host: example.com", *headers, "", ""]
     await connection.send("\r\n".join(lines).encode() + body + SECOND)
-    status, received, first = await connection.answer()
+    status, received, first = await connection.read_response()
     statuses, closed = [status], False
     if received.get("connection", "").lower() == "close":
-        closed = await connection.is_closed()
+        closed = await connection.wait_closed()
     else:
-        statuses.append((await connection.answer())[0])
+        statuses.append((await connection.read_response())[0])
     await connection.close()
     return statuses, first, closed
 

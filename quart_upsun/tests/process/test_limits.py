@@ -43,7 +43,7 @@ async def test_a_chunked_body_is_limited() -> None:
         memory = psutil.Process(pid).memory_info
         connection = await Connection.to(server)
         await post_file(connection, "/form", 1)
-        status, _, _ = await connection.answer()
+        status, _, _ = await connection.read_response()
         assert status == 413, "one megabyte plus the multipart framing"
         await connection.close()
 
@@ -54,16 +54,16 @@ async def test_a_chunked_body_is_limited() -> None:
             connection = await Connection.to(server)
             await post_file(connection, path, MEGABYTES)
             # The client has sent everything, and still gets the response.
-            status, headers, _ = await connection.answer()
+            status, headers, _ = await connection.read_response()
             assert status == expected, path
             for name, value in SECURITY_HEADERS.items():
                 assert headers[name.lower()] == value
             if status == 413:
                 assert headers["connection"] == "close"
-                assert await connection.is_closed()
+                assert await connection.wait_closed()
             await connection.close()
         assert memory().rss - before < MEGABYTES * 2**20 / 2
-        await server.stops()
+        await server.stop_cleanly()
 
 
 async def test_a_slow_body_times_out() -> None:
@@ -75,19 +75,19 @@ async def test_a_slow_body_times_out() -> None:
             # The timeout is for the whole body: each byte does not restart it.
             await post(connection, path, kind, "Content-Length: 1000")
             dripping = asyncio.create_task(drip(connection))
-            status, headers, _ = await connection.answer()
+            status, headers, _ = await connection.read_response()
             assert status == 408
             answered = time.monotonic()
             assert answered - started >= SHORT_BODY_TIMEOUT_SECONDS
             assert headers["connection"] == "close"
-            assert await connection.is_closed()
+            assert await connection.wait_closed()
             # After the timeout the connection is closed at once.
             assert time.monotonic() - answered < LINGER_SECONDS
             dripping.cancel()
             with suppress(asyncio.CancelledError):
                 await dripping
             await connection.close()
-        await server.stops()
+        await server.stop_cleanly()
 
 
 async def test_an_endless_request_closes_the_connection() -> None:
@@ -95,20 +95,20 @@ async def test_an_endless_request_closes_the_connection() -> None:
         # A body that the view does not read.
         connection = await Connection.to(server)
         await post(connection, "/quick", "Content-Length: 1000")
-        status, _, body = await connection.answer()
+        status, _, body = await connection.read_response()
         assert (status, body) == (200, b"answered")
-        assert await asyncio.wait_for(connection.is_closed(), 2 * LINGER_SECONDS)
+        assert await asyncio.wait_for(connection.wait_closed(), 2 * LINGER_SECONDS)
         await connection.close()
         # An endless request line or header.
         for start in (b"GET /", b"GET / HTTP/1.1\r\nHost: a\r\nX: "):
             connection = await Connection.to(server)
             await connection.send(start + b"x" * 20_000)
-            status, headers = await connection.head()
+            status, headers = await connection.read_head()
             assert status == 431
             assert headers["connection"] == "close"
-            assert await connection.is_closed()
+            assert await connection.wait_closed()
             await connection.close()
-        await server.stops()
+        await server.stop_cleanly()
 
 
 async def drip(connection: Connection) -> None:

@@ -64,7 +64,7 @@ class Page:
         self.connection = await Connection.to(self.server)
         headers = [] if self.last is None else [f"Last-Event-ID: {self.last}"]
         await self.connection.get(f"/stream/{self.user_id}", *headers)
-        status, fields = await self.connection.head()
+        status, fields = await self.connection.read_head()
         assert (status, fields["content-type"]) == (200, "text/event-stream; charset=utf-8")
 
     async def read(self) -> bool:
@@ -144,7 +144,7 @@ async def test_no_event_is_lost_over_disconnects_and_shutdown(database_url: str)
                 pass
             await page.connection.close()
         assert time.monotonic() - stopped < 2
-        assert await server.ended() == 0
+        assert await server.wait_for_exit() == 0
         assert server.problems() == []
         assert await count_listeners(database) == 0
 
@@ -181,7 +181,7 @@ async def test_a_client_that_does_not_read_is_dropped(database_url: str) -> None
         assert [message.id for message in quick.seen[1:]] == await event_ids(database, user)
         grown = (process.memory_info().rss - before) / 1e6
         assert grown < 10, f"{grown} MB more after sending {total * MAX_EVENT_BYTES / 1e6} MB"
-        await server.says("slow streams dropped")
+        await server.wait_for_event("slow streams dropped")
         await has_streams(server, 1)
         assert await asyncio.to_thread(is_reset, slow)
 
@@ -192,7 +192,7 @@ async def test_a_client_that_does_not_read_is_dropped(database_url: str) -> None
         while await quick.read():
             pass
         await quick.connection.close()
-        assert await server.ended() == 0
+        assert await server.wait_for_exit() == 0
         # Before the read timeout would drop them.
         assert time.monotonic() - server.stopped < 3.5
         assert server.problems() == []
@@ -240,7 +240,7 @@ async def test_streams_of_disconnected_clients_are_removed(database_url: str) ->
             await page.open()
         refused = await Connection.to(server)
         await refused.get(f"/stream/{user}")
-        assert (await refused.head())[0] == 429
+        assert (await refused.read_head())[0] == 429
         await refused.close()
         for page in pages:
             while not (page.seen and page.parser.heartbeats > 1):
@@ -258,7 +258,7 @@ async def test_streams_of_disconnected_clients_are_removed(database_url: str) ->
         )
         async with database.read() as session:
             assert await session.scalar(query) == 1  # this query
-        await server.stops()
+        await server.stop_cleanly()
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ async def request(connection: Connection, counts: Counter[str], kind: str) -> bo
     """Send a request, count its result, and tell whether the connection can be reused."""
     try:
         await connection.get("/")
-        status, headers = await connection.head()
+        status, headers = await connection.read_head()
     except (ConnectionError, asyncio.IncompleteReadError) as error:
         cut = isinstance(error, asyncio.IncompleteReadError) and error.partial
         counts["cut short" if cut else f"lost on a {kind} connection"] += 1
@@ -56,7 +56,7 @@ async def stop_under_load(processes: int) -> Counter[str]:
         for number in range(CLIENTS):
             group.create_task(client(server, counts, keep_alive=number % 2 == 0))
         await eventually(lambda: counts["answered"] > 400, "steady load")
-        await server.stops()
+        await server.stop_cleanly()
     assert counts["refused"] == CLIENTS
     assert not {"cut short", "wrong"} & set(counts), counts
     return counts

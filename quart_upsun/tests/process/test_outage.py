@@ -89,7 +89,7 @@ async def test_requests_recover_after_a_database_crash(tmp_path: Path) -> None:
                 assert await statuses(client) == {200}
                 assert (await client.get("/readyz")).status_code == 200
         for server in servers:
-            await server.stops()
+            await server.stop_cleanly()
 
 
 async def test_requests_time_out_while_the_database_hangs(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ async def database_with_servers(
         ]
         yield url, [await stack.enter_async_context(client_of(server)) for server in servers]
         for server in servers:
-            await server.stops()
+            await server.stop_cleanly()
 
 
 @contextmanager

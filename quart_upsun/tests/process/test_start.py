@@ -16,7 +16,7 @@ async def failing_output(processes: int, *command: str, **variables: str) -> lis
     """Start a server that fails, and return its output once all its processes have ended."""
     command = command or (NAME,)
     async with spawned(processes, *command, **variables) as server:
-        assert await server.ended(30) == 1, server.output
+        assert await server.wait_for_exit(30) == 1, server.output
         return list(server.lines)
 
 
@@ -56,11 +56,11 @@ async def test_invalid_settings_exit_with_one_line() -> None:
 @pytest.mark.parametrize("host", ["::1", "[::1]"])
 async def test_listens_on_ipv6(host: str) -> None:
     async with spawned(1, NAME, HOST=host) as server:
-        port = int((await server.says("server starting"))[0]["port"])
-        await server.says("server ready")
+        port = int((await server.wait_for_event("server starting"))[0]["port"])
+        await server.wait_for_event("server ready")
         async with httpx.AsyncClient(base_url=f"http://[::1]:{port}") as client:
             assert (await client.get("/livez")).status_code == 200
-        await server.stops()
+        await server.stop_cleanly()
 
 
 @PROCESSES
@@ -69,7 +69,7 @@ async def test_a_port_in_use_is_an_error(processes: int) -> None:
     async with serving(processes) as server:
         lines = await failing_output(processes, PORT=str(server.port))
         assert lines == [f"Cannot listen on 127.0.0.1:{server.port}: Address already in use."]
-        await server.stops()
+        await server.stop_cleanly()
 
 
 @PROCESSES

@@ -25,7 +25,7 @@ async def steady_requests(server: Server) -> AsyncIterator[Counter[int]]:
             connection = await Connection.to(server)
             try:
                 await connection.get("/process")
-                status, _, body = await connection.answer()
+                status, _, body = await connection.read_response()
                 assert status == 200
                 answers[int(body)] += 1
             finally:
@@ -46,7 +46,7 @@ async def test_a_killed_process_is_restarted() -> None:
             await eventually(lambda: answers[other] > 50, "answers of the other process")
             killed = time.monotonic()
             os.kill(victim, signal.SIGKILL)
-            await server.says("server ready", times=3)
+            await server.wait_for_event("server ready", times=3)
             assert time.monotonic() - killed < 5
             (new,) = set(server.pids()) - {victim, other}
             await eventually(lambda: answers[new] > 0, "answers of the new process")
@@ -59,14 +59,14 @@ async def test_a_killed_process_is_restarted() -> None:
 
         # The second consecutive death is restarted with backoff.
         os.kill(new, signal.SIGKILL)
-        deaths = await server.says("server process died", times=2)
+        deaths = await server.wait_for_event("server process died", times=2)
         assert deaths[1]["restart_in_seconds"] >= 1
         assert server.pids() == [other]
-        await server.says("server ready", times=4)
+        await server.wait_for_event("server ready", times=4)
         assert len(server.pids()) == 2
 
         server.send()
-        assert await server.ended() == 0
+        assert await server.wait_for_exit() == 0
 
 
 async def test_a_terminated_process_is_restarted() -> None:
@@ -75,11 +75,11 @@ async def test_a_terminated_process_is_restarted() -> None:
         victim, other = server.pids()
         async with steady_requests(server) as answers:
             os.kill(victim, signal.SIGTERM)
-            await server.says("server ready", times=3)
+            await server.wait_for_event("server ready", times=3)
             (new,) = set(server.pids()) - {victim, other}
             await eventually(lambda: answers[new] > 0, "answers of the new process")
         server.send()
-        assert await server.ended() == 0
+        assert await server.wait_for_exit() == 0
 
 
 async def test_processes_drain_when_the_supervisor_is_killed() -> None:
@@ -91,15 +91,15 @@ async def test_processes_drain_when_the_supervisor_is_killed() -> None:
         async with httpx.AsyncClient(base_url=server.url) as client:
             assert (await client.get("/livez")).status_code == 200
         server.send(signal.SIGKILL)
-        await server.is_draining()
+        await server.wait_until_draining()
         started = server.cpu_seconds()
         for connection in connections:
-            status, _, body = await connection.answer()
+            status, _, body = await connection.read_response()
             assert (status, body) == (200, b"done")
             await connection.close()
         # They wait without a busy loop.
         assert server.cpu_seconds() - started < 0.3
-        assert await server.ended() == -signal.SIGKILL
+        assert await server.wait_for_exit() == -signal.SIGKILL
         assert time.monotonic() - server.stopped < EXIT_SECONDS
         assert server.problems() == []
         assert len(server.events("after serving")) == 2

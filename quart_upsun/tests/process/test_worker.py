@@ -120,7 +120,7 @@ def other_gate(tmp_path: Path) -> Gate:
 async def working(url: str, gate: Gate, **variables: str) -> AsyncIterator[Server]:
     """Start a worker, and wait until it is ready."""
     async with spawned(1, *WORKER, DATABASE_URL=url, GATE=str(gate.path), **variables) as worker:
-        await worker.says("worker ready")
+        await worker.wait_for_event("worker ready")
         yield worker
 
 
@@ -144,7 +144,7 @@ async def test_jobs_of_another_environment_are_not_run(
     await queue.enqueue(QUICK, 1)
     laptop = {"DATABASE_ENVIRONMENT": "local-0badcafe", "PORT": "0", "SECRET_KEY": SECRET_KEY}
     async with spawned(1, *command, DATABASE_URL=queue.url, **laptop) as process:
-        (event,) = await process.says("jobs paused")
+        (event,) = await process.wait_for_event("jobs paused")
         assert (event["owner"], event["environment"]) == ("tests", "local-0badcafe")
         assert await queue.jobs() == [("queued", 0)]
         async with queue.database.read() as session:
@@ -157,7 +157,7 @@ async def test_an_idle_worker_exits_at_once(queue: Queue, gate: Gate, number: in
     async with working(queue.url, gate) as worker:
         await queue.enqueue(QUICK, 1)
         await queue.is_done(worker)
-        await worker.stops(number)
+        await worker.stop_cleanly(number)
         assert time.monotonic() - worker.stopped < 1
         assert [event["in_flight"] for event in worker.events("worker stopping")] == [0]
         assert len(worker.events("worker stopped")) == 1
@@ -168,7 +168,7 @@ async def test_a_signal_during_startup_exits(database_url: str, empty_database: 
 
     async def check(worker: Server, number: int) -> None:
         worker.send(number)
-        assert await worker.ended() in {0, -signal.SIGTERM}, worker.output
+        assert await worker.wait_for_exit() in {0, -signal.SIGTERM}, worker.output
         assert "Traceback" not in worker.output
 
     async def stop_after(seconds: float) -> None:
@@ -178,7 +178,7 @@ async def test_a_signal_during_startup_exits(database_url: str, empty_database: 
 
     async def stop_at(line: str, url: str, number: int) -> None:
         async with spawned(1, *WORKER, DATABASE_URL=url) as worker:
-            await worker.says(line)
+            await worker.wait_for_event(line)
             await check(worker, number)
 
     await asyncio.gather(*(stop_after(seconds) for seconds in (0, 0.2, 0.5, 1)))
@@ -198,12 +198,12 @@ async def test_a_signal_during_startup_exits(database_url: str, empty_database: 
 async def test_shutdown_finishes_running_jobs(queue: Queue, gate: Gate) -> None:
     async with working(queue.url, gate) as worker:
         await queue.enqueue(HOLD, 1, 2, 3)
-        await worker.says("started", times=3)
+        await worker.wait_for_event("started", times=3)
         worker.send()
-        await worker.says("worker stopping")
+        await worker.wait_for_event("worker stopping")
         await queue.enqueue(HOLD, 4)  # must not start
         gate.open()
-        assert await worker.ended() == 0, worker.output
+        assert await worker.wait_for_exit() == 0, worker.output
         assert time.monotonic() - worker.stopped < 4
         assert worker.problems() == []
     assert await queue.effects() == [1, 2, 3]
@@ -213,15 +213,15 @@ async def test_shutdown_finishes_running_jobs(queue: Queue, gate: Gate) -> None:
 async def test_shutdown_requeues_jobs_that_take_too_long(queue: Queue, gate: Gate) -> None:
     async with working(queue.url, gate, **SHORT_SHUTDOWN) as worker:
         await queue.enqueue(HOLD, *range(20))
-        await worker.says("started", times=20)
+        await worker.wait_for_event("started", times=20)
         worker.send()
-        await worker.says("worker stopping")
+        await worker.wait_for_event("worker stopping")
         # Further signals have no effect.
         worker.process.send_signal(signal.SIGINT)
         worker.process.send_signal(signal.SIGTERM)
-        await worker.says("jobs requeued")
+        await worker.wait_for_event("jobs requeued")
         worker.process.send_signal(signal.SIGTERM)
-        assert await worker.ended() == 0, worker.output
+        assert await worker.wait_for_exit() == 0, worker.output
         assert time.monotonic() - worker.stopped < 4
         assert worker.problems() == []
     assert await queue.jobs() == [("queued", 0)] * 20
@@ -241,10 +241,10 @@ async def test_other_workers_are_notified_of_requeued_jobs(
         spawned(1, *WORKER, DATABASE_URL=queue.url, GATE=str(other_gate.path)) as remaining,
     ):
         await queue.enqueue(HOLD, 1)
-        await stopping.says("started")
-        await remaining.says("worker ready")
-        await remaining.says("schema ready")
-        await stopping.stops()
+        await stopping.wait_for_event("started")
+        await remaining.wait_for_event("worker ready")
+        await remaining.wait_for_event("schema ready")
+        await stopping.stop_cleanly()
         stopped = time.monotonic()
         await queue.is_done(remaining)
         assert time.monotonic() - stopped < 2
@@ -258,11 +258,11 @@ async def test_shutdown_with_the_default_timeouts(
 
     async def requeues_jobs(server: Server, queue: Queue, within: float) -> None:
         await queue.enqueue(HOLD, 1)
-        await server.says("started")
+        await server.wait_for_event("started")
         await queue.enqueue(QUICK, 2)
         await has_effects(queue, [2])
         server.send()
-        assert await server.ended(within) == 0, server.output
+        assert await server.wait_for_exit(within) == 0, server.output
         assert time.monotonic() - server.stopped > 4  # it waited for running jobs
         assert server.problems() == [], server.output
         assert await queue.jobs() == [("queued", 0)]
@@ -303,15 +303,15 @@ async def test_jobs_of_a_killed_worker_are_restarted(queue: Queue, gate: Gate) -
         ) as other,
     ):
         await queue.enqueue(HOLD, *range(10))
-        await killed.says("started")
-        await other.says("worker ready")
+        await killed.wait_for_event("started")
+        await other.wait_for_event("worker ready")
         # So that the other worker has claimed some of them.
         await queue.enqueue(HOLD, *range(10, 20))
         killed.process.kill()
         gate.open()
         await queue.is_done(other)
         assert other.problems() == []
-        await other.stops()
+        await other.stop_cleanly()
     assert await queue.effects() == list(range(20))
 
 
@@ -321,26 +321,26 @@ async def test_a_blocked_worker_does_not_finish_a_job_that_was_taken_over(
     """A blocked worker misses its heartbeats, another one takes over, and both finish the job."""
     async with working(queue.url, gate, BLOCK="yes", **SHORT_HEARTBEAT) as blocked:
         await queue.enqueue(BLOCK, 1)
-        await blocked.says("started")
+        await blocked.wait_for_event("started")
         async with working(queue.url, other_gate, **SHORT_HEARTBEAT) as other:
-            await other.says("started")
+            await other.wait_for_event("started")
             gate.open()
-            await blocked.says("job taken over")
-            await blocked.stops()  # after it has recorded the end of its jobs
+            await blocked.wait_for_event("job taken over")
+            await blocked.stop_cleanly()  # after it has recorded the end of its jobs
             assert await queue.effects() == []
             assert await queue.jobs() == [("picked", 0)]
             other_gate.open()
             await queue.is_done(other)
-            await other.stops()
+            await other.stop_cleanly()
     assert await queue.effects() == [1]
 
 
 async def test_a_blocked_worker_exits_after_the_time_limit(queue: Queue, gate: Gate) -> None:
     async with working(queue.url, gate, BLOCK="yes", EXIT="1") as worker:
         await queue.enqueue(BLOCK, 1)
-        await worker.says("started")
+        await worker.wait_for_event("started")
         worker.send()
-        assert await worker.ended(5) == 0
+        assert await worker.wait_for_exit(5) == 0
         assert len(worker.events("shutdown timed out")) == 1
         assert "Traceback" not in worker.output
     assert await queue.jobs() == [("picked", 0)]
@@ -349,7 +349,7 @@ async def test_a_blocked_worker_exits_after_the_time_limit(queue: Queue, gate: G
 async def test_a_worker_waits_for_migrations(empty_database: str, gate: Gate) -> None:
     gate.open()
     async with working(empty_database, gate) as worker:
-        await worker.says("schema behind")
+        await worker.wait_for_event("schema behind")
         # Longer than the interval between its attempts.
         await asyncio.sleep(1.5)
         assert worker.process.poll() is None
@@ -358,7 +358,7 @@ async def test_a_worker_waits_for_migrations(empty_database: str, gate: Gate) ->
             await queue.enqueue(HOLD, 1)
             await queue.is_done(worker)
             assert await queue.effects() == [1]
-        await worker.stops()
+        await worker.stop_cleanly()
         # One line per revision on the way.
         revisions = [event["revision"] for event in worker.events("schema behind")]
         assert revisions[0] is None
@@ -374,10 +374,10 @@ async def test_a_worker_survives_a_database_crash(tmp_path: Path, gate: Gate) ->
             server = spawned(1, *WORKER, DATABASE_URL=url, GATE=str(gate.path), **SHORT_HEARTBEAT)
             worker = await server.__aenter__()
             await queue.enqueue(HOLD, 1)
-            await worker.says("started")
+            await worker.wait_for_event("started")
     try:
         gate.open()
-        await worker.says("job attempt failed")
+        await worker.wait_for_event("job attempt failed")
         with cluster(tmp_path / "postgres") as again:
             assert again == url, "another program uses the port"
             async with reopened(url) as queue:
@@ -388,7 +388,7 @@ async def test_a_worker_survives_a_database_crash(tmp_path: Path, gate: Gate) ->
                     await session.execute(text("UPDATE pgqueuer SET execute_after = now()"))
                 await queue.is_done(worker)
                 assert await queue.effects() == [1, 2]
-            await worker.stops()
+            await worker.stop_cleanly()
     finally:
         await server.__aexit__(None, None, None)
 
@@ -399,12 +399,12 @@ async def test_a_worker_survives_a_read_only_database(tmp_path: Path, gate: Gate
         await migrate(url)
         async with opened(url) as queue, working(url, gate, **SHORT_HEARTBEAT) as worker:
             await queue.enqueue(HOLD, 1)
-            await worker.says("started")
+            await worker.wait_for_event("started")
             await queue.enqueue(HOLD, 2)
-            await worker.says("started", times=2)
+            await worker.wait_for_event("started", times=2)
             await make_read_only(url)
             gate.open()
-            await worker.says("job attempt failed", times=2)
+            await worker.wait_for_event("job attempt failed", times=2)
             # Several heartbeats fail meanwhile.
             await asyncio.sleep(3)
             lost = worker.events("job queue connection lost")
@@ -420,12 +420,12 @@ async def test_a_worker_survives_a_read_only_database(tmp_path: Path, gate: Gate
                 await session.execute(text("UPDATE pgqueuer SET execute_after = now()"))
             await queue.is_done(worker)
             assert await queue.effects() == [1, 2, 3]
-            await worker.stops()
+            await worker.stop_cleanly()
 
 
 async def test_a_failed_start_exits_with_a_message() -> None:
     async with spawned(1, *WORKER, DATABASE_URL="") as worker:
-        assert await worker.ended(30) == 1
+        assert await worker.wait_for_exit(30) == 1
         (line,) = worker.lines
         assert line.startswith("DATABASE_URL is not set.")
 
