@@ -54,7 +54,7 @@ def things(limit: Limit) -> Blueprint:
     @document_response(201, Thing, headers={"Location": "The URL of the thing"})
     @document_problem(409, "The thing already exists.")
     @idempotent
-    async def create(session: AsyncSession, data: Thing) -> Response:
+    async def create_thing(session: AsyncSession, data: Thing) -> Response:
         """Create a thing."""
         await session.execute(
             insert(AuditEvent).values(kind="thing made", user_id=current_caller().id)
@@ -75,7 +75,7 @@ def things(limit: Limit) -> Blueprint:
     @scope_required(READ)
     @validate_query(ThingsQuery)
     @document_response(200, Thing)
-    async def index(query: ThingsQuery) -> Response:
+    async def list_things(query: ThingsQuery) -> Response:
         """List things."""
         return json_response(Thing(name="all", sizes=[query.limit]))
 
@@ -83,7 +83,7 @@ def things(limit: Limit) -> Blueprint:
     @no_store
     @scope_required(READ)
     @document_response(200, Thing)
-    async def show(number: int) -> Response:
+    async def show_thing(number: int) -> Response:
         """Return a thing."""
         match number:
             case 408 | 410:
