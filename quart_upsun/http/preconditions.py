@@ -10,7 +10,7 @@ from typing import NamedTuple
 from quart import Response, request
 from werkzeug.exceptions import BadRequest, PreconditionFailed
 
-PRECONDITION_FAILED = "The resource's current version does not match the request's preconditions."
+PRECONDITION_FAILED = "The current version of the resource does not match the preconditions."
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 # RFC 9110, section 5.6.1: a list may have empty elements.

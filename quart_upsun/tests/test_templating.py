@@ -55,7 +55,7 @@ def test_compiled_templates_are_not_compiled_again(
 def test_times_are_rendered_in_utc_with_a_tooltip() -> None:
     value = datetime(2026, 11, 29, 9, 17, 3, 123, tzinfo=timezone(timedelta(hours=1)))
     assert format_time(value) == (
-        '<time datetime="2026-11-29T08:17:03+00:00" title="29 Nov 2026 08:17:03 UTC" data-relative>'
+        '<time datetime="2026-11-29T08:17:03Z" title="29 Nov 2026 08:17:03 UTC" data-relative>'
         "29 Nov 2026 08:17 UTC</time>"
     )
 

@@ -206,7 +206,7 @@ def format_time(value: datetime) -> Markup:
     value = value.astimezone(UTC)
     exact = value.strftime("%d %b %Y %H:%M:%S")
     return Markup(  # noqa: S704 digits and names of months
-        f'<time datetime="{value.isoformat(timespec="seconds")}" title="{exact} UTC" data-relative>'
+        f'<time datetime="{value.isoformat()[:19]}Z" title="{exact} UTC" data-relative>'
         f"{exact[:-3]} UTC</time>"
     )
 

@@ -19,7 +19,7 @@ function describe(element) {
   }
   for (const [unit, length] of UNITS) {
     if (Math.abs(seconds) >= length) {
-      return relative.format(Math.trunc(seconds / length), unit);
+      return relative.format(Math.round(seconds / length), unit);
     }
   }
   return relative.format(0, "second"); // "now"
