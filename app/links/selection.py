@@ -70,10 +70,6 @@ class Selection:
         """The query string for those of a tag, in the same state, up to the tag itself."""
         return urlencode({**Selection(self.state).parameters, "tag": ""})
 
-    def with_tag(self, tag: str) -> dict[str, str]:
-        """Return the query parameters for another tag in the same state."""
-        return Selection(self.state, tag).parameters
-
     def with_state(self, state: str) -> dict[str, str]:
         """Return the query parameters for another state with the same tag."""
         return Selection(state, self.tag).parameters

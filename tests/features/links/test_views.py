@@ -424,7 +424,10 @@ async def test_urls_in_rows_are_those_of_the_routes(
         back = f"/links/?{urlencode(selection.parameters)}".rstrip("?")
         expected = [
             url_for("links.show", link_id=link_id),
-            *(f"/links/?{urlencode(selection.with_tag(tag))}" for tag in ("été", "news")),
+            *(
+                f"/links/?{urlencode(Selection(selection.state, tag).parameters)}"
+                for tag in ("été", "news")
+            ),
         ]
         action = url_for(f"links.{state}", link_id=link_id, next=back)
     found = [each["href"] for each in row.select(".link-edit, .tags a")]
