@@ -104,13 +104,11 @@ async def show(link_id: int) -> ResponseReturnValue:
 @login_required
 @no_rate_limit("one row by its key")
 async def row(link_id: int) -> ResponseReturnValue:
-    """Render one row of the list; 204 if the link does not match the filters in the query."""
+    """Render one row of the list; 204 if the link was deleted or does not match the query."""
     selection = selection_or_400()
     async with database.read() as session:
         item = await queries.get_link(session, logged_in_user().id, link_id)
-    if item is None:
-        abort(404)
-    if not selection.includes(item):
+    if item is None or not selection.includes(item):
         return "", 204
     return await render_template(
         "links/row.html", result=search.as_search_result(item), selection=selection

@@ -56,7 +56,7 @@ async function update(id) {
     const template = document.createElement("template");
     template.innerHTML = await response.text();
     show(id, template.content.firstElementChild);
-  } else if (response.status === 204 || response.status === 404) {
+  } else if (response.status === 204) {
     remove(rowOf(id));
   } else {
     throw new Error(`status ${response.status}`);

@@ -13,7 +13,7 @@ from tests.repository import checkout
 
 VERSIONS = Path("alembic") / "versions"
 # Enough to add, find and list users; the tests of all features would take too long.
-QUICK = "python -m pytest -q tests/features/test_accounts.py -k 'whole_journey or taken_names'"
+QUICK = "python -m pytest -q tests/features/test_accounts.py -k 'register_log_in or taken_username'"
 NULLABLE = 'op.add_column("users", sa.Column("nickname", sa.String(40)))'
 RENAMED = 'op.alter_column("users", "email", new_column_name="address")'
 

@@ -139,4 +139,4 @@ async def test_preview_contains_no_personal_data(releases: Releases) -> None:
     }
     for path in ("/", "/register/", "/nowhere/", "login"):
         assert "Preview of <strong>feature-x</strong>" in pages[path].text, path
-        assert "no mail is sent" in pages[path].text, path
+        assert "no email is sent" in pages[path].text, path

@@ -79,7 +79,7 @@ async def assert_unavailable(server: Server, client: httpx.AsyncClient) -> None:
         assert page.status_code == 503
         assert int(page.headers["Retry-After"]) > 0
         assert page.elapsed.total_seconds() < 1
-        assert "not available" in page.text
+        assert "temporarily unavailable" in page.text
     assert server.problems() == []
 
 
