@@ -100,14 +100,17 @@ async def test_readyz_fails_before_the_socket_closes(processes: int) -> None:
         while True:
             try:
                 connection = await Connection.to(server)
+            except ConnectionError:
+                return
+            try:
                 await connection.get("/readyz")
                 status, headers, body = await connection.read_response()
             except (ConnectionError, asyncio.IncompleteReadError):
-                # Refused, or reset while the socket was closed.
-                return
+                return  # reset while the socket was closed
+            finally:
+                await connection.close()
             assert status == 503
             answers.append((json.loads(body)["reason"], headers.get("connection")))
-            await connection.close()
 
     async with serving(processes) as server, asyncio.TaskGroup() as group:
         group.create_task(poll_until_refused(server))
