@@ -251,13 +251,15 @@ def main() -> int:
         ):
             url = asyncio.run(create_database(server, name))
             migrate(url)
-            results[name] = asyncio.run(run(url, options.links, seconds, hosts))
-            describe(results[name])
-    missed = [target for result in results.values() for target in missed_targets(result)]
-    for target in missed:
-        print(f"Target missed: {target}")
-    print(json.dumps(results | {"ok": not missed}))
-    return 1 if missed else 0
+            results[name] = result = asyncio.run(run(url, options.links, seconds, hosts))
+            describe(result)
+            missed = missed_targets(result)
+            for target in missed:
+                print(f"Target missed: {target}")
+            result["ok"] = not missed
+    ok = all(result["ok"] for result in results.values())
+    print(json.dumps(results | {"ok": ok}))
+    return 0 if ok else 1
 
 
 def describe(result: dict[str, Any]) -> None:

@@ -118,13 +118,13 @@ def _fetches(each: Result) -> list[str]:
             f"one worker fetches {own['links']:,} pages of {own['page_s']:g} s, each on its own"
             f" host, in at most {own['limit_s']:g} s",
             f"{own['seconds']} s, {own['concurrent']} concurrent requests, {own['mb']} MB",
-            each,
+            own,
         ),
         _row(
             f"one worker fetches {few['links']:,} pages of {few['page_s']:g} s on {few['hosts']}"
             f" hosts, two at a time per host, in at most {few['limit_s']:g} s",
             f"{few['seconds']} s, {few['jobs_failed']} failed jobs",
-            each,
+            few,
         ),
     ]
 
