@@ -12,7 +12,7 @@ from app.links import tags
 from app.links.models import PublicList
 from app.user.forms import USERNAME_PATTERN
 from app.user.models import User
-from quart_upsun.database.statements import Source, Statement
+from quart_upsun.database.statements import Source, Statement, only_column
 
 
 class SharedList(NamedTuple):
@@ -46,12 +46,12 @@ SELECT_PUBLISHED = Statement(
     select(PublicList.tag).where(
         PublicList.user_id == bindparam("user_id"), PublicList.tag == bindparam("tag")
     ),
-    tuple,
+    only_column,
 )
 
 
 async def is_tag_published(source: Source, user_id: int, tag: str) -> bool:
-    return bool(await SELECT_PUBLISHED.rows(source, user_id=user_id, tag=tag))
+    return await SELECT_PUBLISHED.first(source, user_id=user_id, tag=tag) is not None
 
 
 async def find_public_list(session: AsyncSession, username: str, tag: str) -> SharedList | None:

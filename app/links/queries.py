@@ -17,7 +17,7 @@ from app.links import search_index
 from app.links.hooks import request_metadata
 from app.links.models import Icon, Link, LinkTag
 from quart_upsun.database import Base
-from quart_upsun.database.statements import Source, Statement
+from quart_upsun.database.statements import Source, Statement, only_column
 from quart_upsun.live.events import publish
 
 MAX_LINKS = 100_000  # per user; saving a link counts them by an index
@@ -160,10 +160,10 @@ async def update_link(
             user_id, Link.search, **{name: values[name] for name in changed_texts}
         )
     mine = (Link.id == link_id, Link.user_id == user_id)
-    has_version = () if version is None else (Link.version == version,)
+    same_version = () if version is None else (Link.version == version,)
     changed = (
         update(Link)
-        .where(*mine, *has_version)
+        .where(*mine, *same_version)
         .values(**values, version=Link.version + 1, updated_at=func.now())
         .returning(*COLUMNS)
         .execution_options(synchronize_session=False)
@@ -270,7 +270,7 @@ SELECT_TAGS: Statement[str] = Statement(
         SELECT tag FROM known WHERE tag IS NOT NULL LIMIT :limit
         """
     ),
-    lambda values: next(iter(values)),
+    only_column,
 )
 
 

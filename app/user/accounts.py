@@ -144,8 +144,7 @@ async def find_users_by_email(session: AsyncSession, email: str) -> Sequence[Use
 
 async def get_user_by_session(source: Source, user_id: int, version: int) -> User | None:
     """Return the user of a login cookie, or None if its session has ended."""
-    found = await SELECT_BY_SESSION.rows(source, user_id=user_id, version=version)
-    return found[0] if found else None
+    return await SELECT_BY_SESSION.first(source, user_id=user_id, version=version)
 
 
 async def confirm_email(session: AsyncSession, user_id: int, email: str) -> bool:

@@ -52,3 +52,14 @@ class Statement(Generic[Row]):
         parameters = self._constants | values
         rows = await source.fetch(self._text, *(parameters[name] for name in self._order))
         return [self._row(row.values()) for row in rows]
+
+    async def first(self, source: Source, **values: Any) -> Row | None:
+        """Return the first row, or None if there is none; otherwise as `rows()`."""
+        found = await self.rows(source, **values)
+        return found[0] if found else None
+
+
+def only_column(values: Iterable[Any]) -> Any:
+    """Return the value of a row with one column: a `row` for `Statement`."""
+    (value,) = values
+    return value

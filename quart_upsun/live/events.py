@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from quart_upsun.database.statements import Source, Statement
+from quart_upsun.database.statements import Source, Statement, only_column
 from quart_upsun.jobs import cleanup
 from quart_upsun.jobs.queue import JobContext, Schedule, Task
 from quart_upsun.live.models import LiveEvent
@@ -71,15 +71,13 @@ _DELETE_OLD = text(
 
 
 SELECT_NEWEST: Statement[int] = Statement(
-    select(func.max(LiveEvent.id)).where(LiveEvent.user_id == bindparam("user_id")),
-    lambda values: next(iter(values)) or 0,
+    select(func.max(LiveEvent.id)).where(LiveEvent.user_id == bindparam("user_id")), only_column
 )
 
 
 async def newest_event(source: Source, user_id: int) -> int:
     """Return the id of the user's newest event, from which a page listens; 0 if there is none."""
-    (newest,) = await SELECT_NEWEST.rows(source, user_id=user_id)
-    return newest
+    return await SELECT_NEWEST.first(source, user_id=user_id) or 0
 
 
 async def publish(session: AsyncSession, user_id: int, kind: str, **data: Any) -> None:

@@ -104,8 +104,7 @@ async def find_owner(connection: Connection, token: str) -> TokenOwner | None:
 
     Returns None if the token is unknown or has expired, or if its owner is deactivated.
     """
-    found = await SELECT_BY_DIGEST.rows(connection, digest=hash_token(token))
-    return found[0] if found else None
+    return await SELECT_BY_DIGEST.first(connection, digest=hash_token(token))
 
 
 async def record_use(session: AsyncSession, token_id: int) -> None:
