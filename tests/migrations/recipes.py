@@ -50,6 +50,33 @@ depends_on = None
 '''
 
 
+def alembic(url: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run Alembic's command line in this repository."""
+    return alembic_in(ROOT, url, *arguments, **variables)
+
+
+def alembic_in(
+    directory: Path, url: str, *arguments: str, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run Alembic's command line in a copy of this repository.
+
+    Args:
+        directory: the root of the copy.
+        url: the database.
+        arguments: of the command line.
+        variables: further environment variables.
+    """
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=directory,
+        env={**os.environ, "DATABASE_URL": url, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def copy_with_second_migration(target: Path) -> Path:
     """Copy the migrations, and add one that needs an exclusive lock on `users`."""
     target.mkdir()

@@ -18,7 +18,7 @@ from alembic.util import CommandError
 from sqlalchemy import make_url
 
 from app.settings import ROOT
-from tests.migrations.recipes import copy_with_second_migration, head
+from tests.migrations.recipes import alembic, copy_with_second_migration, head
 
 INI = ROOT / "alembic.ini"
 
@@ -28,19 +28,6 @@ def config(monkeypatch: pytest.MonkeyPatch, empty_database: str) -> Config:
     """Alembic's configuration for an empty database."""
     monkeypatch.setenv("DATABASE_URL", empty_database)
     return Config(INI)
-
-
-def alembic(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command line."""
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 async def revision(url: str) -> str | None:

@@ -2,37 +2,15 @@
 
 import base64
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
 
-from app.settings import ROOT
 from quart_upsun.testing.statements import connected
-from tests.migrations.recipes import copy_with_second_migration, head
+from tests.migrations.recipes import alembic, alembic_in, copy_with_second_migration, head
 
 PRODUCTION = "main-bvxea6i"
-
-
-def alembic(url: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    return alembic_in(ROOT, url, *arguments, **variables)
-
-
-def alembic_in(
-    directory: Path, url: str, *arguments: str, **variables: str
-) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=directory,
-        env={**os.environ, "DATABASE_URL": url, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def container(url: str, name: str, kind: str) -> dict[str, str]:
