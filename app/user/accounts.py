@@ -1,6 +1,6 @@
 """Queries and changes of accounts. The functions take a database session and plain values."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.attributes import instance_dict
 
 from app.user.audit_trail import Event
 from app.user.models import UNIQUE_EMAIL, UNIQUE_USERNAME, Role, User
@@ -27,13 +28,22 @@ from quart_upsun.security import audit
 # Built once: they run with nearly every request of a logged-in user, and building them takes longer
 # than running them.
 _users = Base.metadata.tables[User.__tablename__]
+
+
+def _loaded_user(values: Iterable[Any]) -> User:
+    """Make a detached user of a row; the constructor would note each value as a change."""
+    user = User()
+    instance_dict(user).update(zip(_users.c.keys(), values, strict=True))
+    return user
+
+
 SELECT_BY_SESSION = Statement(
     select(_users).where(
         _users.c.id == bindparam("user_id"),
         _users.c.session_version == bindparam("version"),
         _users.c.deactivated_at.is_(None),
     ),
-    lambda values: User(**dict(zip(_users.c.keys(), values, strict=True))),
+    _loaded_user,
 )
 # Ends all sessions of a user, and cancels an email change that one of them may have requested.
 END_SESSIONS_VALUES: dict[str, Any] = {

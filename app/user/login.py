@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from functools import cached_property, wraps
+from functools import cached_property, lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
-from itsdangerous import BadSignature, SignatureExpired
+from itsdangerous import BadSignature, URLSafeTimedSerializer
 from quart import Quart, abort, current_app, g, redirect, render_template, request, session, url_for
 from quart_auth import Action, AuthUser, QuartAuth
 
@@ -24,45 +24,48 @@ View = Callable[P, Awaitable[T]]
 PERSISTENT, BROWSER_SESSION = "kept", "session"
 
 
-class LoginSerializer(QuartAuth.serializer_class):  # type: ignore[misc, valid-type]
-    """Reads the login cookie, which is signed with the time of the login.
+class CookieAuth(QuartAuth):
+    """Verifies the login cookie, which is signed with the time of the login.
 
     The format is `<user id>.<session version>.kept`. A login that ends with the browser session has
     `session` instead of `kept`.
     """
 
-    def loads(self, token: str, **options: Any) -> Any:
-        auth_id, issued = super().loads(token, return_timestamp=True, **options)
-        lifetime = current_app.config["SESSION_SECONDS"]
-        if not auth_id.endswith(f".{PERSISTENT}") and time.time() > issued.timestamp() + lifetime:
-            raise SignatureExpired("the session has expired")
-        return auth_id
+    MAX_VERIFIED = 1024
 
-
-class CookieAuth(QuartAuth):
-    """Creates the signer once: quart-auth creates one for each request."""
-
-    serializer_class = LoginSerializer
+    def __init__(self, app: Quart) -> None:
+        # The singleton of quart-auth adds a synchronous context processor, which runs in a thread
+        # for every page.
+        super().__init__(app, singleton=False)
+        # A browser sends the same cookie again and again. Its age is checked each time.
+        self._verify = lru_cache(self.MAX_VERIFIED)(self._verify_signature)
 
     @cached_property
-    def _serializer(self) -> LoginSerializer:
+    def _serializer(self) -> URLSafeTimedSerializer:
+        # quart-auth would make one for each request.
         fallbacks = current_app.config.get("SECRET_KEY_FALLBACKS") or ()
         # itsdangerous signs with the last key, and verifies with all of them.
-        return LoginSerializer([*fallbacks, current_app.secret_key], self.salt)
+        return self.serializer_class([*fallbacks, str(current_app.secret_key)], str(self.salt))
+
+    def _verify_signature(self, token: str) -> tuple[str, float]:
+        auth_id, issued = self._serializer.loads(token, return_timestamp=True)
+        return auth_id, issued.timestamp()
 
     def load_token(self, token: str, app: Quart | None = None) -> str | None:
         """Return the content of a valid token, or None."""
         try:
-            auth_id: str = self._serializer.loads(token, max_age=self.duration)
-        except BadSignature:  # or expired
+            auth_id, issued = self._verify(token)
+        except BadSignature:
             return None
-        return auth_id
+        is_persistent = auth_id.endswith(f".{PERSISTENT}")
+        lifetime = cast(
+            int, self.duration if is_persistent else current_app.config["SESSION_SECONDS"]
+        )
+        return auth_id if 0 <= time.time() - issued <= lifetime else None
 
 
 def init_app(app: Quart) -> None:
-    # The singleton of quart-auth adds a synchronous context processor, which runs in a thread for
-    # every page.
-    CookieAuth(app, singleton=False)
+    CookieAuth(app)
     app.before_request(load_user)
     app.context_processor(template_context)
 

@@ -228,9 +228,15 @@ class Database:
         """
         if gated and not self.gate.is_open:
             await self.gate.check()
+        if self._slots.locked():
+            await self._wait()
+        else:
+            await self._slots.acquire()  # free: no timeout needed
         try:
-            async with self._pool_slot():
+            try:
                 yield
+            finally:
+                self._slots.release()
             return
         except NoConnectionError as error:
             self.gate.close()
@@ -241,18 +247,6 @@ class Database:
         self.gate.close()
         await self.gate.check()
         raise undefined
-
-    @asynccontextmanager
-    async def _pool_slot(self) -> AsyncIterator[None]:
-        """Wait for a free connection of the pool."""
-        if self._slots.locked():
-            await self._wait()
-        else:
-            await self._slots.acquire()  # free: no timeout needed
-        try:
-            yield
-        finally:
-            self._slots.release()
 
     async def _wait(self) -> None:
         self._waiting += 1

@@ -7,19 +7,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import markupsafe
 import pytest
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.protocol.h11 import H11Protocol
+from jinja2 import Environment
+from markupsafe import Markup
 from pydantic import BaseModel
 from quart import Blueprint, Quart, Response, request
 from quart.wrappers.request import Body
 from quart_schema import OpenAPIProvider, QuartSchema, document_querystring
 from sqlalchemy import Select, bindparam, column, literal, select, text
 from werkzeug.exceptions import RequestEntityTooLarge
+from wtforms.widgets import html_params
 
 import quart_upsun
-from quart_upsun.compat import hypercorn, pgqueuer, quart, quart_schema, sqlalchemy
+from quart_upsun.compat import hypercorn, jinja, pgqueuer, quart, quart_schema, sqlalchemy, wtforms
 from quart_upsun.database import Database
 from quart_upsun.database.statements import DIALECT
 from quart_upsun.database.url import parse_database_url
@@ -276,3 +280,48 @@ def test_private_apis_are_used_in_compat_only() -> None:
     ]
     assert found == []
     assert list(private_uses(ROOT / "compat" / "quart.py"))
+
+
+class Html:
+    def __html__(self) -> str:
+        return "<i>html</i>"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "plain",
+        "",
+        "<a href=\"x\">'&'</a>",
+        Markup("<b>bold</b>"),
+        12,
+        True,
+        None,
+        1.5,
+        Html(),
+        ["<"],
+    ],
+)
+def test_templates_escape_as_markupsafe_does(value: Any) -> None:
+    jinja.speed_up_escaping()
+    environment = Environment(autoescape=True)
+    expected = str(markupsafe.escape(value))
+    assert environment.from_string("{{ value }}").render(value=value) == expected
+    macro = "{% macro show(value) %}<{{ value }}>{% endmacro %}{{ show(value) }}"
+    assert environment.from_string(macro).render(value=value) == f"<{expected}>"
+    block = "{% set text %}{{ value }}{% endset %}{{ text }}{{ text | upper | lower }}"
+    assert environment.from_string(block).render(value=value) == expected + expected.lower()
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"class_": "a b", "id": "x", "value": "<\"'&>", "required": True, "disabled": False},
+        {"aria_describedby": "a b", "data_some_thing": 3, "value": Markup('"bold"'), "for_": None},
+        {"value": Html()},
+    ],
+)
+def test_attributes_of_inputs_are_those_of_wtforms(attributes: dict[str, Any]) -> None:
+    ours, theirs = wtforms.html_params(**attributes), html_params(**attributes)
+    assert (ours, type(ours)) == (theirs, type(theirs))
