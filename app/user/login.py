@@ -6,7 +6,18 @@ from functools import cached_property, lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
-from quart import Quart, abort, current_app, g, redirect, render_template, request, session, url_for
+from quart import (
+    Quart,
+    Response,
+    abort,
+    current_app,
+    g,
+    redirect,
+    render_template,
+    request,
+    session,
+    url_for,
+)
 from quart_auth import Action, AuthUser, QuartAuth
 
 from app.extensions import database
@@ -62,6 +73,12 @@ class CookieAuth(QuartAuth):
             int, self.duration if is_persistent else current_app.config["SESSION_SECONDS"]
         )
         return auth_id if 0 <= time.time() - issued <= lifetime else None
+
+    async def after_request(self, response: Response) -> Response:
+        """Set or delete the cookie, if the view has logged somebody in or out."""
+        return (
+            await super().after_request(response) if hasattr(g, self.attribute_name) else response
+        )
 
 
 def init_app(app: Quart) -> None:

@@ -9,9 +9,9 @@ import importlib
 import shutil
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from types import CoroutineType
+from types import CoroutineType, FunctionType, MethodType
 from typing import Any, NoReturn
 
 from jinja2 import ChoiceLoader, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
@@ -37,6 +37,7 @@ MAX_CACHED, MAX_CACHED_CHARACTERS = 4096, 100
 # Not those of `strftime()`, which takes four times as long.
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 TOOLKIT_TEMPLATES = Path(__file__).parent.parent / "templates"
+FUNCTIONS = frozenset({FunctionType, MethodType})
 
 
 class PrecompiledCache(FileSystemBytecodeCache):
@@ -50,12 +51,16 @@ class SyncContext(Context):
     """Refuses calls that would have to be awaited; their text would be on the page instead."""
 
     def call(__self, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 as its parent
-        if type(__obj) is Macro:
-            # What Jinja does with it as well, after looking for what a macro does not have.
+        kind = type(__obj)
+        if kind is Macro or (kind in FUNCTIONS and not hasattr(__obj, "jinja_pass_arg")):
+            # Nearly every call. Jinja does the same, but looks for more.
             kwargs.pop("_block_vars", None)
             kwargs.pop("_loop_vars", None)
-            return __obj(__self.eval_ctx, *args, **kwargs)
-        result = super().call(__obj, *args, **kwargs)
+            if kind is Macro:
+                return __obj(__self.eval_ctx, *args, **kwargs)
+            result = __obj(*args, **kwargs)
+        else:
+            result = super().call(__obj, *args, **kwargs)
         if type(result) is CoroutineType:
             result.close()
             name = getattr(__obj, "__qualname__", repr(__obj))
@@ -119,13 +124,9 @@ class CachedUrls:
     def url_for(self, endpoint: str, **values: Any) -> str:
         """Return a URL, as Quart's `url_for()` does."""
         app = self._app
-        if (
-            endpoint.startswith(".")  # relative to the blueprint of the request
-            or app.url_default_functions
-            or app.url_map.host_matching
-            or app.config["SERVER_NAME"]
-            or (root_path := current_root_path()) is None
-        ):
+        root_path = current_root_path()
+        # An endpoint that starts with a dot is relative to the blueprint of the request.
+        if root_path is None or endpoint.startswith(".") or self._have_more_parts:
             return app.url_for(endpoint, **values)
         for name, value in values.items():
             kind = type(value)
@@ -134,6 +135,14 @@ class CachedUrls:
             ):
                 return app.url_for(endpoint, **values)
         return self._build(endpoint, root_path, tuple(values.items()))
+
+    @cached_property
+    def _have_more_parts(self) -> bool:
+        """Whether URLs depend on more, which is known before the first request."""
+        app = self._app
+        return bool(
+            app.url_default_functions or app.url_map.host_matching or app.config["SERVER_NAME"]
+        )
 
     def _build_url(self, endpoint: str, root_path: str, values: tuple[tuple[str, Any], ...]) -> str:
         return self._app.url_for(endpoint, **dict(values))
