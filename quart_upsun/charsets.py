@@ -16,6 +16,7 @@ META = re.compile(
 XML = re.compile(
     rb"""\s{0,9}<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}["']([a-z0-9_:.-]{1,40})""", re.IGNORECASE
 )
+COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 # Byte order marks, and the start of an XML declaration in UTF-16.
 PREFIXES = (
     (b"\xef\xbb\xbf", "utf-8"),
@@ -28,26 +29,44 @@ PREFIXES = (
 # caches every unknown codec name. The labels are those that browsers accept:
 # https://encoding.spec.whatwg.org/#names-and-labels
 CODECS = {
-    "utf-8": "utf-8 utf8 unicode-1-1-utf-8",
-    "cp1252": "ascii us-ascii latin1 iso-8859-1 iso8859-1 windows-1252 cp1252",
-    "cp1254": "iso-8859-9 windows-1254 cp1254",
-    "cp874": "iso-8859-11 tis-620 windows-874",
-    "koi8-r": "koi8-r",
-    "koi8-u": "koi8-u",
-    "cp866": "ibm866 cp866",
-    "mac-roman": "macintosh",
-    "gb18030": "gb2312 gbk gb18030 x-gbk",
-    "big5hkscs": "big5 big5-hkscs",
-    "cp932": "shift-jis sjis x-sjis windows-31j ms932",
-    "euc-jp": "euc-jp x-euc-jp",
-    "iso2022-jp": "iso-2022-jp",
-    "cp949": "euc-kr ks-c-5601-1987 windows-949",
-    "utf-16-le": "utf-16 utf-16le",
-    "utf-16-be": "utf-16be",
-    **{f"cp125{n}": f"windows-125{n} cp125{n}" for n in (0, 1, 3, 5, 6, 7, 8)},
-    **{f"iso8859-{n}": f"iso-8859-{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)},
+    "utf-8": "utf-8 utf8 unicode-1-1-utf-8 unicode11utf8 unicode20utf8 x-unicode20utf8",
+    "cp1252": "ascii us-ascii ansi-x3.4-1968 cp819 ibm819 iso-8859-1:1987"
+    " latin1 l1 csisolatin1 iso-ir-100 iso-8859-1 iso8859-1 iso88591",
+    "cp1254": "latin5 l5 csisolatin5 iso-ir-148 iso-8859-9 iso8859-9 iso88599 iso-8859-9:1989",
+    "cp874": "iso-8859-11 iso8859-11 iso885911 tis-620 windows-874 dos-874",
+    "koi8-r": "koi8-r koi8 koi cskoi8r",
+    "koi8-u": "koi8-u koi8-ru",
+    "cp866": "ibm866 cp866 866 csibm866",
+    "mac-roman": "macintosh mac x-mac-roman csmacintosh",
+    "mac-cyrillic": "x-mac-cyrillic x-mac-ukrainian",
+    "gb18030": "gb18030 gb2312 gb-2312 gb-2312-80 gbk x-gbk chinese csgb2312 csiso58gb231280"
+    " iso-ir-58",
+    "big5hkscs": "big5 big5-hkscs cn-big5 csbig5 x-x-big5",
+    "cp932": "shift-jis sjis x-sjis windows-31j ms932 ms-kanji csshiftjis",
+    "euc-jp": "euc-jp x-euc-jp cseucpkdfmtjapanese",
+    "iso2022-jp": "iso-2022-jp csiso2022jp",
+    "cp949": "euc-kr korean cseuckr windows-949 iso-ir-149 ks-c-5601-1987 ks-c-5601-1989 ksc5601"
+    " ksc-5601 csksc56011987",
+    "utf-16-le": "utf-16 utf-16le unicode unicodefeff ucs-2 iso-10646-ucs-2 csunicode",
+    "utf-16-be": "utf-16be unicodefffe",
+    "iso8859-2": "latin2 l2 csisolatin2 iso-ir-101 iso-8859-2:1987",
+    "iso8859-3": "latin3 l3 csisolatin3 iso-ir-109 iso-8859-3:1988",
+    "iso8859-4": "latin4 l4 csisolatin4 iso-ir-110 iso-8859-4:1988",
+    "iso8859-5": "cyrillic csisolatincyrillic iso-ir-144 iso-8859-5:1988",
+    "iso8859-6": "arabic csisolatinarabic iso-ir-127 iso-8859-6:1987 asmo-708 ecma-114 iso-8859-6-e"
+    " iso-8859-6-i csiso88596e csiso88596i",
+    "iso8859-7": "greek greek8 csisolatingreek iso-ir-126 iso-8859-7:1987 ecma-118 elot-928"
+    " sun-eu-greek",
+    "iso8859-8": "hebrew csisolatinhebrew iso-ir-138 iso-8859-8:1988 iso-8859-8-e csiso88598e"
+    " visual iso-8859-8-i csiso88598i logical",
+    "iso8859-10": "latin6 l6 csisolatin6 iso-ir-157",
+    "iso8859-15": "l9 csisolatin9",
 }
 LABELS = {label: codec for codec, labels in CODECS.items() for label in labels.split()}
+for _n in range(9):
+    LABELS |= dict.fromkeys((f"windows-125{_n}", f"cp125{_n}", f"x-cp125{_n}"), f"cp125{_n}")
+for _n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16):
+    LABELS |= dict.fromkeys((f"iso-8859-{_n}", f"iso8859-{_n}", f"iso8859{_n}"), f"iso8859-{_n}")
 
 
 def create_decoder(
@@ -74,7 +93,8 @@ def _codec(start: bytes, declared: str | None) -> str | None:
             return codec
     if codec_of_header := _codec_of_label(declared or ""):
         return codec_of_header
-    match = META.search(start[:PRESCAN_BYTES]) or XML.match(start[:PRESCAN_BYTES])
+    head = COMMENT.sub(b"", start[:PRESCAN_BYTES])
+    match = META.search(head) or XML.match(head)
     found = _codec_of_label(match[1].decode()) if match else None
     # A declaration that could be read as ASCII is not UTF-16. Browsers use UTF-8 instead.
     return "utf-8" if found and found.startswith("utf-16") else found

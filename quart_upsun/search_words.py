@@ -16,9 +16,16 @@ MAX_WORD_LENGTH = 200  # characters; PostgreSQL accepts lexemes up to 2 KiB
 
 
 # Words consist of letters, numbers and combining marks, which `\w` does not match. Joiners and
-# other format characters inside a word are dropped.
-_DROPPED = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff\U000e0001-\U000e01ef"
-_WORD = re.compile(rf"[^\W_](?:[^\W_]|[{MARKS}{_DROPPED}])*")
+# other format characters inside a word are dropped. Each arrow and emoji is a word, too.
+_DROPPED = (
+    "\u00ad\u034f\u061c\u180e\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff\U000e0001-\U000e01ef"
+    "\U0001f3fb-\U0001f3ff"  # skin tones
+)
+_SYMBOLS = "\u2190-\u21ff\u2300-\u27bf\u2900-\u297f\u2b00-\u2bff\U0001f000-\U0001faff"
+_WORD = re.compile(
+    rf"[^\W_](?:[^\W_]|[{MARKS}{_DROPPED}])*|[{_SYMBOLS}](?:[{_SYMBOLS}{MARKS}{_DROPPED}])*"
+)
+_SYMBOL = re.compile(f"[{_SYMBOLS}]")
 _DROP = re.compile(f"[{_DROPPED}]+")
 # Scripts without spaces between words: Han, Kana, and South-East Asian scripts.
 _UNSPACED = (
@@ -47,6 +54,9 @@ def words(text: str) -> list[str]:
 
 
 def _split(run: str) -> Iterator[str]:
+    if _SYMBOL.match(run):
+        yield from _SYMBOL.findall(run)
+        return
     if not _IS_UNSPACED.search(run):
         yield run[:MAX_WORD_LENGTH]
         return
@@ -67,7 +77,7 @@ def tsvector(**parts: str) -> str:
         for word in words(text):
             place += 1
             places.setdefault(word, []).append(f"{min(place, 16383)}{weight}")
-    # Words contain letters, numbers and marks only, so nothing needs escaping.
+    # Words contain letters, numbers, marks and symbols only, so nothing needs escaping.
     return " ".join(f"'{word}':{','.join(found[:255])}" for word, found in places.items())
 
 

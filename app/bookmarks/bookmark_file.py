@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from lxml import etree
 
 from app.links import tags
-from app.links.models import DESCRIPTION_LENGTH, MAX_TAGS, TAG_LENGTH, TITLE_LENGTH
+from app.links.models import DESCRIPTION_LENGTH, MAX_TAGS, TITLE_LENGTH
 from quart_upsun import charsets, urls
 from quart_upsun.text import clean, clean_lines
 
@@ -45,6 +45,12 @@ INVALID_NAME_CHARACTERS = {*"\"'<", RESYNC_MARK}
 MAX_TAG_NAME_LENGTH = 12  # characters that ENTRY_START and RAW_TEXT_START need to match
 
 ENTRY_ENDING_TAGS = {"dt", "dl", "hr", "li", "ul", "ol"}
+# Formatting of a title or note, which is dropped. Any other tag may be text that was not escaped.
+FORMATTING_TAGS = {
+    *("b", "strong", "i", "em", "u", "s", "del", "ins", "mark", "small", "big", "sub", "sup"),
+    *("code", "kbd", "samp", "tt", "pre", "q", "cite", "blockquote", "abbr", "wbr"),
+    *("span", "font", "div", "img"),
+}
 # Only bookmarks have these attributes. A link in a note without any of them is part of the note.
 BOOKMARK_ATTRIBUTES = {
     "add_date",
@@ -90,7 +96,7 @@ class Losses:
     notes: int = 0
     """Links whose note was longer than 1,000 characters."""
     tags: int = 0
-    """Links with more than 20 tags, or with tags that were shortened or invalid."""
+    """Links with more than 20 tags, or with tags that lost characters or were skipped."""
     damaged: int = 0
     """Links with broken markup, which may be incomplete."""
     hidden: int = 0
@@ -98,14 +104,17 @@ class Losses:
     folder_notes: int = 0
     """Notes of folders."""
     is_cut_off: bool = False
-    """Whether the file ends inside a tag or comment, so that links may be missing."""
+    """Whether the file ends inside a tag, title or comment, so that links may be missing."""
 
     def summary(self) -> str | None:
         """Return a message for the owner; None if nothing was lost."""
         parts = [
             (self.titles, "title{s} shortened to 300 characters"),
             (self.notes, "note{s} shortened to 1,000 characters"),
-            (self.tags, "link{s} with skipped or shortened tags (limit: 20 tags of 40 characters)"),
+            (
+                self.tags,
+                "link{s} with changed or skipped tags (at most 20 of 40 letters, digits, - and _)",
+            ),
             (self.damaged, "link{s} with broken markup (check title, tags and note)"),
             (self.hidden, "link{s} inside comments or broken tags skipped"),
             (self.folder_notes, "folder note{s} skipped"),
@@ -114,7 +123,7 @@ class Losses:
         sentences = [f"{'; '.join(found)}."] if found else []
         if self.is_cut_off:
             sentences.append(
-                "The file ends inside a tag or comment, so links at its end may be missing."
+                "The file ends inside a tag, title or comment, so links at its end may be missing."
             )
         return " ".join(sentences) or None
 
@@ -125,6 +134,8 @@ class _Entry:
 
     attributes: dict[str, str]
     is_damaged: bool
+    has_lost_text: bool = False
+    """Whether a part of the title or note looked like markup."""
     title: str = ""
     note: str = ""
 
@@ -146,7 +157,7 @@ class _BookmarkTarget:
         events: number of tags, comments and text pieces so far. Each entity is a piece, so a note
             may have hundreds.
         names: distinct tag and attribute names so far.
-        has_ended: whether the comment that marks the end of the file was reached.
+        has_ended: whether the comment that marks the end of the file was reached outside a title.
     """
 
     def __init__(self, on_link: Callable[[_Entry, Iterable[str]], None], losses: Losses) -> None:
@@ -183,6 +194,8 @@ class _BookmarkTarget:
             self.end_entry()
             if tag == "dl":
                 self._enter()
+        elif tag not in FORMATTING_TAGS:
+            self._lose_text()
 
     def end(self, tag: str) -> None:
         """Handle an end tag; the parser adds missing ones."""
@@ -207,9 +220,12 @@ class _BookmarkTarget:
         """Handle a comment or a declaration."""
         self.tags += 1
         self.events += 1
-        self.has_ended = text == RESYNC_MARK
-        # An unclosed comment that `_resynchronize` has closed: it contains part of a link.
-        self._losses.damaged += text.endswith(f"{RESYNC_MARK}'\"")
+        if text == RESYNC_MARK:  # the end of the file
+            is_in_title = self._entry is not None and self._text is not None and not self._in_note
+            self.has_ended = not is_in_title
+        elif not self._lose_text() and text.endswith(f"{RESYNC_MARK}'\""):
+            # An unclosed comment that `_resynchronize` has closed: it contains part of a link.
+            self._losses.damaged += 1
         self._losses.hidden += len(LINK_START.findall(text))
 
     def close(self) -> None:
@@ -235,6 +251,13 @@ class _BookmarkTarget:
         )
         attributes = {name: text.partition(RESYNC_MARK)[0] for name, text in attributes.items()}
         self._entry, self._text = _Entry(attributes, is_damaged), []
+
+    def _lose_text(self) -> bool:
+        """Note that the current title or note has lost a part; return whether there is one."""
+        if self._entry is None or self._text is None:
+            return False
+        self._entry.has_lost_text = True
+        return True
 
     def _add(self, text: str) -> None:
         if self._text is not None and self._length < MAX_TEXT_CHARACTERS:
@@ -361,8 +384,8 @@ class BookmarkParser:
             # An unclosed quote may have moved the title into the attribute.
             title_in_href = href.partition(">")[2].partition("<")[0]
             href, title = re.split(r"[\s<>]", href, maxsplit=1)[0], title_in_href or title
-            self.losses.damaged += 1
             self.losses.hidden += sum(len(LINK_START.findall(each)) for each in attributes.values())
+        self.losses.damaged += entry.is_damaged or entry.has_lost_text
         if clean(title) == clean(href):
             # Browsers export a link without a title with its URL as the title.
             title = ""
@@ -370,8 +393,8 @@ class BookmarkParser:
         self.losses.titles += is_shortened
         note, is_shortened = _shorten(clean_lines, entry.note, DESCRIPTION_LENGTH)
         self.losses.notes += is_shortened
-        tags, is_shortened = _parse_tags([*attributes.get("tags", "").split(","), *folders])
-        self.losses.tags += is_shortened
+        tags, is_changed = _parse_tags([*attributes.get("tags", "").split(","), *folders])
+        self.losses.tags += is_changed and not entry.is_damaged
         if self.count <= self._skip:
             return
         added = attributes.get("add_date", attributes.get("time_added", ""))
@@ -451,21 +474,19 @@ def _parse_url(href: str) -> str | None:
 
 
 def _parse_tags(words: Iterable[str]) -> tuple[list[str], bool]:
-    """Convert words to at most 20 sorted tags; return whether any was shortened or skipped."""
+    """Convert words to at most 20 sorted tags; return whether any was changed or skipped."""
     found: set[str] = set()
-    is_shortened = False
+    is_changed = False
     for word in map(str.strip, words):
         tag = tags.tag_from_text(word)
-        if tag is None:
-            is_shortened |= bool(word)
-        elif tag in found:
+        # Only the case and the spaces of a word may change unnoticed.
+        is_changed |= (tag or "") != "-".join(tags.fold_tag(word).split())
+        if tag is None or tag in found:
             continue
-        elif len(found) == MAX_TAGS:
+        if len(found) == MAX_TAGS:
             return sorted(found), True
-        else:
-            is_shortened |= len(tag) == TAG_LENGTH < len(word)
-            found.add(tag)
-    return sorted(found), is_shortened
+        found.add(tag)
+    return sorted(found), is_changed
 
 
 def _parse_time(text: str) -> datetime | None:

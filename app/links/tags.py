@@ -6,9 +6,13 @@ from app.links.models import MAX_TAGS, TAG_LENGTH
 from quart_upsun.text import MARKS, fold
 
 TAG_SEPARATORS = re.compile(r"[\s,;#\u060c\u3001]+")
+# Punctuation that is part of words in some scripts: the middle dots of Catalan and Japanese, the
+# hyphen of Armenian, geresh and gershayim of Hebrew, and the tsheg of Tibetan
+# (https://www.unicode.org/reports/tr31/#Specific_Character_Adjustments).
+_WORD_PUNCTUATION = "\u00b7\u058a\u05f3\u05f4\u0f0b\u30fb"
 # Letters and digits, combining marks (Hindi, Thai, pointed Hebrew), and the joiners of Persian. A
 # tag begins and ends with a visible character.
-_LETTERS = f"\\w{MARKS}"
+_LETTERS = f"\\w{MARKS}{_WORD_PUNCTUATION}"
 # Removed, so that two tags that look the same are the same.
 INVISIBLE_CHARACTERS = re.compile("[\u00ad\u034f\u200b\u200e\u200f\u2060\ufe00-\ufe0f]")
 _JOINERS = "\u200c\u200d"
@@ -25,7 +29,7 @@ def parse_tags(text: str) -> list[str]:
         ValueError: a tag is invalid, or there are too many; the message is for the user.
     """
     found = set()
-    for word in TAG_SEPARATORS.split(_fold_tag(text)):
+    for word in TAG_SEPARATORS.split(fold_tag(text)):
         if not word:
             continue
         if not TAG_PATTERN.fullmatch(word):
@@ -56,16 +60,17 @@ def tag_from_text(text: str) -> str | None:
 
     Returns None if it has no characters that a tag may contain.
     """
-    plain = _fold_tag(text[: 4 * TAG_LENGTH])  # NFKC expands one character to up to 18
+    plain = fold_tag(text[: 4 * TAG_LENGTH])  # NFKC expands one character to up to 18
     if TAG_PATTERN.fullmatch(plain):
         return plain
     # Removing characters may let others compose, so fold again.
-    tag = "-".join(_fold_tag(INVALID_TAG_CHARACTERS.sub("", plain)).split())[:TAG_LENGTH].strip(
-        f"-{_JOINERS}"
+    tag = "-".join(fold_tag(INVALID_TAG_CHARACTERS.sub("", plain)).split())[:TAG_LENGTH].strip(
+        f"-{_JOINERS}{_WORD_PUNCTUATION}"
     )
     return tag if TAG_PATTERN.fullmatch(tag) else None
 
 
-def _fold_tag(text: str) -> str:
+def fold_tag(text: str) -> str:
     """Return the normalized form in which tags are compared."""
-    return fold(INVISIBLE_CHARACTERS.sub("", text))
+    # NFKC turns the non-breaking hyphen into U+2010, which looks like the hyphen of the keyboard.
+    return fold(INVISIBLE_CHARACTERS.sub("", text)).replace("\u2010", "-")

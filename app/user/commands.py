@@ -17,7 +17,9 @@ from app.user import accounts, emails, passwords
 from app.user.audit_trail import Event
 from app.user.forms import USERNAME_PATTERN, RegisterForm
 from app.user.models import Role, User
+from quart_upsun.current import current_toolkit
 from quart_upsun.database import DatabaseUnavailableError
+from quart_upsun.database.ownership import ForeignDatabaseError, read_owner, require_owner
 from quart_upsun.jobs.queue import JobError
 from quart_upsun.logging import configure_logging
 from quart_upsun.mail.delivery import external_url
@@ -135,6 +137,7 @@ def reset_link(username: str) -> None:
     """Print a password reset link, which works once and expires after one hour."""
 
     async def work(session: AsyncSession) -> str:
+        await require_own_database(session)
         user = await find_user(session, username)
         if user.deactivated_at is not None:
             raise click.ClickException(
@@ -202,6 +205,21 @@ async def find_user(session: AsyncSession, username: str) -> User:
         shown = username if username.isprintable() else ascii(username)
         raise click.ClickException(f"User {shown} does not exist.")
     return user
+
+
+async def require_own_database(session: AsyncSession) -> None:
+    """Check that the database belongs to this environment, whose key signs links.
+
+    Raises:
+        ClickException: it belongs to another environment.
+    """
+    connection = await session.connection()
+    try:
+        require_owner(await connection.run_sync(read_owner), current_toolkit().identity)
+    except ForeignDatabaseError as error:
+        raise click.ClickException(
+            f"{error.facts} A link from here would not work there. Run the command there."
+        ) from None
 
 
 def run_in_transaction(work: Callable[[AsyncSession], Awaitable[T]]) -> T:

@@ -79,3 +79,33 @@ async def test_deleting_a_link_needs_a_confirmation(
     await delete.click()
     await page.wait_for_url("**/links/")
     await expect(page.locator(".link")).to_have_count(0)
+
+
+async def test_right_to_left_titles_are_read_from_the_right(new_page: NewPage, site: Site) -> None:
+    ada = Person()
+    await register(site, ada)
+    text = "שלום! Python 3.13"
+    async with site.database.write() as session:
+        await session.execute(
+            insert(Link).values(
+                user_id=ada.id, url="https://a.example/", title=text, description=text
+            )
+        )
+    page = await new_page()
+    await log_in(page, ada)
+    await page.goto("/links/")
+    for selector in (".link-title", ".link-description"):
+        hebrew, latin = [
+            await page.locator(selector).evaluate(
+                """(element, [start, end]) => {
+                    const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+                    const range = document.createRange();
+                    range.setStart(walker.nextNode(), start);
+                    range.setEnd(walker.currentNode, end);
+                    return range.getBoundingClientRect().x;
+                }""",
+                [start, end],
+            )
+            for start, end in ((0, 4), (6, 12))
+        ]
+        assert latin < hebrew, selector

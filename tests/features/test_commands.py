@@ -31,6 +31,7 @@ class Command:
             "PATH": os.environ["PATH"],
             "QUART_APP": "app:create_app()",
             "DATABASE_URL": database_url,
+            "DATABASE_ENVIRONMENT": "tests",
             "SECRET_KEY": KEY,
             "PUBLIC_ORIGIN": "https://www.example.com",
         }
@@ -158,6 +159,19 @@ async def test_reset_link_requires_public_origin(app: Quart, quart: Command) -> 
     result = quart("user", "reset-link", ada.username)
     assert result.returncode == 1
     assert result.stderr.startswith("Error: The public origin is unknown. Set PUBLIC_ORIGIN")
+
+
+async def test_reset_link_requires_the_environment_of_the_database(
+    app: Quart, quart: Command
+) -> None:
+    ada = await Person().register(app)
+    quart.environment["DATABASE_ENVIRONMENT"] = "laptop"
+    result = quart("user", "reset-link", ada.username)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "Error: The database belongs to the environment tests (local). The environment of this"
+        " process is laptop. A link from here would not work there. Run the command there.\n"
+    )
 
 
 async def test_reactivate_restores_login(app: Quart, client: Client, quart: Command) -> None:

@@ -1,5 +1,6 @@
 """Page metadata: title, description, icons, character encodings and hostile input."""
 
+import codecs
 import os
 import random
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from quart_upsun import charsets
 from quart_upsun.fetching.page_metadata import MAX_BYTES, image_type, read_metadata
 
 URL = "https://www.example.com/a/page.html?q=1"
@@ -169,6 +171,40 @@ def test_text_is_cleaned_and_truncated() -> None:
 )
 def test_detects_the_character_encoding(content: bytes, charset: str | None) -> None:
     assert title_of(content, charset) == "Grüße"
+
+
+@pytest.mark.parametrize(
+    ("label", "codec", "title"),
+    [
+        ("ISO-8859-8-I", "iso8859-8", "שלום"),
+        ("logical", "iso8859-8", "שלום"),
+        ("x-mac-roman", "mac-roman", "Grüße"),
+        ("x-mac-cyrillic", "mac-cyrillic", "Привет"),
+        ("x-cp1251", "cp1251", "Привет"),
+        ("iso-8859-1:1987", "cp1252", "Grüße"),
+        ("latin2", "iso8859-2", "łąka"),
+        ("Greek", "iso8859-7", "Ελλάδα"),
+        ("korean", "euc-kr", "한국"),
+        ("csShiftJIS", "shift_jis", "日本語"),
+        ("GB_2312-80", "gb2312", "中文"),
+    ],
+)
+def test_all_labels_of_browsers_are_known(label: str, codec: str, title: str) -> None:
+    page = f"<title>{title}</title>".encode(codec)
+    assert title_of(page, label) == title
+    assert title_of(f"<meta charset='{label}'>".encode() + page, None) == title
+
+
+def test_commented_out_encoding_is_ignored() -> None:
+    comment = b'<!-- <meta charset="windows-1251"> -->'
+    assert title_of(comment + "<title>Grüße</title>".encode(), None) == "Grüße"
+    declared = comment + b'<meta charset="koi8-r">' + "<title>Привет</title>".encode("koi8-r")
+    assert title_of(declared, None) == "Привет"
+
+
+def test_all_codecs_exist() -> None:
+    for codec in {*charsets.LABELS.values()}:
+        codecs.lookup(codec)
 
 
 def test_invalid_bytes_are_replaced() -> None:

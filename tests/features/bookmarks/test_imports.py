@@ -194,9 +194,9 @@ async def test_import_reports_losses(client: Client, library: Library) -> None:
     assert (done.state, done.seen, done.added, done.error) == ("done", 602, 602, None)
     assert done.warning == (
         "1 title shortened to 300 characters; 1 note shortened to 1,000 characters;"
-        " 1 link with skipped or shortened tags (limit: 20 tags of 40 characters);"
+        " 1 link with changed or skipped tags (at most 20 of 40 letters, digits, - and _);"
         " 1 link with broken markup (check title, tags and note)."
-        " The file ends inside a tag or comment, so links at its end may be missing."
+        " The file ends inside a tag, title or comment, so links at its end may be missing."
     )
     assert done.warning in (await soup(client)).text
 

@@ -195,6 +195,14 @@ def test_other_parts_of_a_url_are_unchanged(part: str) -> None:
         ("ne\ufe0fws", "news"),
         ("Donau\u00adschiff", "donauschiff"),
         ("web-dev_2", "web-dev_2"),
+        ("བོད་སྐད", "བོད་སྐད"),
+        ("བོད་", "བོད་"),
+        ("צה״ל", "צה״ל"),
+        ("ג׳", "ג׳"),
+        ("col·lecció", "col·lecció"),
+        ("スター・ウォーズ", "スター・ウォーズ"),
+        ("ｽﾀｰ･ｳｫｰｽﾞ", "スター・ウォーズ"),
+        ("web\u2011dev", "web-dev"),
     ],
 )
 def test_tags_in_all_scripts(typed: str, kept: str) -> None:
@@ -202,7 +210,9 @@ def test_tags_in_all_scripts(typed: str, kept: str) -> None:
     assert tags.parse_tag(kept) == kept
 
 
-@pytest.mark.parametrize("typed", ["C++", "👍", "\u0301", "\u200c", "a\u202eb", "<b>", "x" * 41])
+@pytest.mark.parametrize(
+    "typed", ["C++", "👍", "·a", "״", "\u0301", "\u200c", "a\u202eb", "<b>", "x" * 41]
+)
 def test_rejects_invalid_tags(typed: str) -> None:
     with pytest.raises(ValueError, match="Tags may contain"):
         tags.parse_tags(typed)
@@ -220,6 +230,11 @@ def test_tag_from_text_returns_normalized_tags(words: str) -> None:
     tag = tags.tag_from_text(words)
     assert tag is not None
     assert tags.parse_tag(tag) == tag
+
+
+def test_tag_from_text_drops_leading_punctuation() -> None:
+    assert tags.tag_from_text("・映画") == "映画"
+    assert tags.tag_from_text("\u0f0bབོད་ (2)") == "བོད་-2"
 
 
 def test_trailing_dot_segments_are_resolved() -> None:

@@ -36,6 +36,10 @@ TITLES = {
     "İzmir ISTANBUL Straße": ["izmir", "İzmir", "istanbul", "strasse", "STRASSE"],
     "שָׁלוֹם עולם": ["שָׁלוֹם", "עולם"],
     "서울 날씨": ["서울", "날씨"],
+    "Ahoy 👩\u200d💻👍🏽 🇩🇪→🏴\u200d☠\ufe0f": [
+        *("👩\u200d💻", "👍🏽", "👍", "🇩🇪", "→", "🏴\u200d☠\ufe0f", "☠"),
+        "👩\u200d💻👍🏽 🇩🇪→",
+    ],
 }
 PAIRS = [(title, query) for title, queries in TITLES.items() for query in queries]
 
@@ -68,7 +72,7 @@ ALPHABETS = st.sampled_from(
             "မြန်မာ",
             "한국어서울",
         ),
-        *("ＡＢｃ１２", "ﬁﬂ①②", "0123456789", "e\u0301a\u0308", "می\u200cخو"),
+        *("ＡＢｃ１２", "ﬁﬂ①②", "0123456789", "e\u0301a\u0308", "می\u200cخو", "🎉👍🏽→❤\ufe0f"),
     ]
 )
 WORD = ALPHABETS.flatmap(lambda letters: st.text(letters, min_size=1, max_size=12))
@@ -141,6 +145,7 @@ def test_only_search_terms_are_highlighted() -> None:
     assert marked("Node.js and nodes", "node") == "[Node].js and [nodes]"
     assert marked("Le début de l’été", "été") == "Le début de l’[été]"
     assert marked("<b>Ｎｏｄｅ</b>", "node") == "<b>[Ｎｏｄｅ]</b>"
+    assert marked("a 👩\u200d💻👍🏽 b", "👍") == "a [👩\u200d💻👍🏽] b"
 
 
 async def test_search_finds_a_url_as_displayed(database: Database, ada: int) -> None:
