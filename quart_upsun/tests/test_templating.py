@@ -164,3 +164,18 @@ async def test_urls_are_not_cached_with_url_defaults(app: Quart) -> None:
         assert url_for("start") == "/en/"
         language = "fr"
         assert url_for("start") == "/fr/"
+
+
+async def test_imported_template_sees_the_globals_of_its_importer(settings: Settings) -> None:
+    app = create_app(settings)
+    templates = {
+        "macros.html": "{% macro show() %}{{ owner | default('nobody') }}{% endmacro %}",
+        "page.html": "{% from 'macros.html' import show %}{{ show() }}",
+    }
+    app.jinja_env.loader = FunctionLoader(templates.get)
+    assert app.jinja_env.get_template("page.html").render() == "nobody"
+    app.jinja_env.cache = None
+    page = app.jinja_env.get_template("page.html", globals={"owner": "Ada"})
+    assert page.render() == "Ada"
+    app.jinja_env.globals["owner"] = "Grace"
+    assert app.jinja_env.get_template("page.html").render() == "Grace"

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from jinja2 import ChoiceLoader, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 from jinja2.bccache import Bucket
-from jinja2.environment import Template
+from jinja2.environment import Template, TemplateModule
 from jinja2.filters import do_urlencode
 from jinja2.runtime import Context, Macro
 from markupsafe import Markup
@@ -94,6 +94,15 @@ class SyncTemplate(Template):
         self._check(variables)
         for part in self.generate(variables):
             yield part
+
+    def _get_default_module(self, ctx: Context | None = None) -> TemplateModule:
+        """Return the module of an imported template, which is made once.
+
+        Jinja compares all names of globals each time, in case that a template has its own.
+        """
+        if ctx is not None and len(ctx.globals_keys) == len(self.environment.globals):
+            ctx = None
+        return super()._get_default_module(ctx)
 
     def _check(self, variables: dict[str, Any]) -> None:
         for name, value in variables.items():
