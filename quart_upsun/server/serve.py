@@ -30,6 +30,7 @@ from quart_upsun.compat.hypercorn import coalesce_writes
 from quart_upsun.extension import ToolkitState
 from quart_upsun.logging import configure_logging, get_logger
 from quart_upsun.server import signals
+from quart_upsun.server.memory import return_free_memory
 from quart_upsun.server.supervisor import Supervisor
 from quart_upsun.settings import Settings
 
@@ -59,6 +60,7 @@ def main(factory: Callable[[AnySettings], Quart], load: Callable[[], AnySettings
         load: reads its settings.
     """
     signals.exit_immediately()
+    return_free_memory()
     settings = load()
     configure_logging(settings.log_level)
     app = factory(settings)  # opens no connection, so it can be forked

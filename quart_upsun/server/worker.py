@@ -13,6 +13,7 @@ from quart import Quart
 from quart_upsun.jobs.runner import Runner
 from quart_upsun.logging import configure_logging, get_logger
 from quart_upsun.server import signals
+from quart_upsun.server.memory import return_free_memory
 from quart_upsun.settings import Settings
 
 log = get_logger(__name__)
@@ -32,6 +33,7 @@ def main(factory: Callable[[AnySettings], Quart], load: Callable[[], AnySettings
         load: reads its settings.
     """
     signals.exit_immediately()
+    return_free_memory()
     # `run_jobs` is for server processes. This process runs jobs itself.
     settings = load().model_copy(update={"run_jobs": False})
     configure_logging(settings.log_level)
