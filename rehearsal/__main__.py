@@ -36,7 +36,8 @@ EPILOG = (
 exit codes:
   0    the deploy would succeed
   1    the deploy would fail: there is at least one error
-  2    the rehearsal could not run; the message says why
+  2    nothing failed, but something could not be rehearsed, or the rehearsal could not run; the
+       message says what and why
   130  interrupted
 
 failures that --break can cause, to see what visitors would see:
@@ -138,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--force", action="store_true", help="continue even if the configuration has errors"
     )
+    how.add_argument("--strict", action="store_true", help="count warnings as errors")
     how.add_argument(
         "--rebuild",
         action="store_true",

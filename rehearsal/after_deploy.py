@@ -15,13 +15,13 @@ from rehearsal.scene import Scene
 
 async def check_pages(scene: Scene, live: Instance) -> None:
     with scene.stage("probe") as stage:
-        if scene.project.ready and not scene.report.exit_code:
+        if scene.project.ready and not scene.report.has_errors:
             await scene.wait_until_ready(stage.name)
         found, stage.detail = await probe(
             scene.front.address, scene.project, with_files=nginx() is not None
         )
         scene.report.findings += found
-        if scene.options.broken or scene.report.exit_code:
+        if scene.options.broken or scene.report.has_errors:
             scene.report.seen.append(f"After the deploy: {await scene.describe_responses()}")
         if live.web and live.web.codes:
             scene.add_finding(

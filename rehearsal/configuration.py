@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from rehearsal.findings import Place
+
 CONFIG_FILE = ".upsun/config.yaml"
 
 Keys = tuple[str, ...]  # the path from the root of the document to a value
@@ -262,6 +264,10 @@ class Configuration:
     def line(self, *keys: str) -> int:
         """Return the line of a key, or of its nearest ancestor that exists."""
         return line_of(self.lines, keys)
+
+    def place(self, *keys: str) -> Place:
+        """Return the file and line of a key, or of its nearest ancestor that exists."""
+        return Place(CONFIG_FILE, self.line(*keys))
 
 
 def read(directory: Path) -> Configuration:

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from rehearsal.configuration import CONFIG_FILE, Application, Configuration
+from rehearsal.configuration import Application, Configuration
 from rehearsal.findings import Finding, Severity
 from rehearsal.locks import locked
 from rehearsal.sandbox import Container, Result, remove
@@ -291,7 +291,7 @@ def hidden_by_mounts(image: Image) -> list[Finding]:
         path = image.directory / key.strip("/")
         files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
         if files:
-            line = image.configuration.line("applications", image.application, "mounts", key)
+            place = image.configuration.place("applications", image.application, "mounts", key)
             found.append(
                 Finding(
                     "build",
@@ -300,8 +300,8 @@ def hidden_by_mounts(image: Image) -> list[Finding]:
                     consequence="the running container does not see them",
                     fix="write to another directory in the build hook, and copy the files in the"
                     " deploy hook",
-                    file=CONFIG_FILE,
-                    line=line,
+                    file=place.file,
+                    line=place.line,
                 )
             )
     return found

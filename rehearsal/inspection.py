@@ -11,7 +11,6 @@ import aiohttp
 import httpx
 import psutil
 
-from rehearsal.configuration import CONFIG_FILE
 from rehearsal.findings import Finding, Severity
 from rehearsal.instance import START_SECONDS, STOP_SECONDS, ExitStatus, Instance
 from rehearsal.load import SHARE
@@ -151,7 +150,7 @@ async def wait_until_up(instance: Instance, find: Find, stage: str) -> bool:
 
 def _explain_failed_start(instance: Instance) -> dict[str, Any]:
     """Return the finding that explains why the application does not accept connections."""
-    line = instance.image.configuration.line(
+    place = instance.image.configuration.place(
         "applications", instance.image.application, "web", "commands", "start"
     )
     web = instance.web
@@ -171,7 +170,7 @@ def _explain_failed_start(instance: Instance) -> dict[str, Any]:
             f" code {web.codes[-1]}",
             "consequence": "the platform restarts it in a loop, and every request gets 502",
             "fix": fix,
-            "line": line,
+            "place": place,
             "excerpt": output,
         }
     ports = ", ".join(map(str, sorted(web.listening())))
@@ -185,7 +184,7 @@ def _explain_failed_start(instance: Instance) -> dict[str, Any]:
         "message": f"the application {where}, but requests are sent to {expected}",
         "consequence": "every request gets 502",
         "fix": fix,
-        "line": line,
+        "place": place,
         "excerpt": output,
     }
 
@@ -295,7 +294,7 @@ def judge_workers(instance: Instance, stage: str = "workers") -> list[Finding]:
     found = []
     for worker in instance.workers:
         if worker.codes:
-            line = instance.image.configuration.line(
+            place = instance.image.configuration.place(
                 "applications", instance.image.application, "workers", worker.name
             )
             found.append(
@@ -305,8 +304,8 @@ def judge_workers(instance: Instance, stage: str = "workers") -> list[Finding]:
                     f" exit code {worker.codes[-1]}",
                     consequence="the platform restarts it in a loop",
                     fix="keep the worker running; if the schema is not migrated yet, wait for it",
-                    file=CONFIG_FILE,
-                    line=line,
+                    file=place.file,
+                    line=place.line,
                     excerpt=tail(worker.log),
                 )
             )

@@ -146,7 +146,7 @@ async def open_scene(options: Options, console: Console, tree: Tree) -> AsyncIte
         yield Scene(
             options=options,
             console=console,
-            report=Report(title=title),
+            report=Report(title=title, strict=options.strict),
             stack=stack,
             scratch=scratch,
             environment=Environment(

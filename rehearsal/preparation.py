@@ -90,7 +90,7 @@ async def build(
                 f"source.root is /{application.directory}, which is not in the commit",
                 consequence="the platform rejects the push",
                 fix="correct source.root, or commit the directory",
-                line=configuration.line("applications", name, "source", "root"),
+                place=configuration.place("applications", name, "source", "root"),
             )
             raise RehearsalStoppedError
         if stage == "build":
@@ -114,7 +114,7 @@ async def build(
                 consequence="the platform cancels the deploy, and the previous release keeps"
                 " serving",
                 fix=inspection.suggest_fix(error.result.output),
-                line=configuration.line("applications", name, "hooks", "build"),
+                place=configuration.place("applications", name, "hooks", "build"),
                 excerpt=error.result.tail(),
             )
             raise RehearsalStoppedError from None

@@ -10,9 +10,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
-from rehearsal.findings import Finding, Severity
+from rehearsal.findings import Finding, Severity, Verdict, verdict
 
-COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2", "bold": "1"}
+COLOURS = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2", "bold": "1"}
+SIGNS = {"ok": ("✓", "green"), "failed": ("✗", "red"), "partial": ("~", "cyan")}
+SEVERITIES = {
+    Severity.ERROR: "red",
+    Severity.NOT_REHEARSED: "cyan",
+    Severity.WARNING: "yellow",
+    Severity.NOTE: "dim",
+}
+VERDICTS = {
+    Verdict.SUCCEEDS: ("The deploy would succeed.", "green"),
+    Verdict.FAILS: ("The deploy would fail.", "red"),
+    Verdict.NOT_REHEARSED: ("The deploy was not rehearsed completely.", "cyan"),
+}
 TICK_SECONDS = 0.1
 
 
@@ -23,7 +35,7 @@ class Stage:
     name: str
     seconds: float = 0.0
     result: str = "ok"
-    """`ok` or `failed`."""
+    """`ok`, `failed`, or `partial` if a part of it could not be rehearsed."""
     detail: str = ""
 
 
@@ -59,10 +71,26 @@ class Report:
     seconds: float = 0.0
     previous: str = ""
     """The release that was replaced."""
+    strict: bool = False
+    """Whether warnings count as errors."""
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict(self.findings, strict=self.strict)
 
     @property
     def exit_code(self) -> int:
-        return int(any(finding.severity is Severity.ERROR for finding in self.findings))
+        return self.verdict.exit_code
+
+    @property
+    def has_errors(self) -> bool:
+        """Return whether something failed so far, apart from warnings."""
+        return verdict(self.findings) is Verdict.FAILS
+
+    @property
+    def rehearsed(self) -> list[str]:
+        """Return the names of the stages that were rehearsed completely."""
+        return [stage.name for stage in self.stages if stage.result == "ok"]
 
     def document(self) -> dict[str, Any]:
         """Return the report as `--json` prints it."""
@@ -70,6 +98,8 @@ class Report:
             "title": self.title,
             "previous": self.previous,
             "ok": self.exit_code == 0,
+            "verdict": self.verdict.value,
+            "strict": self.strict,
             "seconds": round(self.seconds, 3),
             "stages": [asdict(stage) for stage in self.stages],
             "hold": self.hold and {**asdict(self.hold), "seconds": round(self.hold.seconds, 3)},
@@ -78,6 +108,13 @@ class Report:
             "findings": [{**asdict(finding), "place": finding.place} for finding in self.findings],
             "address": self.address,
         }
+
+
+def count_of(severity: Severity, count: int) -> str:
+    """Return a number of findings, such as `2 warnings`."""
+    if severity is Severity.NOT_REHEARSED:
+        return f"{count} not rehearsed"
+    return f"{count} {severity.value}{'s' if count > 1 else ''}"
 
 
 class Console:
@@ -129,7 +166,7 @@ class Console:
 
     def ended(self, stage: Stage, findings: list[Finding]) -> None:
         """Print a finished stage and its findings."""
-        sign, colour = ("✓", "green") if stage.result == "ok" else ("✗", "red")
+        sign, colour = SIGNS[stage.result]
         took = f"{stage.seconds:5.1f} s"
         name = f"{stage.name:<12}"
         self.say(f"{self.paint(sign, colour)} {self.paint(name, 'bold')} {took}  {stage.detail}")
@@ -138,10 +175,9 @@ class Console:
 
     def finding(self, finding: Finding) -> None:
         """Print one finding."""
-        colour = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
-        head = f"{finding.severity.value}:"
+        head = f"{finding.severity.value.replace('-', ' ')}:"
         place = f"{finding.place}: " if finding.place else ""
-        self.say(f"    {self.paint(head, colour[finding.severity])} {place}{finding.message}")
+        self.say(f"    {self.paint(head, SEVERITIES[finding.severity])} {place}{finding.message}")
         for label, text in (("effect", finding.consequence), ("fix", finding.fix)):
             if text:
                 self.say(f"           {self.paint(f'{label:<6}', 'dim')}  {text}")
@@ -161,14 +197,15 @@ class Console:
             severity: sum(finding.severity is severity for finding in report.findings)
             for severity in Severity
         }
-        parts = [
-            f"{count} {severity.value}{'s' if count > 1 else ''}"
-            for severity, count in counts.items()
-            if count
-        ]
-        verdict = "The deploy would fail." if report.exit_code else "The deploy would succeed."
+        parts = [count_of(severity, count) for severity, count in counts.items() if count]
+        if report.verdict is Verdict.NOT_REHEARSED:
+            for finding in report.findings:
+                if finding.severity is Severity.NOT_REHEARSED:
+                    self.say(f"Not rehearsed: {finding.message}")
+            self.say(f"Rehearsed:     {', '.join(report.rehearsed) or 'nothing'}")
+        text, colour = VERDICTS[report.verdict]
         self.say(
-            f"{self.paint(verdict, 'red' if report.exit_code else 'green', 'bold')}"
+            f"{self.paint(text, colour, 'bold')}"
             f" Findings: {', '.join(parts) or 'none'}. Duration: {report.seconds:.1f} s."
         )
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rehearsal import inspection
-from rehearsal.configuration import CONFIG_FILE
-from rehearsal.findings import Finding, Severity
+from rehearsal.findings import Finding, Place, Severity
 from rehearsal.front import Front, nginx
 from rehearsal.image import Image
 from rehearsal.instance import Instance, prepare_mounts
@@ -44,6 +43,7 @@ class Options:
     fresh: bool = False
     rebuild: bool = False
     force: bool = False
+    strict: bool = False
     isolated: bool = True
     keep: bool = False
     schema: Path | None = None
@@ -117,8 +117,11 @@ class Scene:
         finally:
             stage.seconds = time.monotonic() - begun
             found = self.report.findings[known:]
-            if any(finding.severity is Severity.ERROR for finding in found):
+            severities = {finding.severity for finding in found}
+            if Severity.ERROR in severities:
                 stage.result = "failed"
+            elif Severity.NOT_REHEARSED in severities and stage.result == "ok":
+                stage.result = "partial"
             self.report.stages.append(stage)
             self.console.ended(stage, found)
 
@@ -130,10 +133,10 @@ class Scene:
         consequence: str = "",
         fix: str = "",
         severity: Severity = Severity.ERROR,
-        line: int = 0,
+        place: Place | None = None,
         excerpt: str = "",
     ) -> None:
-        """Add a finding."""
+        """Add a finding; `Configuration.place` returns the place of a key."""
         self.report.findings.append(
             Finding(
                 stage=stage,
@@ -141,8 +144,8 @@ class Scene:
                 consequence=consequence,
                 fix=fix,
                 severity=severity,
-                file=CONFIG_FILE if line else "",
-                line=line,
+                file=place.file if place else "",
+                line=place.line if place else 0,
                 excerpt=excerpt,
             )
         )
@@ -203,7 +206,7 @@ class Scene:
             f"{name} {result.ending}",
             consequence=consequences.get(keys[-1], ""),
             fix=inspection.suggest_fix(result.output),
-            line=image.configuration.line("applications", image.application, *keys),
+            place=image.configuration.place("applications", image.application, *keys),
             excerpt=result.tail(),
         )
         return False

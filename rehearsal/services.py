@@ -240,7 +240,7 @@ async def running(
                         "services",
                         f"the service {name} ({service.type}) is not supported by the rehearsal",
                         consequence="the application runs without this service and its variables",
-                        severity=Severity.WARNING,
+                        severity=Severity.NOT_REHEARSED,
                     )
                 )
         yield endpoints
