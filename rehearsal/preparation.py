@@ -8,15 +8,18 @@ from pathlib import Path
 from rehearsal import configuration as configurations
 from rehearsal import inspection, services
 from rehearsal.configuration import Configuration, ConfigurationError
+from rehearsal.dependencies import plan
 from rehearsal.findings import Severity
 from rehearsal.front import FrontError, nginx
 from rehearsal.front import front as run_router
-from rehearsal.image import BuildError, Image, Images, check_python, freeze, hidden_by_mounts
+from rehearsal.image import BuildError, Image, Images, freeze, hidden_by_mounts
 from rehearsal.instance import prepare_mounts
 from rehearsal.locks import holder
 from rehearsal.passwords import check_urls
 from rehearsal.project import read as read_project
 from rehearsal.report import Stage
+from rehearsal.router import Page, entrances
+from rehearsal.runtimes import check_runtimes
 from rehearsal.sandbox import allow_removal
 from rehearsal.scene import RehearsalStoppedError, Scene
 from rehearsal.services import ServiceError, Services
@@ -96,8 +99,21 @@ async def build(
                 place=configuration.place("applications", name, "source", "root"),
             )
             raise RehearsalStoppedError
+        python = await images.python(application)
         if stage == "build":
-            scene.report.findings += check_python(application)
+            found, missing = check_runtimes(configuration, name, python.interpreter)
+            _, unavailable = plan(application, scene.scratch / "tree" / application.directory)
+            for package in unavailable:
+                scene.add_finding(
+                    stage,
+                    f"{package.name} is not installed: the rehearsal installs packages for Python"
+                    " 3 and Node.js only",
+                    fix="install the program on this machine, where the build finds it on PATH",
+                    severity=Severity.NOT_REHEARSED,
+                    place=configuration.place("applications", name, *package.keys),
+                )
+            scene.report.findings += found
+            scene.doubts += [*missing, *(package.name for package in unavailable)]
         try:
             image = await images.build(
                 tree,
@@ -111,13 +127,16 @@ async def build(
                 variant="" if scene.bwrap else scene.options.environment,
             )
         except BuildError as error:
+            host = inspection.unreachable(error.result.output)
+            if host:
+                scene.doubts.append(f"a connection to {host}")
             scene.add_finding(
                 stage,
-                f"the build hook {error.result.ending}",
+                str(error),
                 consequence="the platform cancels the deploy, and the previous release keeps"
                 " serving",
                 fix=inspection.suggest_fix(error.result.output),
-                place=configuration.place("applications", name, "hooks", "build"),
+                place=configuration.place("applications", name, *error.keys),
                 excerpt=error.result.tail(),
             )
             raise RehearsalStoppedError from None
@@ -233,7 +252,11 @@ async def run_front(scene: Scene, image: Image) -> None:
                 excerpt=str(error),
             )
             raise RehearsalStoppedError from None
-        stage.detail = f"{scene.front.address} for https://{scene.environment.domain}/"
+        domain = scene.environment.domain
+        own = entrances(image.configuration.routes, image.application, domain)
+        host = own[0].host if own else domain
+        scene.pages = [Page(host, path) for path in scene.project.pages] or own
+        stage.detail = f"{scene.front.address} for https://{host}/"
 
 
 async def check_environment(scene: Scene, image: Image) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,14 @@ from rehearsal.configuration import Application, Configuration
 from rehearsal.locks import persistent_secret
 
 # Variables that configure package managers on this machine.
-REGISTRIES = ("PIP_", "NPM_CONFIG_", "SSL_CERT_", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
+REGISTRIES = (
+    *("PIP_", "NPM_CONFIG_", "UV_INDEX", "UV_DEFAULT_INDEX", "UV_FIND_LINKS"),
+    *("SSL_CERT_", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+)
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
-PROJECT = "rehearsal0local"
+PROJECT = "rehearsal0000"
+# The form of the platform's generated hosts, in a region that does not exist.
+SITE = f"{PROJECT}.xx-1.platformsh.site"
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class Environment:
     """`production`, `staging` or `development`."""
     entropy: str
     """The project's entropy, the same in all environments."""
+    own_domain: str | None = None
+    """The project's own domain; None if it has none."""
 
     @property
     def machine_name(self) -> str:
@@ -39,9 +47,10 @@ class Environment:
     @property
     def domain(self) -> str:
         """Return the value of `{default}` in a route."""
-        if self.type == "production":
-            return "rehearsal.example"
-        return f"{self.machine_name}.rehearsal.example"
+        generated = f"{self.machine_name}-{SITE}"
+        if self.own_domain is None:
+            return generated
+        return self.own_domain if self.type == "production" else f"{self.own_domain}.{generated}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class Endpoint:
             "fragment": None,
             "ip": self.ip,
             "instance_ips": [self.ip],
-            "hostname": f"rehearsal.{self.service}.service._.local.rehearsal.example",
+            "hostname": f"rehearsal.{self.service}.service._.xx-1.platformsh.site",
             "port": self.port,
             "cluster": f"{PROJECT}-rehears",
             "epoch": 0,
@@ -140,17 +149,23 @@ def build_variables(
         if variable.upper().startswith(REGISTRIES) or variable.upper() in PROXIES
     }
     # HOME is the application's directory there, so package managers do not find these files.
+    npm = shutil.which("npm")
     for variable, paths in {
         "PIP_CONFIG_FILE": ("~/.config/pip/pip.conf", "~/.pip/pip.conf"),
         "NPM_CONFIG_USERCONFIG": ("~/.npmrc",),
+        "NPM_CONFIG_GLOBALCONFIG": (str(Path(npm).parents[1] / "etc/npmrc"),) if npm else (),
     }.items():
         for path in map(os.path.expanduser, paths):
             if variable not in passed and os.path.exists(path):
                 passed[variable] = path
     return passed | {
-        **_own(configuration.applications[name]),
         "CI": "1",
         "PIP_USER": "1",  # as in Upsun's Python image
+        "NPM_CONFIG_PREFIX": f"{directory}/.global",  # the documentation unsets it for nvm
+        # Downloads are kept between builds.
+        "PIP_CACHE_DIR": f"{cache}/pip",
+        "NPM_CONFIG_CACHE": f"{cache}/npm",
+        **_own(configuration.applications[name]),
         "PLATFORM_APP_DIR": directory,
         "PLATFORM_APPLICATION": encode(configuration.raw["applications"][name]),
         "PLATFORM_APPLICATION_NAME": name,
