@@ -78,6 +78,14 @@ def port_number(text: str) -> int:
     return int(text)
 
 
+def host_name(text: str) -> str:
+    """Parse a domain, such as `www.example.com`."""
+    name = text.lower()
+    if not re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", name) or len(name) > 253:
+        raise argparse.ArgumentTypeError(f"a domain looks like www.example.com, got {text!r}")
+    return name
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the argument parser."""
     parser = argparse.ArgumentParser(
@@ -121,6 +129,12 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--fresh", action="store_true", help="delete the environment's data first")
     how = parser.add_argument_group("how to rehearse it")
+    how.add_argument(
+        "--domain",
+        type=host_name,
+        metavar="HOST",
+        help="the project's own domain (default: a host of the form that the platform generates)",
+    )
     how.add_argument(
         "--strategy",
         choices=("rolling", "stop-start"),

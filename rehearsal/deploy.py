@@ -63,7 +63,8 @@ async def bring_up(scene: Scene, instance: Instance, hold: Hold, prefix: str = "
         up = await inspection.wait_until_up(instance, scene.add_finding, stage.name)
         instance.is_serving = up
         hold.parts["start"] = time.monotonic() - begun
-        stage.detail = "accepts connections" if up else ""
+        if up:
+            stage.detail = "accepts connections" if instance.is_passing else "serves files only"
     if commands.post_start:
         with scene.stage(f"{prefix}post_start") as stage:
             begun = time.monotonic()
@@ -134,7 +135,7 @@ async def under_load(
         generator = steady(
             scene.front.address,
             scene.project.rate,
-            scene.project.visits(),
+            await scene.visits(),
             scene.logs / "load.log",
         )
         async with generator as load:
@@ -158,8 +159,7 @@ async def under_load(
 async def judge_load(scene: Scene, numbers: dict[str, object], stage: Stage) -> None:
     scene.report.load, found = await inspection.judge_load(
         numbers,
-        scene.databases,
-        scene.database_names(),
+        next(iter(scene.databases), None),
         [instance.log for instance in scene.instances],
         refuses_unsafe=scene.options.strategy == "stop-start",
     )

@@ -14,6 +14,7 @@ import psutil
 from rehearsal.findings import Finding, Severity
 from rehearsal.instance import START_SECONDS, STOP_SECONDS, ExitStatus, Instance
 from rehearsal.load import SHARE
+from rehearsal.router import Page
 from rehearsal.sandbox import run
 from rehearsal.services import Databases
 
@@ -38,6 +39,24 @@ head -c 2000 "$0/output"
 """
 
 Find = Callable[..., None]
+
+
+# What programs print when they cannot reach a host, which may be named in the first group.
+UNREACHABLE = re.compile(
+    r"Could not resolve host: ([\w.-]+)|unable to resolve host address .([\w.-]+)"
+    r"|Failed to connect to ((?!localhost|127\.)[\w.-]+)"
+    r"|getaddrinfo (?:ENOTFOUND|EAI_AGAIN) ([\w.-]+)"
+    r"|(?:error sending request for url|Failed to (?:fetch|download)):? [(`]https?://([\w.-]+)"
+    r"|Temporary failure in name resolution|Network is unreachable"
+)
+
+
+def unreachable(output: str) -> str | None:
+    """Return the host that a command could not reach; None if that is not why it failed."""
+    match = UNREACHABLE.search(output)
+    if match is None:
+        return None
+    return next(filter(None, match.groups()), "the Internet")
 
 
 def suggest_fix(output: str) -> str:
@@ -130,7 +149,19 @@ async def environment_file(instance: Instance, log: Path) -> list[Finding]:
 
 
 async def wait_until_up(instance: Instance, find: Find, stage: str) -> bool:
-    """Wait until the application accepts connections; add a finding if it does not."""
+    """Wait until the application accepts connections; add a finding if it does not.
+
+    An application that receives no requests, such as a static site, need not accept any.
+    """
+    if not instance.is_passing:
+        if instance.nginx is None:
+            find(
+                stage,
+                "there is no web server that serves the files",
+                fix="install nginx (Debian package: nginx-light)",
+                severity=Severity.NOT_REHEARSED,
+            )
+        return instance.nginx is not None
     loop = asyncio.get_running_loop()
     begun = checked = loop.time()
     elsewhere = 0  # checks in a row that found it listening on other ports only
@@ -211,6 +242,7 @@ def judge_end(end: ExitStatus, stage: str) -> list[Finding]:
                 f"the application was still running {STOP_SECONDS} s after SIGTERM and was killed",
                 consequence="every deploy loses the requests in flight",
                 fix="start the server with `exec`, and shut down on SIGTERM",
+                severity=Severity.WARNING,
             )
         ]
     found = []
@@ -236,9 +268,37 @@ def judge_end(end: ExitStatus, stage: str) -> list[Finding]:
     return found
 
 
-async def stop_in_flight(
-    instance: Instance, path: str, *, host: str
-) -> tuple[ExitStatus, int, int]:
+def explain_loss(end: ExitStatus, answered: int, lost: int, stage: str) -> Finding:
+    """Return the finding that explains why requests in flight were lost at SIGTERM."""
+    server = end.programs[-1].partition(" ")[0] if end.programs else "the server"
+    if end.reached_shell_only:
+        why = "the signal ended the shell, and the server was killed without it"
+        fix = "put `exec` before the command in web.commands.start, so that the server gets it"
+    elif end.killed:
+        why = "the server was still running when it was killed"
+        fix = "shut down on SIGTERM"
+    elif end.code in {-15, 143}:
+        why = "the server does not handle the signal, and ended at once"
+        fix = "shut down gracefully: stop accepting connections, answer the requests in flight,"
+        fix += " then exit"
+    elif any("gunicorn" in program for program in end.programs):
+        why = "gunicorn answered the requests that its workers were serving, and dropped those that"
+        why += " waited in its listen backlog"
+        fix = "serve more requests at the same time, for example with `--threads 8`"
+    else:
+        why = f"{Path(server).name} ended before it had answered them"
+        fix = "shut down gracefully: stop accepting connections, answer the requests in flight,"
+        fix += " then exit"
+    return Finding(
+        stage,
+        f"{lost} of {answered + lost} requests in flight were lost at SIGTERM: {why}",
+        consequence="visitors who are waiting for a response during a deploy may see an error",
+        fix=fix,
+        severity=Severity.WARNING,
+    )
+
+
+async def stop_in_flight(instance: Instance, page: Page) -> tuple[ExitStatus, int, int]:
     """Stop an application while it serves requests.
 
     Returns:
@@ -251,7 +311,9 @@ async def stop_in_flight(
         """Send requests one after another; the last one is in flight when SIGTERM is sent."""
         while not stopping.is_set():
             try:
-                async with client.get(path, headers={"Host": host}) as response:
+                async with client.get(
+                    page.path, headers={"Host": page.host}, allow_redirects=False
+                ) as response:
                     await response.read()
                     results.append(response.status < 500)
             except (aiohttp.ClientError, TimeoutError):
@@ -303,6 +365,7 @@ def judge_workers(instance: Instance, stage: str = "workers") -> list[Finding]:
                     f"the worker {worker.name} exited {len(worker.codes)} times, most recently with"
                     f" exit code {worker.codes[-1]}",
                     consequence="the platform restarts it in a loop",
+                    severity=Severity.ERROR if worker.is_crash_looping else Severity.WARNING,
                     fix="keep the worker running; if the schema is not migrated yet, wait for it",
                     file=place.file,
                     line=place.line,
@@ -366,6 +429,7 @@ def logs(instance: Instance) -> list[Finding]:
                         "inspect",
                         f"{message} ({log.name}, {len(numbers)} times)",
                         fix=fix,
+                        severity=Severity.WARNING,
                         excerpt=excerpt(lines[numbers[0] :]),
                     )
                 )
@@ -384,7 +448,6 @@ def excerpt(lines: list[str]) -> str:
 async def judge_load(
     numbers: dict[str, Any],
     databases: Databases | None,
-    names: list[str],
     logs: list[Path],
     *,
     refuses_unsafe: bool,
@@ -393,8 +456,7 @@ async def judge_load(
 
     Args:
         numbers: the load's result.
-        databases: the server on which acknowledged writes must be found.
-        names: the application's databases; the first one is queried for the rows.
+        databases: the server on which acknowledged writes must be found, in the first database.
         logs: the releases' logs; their errors are added to a finding about failed requests.
         refuses_unsafe: whether POST and PATCH requests were refused for a while, as the platform
             does while it holds other requests.
@@ -405,8 +467,8 @@ async def judge_load(
     writes = numbers.pop("acknowledged")
     found = []
     lost = []
-    if writes and names and databases:
-        connection = await databases.connect(names[0])
+    if writes and databases:
+        connection = await databases.connect()
         try:
             for query, what in writes:
                 if not await connection.fetchval(query):

@@ -16,6 +16,7 @@ from rehearsal.image import Images, fingerprint
 from rehearsal.locks import holder, locked
 from rehearsal.network import Ports, raise_file_limit
 from rehearsal.report import Console, Report
+from rehearsal.runtimes import is_rehearsable
 from rehearsal.sandbox import bubblewrap
 from rehearsal.scene import Options, RehearsalStoppedError, Scene
 from rehearsal.services import ServiceError
@@ -83,6 +84,8 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
     frozen = fingerprint(image)
     await preparation.run_services(scene, image)
     await preparation.run_front(scene, image)
+    if not is_rehearsable(image.description):
+        return  # its code does not run here
     await preparation.check_environment(scene, image)
 
     if previous_image is None:
@@ -153,6 +156,7 @@ async def open_scene(options: Options, console: Console, tree: Tree) -> AsyncIte
                 name="main" if options.environment_type == "production" else options.environment,
                 type=options.environment_type,
                 entropy=project_entropy(options.state),
+                own_domain=options.domain,
             ),
             bwrap=bubblewrap() if options.isolated else None,
             ports=ports,

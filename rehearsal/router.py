@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from rehearsal.configuration import Cache, Redirect, Redirects, Route
@@ -28,10 +29,29 @@ class _Target:
     key: str
     """The URL as in the configuration."""
     host: str
-    """The host name, such as `www.rehearsal.example`; its first label may be `*`."""
+    """The host name, such as `www.example.com`; its first label may be `*`."""
     path: str
     """The path without leading and trailing slashes; "" for all paths."""
     route: Route
+
+
+class Page(NamedTuple):
+    """A page of the application, as a visitor requests it."""
+
+    host: str
+    path: str
+
+
+def entrances(routes: Mapping[str, Route], application: str, domain: str) -> list[Page]:
+    """Return the URL of each of an application's routes, those of the default host first."""
+    targets = _targets(routes, domain)
+    default = _default(targets, application)
+    return [
+        # For a wildcard, any host.
+        Page(target.host.replace("*", "www", 1), f"/{target.path}/" if target.path else "/")
+        for target in sorted(targets, key=lambda target: target.host != default)
+        if target.route.type == "upstream" and target.route.application == application
+    ]
 
 
 def configuration(

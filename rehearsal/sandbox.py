@@ -78,6 +78,8 @@ class Container:
     """Writable directories, by their path in the container."""
     read_only_binds: Mapping[str, Path] = field(default_factory=dict)
     """Read-only directories and files, by their path in the container."""
+    replaced: Mapping[str, Path] = field(default_factory=dict)
+    """Read-only directories in place of this machine's, by the path that both have."""
     path: tuple[str, ...] = ()
     """Directories to add to PATH."""
 
@@ -98,6 +100,7 @@ class Container:
         covered = {"/app", "/dev", "/proc", "/run", "/tmp"} | {
             f"/{Path(target).parts[1]}" for target in (*self.binds, *self.read_only_binds)
         }
+        covered -= {"/etc"}  # binds there replace single files
         for entry in sorted(Path("/").iterdir()):
             if str(entry) in covered:
                 continue
@@ -111,9 +114,10 @@ class Container:
         # For an interpreter that is installed in one of the covered directories.
         arguments += ["--ro-bind", sys.base_prefix, sys.base_prefix]
         arguments += ["--ro-bind" if self.read_only else "--bind", str(self.tree), "/app"]
-        for option, paths in {"--bind": self.binds, "--ro-bind": self.read_only_binds}.items():
-            for target, source in paths.items():
-                arguments += [option, str(source), target]
+        for target, source in self.binds.items():
+            arguments += ["--bind", str(source), target]
+        for target, source in [*self.read_only_binds.items(), *self.replaced.items()]:
+            arguments += ["--ro-bind", str(source), target]
         return [*arguments, "--chdir", "/app", "--", *program]
 
     def shell(self, text: str) -> list[str]:
