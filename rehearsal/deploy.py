@@ -150,7 +150,7 @@ async def under_load(
             "load",
             "the previous release does not answer the requests of the load as expected",
             fix="check `path` and `status` in [[tool.rehearsal.load]] in pyproject.toml",
-            excerpt=inspection.tail(scene.logs / "load.log"),
+            excerpt=inspection.explain(scene.logs / "load.log"),
         )
         raise RehearsalStoppedError from None
     return live

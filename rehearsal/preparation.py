@@ -133,7 +133,7 @@ async def build(
                 " serving",
                 fix=inspection.suggest_fix(error.result.output),
                 place=configuration.place("applications", name, *error.keys),
-                excerpt=error.result.tail(),
+                excerpt=error.result.cause,
             )
             raise RehearsalStoppedError from None
         scene.report.findings += hidden_by_mounts(image)

@@ -240,7 +240,7 @@ class Scene:
             fix=inspection.suggest_fix(result.output),
             place=image.configuration.place("applications", image.application, *keys),
             severity=Severity.WARNING if "crons" in keys else Severity.ERROR,
-            excerpt=result.tail(),
+            excerpt=result.cause,
         )
         return False
 
