@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from rehearsal import configuration as configurations
 from rehearsal import inspection, services
-from rehearsal.configuration import Configuration, ConfigurationError
+from rehearsal.configuration import Configuration
 from rehearsal.dependencies import plan
 from rehearsal.findings import Severity
 from rehearsal.front import FrontError, nginx
@@ -34,8 +34,8 @@ def validate(scene: Scene, tree: Tree, name: str) -> Configuration:
         directory = tree.export(scene.scratch / name)
         files = tree.files()
         scene.project = read_project(directory)
-        found = find_faults(directory, files=files, schema=scene.options.schema)
-        scene.report.findings += found
+        validation = find_faults(directory, files=files, schema=scene.options.schema)
+        scene.report.findings += validation.findings
         changes = uncommitted(tree)
         if changes:
             scene.add_finding(
@@ -48,16 +48,12 @@ def validate(scene: Scene, tree: Tree, name: str) -> Configuration:
                 severity=Severity.NOTE,
             )
         stage.detail = f"{len(files)} files"
-        try:
-            configuration = configurations.read(directory)
-        except ConfigurationError as error:
-            if not found:
-                scene.add_finding("validate", str(error))
-            raise RehearsalStoppedError from None
-    if not scene.options.force and any(f.severity is Severity.ERROR for f in found):
+    if validation.configuration is None:
+        raise RehearsalStoppedError
+    if not scene.options.force and scene.report.has_errors:
         scene.console.say("  Stopped here. To deploy in spite of the errors, add --force.")
         raise RehearsalStoppedError
-    return configuration
+    return validation.configuration
 
 
 def choose_application(scene: Scene, configuration: Configuration) -> str:
