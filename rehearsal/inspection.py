@@ -148,10 +148,14 @@ async def environment_file(instance: Instance, log: Path) -> list[Finding]:
     return found
 
 
-async def wait_until_up(instance: Instance, find: Find, stage: str) -> bool:
+async def wait_until_up(
+    instance: Instance, find: Find, stage: str, *, is_final: bool = True
+) -> bool:
     """Wait until the application accepts connections; add a finding if it does not.
 
-    An application that receives no requests, such as a static site, need not accept any.
+    An application that receives no requests, such as a static site, need not accept any. If the
+    result is not final, an application that keeps crashing gets a warning only: it may need what
+    the deploy hook does.
     """
     if not instance.is_passing:
         if instance.nginx is None:
@@ -175,7 +179,11 @@ async def wait_until_up(instance: Instance, find: Find, stage: str) -> bool:
             elsewhere = elsewhere + 1 if ports and instance.address not in ports else 0
             checked = loop.time()
         await asyncio.sleep(POLL_SECONDS)
-    find(stage, **_explain_failed_start(instance))
+    why = _explain_failed_start(instance)
+    if not is_final and instance.web and instance.web.is_crash_looping:
+        why["severity"] = Severity.WARNING
+        why["consequence"] = "the platform restarts it in a loop until the deploy hook has run"
+    find(stage, **why)
     return False
 
 

@@ -77,6 +77,11 @@ class SupervisedProcess:
             running = await self.container.start(self.container.shell(self._text), self.log)
             self.running = running
 
+    async def restart(self) -> None:
+        """Start it again after a crash loop."""
+        self.codes.clear()
+        await self.start()
+
     @property
     def is_crash_looping(self) -> bool:
         """Return whether it has exited `MAX_EXITS` times."""
