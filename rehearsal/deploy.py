@@ -169,8 +169,7 @@ async def under_load(
 async def judge_load(scene: Scene, numbers: dict[str, object], stage: Stage) -> None:
     scene.report.load, found = await inspection.judge_load(
         numbers,
-        scene.databases,
-        scene.database_names(),
+        next(iter(scene.databases), None),
         [instance.log for instance in scene.instances],
         refuses_unsafe=scene.options.strategy == "stop-start",
     )

@@ -456,7 +456,6 @@ def excerpt(lines: list[str]) -> str:
 async def judge_load(
     numbers: dict[str, Any],
     databases: Databases | None,
-    names: list[str],
     logs: list[Path],
     *,
     refuses_unsafe: bool,
@@ -465,8 +464,7 @@ async def judge_load(
 
     Args:
         numbers: the load's result.
-        databases: the server on which acknowledged writes must be found.
-        names: the application's databases; the first one is queried for the rows.
+        databases: the server on which acknowledged writes must be found, in the first database.
         logs: the releases' logs; their errors are added to a finding about failed requests.
         refuses_unsafe: whether POST and PATCH requests were refused for a while, as the platform
             does while it holds other requests.
@@ -477,8 +475,8 @@ async def judge_load(
     writes = numbers.pop("acknowledged")
     found = []
     lost = []
-    if writes and names and databases:
-        connection = await databases.connect(names[0])
+    if writes and databases:
+        connection = await databases.connect()
         try:
             for query, what in writes:
                 if not await connection.fetchval(query):

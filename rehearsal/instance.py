@@ -149,6 +149,7 @@ class Instance:
         image: Image,
         *,
         variables: Mapping[str, str],
+        hosts: Mapping[str, str],
         mounts: Mapping[str, Path],
         bwrap: str | None,
         nginx: str | None,
@@ -163,6 +164,7 @@ class Instance:
         Args:
             image: the built image.
             variables: the environment variables of the running container.
+            hosts: the addresses of host names that only this instance knows.
             mounts: the directories on this machine, by mount in the configuration.
             bwrap: the path of bubblewrap; None to run without it.
             nginx: the path of nginx; None to run without a web server.
@@ -175,6 +177,7 @@ class Instance:
         self.image = image
         self.application: Application = image.description
         self.variables = dict(variables)
+        self.hosts = hosts
         self.mounts = mounts
         self.bwrap = bwrap
         self.nginx = nginx
@@ -230,6 +233,11 @@ class Instance:
             target = read_only if self.read_only_mounts else binds
             target[f"/app/{key.strip('/')}"] = directory
         memory = MEMORY.get(self.application.container_profile or "HIGH_CPU", 224)
+        if self.hosts:
+            hosts = self.scratch / "hosts"
+            own = "".join(f"{address}\t{name}\n" for name, address in self.hosts.items())
+            hosts.write_text(Path("/etc/hosts").read_text() + own)
+            read_only["/etc/hosts"] = hosts
         limits = self.scratch / "config.json"
         limits.write_text(json.dumps({"info": {"limits": {"cpu": 0.5, "memory": memory}}}))
         return Container(

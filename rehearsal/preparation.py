@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 from rehearsal import configuration as configurations
 from rehearsal import inspection, services
@@ -13,13 +14,15 @@ from rehearsal.front import FrontError, nginx
 from rehearsal.front import front as run_router
 from rehearsal.image import BuildError, Image, Images, freeze, hidden_by_mounts
 from rehearsal.instance import prepare_mounts
+from rehearsal.locks import holder
+from rehearsal.passwords import check_urls
 from rehearsal.project import read as read_project
 from rehearsal.report import Stage
 from rehearsal.router import Page, entrances
 from rehearsal.runtimes import check_runtimes
 from rehearsal.sandbox import allow_removal
 from rehearsal.scene import RehearsalStoppedError, Scene
-from rehearsal.services import Databases, ServiceError
+from rehearsal.services import ServiceError, Services
 from rehearsal.tree import Tree, uncommitted
 from rehearsal.validation import validate as find_faults
 
@@ -157,30 +160,26 @@ def freeze_image(scene: Scene, image: Image, stage: Stage) -> None:
 
 async def run_services(scene: Scene, image: Image) -> None:
     options = scene.options
+    directory = options.place / "services"
     with scene.stage("services") as stage:
-        names = [
-            service
-            for service, _ in image.description.endpoints().values()
-            if (found := image.configuration.services.get(service)) and found.kind == "postgresql"
-        ]
-        if names:
-            scene.databases = await scene.stack.enter_async_context(
-                Databases.running(options.state)
-            )
         if options.fresh or options.clone_of:
-            await clear(scene, names)
+            clear(scene, directory)
         if options.clone_of:
-            await clone(scene, options.clone_of, names)
-        scene.endpoints = await scene.stack.enter_async_context(
-            services.running(
-                image.configuration,
-                image.description,
-                environment=options.environment,
-                state=options.place / "services",
-                databases=scene.databases,
-                found=scene.report.findings,
-            )
+            clone(scene, options.clone_of, directory)
+        scene.services = Services(
+            image.configuration,
+            directory=directory,
+            scratch=scene.scratch / "services",
+            ports=scene.ports,
+            found=scene.report.findings,
         )
+        targets = image.description.endpoints()
+        await scene.services.start((service for service, _ in targets.values()), scene.stack)
+        scene.endpoints = {
+            name: endpoint
+            for name, (service, key) in targets.items()
+            if (endpoint := scene.services.endpoint(service, key))
+        }
         stage.detail = ", ".join(
             f"{name}: {endpoint.type}" for name, endpoint in scene.endpoints.items()
         )
@@ -188,16 +187,15 @@ async def run_services(scene: Scene, image: Image) -> None:
             stage.detail += f", cloned from {options.clone_of}"
 
 
-async def clear(scene: Scene, names: list[str]) -> None:
+def clear(scene: Scene, directory: Path) -> None:
     """Delete the environment's data."""
-    if scene.databases:
-        for service in names:
-            await scene.databases.drop(scene.databases.name(scene.options.environment, service))
-    for directory in [*scene.mounts.glob("*"), *(scene.options.place / "services").glob("*")]:
-        services.empty(directory)
+    services.remove(directory)
+    for mount in scene.mounts.glob("*"):
+        shutil.rmtree(mount)
+        mount.mkdir()
 
 
-async def clone(scene: Scene, source: str, names: list[str]) -> None:
+def clone(scene: Scene, source: str, directory: Path) -> None:
     """Copy the data of another environment."""
     place = scene.options.state / "environments" / source
     if not place.exists():
@@ -205,15 +203,12 @@ async def clone(scene: Scene, source: str, names: list[str]) -> None:
             f"There is no environment {source} to clone. Rehearse it first, with"
             f" --environment {source}."
         )
-    if scene.databases:
-        for service in names:
-            template = scene.databases.name(source, service)
-            if not await scene.databases.exists(template):
-                raise ServiceError(
-                    f"The environment {source} has no database of the service {service} to clone."
-                )
-            name = scene.databases.name(scene.options.environment, service)
-            await scene.databases.create(name, template=template)
+    if process := holder(place / "lock"):
+        raise ServiceError(
+            f"The environment {source} is being rehearsed (process {process}) and cannot be cloned."
+            " Stop that rehearsal."
+        )
+    services.copy(place / "services", directory)
     if (place / "mounts").exists():
         shutil.copytree(place / "mounts", scene.mounts, symlinks=True, dirs_exist_ok=True)
 
@@ -265,9 +260,10 @@ async def check_environment(scene: Scene, image: Image) -> None:
     if not (image.directory / ".environment").exists():
         return
     with scene.stage("environment") as stage:
-        scene.report.findings += await inspection.environment_file(
-            scene.instance(image, "environment"), scene.scratch / "environment.log"
-        )
+        instance = scene.instance(image, "environment")
+        log = scene.scratch / "environment.log"
+        scene.report.findings += await inspection.environment_file(instance, log)
+        scene.report.findings += await check_urls(instance, scene.endpoints, log=log)
         stage.detail = ".environment"
 
 

@@ -100,6 +100,7 @@ class Container:
         covered = {"/app", "/dev", "/proc", "/run", "/tmp"} | {
             f"/{Path(target).parts[1]}" for target in (*self.binds, *self.read_only_binds)
         }
+        covered -= {"/etc"}  # binds there replace single files
         for entry in sorted(Path("/").iterdir()):
             if str(entry) in covered:
                 continue

@@ -19,8 +19,8 @@ from rehearsal.project import Project, Request, Visit
 from rehearsal.report import Console, Report, Stage
 from rehearsal.router import Page
 from rehearsal.sandbox import Result
-from rehearsal.services import Databases
-from rehearsal.variables import Endpoint, Environment, runtime_variables
+from rehearsal.services import Databases, Services
+from rehearsal.variables import Endpoint, Environment, host_name, runtime_variables
 
 READY_SECONDS = 30.0
 # The stages that run none of the project's code.
@@ -96,8 +96,8 @@ class Scene:
     project: Project = field(default_factory=Project)
     pages: list[Page] = field(default_factory=list)
     """The pages to request: those that the project names, or else each route's URL."""
-    databases: Databases | None = None
-    """None if the application has no relationship with a database."""
+    services: Services | None = None
+    """None until they have been started."""
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     instances: list[Instance] = field(default_factory=list)
     """All instances, including those that have ended."""
@@ -191,10 +191,12 @@ class Scene:
                 release=image.release,
                 environment=self.environment,
                 endpoints=self.endpoints,
+                named=self.bwrap is not None,
                 directory=inside,
                 port=port,
                 socket=socket,
             ),
+            hosts={host_name(name): endpoint.ip for name, endpoint in self.endpoints.items()},
             mounts=prepare_mounts(image, self.mounts, bwrap=self.bwrap),
             bwrap=self.bwrap,
             nginx=nginx(),
@@ -255,19 +257,15 @@ class Scene:
                 excerpt=await self.describe_responses(),
             )
 
-    def database_names(self) -> list[str]:
-        """Return the names of the databases that the application uses."""
-        return [
-            endpoint.path
-            for endpoint in self.endpoints.values()
-            if endpoint.scheme == "pgsql" and endpoint.path
-        ]
+    @property
+    def databases(self) -> list[Databases]:
+        """Return the PostgreSQL servers."""
+        return self.services.databases if self.services else []
 
-    async def with_databases(self, do: Callable[[Databases, str], Awaitable[None]]) -> None:
-        """Call `do` for each database that the application uses."""
-        if self.databases:
-            for name in self.database_names():
-                await do(self.databases, name)
+    async def with_databases(self, do: Callable[[Databases], Awaitable[None]]) -> None:
+        """Call `do` for each PostgreSQL server."""
+        for databases in self.databases:
+            await do(databases)
 
     async def describe_responses(self, address: str = "") -> str:
         """Return the current responses of a page and of the readiness URL."""

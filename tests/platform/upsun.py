@@ -43,8 +43,9 @@ def runtime_variables(release: str, database: URL, port: int) -> dict[str, str]:
     endpoint = variables.Endpoint(
         service="postgresql",
         type=CONFIG["services"]["postgresql"]["type"],
+        rel="postgresql",
         scheme="pgsql",
-        host=str(database.host),
+        ip=str(database.host),
         port=database.port or 5432,
         username=database.username,
         password=str(database.password),
@@ -57,6 +58,7 @@ def runtime_variables(release: str, database: URL, port: int) -> dict[str, str]:
         release=release,
         environment=PRODUCTION,
         endpoints={"postgresql": endpoint},
+        named=False,
         directory="/app",
         port=port,
         socket="/run/app.sock",
