@@ -34,7 +34,8 @@ async def first(scene: Scene, image: Image) -> Instance:
     await bring_up(scene, instance, hold)
     await gate.send_to(instance.entrance)
     gate.release()
-    scene.report.hold = hold
+    if not scene.prefix:
+        scene.report.hold = hold
     return instance
 
 
