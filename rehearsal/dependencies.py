@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rehearsal.configuration import Application, Keys
+from rehearsal.configuration import Application
 from rehearsal.runtimes import PROGRAMS, runtimes
+from rehearsal.shapes import Keys
 
 # Nix packages that are on PyPI or in the npm registry under the same name.
 NIX = {

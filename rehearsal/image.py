@@ -11,12 +11,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from rehearsal.configuration import Application, Configuration, Keys
+from rehearsal.configuration import Application, Configuration
 from rehearsal.dependencies import plan
 from rehearsal.findings import Finding, Severity
 from rehearsal.locks import locked
 from rehearsal.runtimes import Python, find_python, is_rehearsable, prepare_python, search_path
 from rehearsal.sandbox import Container, Result, remove
+from rehearsal.shapes import Keys
 from rehearsal.tree import Tree
 from rehearsal.variables import build_variables
 

@@ -70,6 +70,8 @@ def suggest_fix(output: str) -> str:
         r"--require-hashes mode": "compile the requirements file with hashes for all packages",
         r"Can not perform a '--user' install": "set PIP_USER=0 in the build hook: the image sets"
         " PIP_USER=1, which a virtual environment refuses",
+        r"No module named 'psycopg'": "SQLAlchemy 2.1 uses psycopg 3 for postgresql://: install"
+        " psycopg[binary], or write postgresql+psycopg2:// in the URL",
         r"Can't locate revision": "the database has a migration that is not in this commit, perhaps"
         " from another branch: use --fresh or another --environment",
     }
