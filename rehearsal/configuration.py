@@ -318,6 +318,14 @@ def read(directory: Path) -> Configuration:
     return interpret(load(directory))
 
 
+def parse(text: str) -> Configuration:
+    """Read the configuration from the text of `.upsun/config.yaml`; see `read`."""
+    loaded = Loaded()
+    value = _Reader(loaded, CONFIG_FILE).parse(text)
+    loaded.raw = value if isinstance(value, dict) else {}
+    return interpret(loaded)
+
+
 def config_files(directory: Path) -> list[Path]:
     """Return the files that the platform merges, in the order of their names."""
     return sorted(path for path in (directory / DIRECTORY).glob("*.yaml") if path.is_file())
@@ -399,6 +407,10 @@ class _Reader:
         except (OSError, UnicodeDecodeError) as error:
             self._add(f"{self.name} cannot be read: {error}", 0)
             return None
+        return self.parse(text)
+
+    def parse(self, text: str) -> Any:
+        """Return the value of a file's text; see `read`."""
         self.loaded.texts[self.name] = text.splitlines()
         loader = _Loader(text)
         try:

@@ -5,12 +5,14 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
 from rehearsal.findings import Finding, Severity, Verdict, verdict
+from rehearsal.formats import as_json
 
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2", "bold": "1"}
 SIGNS = {"ok": ("✓", "green"), "failed": ("✗", "red"), "partial": ("~", "cyan")}
@@ -105,7 +107,7 @@ class Report:
             "hold": self.hold and {**asdict(self.hold), "seconds": round(self.hold.seconds, 3)},
             "load": self.load,
             "seen": self.seen,
-            "findings": [{**asdict(finding), "place": finding.place} for finding in self.findings],
+            "findings": [as_json(finding) for finding in self.findings],
             "address": self.address,
         }
 
@@ -173,16 +175,26 @@ class Console:
         for finding in findings:
             self.finding(finding)
 
-    def finding(self, finding: Finding) -> None:
+    def finding(self, finding: Finding, indent: str = "    ") -> None:
         """Print one finding."""
         head = f"{finding.severity.value.replace('-', ' ')}:"
         place = f"{finding.place}: " if finding.place else ""
-        self.say(f"    {self.paint(head, SEVERITIES[finding.severity])} {place}{finding.message}")
+        head = self.paint(head, SEVERITIES[finding.severity])
+        self.say(f"{indent}{head} {place}{finding.message}")
         for label, text in (("effect", finding.consequence), ("fix", finding.fix)):
             if text:
-                self.say(f"           {self.paint(f'{label:<6}', 'dim')}  {text}")
+                self.say(f"{indent}       {self.paint(f'{label:<6}', 'dim')}  {text}")
         for line in finding.excerpt.splitlines():
-            self.say(f"           {self.paint('│', 'dim')} {line}")
+            self.say(f"{indent}       {self.paint('│', 'dim')} {line}")
+
+    def verdict(self, text: str, colour: str, findings: list[Finding], end: str = "") -> None:
+        """Print the last line of a report."""
+        counts = Counter(finding.severity for finding in findings)
+        parts = [
+            count_of(severity, counts[severity]) for severity in SEVERITIES if counts[severity]
+        ]
+        text = self.paint(text, colour, "bold")
+        self.say(f"{text} Findings: {', '.join(parts) or 'none'}.{end}")
 
     def close(self, report: Report) -> None:
         """Print the summary at the end of the report."""
@@ -193,21 +205,13 @@ class Console:
             self._load(report.load)
         for line in report.seen:
             self.say(f"  {line}")
-        counts = {
-            severity: sum(finding.severity is severity for finding in report.findings)
-            for severity in Severity
-        }
-        parts = [count_of(severity, count) for severity, count in counts.items() if count]
         if report.verdict is Verdict.NOT_REHEARSED:
             for finding in report.findings:
                 if finding.severity is Severity.NOT_REHEARSED:
                     self.say(f"Not rehearsed: {finding.message}")
             self.say(f"Rehearsed:     {', '.join(report.rehearsed) or 'nothing'}")
         text, colour = VERDICTS[report.verdict]
-        self.say(
-            f"{self.paint(text, colour, 'bold')}"
-            f" Findings: {', '.join(parts) or 'none'}. Duration: {report.seconds:.1f} s."
-        )
+        self.verdict(text, colour, report.findings, f" Duration: {report.seconds:.1f} s.")
 
     def _hold(self, hold: Hold) -> None:
         if not hold.parts:

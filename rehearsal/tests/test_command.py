@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from rehearsal import lifecycle
-from rehearsal.__main__ import program
 from rehearsal.deploy import BREAKS
+from rehearsal.program import program
 from rehearsal.tests.sample import CONFIG, commit, git, sample
 
 SECONDS = 60

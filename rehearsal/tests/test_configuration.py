@@ -6,11 +6,11 @@ import pytest
 
 from rehearsal.configuration import (
     CONFIG_FILE,
-    Configuration,
     ConfigurationError,
     Loaded,
     interpret,
     load,
+    parse,
     read,
 )
 from rehearsal.findings import Place, Severity
@@ -44,13 +44,9 @@ def loaded(directory: Path, text: str) -> Loaded:
     return load(project(directory, {CONFIG_FILE: text}))
 
 
-def parse(directory: Path, text: str) -> Configuration:
-    return interpret(loaded(directory, text))
-
-
-def test_place_of_a_key(tmp_path: Path) -> None:
+def test_place_of_a_key() -> None:
     lines = SMALL.splitlines()
-    configuration = parse(tmp_path, SMALL)
+    configuration = parse(SMALL)
     for keys in [
         ("applications", "app", "relationships", "two"),
         ("applications", "app", "crons", "clean"),
@@ -65,8 +61,8 @@ def test_place_of_a_key(tmp_path: Path) -> None:
     assert configuration.place("nothing") == Place(CONFIG_FILE, 1)
 
 
-def test_relationships_have_three_notations(tmp_path: Path) -> None:
-    application = parse(tmp_path, SMALL).applications["app"]
+def test_relationships_have_three_notations() -> None:
+    application = parse(SMALL).applications["app"]
     assert application.directory == "backend"
     assert application.endpoints() == {
         "one": ("db", "postgresql"),
@@ -75,8 +71,8 @@ def test_relationships_have_three_notations(tmp_path: Path) -> None:
     }
 
 
-def test_service_type_and_version(tmp_path: Path) -> None:
-    service = parse(tmp_path, SMALL).services["db"]
+def test_service_type_and_version() -> None:
+    service = parse(SMALL).services["db"]
     assert (service.kind, service.version) == ("postgresql", "18")
 
 
@@ -114,24 +110,24 @@ def test_merge_keys_are_not_duplicates(tmp_path: Path) -> None:
     assert configuration.place("applications", "a", "type").line == 2
 
 
-def test_parts_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
+def test_parts_that_do_not_fit_are_left_out() -> None:
     text = SMALL.replace("type: postgresql:18", "type: [x]").replace("{start: clean}", "7")
-    configuration = parse(tmp_path, text)
+    configuration = parse(text)
     assert configuration.services == {}
     assert configuration.applications["app"].crons == {}
     assert configuration.applications["app"].type == "python:3.13"
     assert configuration.names("services") == {"db"}
 
 
-def test_old_form_of_a_cron(tmp_path: Path) -> None:
-    configuration = parse(tmp_path, SMALL.replace("commands: {start: clean}", "cmd: clean"))
+def test_old_form_of_a_cron() -> None:
+    configuration = parse(SMALL.replace("commands: {start: clean}", "cmd: clean"))
     assert configuration.applications["app"].crons["clean"].commands.start == "clean"
 
 
 @pytest.mark.parametrize("text", ["", "applications: {}\n", "services: {db: {type: redis:8.0}}\n"])
-def test_configuration_without_application_is_an_error(tmp_path: Path, text: str) -> None:
+def test_configuration_without_application_is_an_error(text: str) -> None:
     with pytest.raises(ConfigurationError, match="no application"):
-        parse(tmp_path, text)
+        parse(text)
 
 
 def test_missing_or_unreadable_file_is_an_error(tmp_path: Path) -> None:
