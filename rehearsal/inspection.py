@@ -63,6 +63,8 @@ def suggest_fix(output: str) -> str:
     """Return the fix for the error in a command's output; "" if there is no output."""
     read_only = "write to a mount or to /tmp; everything else is read-only after the build hook"
     known = {
+        r"Read-only file system.*/\.cache/uv/": "uv needs a writable cache at runtime: set"
+        " UV_CACHE_DIR=/tmp/uv, or call the programs in .venv/bin instead of `uv run`",
         r"Read-only file system|EROFS": read_only,
         r"Permission denied|EACCES": read_only,
         r"DO NOT MATCH THE HASHES": "the package differs from the pinned one: compile the lock file"
@@ -70,6 +72,8 @@ def suggest_fix(output: str) -> str:
         r"--require-hashes mode": "compile the requirements file with hashes for all packages",
         r"Can not perform a '--user' install": "set PIP_USER=0 in the build hook: the image sets"
         " PIP_USER=1, which a virtual environment refuses",
+        r"No module named 'psycopg'": "SQLAlchemy 2.1 uses psycopg 3 for postgresql://: install"
+        " psycopg[binary], or write postgresql+psycopg2:// in the URL",
         r"Can't locate revision": "the database has a migration that is not in this commit, perhaps"
         " from another branch: use --fresh or another --environment",
     }
@@ -201,7 +205,7 @@ def _explain_failed_start(instance: Instance) -> dict[str, Any]:
         }
     output = tail(instance.log)
     if web.codes:
-        fix = SEE_OUTPUT if output else ""
+        fix = suggest_fix(output)
         if web.codes[-1] == 0:
             fix = "run the server in the foreground, without `&` and not as a daemon"
         return {
