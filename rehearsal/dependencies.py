@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rehearsal.configuration import Application
-from rehearsal.runtimes import runtimes
+from rehearsal.runtimes import PROGRAMS, runtimes
 from rehearsal.shapes import Keys
 
 # Nix packages that are on PyPI or in the npm registry under the same name.
@@ -75,15 +75,19 @@ def _asked(application: Application) -> Iterator[tuple[str, str, str, Keys]]:
         for name, version in (packages if isinstance(packages, Mapping) else {}).items():
             # A mapping is a Composer section, such as `require`.
             if not isinstance(version, Mapping):
-                keys = ("dependencies", str(language), str(name))
+                keys: Keys = ("dependencies", str(language), str(name))
                 yield str(language), str(name), str(version or ""), keys
             else:
                 yield str(language), str(name), "", ("dependencies", str(language))
-    stack = application.stack
-    packages = stack.get("packages") or [] if isinstance(stack, Mapping) else []
+    stack = application.stack or []
+    packages = stack.get("packages") or [] if isinstance(stack, Mapping) else stack
+    own = runtimes(application)
+    programs = {program for language in own for program in PROGRAMS[language]}
     for number, item in enumerate(packages):
         name = str(item.get("package", "") if isinstance(item, Mapping) else item)
-        keys = ("stack", "packages", str(number))
+        keys = ("stack", *(["packages"] if isinstance(stack, Mapping) else []), str(number))
+        if name.partition("@")[0] in own or name.rpartition(".")[2] in programs:
+            continue  # a runtime in a list, which is the older form, or a part of a runtime
         if match := PYTHON_PACKAGES.fullmatch(name):
             yield "python3", match[1], "", keys
         elif match := NODE_PACKAGES.fullmatch(name):

@@ -34,7 +34,8 @@ async def first(scene: Scene, image: Image) -> Instance:
     await bring_up(scene, instance, hold)
     await gate.send_to(instance.entrance)
     gate.release()
-    scene.report.hold = hold
+    if not scene.prefix:
+        scene.report.hold = hold
     return instance
 
 
@@ -60,8 +61,10 @@ async def bring_up(scene: Scene, instance: Instance, hold: Hold, prefix: str = "
             raise RehearsalStoppedError from None
         # As on the platform, post_start does not wait until the application accepts connections.
         post_start = asyncio.create_task(scene.hook(instance, commands.post_start))
-        up = await inspection.wait_until_up(instance, scene.add_finding, stage.name)
-        instance.is_serving = up
+        hook = instance.application.hooks.deploy
+        up = await inspection.wait_until_up(
+            instance, scene.add_finding, stage.name, is_final=hook is None
+        )
         hold.parts["start"] = time.monotonic() - begun
         if up:
             stage.detail = "accepts connections" if instance.is_passing else "serves files only"
@@ -74,13 +77,21 @@ async def bring_up(scene: Scene, instance: Instance, hold: Hold, prefix: str = "
     else:
         await post_start
     deployed = True
-    hook = instance.application.hooks.deploy
     if hook:
         with scene.stage(f"{prefix}deploy") as stage:
             begun = time.monotonic()
             result = await deploy_hook(scene, instance, hook, broken)
             hold.parts["deploy"] = time.monotonic() - begun
             deployed = scene.judge(result, stage, instance, ("hooks", "deploy"))
+        if not up and instance.web and instance.web.is_crash_looping:
+            # The platform has been restarting it all the time, and now the hook has run.
+            with scene.stage(f"{prefix}restart") as stage:
+                begun = time.monotonic()
+                await instance.web.restart()
+                up = await inspection.wait_until_up(instance, scene.add_finding, stage.name)
+                hold.parts["restart"] = time.monotonic() - begun
+                stage.detail = "accepts connections after the deploy hook" if up else ""
+    instance.is_serving = up
     return up and deployed
 
 

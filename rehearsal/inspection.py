@@ -63,6 +63,8 @@ def suggest_fix(output: str) -> str:
     """Return the fix for the error in a command's output; "" if there is no output."""
     read_only = "write to a mount or to /tmp; everything else is read-only after the build hook"
     known = {
+        r"Read-only file system.*/\.cache/uv/": "uv needs a writable cache at runtime: set"
+        " UV_CACHE_DIR=/tmp/uv, or call the programs in .venv/bin instead of `uv run`",
         r"Read-only file system|EROFS": read_only,
         r"Permission denied|EACCES": read_only,
         r"DO NOT MATCH THE HASHES": "the package differs from the pinned one: compile the lock file"
@@ -70,6 +72,8 @@ def suggest_fix(output: str) -> str:
         r"--require-hashes mode": "compile the requirements file with hashes for all packages",
         r"Can not perform a '--user' install": "set PIP_USER=0 in the build hook: the image sets"
         " PIP_USER=1, which a virtual environment refuses",
+        r"No module named 'psycopg'": "SQLAlchemy 2.1 uses psycopg 3 for postgresql://: install"
+        " psycopg[binary], or write postgresql+psycopg2:// in the URL",
         r"Can't locate revision": "the database has a migration that is not in this commit, perhaps"
         " from another branch: use --fresh or another --environment",
     }
@@ -148,10 +152,14 @@ async def environment_file(instance: Instance, log: Path) -> list[Finding]:
     return found
 
 
-async def wait_until_up(instance: Instance, find: Find, stage: str) -> bool:
+async def wait_until_up(
+    instance: Instance, find: Find, stage: str, *, is_final: bool = True
+) -> bool:
     """Wait until the application accepts connections; add a finding if it does not.
 
-    An application that receives no requests, such as a static site, need not accept any.
+    An application that receives no requests, such as a static site, need not accept any. If the
+    result is not final, an application that keeps crashing gets a warning only: it may need what
+    the deploy hook does.
     """
     if not instance.is_passing:
         if instance.nginx is None:
@@ -175,7 +183,11 @@ async def wait_until_up(instance: Instance, find: Find, stage: str) -> bool:
             elsewhere = elsewhere + 1 if ports and instance.address not in ports else 0
             checked = loop.time()
         await asyncio.sleep(POLL_SECONDS)
-    find(stage, **_explain_failed_start(instance))
+    why = _explain_failed_start(instance)
+    if not is_final and instance.web and instance.web.is_crash_looping:
+        why["severity"] = Severity.WARNING
+        why["consequence"] = "the platform restarts it in a loop until the deploy hook has run"
+    find(stage, **why)
     return False
 
 
@@ -193,7 +205,7 @@ def _explain_failed_start(instance: Instance) -> dict[str, Any]:
         }
     output = explain(instance.log)
     if web.codes:
-        fix = SEE_OUTPUT if output else ""
+        fix = suggest_fix(output)
         if web.codes[-1] == 0:
             fix = "run the server in the foreground, without `&` and not as a daemon"
         return {

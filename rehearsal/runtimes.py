@@ -62,6 +62,7 @@ print(json.dumps([sys._base_executable, "%d.%d" % sys.version_info[:2], site.get
     sysconfig.get_path("stdlib")]))
 """
 UV_SECONDS = 300
+DEBIAN_WHEELS = Path("/usr/share/python-wheels")
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,22 @@ class Interpreter:
         """Return whether pip refuses to install packages for it; see PEP 668."""
         return Path(self.library, "EXTERNALLY-MANAGED").exists()
 
-    def wheels(self) -> list[Path]:
-        """Return the wheels of pip, and of what else comes with Python itself."""
-        for directory in (Path(self.library, "ensurepip", "_bundled"), Path(DEBIAN_WHEELS)):
-            found = sorted(directory.glob("*.whl"))
-            if any(wheel.name.startswith("pip-") for wheel in found):
-                return [w for w in found if w.name.startswith(("pip-", "setuptools-"))]
+    def bundled(self) -> list[Path]:
+        """Return the files of pip, and of what else comes with Python itself.
+
+        They are the installed ones, or else wheels; none if there is no pip.
+        """
+        names = ["pip", "pip-*.dist-info"]
+        if tuple(map(int, self.version.split("."))) < (3, 12):
+            names += ["setuptools", "setuptools-*", "pkg_resources", "_distutils_hack"]
+            names += ["distutils-precedence.pth"]
+        for directory in map(Path, self.packages):
+            if (directory / "pip").is_dir():
+                return [path for name in names for path in directory.glob(name)]
+        for directory in (Path(self.library, "ensurepip", "_bundled"), DEBIAN_WHEELS):
+            if wheels := sorted(directory.glob("pip-*.whl")):
+                return wheels
         return []
-
-
-DEBIAN_WHEELS = "/usr/share/python-wheels"
 
 
 @dataclass(frozen=True)
@@ -114,12 +121,10 @@ def runtimes(application: Application) -> dict[str, str]:
         language, _, version = application.type.partition(":")
         return {language: version}
     items = stack.get("runtimes") or [] if isinstance(stack, Mapping) else stack
-    found = {}
-    for item in items:
-        name = next(iter(item), "") if isinstance(item, Mapping) else item
-        language, _, version = str(name).partition("@")
-        found[language] = version
-    return found
+    names = [str(next(iter(item), "") if isinstance(item, Mapping) else item) for item in items]
+    pairs = [name.partition("@")[::2] for name in names]
+    # A list, the older form, has packages as well.
+    return {language: version for language, version in pairs if language in PROGRAMS}
 
 
 def find_python(application: Application, state: Path | None = None) -> Interpreter:
@@ -213,20 +218,20 @@ async def prepare_python(python: Interpreter, state: Path) -> Python:
     The packages that this machine has installed for the interpreter are hidden: the image has pip
     and nothing else.
     """
-    wheels = python.wheels()
-    key = hashlib.sha256(repr((python, wheels)).encode()).hexdigest()[:8]
+    files = python.bundled()
+    key = hashlib.sha256(repr((python, files)).encode()).hexdigest()[:8]
     place = state / "runtimes" / f"python{python.version}-{key}"
     place.parent.mkdir(parents=True, exist_ok=True)
     async with locked(place.with_suffix(".lock")):
         if not (place / "complete").exists():
             shutil.rmtree(place, ignore_errors=True)
             link_interpreter(place / "bin", python)
-            unpack(wheels, place / "packages", python)
+            install(files, place / "packages")
             (place / "empty").mkdir()
             (place / "complete").touch()
     directories = [directory for directory in python.packages if Path(directory).is_dir()]
     replaced = {}
-    if wheels:  # without a wheel of pip the image would have none
+    if files:  # otherwise the image would have no pip
         replaced = dict.fromkeys(directories, place / "empty")
         replaced |= dict.fromkeys(directories[:1], place / "packages")
     prefix = Path(python.library).parents[1]
@@ -235,13 +240,17 @@ async def prepare_python(python: Interpreter, state: Path) -> Python:
     return Python(place / "bin", replaced, python)
 
 
-def unpack(wheels: list[Path], directory: Path, python: Interpreter) -> None:
-    """Install wheels into a directory, which is read-only in containers, with their bytecode."""
+def install(files: list[Path], directory: Path) -> None:
+    """Copy packages, or unpack their wheels, into a directory."""
     directory.mkdir()
-    for wheel in wheels:
-        with ZipFile(wheel) as archive:
-            archive.extractall(directory)
-    subprocess.run([python.path, "-m", "compileall", "-q", str(directory)], capture_output=True)
+    for file in files:
+        if file.suffix == ".whl":
+            with ZipFile(file) as wheel:
+                wheel.extractall(directory)
+        elif file.is_dir():
+            shutil.copytree(file, directory / file.name)
+        else:
+            shutil.copy2(file, directory)
 
 
 def link_interpreter(directory: Path, python: Interpreter) -> Path:
@@ -307,7 +316,7 @@ def check_runtimes(
                     f"install Python {version}, or uv, which can install it",
                     f"Python {version}",
                 )
-            if not python.wheels():
+            if not python.bundled():
                 add(
                     Severity.NOT_REHEARSED,
                     f"the image's pip is not on this machine: Python {python.version} is installed"

@@ -54,16 +54,26 @@ BROKEN = {
     ),
     "start in the background": Broken(
         ((YAML, START, "start: python3 serve.py &"),),
-        "start",
+        "restart",
         ("exited 5 times", "foreground"),
         "start: python3 serve.py &",
         force=True,
     ),
     "start that crashes": Broken(
         (("serve.py", "import http", "raise SystemExit('no luck')\nimport http"),),
-        "start",
+        "restart",
         ("exited 5 times", "exit code 1", "no luck", "502"),
         START,
+    ),
+    "start that crashes until the deploy hook has run": Broken(
+        (
+            ("serve.py", "import http", "open('public/style-0123abcd.css')\nimport http"),
+            (YAML, "cp -R built/. public/", "sleep 0.5; cp -R built/. public/"),
+        ),
+        "start",
+        ("exited 5 times", "FileNotFoundError", "until the deploy hook has run"),
+        START,
+        severity=Severity.WARNING,
     ),
     "environment that prints": Broken(
         ((".environment", "export", "echo Welcome\nexport"),),
