@@ -80,7 +80,7 @@ async def probe(
         if project.ready:
             await check_readiness(client, Page(pages[0].host, project.ready), found)
         if pages:
-            await check_missing_page(client, pages[0], found)
+            await check_missing_page(client, pages[0], project, found)
     if not project.pages:
         found.append(
             Finding(
@@ -186,7 +186,9 @@ async def check_readiness(client: httpx.AsyncClient, page: Page, found: list[Fin
         )
 
 
-async def check_missing_page(client: httpx.AsyncClient, page: Page, found: list[Finding]) -> None:
+async def check_missing_page(
+    client: httpx.AsyncClient, page: Page, project: Project, found: list[Finding]
+) -> None:
     """Check that a page that does not exist is not a server error, and not found either."""
     path = f"{page.path.rpartition('/')[0]}/rehearsal-{secrets.token_hex(4)}"
     response = await get(client, Page(page.host, path), found)
@@ -196,7 +198,9 @@ async def check_missing_page(client: httpx.AsyncClient, page: Page, found: list[
             Finding(
                 STAGE,
                 f"a page that does not exist responds with {response.status_code} instead of 404",
-                severity=Severity.ERROR if response.status_code >= 500 else Severity.WARNING,
+                severity=Severity.ERROR
+                if response.status_code >= 500 and project.pages
+                else Severity.WARNING,
             )
         )
 
