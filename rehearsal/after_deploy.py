@@ -25,6 +25,8 @@ async def check_pages(scene: Scene, live: Instance) -> None:
             scene.front.address, scene.pages, scene.project, with_files=nginx() is not None
         )
         scene.report.findings += found
+        if scene.report.has_errors:
+            scene.doubt_connection(inspection.tail(live.log, 100))
         if scene.options.broken or scene.report.has_errors:
             scene.report.seen.append(f"After the deploy: {await scene.describe_responses()}")
         if live.web and live.web.codes:

@@ -15,7 +15,14 @@ from rehearsal.configuration import Application, Configuration
 from rehearsal.dependencies import plan
 from rehearsal.findings import Finding, Severity
 from rehearsal.locks import locked
-from rehearsal.runtimes import Python, find_python, is_rehearsable, prepare_python, search_path
+from rehearsal.runtimes import (
+    Python,
+    find_python,
+    is_rehearsable,
+    link_pythons,
+    prepare_python,
+    search_path,
+)
 from rehearsal.sandbox import Container, Result, remove
 from rehearsal.shapes import Keys
 from rehearsal.tree import Tree
@@ -26,6 +33,7 @@ MEGABYTE = 1024 * 1024
 # Metadata, stored next to the image and not visible in it.
 DONE = "built.json"
 PROGRAMS = "/image/bin"
+PYTHONS = "/image/pythons"
 
 
 # Files that keep an empty directory in Git.
@@ -190,6 +198,8 @@ class Images:
         cache.mkdir(exist_ok=True)
         directory = place / "app" / application.directory
         prepare_home(directory)
+        pythons = place / "pythons"
+        await asyncio.to_thread(link_pythons, pythons, application)
         variables = build_variables(
             configuration,
             name,
@@ -206,9 +216,9 @@ class Images:
             bwrap=self.bwrap,
             read_only=False,
             binds={"/cache": cache},
-            read_only_binds={PROGRAMS: python.programs},
+            read_only_binds={PROGRAMS: python.programs, PYTHONS: pythons},
             replaced=python.replaced,
-            path=path_of(python, directory, self.bwrap),
+            path=(*path_of(python, directory, self.bwrap), PYTHONS if self.bwrap else str(pythons)),
         )
         steps, _ = plan(application, directory)
         commands = [(f"`{step.command}`", step.command, step.keys) for step in steps]

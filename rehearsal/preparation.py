@@ -151,9 +151,7 @@ async def build(
                 variant="" if scene.bwrap else scene.options.environment,
             )
         except BuildError as error:
-            host = inspection.unreachable(error.result.output)
-            if host:
-                scene.doubts.append(f"a connection to {host}")
+            scene.doubt_connection(error.result.output)
             scene.add_finding(
                 stage,
                 str(error),
