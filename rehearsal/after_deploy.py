@@ -5,6 +5,7 @@ import time
 
 from rehearsal import inspection
 from rehearsal.deploy import STEADY_SECONDS, judge_load
+from rehearsal.findings import Severity
 from rehearsal.front import nginx
 from rehearsal.image import fingerprint
 from rehearsal.instance import Instance
@@ -12,16 +13,21 @@ from rehearsal.load import steady
 from rehearsal.probe import probe
 from rehearsal.scene import Scene
 
+# A cron may run for a day, but a rehearsal only shows that it starts.
+CRON_SECONDS = 60
+
 
 async def check_pages(scene: Scene, live: Instance) -> None:
     with scene.stage("probe") as stage:
-        if scene.project.ready and not scene.report.exit_code:
+        if scene.project.ready and not scene.report.has_errors:
             await scene.wait_until_ready(stage.name)
         found, stage.detail = await probe(
-            scene.front.address, scene.project, with_files=nginx() is not None
+            scene.front.address, scene.pages, scene.project, with_files=nginx() is not None
         )
         scene.report.findings += found
-        if scene.options.broken or scene.report.exit_code:
+        if scene.report.has_errors:
+            scene.doubt_connection(inspection.tail(live.log, 100))
+        if scene.options.broken or scene.report.has_errors:
             scene.report.seen.append(f"After the deploy: {await scene.describe_responses()}")
         if live.web and live.web.codes:
             scene.add_finding(
@@ -29,7 +35,10 @@ async def check_pages(scene: Scene, live: Instance) -> None:
                 f"the start command exited {len(live.web.codes)} times, most recently with exit"
                 f" code {live.web.codes[-1]}",
                 consequence="the platform restarts it in a loop",
-                excerpt=inspection.tail(live.log),
+                severity=Severity.ERROR
+                if live.is_passing and live.web.is_crash_looping
+                else Severity.WARNING,
+                excerpt=inspection.explain(live.log),
             )
 
 
@@ -45,7 +54,7 @@ async def run_post_deploy(scene: Scene, live: Instance) -> None:
                     cron.commands.start,
                     scene.logs / f"cron-{name}.log",
                     show=scene.console.show,
-                    seconds=cron.timeout,
+                    seconds=min(cron.timeout, CRON_SECONDS),
                 )
                 scene.judge(result, stage, live, ("crons", name))
             stage.detail = f"ran each once: {', '.join(live.application.crons)}"
@@ -63,7 +72,7 @@ async def kill(scene: Scene, live: Instance) -> None:
         async with steady(
             scene.front.address,
             scene.project.rate,
-            scene.project.visits(),
+            await scene.visits(),
             scene.logs / "load.log",
         ) as load:
             begun = time.monotonic()
@@ -80,19 +89,16 @@ async def kill(scene: Scene, live: Instance) -> None:
 
 async def stop(scene: Scene, live: Instance) -> None:
     with scene.stage("stop") as stage:
-        end, answered, lost = await inspection.stop_in_flight(
-            live, scene.project.pages[0], host=scene.environment.domain
-        )
+        if not live.is_passing or not scene.pages:
+            end = await live.stop()
+            scene.report.findings += inspection.judge_worker_ends(live, stage.name)
+            stage.detail = "SIGTERM without requests in flight"
+            return
+        end, answered, lost = await inspection.stop_in_flight(live, scene.pages[0])
         scene.report.findings += inspection.judge_end(end, stage.name)
         scene.report.findings += inspection.judge_worker_ends(live, stage.name)
         if lost:
-            scene.add_finding(
-                stage.name,
-                f"{lost} of the requests in flight were lost at SIGTERM",
-                consequence="visitors see errors at every deploy",
-                fix="shut down gracefully on SIGTERM: stop accepting connections, answer the"
-                " requests in flight, then exit",
-            )
+            scene.report.findings.append(inspection.explain_loss(end, answered, lost, stage.name))
         stage.detail = (
             f"SIGTERM with {inspection.VISITORS} requests in flight: {answered} answered,"
             f" {lost} lost, exit code {end.code} after {end.seconds:.2f} s"

@@ -1,37 +1,49 @@
-"""Read `.upsun/config.yaml` into models, and record the line of each key."""
+"""Read the YAML files in `.upsun/` into models, and record the place of each key."""
 
+import base64
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-CONFIG_FILE = ".upsun/config.yaml"
+from rehearsal.findings import Finding, Place, Severity
+from rehearsal.shapes import Keys, Unread
 
-Keys = tuple[str, ...]  # the path from the root of the document to a value
+DIRECTORY = ".upsun"
+CONFIG_FILE = ".upsun/config.yaml"  # the usual file
+SECTIONS = ("applications", "services", "routes", "tasks")
+MAX_INCLUDES = 10  # files that include each other
+STAGE = "validate"
+REJECTED = "the platform rejects the push"
 
 
 class ConfigurationError(Exception):
-    """The configuration is invalid; each problem is a message and its line, counted from 1.
+    """The configuration cannot be used; `findings` says why."""
 
-    The line is 0 if it is unknown.
-    """
-
-    def __init__(self, problems: list[tuple[str, int]]) -> None:
-        super().__init__("; ".join(message for message, _ in problems))
-        self.problems = problems
+    def __init__(self, findings: list[Finding]) -> None:
+        super().__init__("; ".join(finding.message for finding in findings))
+        self.findings = findings
 
 
 class Part(BaseModel):
-    """A mapping of the file. An unknown key is an error, as on the platform."""
+    """A mapping of the file. An empty value means the default.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Unknown keys and wrong values are errors of the validation; see `knowledge.py`. The models
+    contain the rest.
+    """
 
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
 
-def _empty(value: Any) -> Any:
-    return {} if value is None else value
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): member for key, member in value.items() if member is not None}
+        return value
 
 
 class Mount(Part):
@@ -67,7 +79,7 @@ class Location(Part):
     scripts: bool = True
     index: list[str] = []
     headers: dict[str, str] = {}
-    rules: Annotated[dict[str, Rule], BeforeValidator(_empty)] = {}
+    rules: dict[str, Rule] = {}
     """The rules by regular expression, in the order of the file."""
     request_buffering: RequestBuffering = RequestBuffering()
 
@@ -84,10 +96,8 @@ class Upstream(Part):
     protocol: str | None = None
 
 
-class Web(BaseModel):
-    """How the application is served. Old forms of keys are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
+class Web(Part):
+    """How the application is served."""
 
     commands: Commands = Commands()
     upstream: Upstream = Upstream()
@@ -105,12 +115,11 @@ class Source(Part):
     operations: dict[str, Any] = {}
 
 
-class Worker(BaseModel):
+class Worker(Part):
     """A worker container, which runs the same image as the web container."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     commands: Commands
+    container_profile: str | None = None
 
 
 class CronCommands(Part):
@@ -118,15 +127,21 @@ class CronCommands(Part):
     stop: str | None = None
 
 
-class Cron(BaseModel):
+class Cron(Part):
     """A command that the platform runs on a schedule."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     spec: str
     commands: CronCommands
     timeout: int = 86400
     """The maximum run time, in seconds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_cmd(cls, value: Any) -> Any:
+        """Accept the old form `cmd: …` of `commands: {start: …}`."""
+        if isinstance(value, Mapping) and "cmd" in value and not value.get("commands"):
+            return {**value, "commands": {"start": value["cmd"]}}
+        return value
 
 
 class Application(Part):
@@ -137,13 +152,13 @@ class Application(Part):
     source: Source = Source()
     container_profile: str | None = None
     resources: Any = None
-    relationships: Annotated[dict[str, Any], BeforeValidator(_empty)] = {}
-    mounts: Annotated[dict[str, Mount], BeforeValidator(_empty)] = {}
+    relationships: dict[str, Any] = {}
+    mounts: dict[str, Mount] = {}
     web: Web = Web()
-    workers: Annotated[dict[str, Worker], BeforeValidator(_empty)] = {}
-    crons: Annotated[dict[str, Cron], BeforeValidator(_empty)] = {}
+    workers: dict[str, Worker] = {}
+    crons: dict[str, Cron] = {}
     hooks: Hooks = Hooks()
-    variables: Annotated[dict[str, dict[str, Any]], BeforeValidator(_empty)] = {}
+    variables: dict[str, dict[str, Any]] = {}
     build: Any = None
     dependencies: Any = None
     firewall: Any = None
@@ -171,10 +186,8 @@ class Application(Part):
         return found
 
 
-class Service(BaseModel):
+class Service(Part):
     """A service container, such as a database."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     type: str
 
@@ -212,10 +225,8 @@ class Redirects(Part):
     expires: int | str = -1
 
 
-class Route(BaseModel):
+class Route(Part):
     """A URL that the router serves."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     type: Literal["upstream", "redirect", "proxy"] = "upstream"
     upstream: str | None = None
@@ -232,20 +243,45 @@ class Route(BaseModel):
 
 
 class Document(Part):
-    """The whole file."""
+    """The whole configuration."""
 
     applications: dict[str, Application] = Field(min_length=1)
-    services: Annotated[dict[str, Service], BeforeValidator(_empty)] = {}
-    routes: Annotated[dict[str, Route], BeforeValidator(_empty)] = {}
+    services: dict[str, Service] = {}
+    routes: dict[str, Route] = {}
+
+
+class Include(Unread):
+    """An `!include` or `!archive` tag."""
+
+    def __init__(self, tag: str, kind: str, path: str) -> None:
+        self.tag, self.kind, self.path = tag, kind, path
+
+
+@dataclass
+class Loaded:
+    """The files as they are, merged."""
+
+    raw: dict[str, Any] = field(default_factory=dict)
+    places: dict[Keys, Place] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    """The lines of each file."""
+    findings: list[Finding] = field(default_factory=list)
+    """Files and values that could not be read, and duplicate keys."""
+
+    def place(self, *keys: str) -> Place:
+        """Return the place of a key, or of its nearest ancestor that exists."""
+        for length in range(len(keys), 0, -1):
+            if keys[:length] in self.places:
+                return self.places[keys[:length]]
+        return Place(next(iter(self.texts), CONFIG_FILE), 1)
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """The configuration as models, as raw YAML, and with the line of each key."""
+    """The configuration as models, and as it is in the files."""
 
     document: Document
-    raw: Mapping[str, Any]
-    lines: Mapping[Keys, int]
+    loaded: Loaded
 
     @property
     def applications(self) -> Mapping[str, Application]:
@@ -259,97 +295,297 @@ class Configuration:
     def routes(self) -> Mapping[str, Route]:
         return self.document.routes
 
-    def line(self, *keys: str) -> int:
-        """Return the line of a key, or of its nearest ancestor that exists."""
-        return line_of(self.lines, keys)
+    @property
+    def raw(self) -> Mapping[str, Any]:
+        """Return the YAML, as it is in the files."""
+        return self.loaded.raw
+
+    def place(self, *keys: str) -> Place:
+        """Return the file and line of a key, or of its nearest ancestor that exists."""
+        return self.loaded.place(*keys)
+
+    def names(self, section: str) -> set[str]:
+        """Return the names of a section's members, including those that could not be read."""
+        members = self.raw.get(section)
+        return set(map(str, members)) if isinstance(members, Mapping) else set()
 
 
 def read(directory: Path) -> Configuration:
     """Read the configuration of a checked-out tree.
 
     Raises:
-        ConfigurationError: the file is missing, is not valid YAML, or does not match the models.
+        ConfigurationError: there is no file, or no application.
     """
-    return parse(read_text(directory))
-
-
-def read_text(directory: Path) -> str:
-    """Return the text of the file; see `read`."""
-    try:
-        return (directory / CONFIG_FILE).read_text()
-    except FileNotFoundError:
-        raise ConfigurationError([(f"{CONFIG_FILE} is not in the commit", 0)]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError([(f"{CONFIG_FILE} cannot be read: {error}", 0)]) from None
+    return interpret(load(directory))
 
 
 def parse(text: str) -> Configuration:
-    """Read the configuration from its text; see `read`."""
-    return interpret(*load(text))
+    """Read the configuration from the text of `.upsun/config.yaml`; see `read`."""
+    loaded = Loaded()
+    value = _Reader(loaded, CONFIG_FILE).parse(text)
+    loaded.raw = value if isinstance(value, dict) else {}
+    return interpret(loaded)
 
 
-def load(text: str) -> tuple[dict[str, Any], dict[Keys, int]]:
-    """Return the raw YAML, and the line of each key.
+def config_files(directory: Path) -> list[Path]:
+    """Return the files that the platform merges, in the order of their names."""
+    return sorted(path for path in (directory / DIRECTORY).glob("*.yaml") if path.is_file())
+
+
+def load(directory: Path, files: list[Path] | None = None, *, complete: bool = True) -> Loaded:
+    """Read and merge the files of a project.
+
+    Args:
+        directory: the directory of the project, which included files are in.
+        files: the files; by default all YAML files in `.upsun/`.
+        complete: whether the directory has all files of the project, so that an included file that
+            is missing is an error.
+    """
+    loaded = Loaded()
+    files = config_files(directory) if files is None else files
+    if not files:
+        message = f"{CONFIG_FILE} is not in the commit" if complete else "there is no YAML file"
+        loaded.findings.append(_fault(message, Place(CONFIG_FILE), f"add {CONFIG_FILE}"))
+    for path in files:
+        name = path.relative_to(directory).as_posix()
+        value = _Reader(loaded, name).read(path)
+        if isinstance(value, dict):
+            _merge(loaded, value, name)
+        elif value is not None:
+            message = "the file must be a mapping with the key `applications`"
+            loaded.findings.append(_fault(message, Place(name, 1)))
+    _Includes(loaded, directory, complete=complete).resolve()
+    return loaded
+
+
+def interpret(loaded: Loaded) -> Configuration:
+    """Return the configuration as models, without the parts that do not fit them.
+
+    The validation reports those parts.
 
     Raises:
-        ConfigurationError: the text is not valid YAML, or is not a mapping.
+        ConfigurationError: there is no application.
     """
-    try:
-        raw = yaml.safe_load(text)
-        root = yaml.compose(text, yaml.SafeLoader)
-        lines = dict(_lines(root, ())) if root else {}
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        problem = error.problem or error.context or "syntax error"
-        raise ConfigurationError([(f"invalid YAML: {problem}", line)]) from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an invalid date
-        raise ConfigurationError([(f"invalid YAML: {error}", 0)]) from None
-    except RecursionError:
-        message = "invalid YAML: an alias refers to a value that contains it"
-        raise ConfigurationError([(message, 0)]) from None
-    if not isinstance(raw, dict):
-        message = "the file must be a mapping with the key `applications`"
-        raise ConfigurationError([(message, 1)])
-    return raw, lines
+    raw = _readable(deepcopy(loaded.raw))
+    while True:
+        try:
+            return Configuration(Document.model_validate(raw), loaded)
+        except ValidationError as error:
+            removed = [_remove(raw, item["loc"]) for item in error.errors(include_url=False)]
+            if not any(removed):
+                findings = [finding for finding in loaded.findings if finding.consequence]
+                message = "there is no application"
+                raise ConfigurationError(
+                    findings or [_fault(message, loaded.place("applications"))]
+                ) from None
 
 
-def interpret(raw: dict[str, Any], lines: dict[Keys, int]) -> Configuration:
-    """Validate what `load` returned, and return it as models.
-
-    Raises:
-        ConfigurationError: it does not match the models.
-    """
-    try:
-        document = Document.model_validate(raw)
-    except ValidationError as error:
-        problems = []
-        for item in error.errors(include_url=False, include_input=False):
-            keys = tuple(str(key) for key in item["loc"])
-            message = item["msg"][0].lower() + item["msg"][1:]
-            if item["type"] == "extra_forbidden":
-                message = "unknown key"
-            problems.append((f"{'.'.join(keys)}: {message}", line_of(lines, keys)))
-        raise ConfigurationError(problems) from None
-    return Configuration(document, raw, lines)
+class _Loader(yaml.SafeLoader):
+    """A YAML loader that knows the tags of the platform."""
 
 
-def _lines(node: yaml.Node, keys: Keys) -> Iterator[tuple[Keys, int]]:
-    """Yield the line of each key and list item."""
+def _include(loader: yaml.SafeLoader, node: yaml.Node) -> Include:
     if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            below = (*keys, str(key.value))
-            yield below, key.start_mark.line + 1
-            yield from _lines(value, below)
-    elif isinstance(node, yaml.SequenceNode):
-        for number, value in enumerate(node.value):
-            below = (*keys, str(number))
-            yield below, value.start_mark.line + 1
-            yield from _lines(value, below)
+        value = loader.construct_mapping(node)
+        return Include("!include", str(value.get("type", "yaml")), str(value.get("path", "")))
+    return Include("!include", "yaml", str(node.value))
 
 
-def line_of(lines: Mapping[Keys, int], keys: Keys) -> int:
-    """Return the line of a key, or of its nearest ancestor that exists."""
-    for length in range(len(keys), 0, -1):
-        if keys[:length] in lines:
-            return lines[keys[:length]]
-    return 1
+_Loader.add_constructor("!include", _include)
+_Loader.add_constructor("!archive", lambda _, node: Include("!archive", "archive", str(node.value)))
+
+
+class _Reader:
+    """Reads one YAML file, and records its problems."""
+
+    def __init__(self, loaded: Loaded, name: str, keys: Keys = ()) -> None:
+        self.loaded, self.name, self.keys = loaded, name, keys
+
+    def read(self, path: Path) -> Any:
+        """Return the file's value; None if it is empty or cannot be read."""
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            self._add(f"{self.name} cannot be read: {error}", 0)
+            return None
+        return self.parse(text)
+
+    def parse(self, text: str) -> Any:
+        """Return the value of a file's text; see `read`."""
+        self.loaded.texts[self.name] = text.splitlines()
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            self._check_duplicates(node, set())
+            value = loader.construct_document(node)
+            self.loaded.places.update(self._places(node, self.keys))
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 0
+            self._add(f"invalid YAML: {error.problem or error.context or 'syntax error'}", line)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: an invalid date
+            self._add(f"invalid YAML: {error}", 0)
+        except RecursionError:
+            self._add("invalid YAML: an alias refers to a value that contains it", 0)
+        else:
+            return value
+        finally:
+            loader.dispose()
+        return None
+
+    def _add(self, message: str, line: int, fix: str = "correct the file") -> None:
+        self.loaded.findings.append(_fault(message, Place(self.name, line), fix))
+
+    def _check_duplicates(self, node: yaml.Node, seen: set[int]) -> None:
+        if id(node) in seen:  # an alias
+            return
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                name, line = str(key.value), key.start_mark.line + 1
+                if name in lines and name != "<<":
+                    self._add(
+                        f"the key `{name}` is defined twice, the first time in line {lines[name]}",
+                        line,
+                        "remove or rename one of them",
+                    )
+                lines.setdefault(name, line)
+                self._check_duplicates(value, seen)
+        elif isinstance(node, yaml.SequenceNode):
+            for value in node.value:
+                self._check_duplicates(value, seen)
+
+    def _places(self, node: yaml.Node, keys: Keys) -> Iterator[tuple[Keys, Place]]:
+        """Yield the place of each key and list item."""
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                below = (*keys, str(key.value))
+                yield below, Place(self.name, key.start_mark.line + 1)
+                yield from self._places(value, below)
+        elif isinstance(node, yaml.SequenceNode):
+            for number, value in enumerate(node.value):
+                below = (*keys, str(number))
+                yield below, Place(self.name, value.start_mark.line + 1)
+                yield from self._places(value, below)
+
+
+class _Includes:
+    """Replaces tags with the content of the files that they name."""
+
+    def __init__(self, loaded: Loaded, directory: Path, *, complete: bool) -> None:
+        self.loaded, self.directory, self.complete = loaded, directory, complete
+
+    def resolve(self) -> None:
+        places = [self.directory / DIRECTORY, self.directory]
+        self.loaded.raw = self._walk(self.loaded.raw, (), places, 0)
+
+    def _walk(self, value: Any, keys: Keys, places: list[Path], depth: int) -> Any:
+        if isinstance(value, Include):
+            return self._content(value, keys, places, depth)
+        if isinstance(value, dict):
+            if len(keys) == 2 and keys[0] == "applications":
+                places = [self._application_directory(value), *places]
+            return {k: self._walk(v, (*keys, str(k)), places, depth) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._walk(v, (*keys, str(n)), places, depth) for n, v in enumerate(value)]
+        return value
+
+    def _application_directory(self, application: dict[str, Any]) -> Path:
+        source = application.get("source")
+        root = source.get("root") if isinstance(source, dict) else None
+        return self.directory / (root.strip("/") if isinstance(root, str) else "")
+
+    def _content(self, include: Include, keys: Keys, places: list[Path], depth: int) -> Any:
+        """Return the content of a file; the tag itself if it cannot be read."""
+        root = self.directory.resolve()
+        candidates = [(place / include.path.lstrip("/")).resolve() for place in places]
+        found = [path for path in candidates if path.is_relative_to(root) and path.exists()]
+        if not include.path or not found or depth > MAX_INCLUDES:
+            self._missing(include, keys)
+            return include
+        path = found[0]
+        if path.is_dir() or include.kind == "archive":
+            return include  # the platform packs the directory; nothing here reads it
+        if include.kind == "yaml":
+            name = path.relative_to(root).as_posix()
+            value = _Reader(self.loaded, name, keys).read(path)
+            return self._walk(value, keys, [*places, path.parent], depth + 1)
+        try:
+            content = path.read_bytes()
+            return (
+                base64.b64encode(content).decode()
+                if include.kind == "binary"
+                else (content.decode())
+            )
+        except (OSError, UnicodeDecodeError):
+            self._missing(include, keys)
+            return include
+
+    def _missing(self, include: Include, keys: Keys) -> None:
+        message = f"{'.'.join(keys)} includes {include.path or 'no file'}, which "
+        place = self.loaded.place(*keys)
+        if self.complete:
+            finding = _fault(f"{message}cannot be read", place, "correct the path, or add the file")
+        else:
+            finding = Finding(
+                STAGE,
+                f"{message}is not here, so its content was not checked",
+                fix="validate the directory of the project",
+                severity=Severity.NOT_REHEARSED,
+                file=place.file,
+                line=place.line,
+            )
+        self.loaded.findings.append(finding)
+
+
+def _merge(loaded: Loaded, value: dict[str, Any], name: str) -> None:
+    """Add the value of a file; report names that another file has defined."""
+    for section, members in value.items():
+        present = loaded.raw.get(section)
+        if not isinstance(present, dict) or not isinstance(members, dict):
+            if present is None:
+                loaded.raw[section] = members
+            elif members is not None:
+                message = f"`{section}` is defined in several files and is not a mapping"
+                loaded.findings.append(_fault(message, loaded.place(str(section))))
+            continue
+        for key in members:
+            if key in present:
+                place = loaded.place(str(section), str(key))
+                message = f"{section}.{key} is defined in several files"
+                loaded.findings.append(_fault(message, place, "remove or rename one of them"))
+        loaded.raw[section] = present | members
+
+
+def _fault(message: str, place: Place, fix: str = "correct the file") -> Finding:
+    return Finding(STAGE, message, REJECTED, fix, Severity.ERROR, place.file, place.line)
+
+
+def _readable(value: Any) -> Any:
+    """Return a copy without the values that could not be read, and with text as keys."""
+    if isinstance(value, dict):
+        return {str(k): _readable(v) for k, v in value.items() if not isinstance(v, Unread)}
+    if isinstance(value, list):
+        return [_readable(item) for item in value if not isinstance(item, Unread)]
+    return value
+
+
+def _remove(raw: Any, location: tuple[int | str, ...]) -> bool:
+    """Remove the value at a location, or its nearest ancestor that exists."""
+    parent: Any = None
+    key: Any = None
+    value = raw
+    for part in location:
+        if isinstance(value, dict) and str(part) in value:
+            parent, key = value, str(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            parent, key = value, part
+        else:
+            break
+        value = parent[key]
+    if parent is None:
+        return False
+    del parent[key]
+    return True

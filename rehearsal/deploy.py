@@ -30,11 +30,13 @@ async def first(scene: Scene, image: Image) -> Instance:
     instance = scene.instance(image, "app")
     gate = scene.front.gate
     gate.hold()
-    hold = Hold()
+    hold = Hold(begun=scene.recorder.now())
     await bring_up(scene, instance, hold)
     await gate.send_to(instance.entrance)
     gate.release()
-    scene.report.hold = hold
+    hold.ended = scene.recorder.now()
+    if not scene.prefix:
+        scene.report.hold = hold
     return instance
 
 
@@ -60,10 +62,15 @@ async def bring_up(scene: Scene, instance: Instance, hold: Hold, prefix: str = "
             raise RehearsalStoppedError from None
         # As on the platform, post_start does not wait until the application accepts connections.
         post_start = asyncio.create_task(scene.hook(instance, commands.post_start))
-        up = await inspection.wait_until_up(instance, scene.add_finding, stage.name)
-        instance.is_serving = up
+        hook = instance.application.hooks.deploy
+        up = await inspection.wait_until_up(
+            instance, scene.add_finding, stage.name, is_final=hook is None
+        )
         hold.parts["start"] = time.monotonic() - begun
-        stage.detail = "accepts connections" if up else ""
+        if not up:
+            scene.doubt_connection(inspection.tail(instance.log, 100))
+        if up:
+            stage.detail = "accepts connections" if instance.is_passing else "serves files only"
     if commands.post_start:
         with scene.stage(f"{prefix}post_start") as stage:
             begun = time.monotonic()
@@ -73,13 +80,21 @@ async def bring_up(scene: Scene, instance: Instance, hold: Hold, prefix: str = "
     else:
         await post_start
     deployed = True
-    hook = instance.application.hooks.deploy
     if hook:
         with scene.stage(f"{prefix}deploy") as stage:
             begun = time.monotonic()
             result = await deploy_hook(scene, instance, hook, broken)
             hold.parts["deploy"] = time.monotonic() - begun
             deployed = scene.judge(result, stage, instance, ("hooks", "deploy"))
+        if not up and instance.web and instance.web.is_crash_looping:
+            # The platform has been restarting it all the time, and now the hook has run.
+            with scene.stage(f"{prefix}restart") as stage:
+                begun = time.monotonic()
+                await instance.web.restart()
+                up = await inspection.wait_until_up(instance, scene.add_finding, stage.name)
+                hold.parts["restart"] = time.monotonic() - begun
+                stage.detail = "accepts connections after the deploy hook" if up else ""
+    instance.is_serving = up
     return up and deployed
 
 
@@ -134,7 +149,7 @@ async def under_load(
         generator = steady(
             scene.front.address,
             scene.project.rate,
-            scene.project.visits(),
+            await scene.visits(),
             scene.logs / "load.log",
         )
         async with generator as load:
@@ -149,7 +164,7 @@ async def under_load(
             "load",
             "the previous release does not answer the requests of the load as expected",
             fix="check `path` and `status` in [[tool.rehearsal.load]] in pyproject.toml",
-            excerpt=inspection.tail(scene.logs / "load.log"),
+            excerpt=inspection.explain(scene.logs / "load.log"),
         )
         raise RehearsalStoppedError from None
     return live
@@ -158,12 +173,14 @@ async def under_load(
 async def judge_load(scene: Scene, numbers: dict[str, object], stage: Stage) -> None:
     scene.report.load, found = await inspection.judge_load(
         numbers,
-        scene.databases,
-        scene.database_names(),
+        next(iter(scene.databases), None),
         [instance.log for instance in scene.instances],
         refuses_unsafe=scene.options.strategy == "stop-start",
     )
     scene.report.findings += found
+    begun = scene.recorder.begun
+    for slot in scene.report.load.get("timeline", []):
+        slot[0] -= begun
     stage.detail = f"{scene.report.load['requests']} requests"
 
 
@@ -195,7 +212,7 @@ async def stop_and_start(scene: Scene, old: Instance, previous: Image, image: Im
     gate = scene.front.gate
     gate.hold()
     await gate.send_to(None)  # requests that cannot be held are refused
-    hold = Hold()
+    hold = Hold(begun=scene.recorder.now())
     begun = time.monotonic()
     # Without waiting for requests in flight, which must be answered all the same.
     await end(scene, old, "stop previous")
@@ -204,6 +221,7 @@ async def stop_and_start(scene: Scene, old: Instance, previous: Image, image: Im
     await bring_up(scene, new, hold)
     await gate.send_to(new.entrance)
     gate.release()
+    hold.ended = scene.recorder.now()
     hold.waited, hold.longest = gate.held_total, gate.longest_hold
     scene.report.hold = hold
     return new

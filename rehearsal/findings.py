@@ -1,20 +1,45 @@
-"""Findings: errors, warnings and notes of a rehearsal."""
+"""Findings of a rehearsal, and the verdict that follows from them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Severity(StrEnum):
     """The severity of a finding."""
 
-    ERROR = "error"  # the deploy or requests fail; the exit code is 1
-    WARNING = "warning"  # the deploy works, but should be improved
-    NOTE = "note"  # information, such as what could not be tested on this machine
+    ERROR = "error"  # the deploy or requests fail
+    NOT_REHEARSED = "not-rehearsed"  # cannot be rehearsed on this machine or by this version
+    WARNING = "warning"  # the deploy works, but should be improved; an error with --strict
+    NOTE = "note"  # information
+
+
+class Verdict(StrEnum):
+    """The result of a rehearsal."""
+
+    SUCCEEDS = "succeeds"
+    FAILS = "fails"
+    NOT_REHEARSED = "not-rehearsed"
+    """Nothing failed, but a part of the deploy could not be rehearsed."""
+
+    @property
+    def exit_code(self) -> int:
+        return {Verdict.SUCCEEDS: 0, Verdict.FAILS: 1, Verdict.NOT_REHEARSED: 2}[self]
+
+
+class Place(NamedTuple):
+    """A line of a file."""
+
+    file: str = ""
+    """The path relative to the root of the repository; "" if there is none."""
+    line: int = 0
+    """Counted from 1; 0 if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One problem, or one thing that could not be tested."""
+    """One problem, or one thing that could not be rehearsed."""
 
     stage: str
     """The stage of the lifecycle in which it was found, such as `validate` or `deploy`."""
@@ -23,7 +48,7 @@ class Finding:
     consequence: str = ""
     """What the platform would do, or what a visitor would see."""
     fix: str = ""
-    """How to fix it."""
+    """How to fix it, or how to make it possible to rehearse it."""
     severity: Severity = Severity.ERROR
     file: str = ""
     """The path of the file, relative to the root of the repository; empty if there is none."""
@@ -36,3 +61,11 @@ class Finding:
     def place(self) -> str:
         """Return `file:line`, a form that editors can open."""
         return f"{self.file}:{self.line}" if self.line else self.file
+
+
+def verdict(findings: Iterable[Finding], *, strict: bool = False) -> Verdict:
+    """Return the verdict; `strict` treats warnings as errors."""
+    found = {finding.severity for finding in findings}
+    if Severity.ERROR in found or (strict and Severity.WARNING in found):
+        return Verdict.FAILS
+    return Verdict.NOT_REHEARSED if Severity.NOT_REHEARSED in found else Verdict.SUCCEEDS

@@ -6,19 +6,25 @@ import hashlib
 import json
 import os
 import secrets
-import shlex
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from rehearsal.configuration import CONFIG_FILE, Application, Configuration
+from rehearsal.configuration import Application, Configuration
+from rehearsal.dependencies import plan
 from rehearsal.findings import Finding, Severity
 from rehearsal.locks import locked
+from rehearsal.runtimes import (
+    Python,
+    find_python,
+    is_rehearsable,
+    link_pythons,
+    prepare_python,
+    search_path,
+)
 from rehearsal.sandbox import Container, Result, remove
+from rehearsal.shapes import Keys
 from rehearsal.tree import Tree
 from rehearsal.variables import build_variables
 
@@ -26,22 +32,22 @@ BUILD_SECONDS = 1800
 MEGABYTE = 1024 * 1024
 # Metadata, stored next to the image and not visible in it.
 DONE = "built.json"
+PROGRAMS = "/image/bin"
+PYTHONS = "/image/pythons"
+
+
+# Files that keep an empty directory in Git.
+PLACEHOLDERS = {".gitignore", ".gitkeep", ".keep", "README.md"}
 
 
 class BuildError(Exception):
-    """The build hook failed, so there is no image and no deploy."""
+    """A command of the build failed, so there is no image and no deploy."""
 
-    def __init__(self, result: Result) -> None:
-        super().__init__(f"the build hook ended with exit code {result.code}")
+    def __init__(self, result: Result, command: str, keys: Keys) -> None:
+        super().__init__(f"{command} {result.ending}")
         self.result = result
-
-
-@dataclass(frozen=True)
-class Interpreter:
-    """The Python on this machine that is used instead of the image's."""
-
-    path: str
-    version: str
+        self.keys = keys
+        """The keys below the application that ask for the command."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ class Image:
     """The root of the checked-out repository, on this machine."""
     application: str
     configuration: Configuration
-    programs: Path
-    """The directory with the image's interpreter."""
+    python: Python
+    """The image's interpreter."""
     megabytes: float
     seconds: float
     reused: bool
@@ -68,6 +74,10 @@ class Image:
     def directory(self) -> Path:
         """Return the application's directory, on this machine."""
         return self.top / self.description.directory
+
+    def search_path(self, bwrap: str | None) -> tuple[str, ...]:
+        """Return the directories on a container's PATH."""
+        return path_of(self.python, self.directory, bwrap)
 
 
 class Images:
@@ -106,38 +116,42 @@ class Images:
             BuildError: the build hook failed.
         """
         application = configuration.applications[name]
-        python = find_python(application.type)
-        key = hashlib.sha256(
-            repr((tree.id, name, python, bool(self.bwrap), self.entropy, variant)).encode()
-        ).hexdigest()[:16]
+        python = await self.python(application)
+        facts = (tree.id, name, python.interpreter, bool(self.bwrap), self.entropy, variant)
+        key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         images = self.state / "images"
         images.mkdir(parents=True, exist_ok=True)
         current = images / f"{key}.current"
         async with locked(images / f"{key}.lock"):
-            built = images / current.read_text() if current.exists() else None
-            reused = built is not None and (built / DONE).exists() and not again
-            if built is not None and reused:
-                place = built
+            existing = images / current.read_text() if current.exists() else None
+            reused = existing is not None and (existing / DONE).exists() and not again
+            if existing is not None and reused:
+                place = existing
             else:
                 # In a new directory, because another rehearsal may be using the previous image.
                 place = images / f"{key}-{secrets.token_hex(4)}"
-                await self._make(place, tree, configuration, name, log, show, python)
+                await self._make(place, tree, configuration, name, python, log, show)
                 current.write_text(place.name)
             hold.callback(os.close, in_use(place))
             for old in images.glob(f"{key}-*"):
                 if old != place and not is_used(old):
                     await asyncio.to_thread(remove, old)
-        facts = json.loads((place / DONE).read_text())
+        built = json.loads((place / DONE).read_text())
         return Image(
             release=tree.id,
             top=place / "app",
             application=name,
             configuration=configuration,
-            programs=place / "image" / "bin",
-            megabytes=facts["megabytes"],
-            seconds=facts["seconds"],
+            python=python,
+            megabytes=built["megabytes"],
+            seconds=built["seconds"],
             reused=reused,
         )
+
+    async def python(self, application: Application) -> Python:
+        """Return the Python of an application's image."""
+        found = await asyncio.to_thread(find_python, application, self.state)
+        return await prepare_python(found, self.state)
 
     async def _make(
         self,
@@ -145,59 +159,93 @@ class Images:
         tree: Tree,
         configuration: Configuration,
         name: str,
+        python: Python,
         log: Path,
         show: Callable[[str], None],
-        python: Interpreter,
     ) -> None:
-        """Check out the tree and run the build hook."""
+        """Check out the tree, install its dependencies and run the build hook."""
         tree.export(place / "app")
-        programs = link_interpreter(place / "image" / "bin", python)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         try:
-            result = await self._run_hook(place, configuration, name, tree.id, programs, log, show)
+            await self._run(place, configuration, name, tree.id, python, log, show)
         except BuildError:
             await asyncio.to_thread(remove, place)
             raise
+        seconds = loop.time() - begun
         size = await asyncio.to_thread(measure, place / "app")
-        facts = {"seconds": result.seconds if result else 0.0, "megabytes": size}
-        (place / DONE).write_text(json.dumps(facts))
+        (place / DONE).write_text(json.dumps({"seconds": seconds, "megabytes": size}))
 
-    async def _run_hook(
+    async def _run(
         self,
         place: Path,
         configuration: Configuration,
         name: str,
         release: str,
-        programs: Path,
+        python: Python,
         log: Path,
         show: Callable[[str], None],
-    ) -> Result | None:
+    ) -> None:
+        """Run the commands of the build.
+
+        Raises:
+            BuildError: one of them failed.
+        """
         application = configuration.applications[name]
-        hook = application.hooks.build
-        if not hook:
-            return None
+        if not is_rehearsable(application):
+            return
         cache = self.state / "cache"
         cache.mkdir(exist_ok=True)
         directory = place / "app" / application.directory
+        prepare_home(directory)
+        pythons = place / "pythons"
+        await asyncio.to_thread(link_pythons, pythons, application)
+        variables = build_variables(
+            configuration,
+            name,
+            release=release,
+            entropy=self.entropy,
+            directory="/app" if self.bwrap else str(directory),
+            cache="/cache" if self.bwrap else str(cache),
+        )
+        if python.interpreter.is_managed:
+            variables["PIP_BREAK_SYSTEM_PACKAGES"] = "1"
         container = Container(
             tree=directory,
-            variables=build_variables(
-                configuration,
-                name,
-                release=release,
-                entropy=self.entropy,
-                directory="/app" if self.bwrap else str(directory),
-                cache="/cache" if self.bwrap else str(cache),
-            ),
+            variables=variables,
             bwrap=self.bwrap,
             read_only=False,
             binds={"/cache": cache},
-            read_only_binds={"/image/bin": programs},
-            path=search_path(programs, self.bwrap),
+            read_only_binds={PROGRAMS: python.programs, PYTHONS: pythons},
+            replaced=python.replaced,
+            path=(*path_of(python, directory, self.bwrap), PYTHONS if self.bwrap else str(pythons)),
         )
-        result = await container.run(hook, log=log, seconds=BUILD_SECONDS, show=show)
-        if result.code != 0:
-            raise BuildError(result)
-        return result
+        steps, _ = plan(application, directory)
+        commands = [(f"`{step.command}`", step.command, step.keys) for step in steps]
+        if application.hooks.build:
+            commands.append(("the build hook", application.hooks.build, ("hooks", "build")))
+        for command, text, keys in commands:
+            result = await container.run(text, log=log, seconds=BUILD_SECONDS, show=show)
+            if result.code != 0:
+                raise BuildError(result, command, keys)
+
+
+def prepare_home(directory: Path) -> None:
+    """Let Python's user directory be the one of global dependencies, which is on PATH.
+
+    `pip install` puts programs into `~/.local/bin`, and on the platform into `/app/.global/bin`.
+    """
+    (directory / ".global").mkdir(exist_ok=True)
+    local = directory / ".local"
+    if not local.exists():
+        local.symlink_to(".global")
+
+
+def path_of(python: Python, directory: Path, bwrap: str | None) -> tuple[str, ...]:
+    """Return the directories on the PATH of an image's containers."""
+    if bwrap:
+        return search_path(PROGRAMS, "/app")
+    return search_path(str(python.programs), str(directory))
 
 
 def in_use(place: Path) -> int:
@@ -219,62 +267,6 @@ def is_used(place: Path) -> bool:
     return False
 
 
-def search_path(programs: Path, bwrap: str | None) -> tuple[str, ...]:
-    """Return the container's PATH for the image's programs, including Node and curl."""
-    tools = [shutil.which(name) for name in ("node", "npm", "curl", "jq")]
-    own = "/image/bin" if bwrap else str(programs)
-    return (own, *dict.fromkeys(os.path.dirname(path) for path in tools if path))
-
-
-def find_python(type_: str) -> Interpreter:
-    """Return the interpreter of the application's Python version, or else the current one."""
-    language, _, version = type_.partition(":")
-    own = Interpreter(
-        getattr(sys, "_base_executable", sys.executable),
-        "{}.{}".format(*sys.version_info[:2]),
-    )
-    if language != "python" or version == own.version:
-        return own
-    candidates = [
-        shutil.which(f"python{version}"),
-        # The first one may be a pyenv shim for a version that is not active.
-        *map(str, Path.home().glob(f".pyenv/versions/{version}*/bin/python{version}")),
-    ]
-    for candidate in filter(None, candidates):
-        code = "import sys; print(sys._base_executable, '%d.%d' % sys.version_info[:2])"
-        result = subprocess.run([candidate, "-c", code], capture_output=True, text=True)
-        path, _, found = result.stdout.strip().rpartition(" ")
-        if result.returncode == 0 and found == version:
-            return Interpreter(path, version)
-    return own
-
-
-def check_python(application: Application) -> list[Finding]:
-    """Return a note if the image's runtime is not available on this machine."""
-    language, _, version = application.type.partition(":")
-    python = find_python(application.type)
-    if language != "python":
-        message = f"{application.type} images are not available: this machine's programs are used"
-        fix = ""
-    elif python.version != version:
-        message = f"Python {version} is not installed, so Python {python.version} is used"
-        fix = f"install Python {version}"
-    else:
-        return []
-    return [Finding("build", message, fix=fix, severity=Severity.NOTE)]
-
-
-def link_interpreter(directory: Path, python: Interpreter) -> Path:
-    """Create the directory with the image's interpreter."""
-    directory.mkdir(parents=True)
-    for name in ("python", "python3", f"python{python.version}"):
-        program = directory / name
-        # Not a symbolic link: a virtual environment would refer to it, and it is only temporary.
-        program.write_text(f'#!/bin/sh\nexec {shlex.quote(python.path)} "$@"\n')
-        program.chmod(0o755)
-    return directory
-
-
 def measure(directory: Path) -> float:
     """Return the size of all files, in megabytes."""
     total = 0
@@ -290,8 +282,9 @@ def hidden_by_mounts(image: Image) -> list[Finding]:
     for key in image.description.mounts:
         path = image.directory / key.strip("/")
         files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
+        files = [file for file in files if file.name not in PLACEHOLDERS]
         if files:
-            line = image.configuration.line("applications", image.application, "mounts", key)
+            place = image.configuration.place("applications", image.application, "mounts", key)
             found.append(
                 Finding(
                     "build",
@@ -300,8 +293,9 @@ def hidden_by_mounts(image: Image) -> list[Finding]:
                     consequence="the running container does not see them",
                     fix="write to another directory in the build hook, and copy the files in the"
                     " deploy hook",
-                    file=CONFIG_FILE,
-                    line=line,
+                    severity=Severity.WARNING,
+                    file=place.file,
+                    line=place.line,
                 )
             )
     return found

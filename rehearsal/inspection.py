@@ -11,10 +11,11 @@ import aiohttp
 import httpx
 import psutil
 
-from rehearsal.configuration import CONFIG_FILE
+from rehearsal.excerpts import cause, traceback
 from rehearsal.findings import Finding, Severity
 from rehearsal.instance import START_SECONDS, STOP_SECONDS, ExitStatus, Instance
 from rehearsal.load import SHARE
+from rehearsal.router import Page
 from rehearsal.sandbox import run
 from rehearsal.services import Databases
 
@@ -24,7 +25,6 @@ POLL_SECONDS = 0.05
 PORT_CHECK_SECONDS = 0.5  # between two checks of the listening ports
 PORT_CHECKS = 12  # give up after that many in a row have found only other ports
 ENVIRONMENT_SECONDS = 30
-EXCERPT_LINES = 12
 SEE_OUTPUT = "fix the error in the output below"
 LOGGED_ERRORS = 5  # per log
 LOGGED_ERROR = re.compile(r'"level": ?"(?:warning|error|critical)"|\b(?:WARNING|ERROR|CRITICAL)\b')
@@ -41,10 +41,30 @@ head -c 2000 "$0/output"
 Find = Callable[..., None]
 
 
+# What programs print when they cannot reach a host, which may be named in the first group.
+UNREACHABLE = re.compile(
+    r"Could not resolve host: ([\w.-]+)|unable to resolve host address .([\w.-]+)"
+    r"|Failed to connect to ((?!localhost|127\.)[\w.-]+)"
+    r"|getaddrinfo (?:ENOTFOUND|EAI_AGAIN) ([\w.-]+)"
+    r"|(?:error sending request for url|Failed to (?:fetch|download)):? [(`]https?://([\w.-]+)"
+    r"|Temporary failure in name resolution|Network is unreachable"
+)
+
+
+def unreachable(output: str) -> str | None:
+    """Return the host that a command could not reach; None if that is not why it failed."""
+    match = UNREACHABLE.search(output)
+    if match is None:
+        return None
+    return next(filter(None, match.groups()), "the Internet")
+
+
 def suggest_fix(output: str) -> str:
     """Return the fix for the error in a command's output; "" if there is no output."""
     read_only = "write to a mount or to /tmp; everything else is read-only after the build hook"
     known = {
+        r"Read-only file system.*/\.cache/uv/": "uv needs a writable cache at runtime: set"
+        " UV_CACHE_DIR=/tmp/uv, or call the programs in .venv/bin instead of `uv run`",
         r"Read-only file system|EROFS": read_only,
         r"Permission denied|EACCES": read_only,
         r"DO NOT MATCH THE HASHES": "the package differs from the pinned one: compile the lock file"
@@ -52,6 +72,8 @@ def suggest_fix(output: str) -> str:
         r"--require-hashes mode": "compile the requirements file with hashes for all packages",
         r"Can not perform a '--user' install": "set PIP_USER=0 in the build hook: the image sets"
         " PIP_USER=1, which a virtual environment refuses",
+        r"No module named 'psycopg'": "SQLAlchemy 2.1 uses psycopg 3 for postgresql://: install"
+        " psycopg[binary], or write postgresql+psycopg2:// in the URL",
         r"Can't locate revision": "the database has a migration that is not in this commit, perhaps"
         " from another branch: use --fresh or another --environment",
     }
@@ -61,10 +83,17 @@ def suggest_fix(output: str) -> str:
     return SEE_OUTPUT if output.strip() else ""
 
 
-def tail(log: Path, lines: int = 12) -> str:
+def explain(log: Path) -> str:
+    """Return the part of a log that explains a failure; "" if there is no log."""
+    with suppress(FileNotFoundError):
+        return cause(log.read_text(errors="replace"))
+    return ""
+
+
+def tail(log: Path, lines: int) -> str:
     """Return the last lines of a log."""
     with suppress(FileNotFoundError):
-        return "\n".join(log.read_text(errors="replace").rstrip().splitlines()[-lines:])
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
     return ""
 
 
@@ -130,8 +159,24 @@ async def environment_file(instance: Instance, log: Path) -> list[Finding]:
     return found
 
 
-async def wait_until_up(instance: Instance, find: Find, stage: str) -> bool:
-    """Wait until the application accepts connections; add a finding if it does not."""
+async def wait_until_up(
+    instance: Instance, find: Find, stage: str, *, is_final: bool = True
+) -> bool:
+    """Wait until the application accepts connections; add a finding if it does not.
+
+    An application that receives no requests, such as a static site, need not accept any. If the
+    result is not final, an application that keeps crashing gets a warning only: it may need what
+    the deploy hook does.
+    """
+    if not instance.is_passing:
+        if instance.nginx is None:
+            find(
+                stage,
+                "there is no web server that serves the files",
+                fix="install nginx (Debian package: nginx-light)",
+                severity=Severity.NOT_REHEARSED,
+            )
+        return instance.nginx is not None
     loop = asyncio.get_running_loop()
     begun = checked = loop.time()
     elsewhere = 0  # checks in a row that found it listening on other ports only
@@ -145,13 +190,17 @@ async def wait_until_up(instance: Instance, find: Find, stage: str) -> bool:
             elsewhere = elsewhere + 1 if ports and instance.address not in ports else 0
             checked = loop.time()
         await asyncio.sleep(POLL_SECONDS)
-    find(stage, **_explain_failed_start(instance))
+    why = _explain_failed_start(instance)
+    if not is_final and instance.web and instance.web.is_crash_looping:
+        why["severity"] = Severity.WARNING
+        why["consequence"] = "the platform restarts it in a loop until the deploy hook has run"
+    find(stage, **why)
     return False
 
 
 def _explain_failed_start(instance: Instance) -> dict[str, Any]:
     """Return the finding that explains why the application does not accept connections."""
-    line = instance.image.configuration.line(
+    place = instance.image.configuration.place(
         "applications", instance.image.application, "web", "commands", "start"
     )
     web = instance.web
@@ -161,9 +210,9 @@ def _explain_failed_start(instance: Instance) -> dict[str, Any]:
             "consequence": "every request gets 502",
             "fix": "add web.commands.start",
         }
-    output = tail(instance.log)
+    output = explain(instance.log)
     if web.codes:
-        fix = SEE_OUTPUT if output else ""
+        fix = suggest_fix(output)
         if web.codes[-1] == 0:
             fix = "run the server in the foreground, without `&` and not as a daemon"
         return {
@@ -171,7 +220,7 @@ def _explain_failed_start(instance: Instance) -> dict[str, Any]:
             f" code {web.codes[-1]}",
             "consequence": "the platform restarts it in a loop, and every request gets 502",
             "fix": fix,
-            "line": line,
+            "place": place,
             "excerpt": output,
         }
     ports = ", ".join(map(str, sorted(web.listening())))
@@ -185,7 +234,7 @@ def _explain_failed_start(instance: Instance) -> dict[str, Any]:
         "message": f"the application {where}, but requests are sent to {expected}",
         "consequence": "every request gets 502",
         "fix": fix,
-        "line": line,
+        "place": place,
         "excerpt": output,
     }
 
@@ -212,6 +261,7 @@ def judge_end(end: ExitStatus, stage: str) -> list[Finding]:
                 f"the application was still running {STOP_SECONDS} s after SIGTERM and was killed",
                 consequence="every deploy loses the requests in flight",
                 fix="start the server with `exec`, and shut down on SIGTERM",
+                severity=Severity.WARNING,
             )
         ]
     found = []
@@ -237,9 +287,37 @@ def judge_end(end: ExitStatus, stage: str) -> list[Finding]:
     return found
 
 
-async def stop_in_flight(
-    instance: Instance, path: str, *, host: str
-) -> tuple[ExitStatus, int, int]:
+def explain_loss(end: ExitStatus, answered: int, lost: int, stage: str) -> Finding:
+    """Return the finding that explains why requests in flight were lost at SIGTERM."""
+    server = end.programs[-1].partition(" ")[0] if end.programs else "the server"
+    if end.reached_shell_only:
+        why = "the signal ended the shell, and the server was killed without it"
+        fix = "put `exec` before the command in web.commands.start, so that the server gets it"
+    elif end.killed:
+        why = "the server was still running when it was killed"
+        fix = "shut down on SIGTERM"
+    elif end.code in {-15, 143}:
+        why = "the server does not handle the signal, and ended at once"
+        fix = "shut down gracefully: stop accepting connections, answer the requests in flight,"
+        fix += " then exit"
+    elif any("gunicorn" in program for program in end.programs):
+        why = "gunicorn answered the requests that its workers were serving, and dropped those that"
+        why += " waited in its listen backlog"
+        fix = "serve more requests at the same time, for example with `--threads 8`"
+    else:
+        why = f"{Path(server).name} ended before it had answered them"
+        fix = "shut down gracefully: stop accepting connections, answer the requests in flight,"
+        fix += " then exit"
+    return Finding(
+        stage,
+        f"{lost} of {answered + lost} requests in flight were lost at SIGTERM: {why}",
+        consequence="visitors who are waiting for a response during a deploy may see an error",
+        fix=fix,
+        severity=Severity.WARNING,
+    )
+
+
+async def stop_in_flight(instance: Instance, page: Page) -> tuple[ExitStatus, int, int]:
     """Stop an application while it serves requests.
 
     Returns:
@@ -252,7 +330,9 @@ async def stop_in_flight(
         """Send requests one after another; the last one is in flight when SIGTERM is sent."""
         while not stopping.is_set():
             try:
-                async with client.get(path, headers={"Host": host}) as response:
+                async with client.get(
+                    page.path, headers={"Host": page.host}, allow_redirects=False
+                ) as response:
                     await response.read()
                     results.append(response.status < 500)
             except (aiohttp.ClientError, TimeoutError):
@@ -295,7 +375,7 @@ def judge_workers(instance: Instance, stage: str = "workers") -> list[Finding]:
     found = []
     for worker in instance.workers:
         if worker.codes:
-            line = instance.image.configuration.line(
+            place = instance.image.configuration.place(
                 "applications", instance.image.application, "workers", worker.name
             )
             found.append(
@@ -304,10 +384,11 @@ def judge_workers(instance: Instance, stage: str = "workers") -> list[Finding]:
                     f"the worker {worker.name} exited {len(worker.codes)} times, most recently with"
                     f" exit code {worker.codes[-1]}",
                     consequence="the platform restarts it in a loop",
+                    severity=Severity.ERROR if worker.is_crash_looping else Severity.WARNING,
                     fix="keep the worker running; if the schema is not migrated yet, wait for it",
-                    file=CONFIG_FILE,
-                    line=line,
-                    excerpt=tail(worker.log),
+                    file=place.file,
+                    line=place.line,
+                    excerpt=explain(worker.log),
                 )
             )
     return found
@@ -334,7 +415,7 @@ def judge_worker_ends(instance: Instance, stage: str) -> list[Finding]:
                 if end.killed
                 else "exit with code 0 after a graceful shutdown",
                 severity=Severity.ERROR if end.killed else Severity.WARNING,
-                excerpt=tail(worker.log),
+                excerpt=explain(worker.log),
             )
         )
     return found
@@ -367,25 +448,16 @@ def logs(instance: Instance) -> list[Finding]:
                         "inspect",
                         f"{message} ({log.name}, {len(numbers)} times)",
                         fix=fix,
-                        excerpt=excerpt(lines[numbers[0] :]),
+                        severity=Severity.WARNING,
+                        excerpt="\n".join(traceback(lines[numbers[0] :])),
                     )
                 )
     return found
 
 
-def excerpt(lines: list[str]) -> str:
-    """Return the start and the end of a log entry, because a traceback's end says the most."""
-    indented = next((n for n, line in enumerate(lines[1:], 1) if not line.startswith(" ")), 0)
-    kept = lines[: indented + 1]
-    if len(kept) > EXCERPT_LINES:
-        kept = [*kept[:3], "  …", *kept[4 - EXCERPT_LINES :]]
-    return "\n".join(line[:500] for line in kept)
-
-
 async def judge_load(
     numbers: dict[str, Any],
     databases: Databases | None,
-    names: list[str],
     logs: list[Path],
     *,
     refuses_unsafe: bool,
@@ -394,8 +466,7 @@ async def judge_load(
 
     Args:
         numbers: the load's result.
-        databases: the server on which acknowledged writes must be found.
-        names: the application's databases; the first one is queried for the rows.
+        databases: the server on which acknowledged writes must be found, in the first database.
         logs: the releases' logs; their errors are added to a finding about failed requests.
         refuses_unsafe: whether POST and PATCH requests were refused for a while, as the platform
             does while it holds other requests.
@@ -406,8 +477,8 @@ async def judge_load(
     writes = numbers.pop("acknowledged")
     found = []
     lost = []
-    if writes and names and databases:
-        connection = await databases.connect(names[0])
+    if writes and databases:
+        connection = await databases.connect()
         try:
             for query, what in writes:
                 if not await connection.fetchval(query):

@@ -9,13 +9,13 @@ from asyncio import Task
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 
 from rehearsal import web_server
-from rehearsal.configuration import Application
-from rehearsal.image import Image, search_path
+from rehearsal.configuration import Application, Mount
+from rehearsal.image import PROGRAMS, Image
 from rehearsal.network import accepts
 from rehearsal.sandbox import Container, Result, Running
 
@@ -24,6 +24,7 @@ MAX_EXITS = 5
 START_SECONDS = 30
 STOP_SECONDS = 15  # then SIGKILL; documented for workers
 NGINX_SECONDS = 5
+SHELLS = {"bash", "dash", "sh"}
 HOOK_SECONDS = 600
 # A container's memory on the first deploy, in MB; https://docs.upsun.com.
 MEMORY = {"BALANCED": 352, "HIGH_CPU": 224}
@@ -36,6 +37,14 @@ class ExitStatus:
     seconds: float
     code: int | None
     killed: bool
+    programs: tuple[str, ...] = ()
+    """The command lines of the process that got the signal, and of its child processes."""
+
+    @property
+    def reached_shell_only(self) -> bool:
+        """Return whether a shell got the signal, which does not forward it to its child."""
+        names = [Path(program.partition(" ")[0]).name for program in self.programs]
+        return len(names) > 1 and names[0] in SHELLS and names[1] not in SHELLS
 
 
 class SupervisedProcess:
@@ -67,6 +76,11 @@ class SupervisedProcess:
                 return
             running = await self.container.start(self.container.shell(self._text), self.log)
             self.running = running
+
+    async def restart(self) -> None:
+        """Start it again after a crash loop."""
+        self.codes.clear()
+        await self.start()
 
     @property
     def is_crash_looping(self) -> bool:
@@ -102,6 +116,10 @@ class SupervisedProcess:
         killed = False
         if self.running is None or self.is_crash_looping:
             return ExitStatus(0.0, None, killed=False)
+        programs = []
+        for process in self.running.processes():
+            with suppress(psutil.Error):
+                programs.append(" ".join(process.cmdline()))
         self.running.send(signal.SIGTERM)
         try:
             await self.running.wait(STOP_SECONDS)
@@ -109,7 +127,8 @@ class SupervisedProcess:
             killed = True
         seconds = loop.time() - begun
         await self.close()
-        return ExitStatus(seconds, None if killed else self.running.process.returncode, killed)
+        code = None if killed else self.running.process.returncode
+        return ExitStatus(seconds, code, killed, tuple(programs))
 
     async def close(self) -> None:
         """Kill it, if it is running."""
@@ -130,6 +149,7 @@ class Instance:
         image: Image,
         *,
         variables: Mapping[str, str],
+        hosts: Mapping[str, str],
         mounts: Mapping[str, Path],
         bwrap: str | None,
         nginx: str | None,
@@ -144,6 +164,7 @@ class Instance:
         Args:
             image: the built image.
             variables: the environment variables of the running container.
+            hosts: the addresses of host names that only this instance knows.
             mounts: the directories on this machine, by mount in the configuration.
             bwrap: the path of bubblewrap; None to run without it.
             nginx: the path of nginx; None to run without a web server.
@@ -156,6 +177,7 @@ class Instance:
         self.image = image
         self.application: Application = image.description
         self.variables = dict(variables)
+        self.hosts = hosts
         self.mounts = mounts
         self.bwrap = bwrap
         self.nginx = nginx
@@ -173,6 +195,17 @@ class Instance:
         """How each stopped worker ended."""
         self._nginx: Running | None = None
         scratch.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def is_passing(self) -> bool:
+        """Return whether the web server passes requests to the application."""
+        web = self.application.web
+        if not web.locations:
+            return bool(web.commands.start)
+        return any(
+            location.passthru or any(rule.passthru for rule in location.rules.values())
+            for location in web.locations.values()
+        )
 
     @property
     def is_unix(self) -> bool:
@@ -195,11 +228,16 @@ class Instance:
             listens: whether to set PORT and SOCKET; workers do not get them.
         """
         binds = {"/run/web": self.scratch}
-        read_only = {"/image/bin": self.image.programs}
+        read_only = {PROGRAMS: self.image.python.programs}
         for key, directory in self.mounts.items():
             target = read_only if self.read_only_mounts else binds
             target[f"/app/{key.strip('/')}"] = directory
         memory = MEMORY.get(self.application.container_profile or "HIGH_CPU", 224)
+        if self.hosts:
+            hosts = self.scratch / "hosts"
+            own = "".join(f"{address}\t{name}\n" for name, address in self.hosts.items())
+            hosts.write_text(Path("/etc/hosts").read_text() + own)
+            read_only["/etc/hosts"] = hosts
         limits = self.scratch / "config.json"
         limits.write_text(json.dumps({"info": {"limits": {"cpu": 0.5, "memory": memory}}}))
         return Container(
@@ -212,7 +250,8 @@ class Instance:
             bwrap=self.bwrap,
             binds=binds,
             read_only_binds=read_only | {"/run/config.json": limits},
-            path=search_path(self.image.programs, self.bwrap),
+            replaced=self.image.python.replaced,
+            path=self.image.search_path(self.bwrap),
         )
 
     async def start(self) -> None:
@@ -296,6 +335,20 @@ class Instance:
             await self._nginx.kill()
 
 
+def mount_source(image: Image, directory: Path, key: str, mount: Mount) -> Path:
+    """Return the directory on this machine that a mount points to.
+
+    With several applications, and for a network storage, files are shared with those mounts that
+    have the same owner.
+    """
+    owner = mount.service or image.application
+    if mount.service or len(image.configuration.applications) > 1:
+        directory /= f"@{owner}"
+    # Without `source_path` the files are in a directory with the name of the mount.
+    path = key if mount.source_path is None else mount.source_path
+    return directory.joinpath(*PurePosixPath(path.strip("/")).parts)
+
+
 def prepare_mounts(image: Image, directory: Path, *, bwrap: str | None) -> dict[str, Path]:
     """Create the directories of the mounts, and the mount points in the image.
 
@@ -304,8 +357,7 @@ def prepare_mounts(image: Image, directory: Path, *, bwrap: str | None) -> dict[
     """
     found = {}
     for key, mount in image.description.mounts.items():
-        # Without `source_path` the files are in a directory with the name of the mount.
-        source = directory / (mount.source_path or key).strip("/").replace("/", "_")
+        source = mount_source(image, directory, key, mount)
         source.mkdir(parents=True, exist_ok=True)
         place = image.directory / key.strip("/")
         if bwrap:

@@ -60,8 +60,11 @@ class Project(Part):
 
     application: str | None = None
     """The application to rehearse; required if the configuration has several."""
-    pages: list[str] = Field(default=["/"], min_length=1)
-    """Pages that must respond with 200 without a login; the first page's assets are checked."""
+    pages: list[str] = []
+    """Pages that must respond with 200 without a login; the first page's assets are checked.
+
+    By default the URL of each of the application's routes must respond without a server error.
+    """
     ready: str | None = None
     """The readiness URL: responds with 200 only while the application can serve requests."""
     compatibility: Compatibility = Compatibility()
@@ -69,9 +72,6 @@ class Project(Part):
     """The load, in requests per second."""
     load: list[Visit] = []
     """The visits of the load; by default one visit per page."""
-
-    def visits(self) -> list[Visit]:
-        return self.load or [Visit(share=1, requests=[Request(path=page)]) for page in self.pages]
 
 
 def read(directory: Path) -> Project:

@@ -5,14 +5,31 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rehearsal.findings import Finding, Severity
+from rehearsal.findings import Finding, Severity, Verdict, verdict
+from rehearsal.formats import as_json
 
-COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2", "bold": "1"}
+if TYPE_CHECKING:
+    from rehearsal.recorder import Costs
+
+COLOURS = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2", "bold": "1"}
+SIGNS = {"ok": ("✓", "green"), "failed": ("✗", "red"), "partial": ("~", "cyan")}
+SEVERITIES = {
+    Severity.ERROR: "red",
+    Severity.NOT_REHEARSED: "cyan",
+    Severity.WARNING: "yellow",
+    Severity.NOTE: "dim",
+}
+VERDICTS = {
+    Verdict.SUCCEEDS: ("The deploy would succeed.", "green"),
+    Verdict.FAILS: ("The deploy would fail.", "red"),
+    Verdict.NOT_REHEARSED: ("The deploy was not rehearsed completely.", "cyan"),
+}
 TICK_SECONDS = 0.1
 
 
@@ -22,8 +39,10 @@ class Stage:
 
     name: str
     seconds: float = 0.0
+    begun: float = 0.0
+    """Seconds since the start of the rehearsal."""
     result: str = "ok"
-    """`ok` or `failed`."""
+    """`ok`, `failed`, or `partial` if a part of it could not be rehearsed."""
     detail: str = ""
 
 
@@ -37,6 +56,9 @@ class Hold:
     """The number of requests that were held."""
     longest: float = 0.0
     """How long the longest of them was held."""
+    begun: float = 0.0
+    """Since the start of the rehearsal."""
+    ended: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -59,10 +81,27 @@ class Report:
     seconds: float = 0.0
     previous: str = ""
     """The release that was replaced."""
+    strict: bool = False
+    """Whether warnings count as errors."""
+    costs: "Costs | None" = None
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict(self.findings, strict=self.strict)
 
     @property
     def exit_code(self) -> int:
-        return int(any(finding.severity is Severity.ERROR for finding in self.findings))
+        return self.verdict.exit_code
+
+    @property
+    def has_errors(self) -> bool:
+        """Return whether something failed so far, apart from warnings."""
+        return verdict(self.findings) is Verdict.FAILS
+
+    @property
+    def rehearsed(self) -> list[str]:
+        """Return the names of the stages that were rehearsed completely."""
+        return [stage.name for stage in self.stages if stage.result == "ok"]
 
     def document(self) -> dict[str, Any]:
         """Return the report as `--json` prints it."""
@@ -70,22 +109,40 @@ class Report:
             "title": self.title,
             "previous": self.previous,
             "ok": self.exit_code == 0,
+            "verdict": self.verdict.value,
+            "strict": self.strict,
             "seconds": round(self.seconds, 3),
             "stages": [asdict(stage) for stage in self.stages],
             "hold": self.hold and {**asdict(self.hold), "seconds": round(self.hold.seconds, 3)},
             "load": self.load,
+            "costs": self.costs and self.costs.document(),
             "seen": self.seen,
-            "findings": [{**asdict(finding), "place": finding.place} for finding in self.findings],
+            "findings": [as_json(finding) for finding in self.findings],
             "address": self.address,
         }
+
+
+def counted(findings: Iterable[Finding]) -> str:
+    """Return the numbers of findings, such as `1 error, 2 warnings`."""
+    counts = Counter(finding.severity for finding in findings)
+    parts = []
+    for severity in SEVERITIES:
+        count, name = counts[severity], severity.value.replace("-", " ")
+        plural = "s" if count > 1 and severity is not Severity.NOT_REHEARSED else ""
+        if count:
+            parts.append(f"{count} {name}{plural}")
+    return ", ".join(parts)
 
 
 class Console:
     """Write progress and the report as text, with a live progress line on a terminal."""
 
-    def __init__(self, stream: TextIO = sys.stdout, *, quiet: bool = False) -> None:
+    def __init__(
+        self, stream: TextIO = sys.stdout, *, quiet: bool = False, verbose: bool = False
+    ) -> None:
         self.stream = stream
         self.quiet = quiet
+        self.verbose = verbose
         self.moving = stream.isatty() and os.environ.get("TERM") != "dumb" and not quiet
         self._colours = stream.isatty() and "NO_COLOR" not in os.environ
         self._spinner = itertools.cycle("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
@@ -128,49 +185,61 @@ class Console:
         self.stream.flush()
 
     def ended(self, stage: Stage, findings: list[Finding]) -> None:
-        """Print a finished stage and its findings."""
-        sign, colour = ("✓", "green") if stage.result == "ok" else ("✗", "red")
+        """Print a finished stage; the report at the end has its findings."""
+        sign, colour = SIGNS[stage.result]
         took = f"{stage.seconds:5.1f} s"
         name = f"{stage.name:<12}"
-        self.say(f"{self.paint(sign, colour)} {self.paint(name, 'bold')} {took}  {stage.detail}")
-        for finding in findings:
-            self.finding(finding)
+        errors = [finding.message for finding in findings if finding.severity is Severity.ERROR]
+        counts = counted(findings)
+        parts = [errors[0] if errors else stage.detail, f"({counts})" if counts else ""]
+        text = "  ".join(part for part in parts if part)
+        self.say(f"{self.paint(sign, colour)} {self.paint(name, 'bold')} {took}  {text}")
 
-    def finding(self, finding: Finding) -> None:
-        """Print one finding."""
-        colour = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
-        head = f"{finding.severity.value}:"
+    def finding(self, finding: Finding, *, stage: bool = False) -> None:
+        """Print one finding, perhaps with its stage."""
+        head = f"{finding.severity.value.replace('-', ' ')}:"
         place = f"{finding.place}: " if finding.place else ""
-        self.say(f"    {self.paint(head, colour[finding.severity])} {place}{finding.message}")
+        head = self.paint(head, SEVERITIES[finding.severity])
+        where = f"[{finding.stage}] " if stage else ""
+        self.say(f"{head} {where}{place}{finding.message}")
         for label, text in (("effect", finding.consequence), ("fix", finding.fix)):
             if text:
-                self.say(f"           {self.paint(f'{label:<6}', 'dim')}  {text}")
+                self.say(f"       {self.paint(f'{label:<6}', 'dim')}  {text}")
         for line in finding.excerpt.splitlines():
-            self.say(f"           {self.paint('│', 'dim')} {line}")
+            self.say(f"       {self.paint('│', 'dim')} {line}")
+
+    def verdict(self, text: str, colour: str, findings: list[Finding], end: str = "") -> None:
+        """Print the last line of a report."""
+        text = self.paint(text, colour, "bold")
+        self.say(f"{text} Findings: {counted(findings) or 'none'}.{end}")
 
     def close(self, report: Report) -> None:
-        """Print the summary at the end of the report."""
+        """Print the findings and the summary: errors first, warnings and notes as a count."""
         self.say()
+        shown = set(SEVERITIES) if self.verbose else {Severity.ERROR, Severity.NOT_REHEARSED}
+        if report.strict:
+            shown.add(Severity.WARNING)
+        for severity in SEVERITIES:
+            for finding in report.findings:
+                if finding.severity is severity and severity in shown:
+                    self.finding(finding, stage=True)
+        folded = counted(f for f in report.findings if f.severity not in shown)
+        if folded:
+            self.say(f"{self.paint(folded, 'yellow')}; add --verbose to see them")
+        if report.findings:
+            self.say()
         if report.hold is not None:
             self._hold(report.hold)
         if report.load is not None:
             self._load(report.load)
+        if report.costs is not None:
+            self._costs(report.costs)
         for line in report.seen:
             self.say(f"  {line}")
-        counts = {
-            severity: sum(finding.severity is severity for finding in report.findings)
-            for severity in Severity
-        }
-        parts = [
-            f"{count} {severity.value}{'s' if count > 1 else ''}"
-            for severity, count in counts.items()
-            if count
-        ]
-        verdict = "The deploy would fail." if report.exit_code else "The deploy would succeed."
-        self.say(
-            f"{self.paint(verdict, 'red' if report.exit_code else 'green', 'bold')}"
-            f" Findings: {', '.join(parts) or 'none'}. Duration: {report.seconds:.1f} s."
-        )
+        if report.verdict is Verdict.NOT_REHEARSED:
+            self.say(f"Rehearsed   {', '.join(report.rehearsed) or 'nothing'}")
+        text, colour = VERDICTS[report.verdict]
+        self.verdict(text, colour, report.findings, f" Duration: {report.seconds:.1f} s.")
 
     def _hold(self, hold: Hold) -> None:
         if not hold.parts:
@@ -204,6 +273,17 @@ class Console:
                 self.paint(f"{lost} lost", "red") if lost else self.paint("none lost", "green")
             )
             self.say(f"Writes      {load['writes']} acknowledged, {verdict}")
+
+    def _costs(self, costs: "Costs") -> None:
+        parts = [f"{each.name} {each.peak:.0f} MB" for each in costs.containers if each.peak]
+        if costs.connections:
+            parts.append(f"{costs.peak_connections} database connections")
+        for name, size in costs.images.items():
+            last = costs.previous_images.get(name)
+            change = f" ({size - last:+.0f})" if last and round(size - last) else ""
+            parts.append(f"image {name} {size:.0f} MB{change}")
+        if parts:
+            self.say(f"Costs       {', '.join(parts)}")
 
     def _wipe(self) -> None:
         if self.moving:

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil
 
+from rehearsal.excerpts import cause
+
 # The output of `.environment` is discarded here; inspection.environment_file checks it.
 SOURCE_ENVIRONMENT = """
 if [ -f ./.environment ]; then . ./.environment >/dev/null 2>&1 </dev/null; fi
@@ -59,9 +61,10 @@ class Result:
             return f"timed out after {self.seconds:.0f} s"
         return f"failed with exit code {self.code}"
 
-    def tail(self, lines: int = 12) -> str:
-        """Return the last lines of the output."""
-        return "\n".join(self.output.rstrip().splitlines()[-lines:])
+    @property
+    def cause(self) -> str:
+        """Return the part of the output that explains a failure."""
+        return cause(self.output)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Container:
     """Writable directories, by their path in the container."""
     read_only_binds: Mapping[str, Path] = field(default_factory=dict)
     """Read-only directories and files, by their path in the container."""
+    replaced: Mapping[str, Path] = field(default_factory=dict)
+    """Read-only directories in place of this machine's, by the path that both have."""
     path: tuple[str, ...] = ()
     """Directories to add to PATH."""
 
@@ -98,6 +103,7 @@ class Container:
         covered = {"/app", "/dev", "/proc", "/run", "/tmp"} | {
             f"/{Path(target).parts[1]}" for target in (*self.binds, *self.read_only_binds)
         }
+        covered -= {"/etc"}  # binds there replace single files
         for entry in sorted(Path("/").iterdir()):
             if str(entry) in covered:
                 continue
@@ -111,9 +117,10 @@ class Container:
         # For an interpreter that is installed in one of the covered directories.
         arguments += ["--ro-bind", sys.base_prefix, sys.base_prefix]
         arguments += ["--ro-bind" if self.read_only else "--bind", str(self.tree), "/app"]
-        for option, paths in {"--bind": self.binds, "--ro-bind": self.read_only_binds}.items():
-            for target, source in paths.items():
-                arguments += [option, str(source), target]
+        for target, source in self.binds.items():
+            arguments += ["--bind", str(source), target]
+        for target, source in [*self.read_only_binds.items(), *self.replaced.items()]:
+            arguments += ["--ro-bind", str(source), target]
         return [*arguments, "--chdir", "/app", "--", *program]
 
     def shell(self, text: str) -> list[str]:

@@ -2,25 +2,30 @@
 
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import httpx
+
 from rehearsal import inspection
-from rehearsal.configuration import CONFIG_FILE
-from rehearsal.findings import Finding, Severity
+from rehearsal.findings import Finding, Place, Severity
 from rehearsal.front import Front, nginx
 from rehearsal.image import Image
 from rehearsal.instance import Instance, prepare_mounts
 from rehearsal.network import Ports
 from rehearsal.probe import describe_responses
-from rehearsal.project import Project
+from rehearsal.project import Project, Request, Visit
+from rehearsal.recorder import Recorder
 from rehearsal.report import Console, Report, Stage
+from rehearsal.router import Page
 from rehearsal.sandbox import Result
-from rehearsal.services import Databases
-from rehearsal.variables import Endpoint, Environment, runtime_variables
+from rehearsal.services import Databases, Services
+from rehearsal.variables import Endpoint, Environment, host_name, runtime_variables
 
 READY_SECONDS = 30.0
+# The stages that run none of the project's code.
+WITHOUT_CODE = {"validate", "freeze", "services", "front"}
 
 
 class RehearsalStoppedError(Exception):
@@ -44,9 +49,12 @@ class Options:
     fresh: bool = False
     rebuild: bool = False
     force: bool = False
+    strict: bool = False
+    html: Path | None = None
     isolated: bool = True
     keep: bool = False
     schema: Path | None = None
+    domain: str | None = None
     port: int = 0
     command: str = "upsun-rehearse"
     """The command that starts a rehearsal of this repository, for messages."""
@@ -87,16 +95,44 @@ class Scene:
     bwrap: str | None
     ports: Ports
     front: Front = field(init=False)
+    recorder: Recorder = field(default_factory=Recorder)
     project: Project = field(default_factory=Project)
-    databases: Databases | None = None
-    """None if the application has no relationship with a database."""
+    pages: list[Page] = field(default_factory=list)
+    """The pages to request: those that the project names, or else each route's URL."""
+    services: Services | None = None
+    """None until they have been started."""
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     instances: list[Instance] = field(default_factory=list)
     """All instances, including those that have ended."""
+    prefix: str = ""
+    """The start of the names of stages, with several applications; "" for the main one."""
+    subdirectory: str = ""
+    """The directory of the application's logs and temporary files; "" for the main one."""
+    doubts: list[str] = field(default_factory=list)
+    """What is missing here and may be the cause of a failure, such as `Python 3.14`."""
 
     @property
     def logs(self) -> Path:
-        return self.options.logs
+        return self.options.logs / self.subdirectory
+
+    def of(self, application: str) -> "Scene":
+        """Return the scene of another application in the same rehearsal.
+
+        It is deployed once, without the failures and the load that the options ask for.
+        """
+        other = replace(
+            self,
+            options=replace(self.options, broken=None, strategy=None, previous=None),
+            project=Project(),
+            pages=[],
+            endpoints={},
+            instances=[],
+            prefix=f"{application}: ",
+            subdirectory=application,
+            doubts=[],
+        )
+        other.logs.mkdir(exist_ok=True)
+        return other
 
     @property
     def mounts(self) -> Path:
@@ -105,11 +141,11 @@ class Scene:
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
         """Time a stage, and show its result."""
-        stage = Stage(name)
+        stage = Stage(f"{self.prefix}{name}", begun=self.recorder.now())
         begun = time.monotonic()
         known = len(self.report.findings)
         try:
-            with self.console.working(name):
+            with self.console.working(stage.name):
                 yield stage
         except BaseException:
             stage.result = "failed"
@@ -117,10 +153,38 @@ class Scene:
         finally:
             stage.seconds = time.monotonic() - begun
             found = self.report.findings[known:]
-            if any(finding.severity is Severity.ERROR for finding in found):
+            if name not in WITHOUT_CODE:
+                found = [self._in_doubt(finding) for finding in found]
+            if self.prefix:
+                found = [replace(finding, stage=stage.name) for finding in found]
+            self.report.findings[known:] = found
+            severities = {finding.severity for finding in found}
+            if Severity.ERROR in severities:
                 stage.result = "failed"
+            elif Severity.NOT_REHEARSED in severities and stage.result == "ok":
+                stage.result = "partial"
             self.report.stages.append(stage)
             self.console.ended(stage, found)
+
+    def doubt_connection(self, output: str) -> None:
+        """Note a host that a failed program could not reach, which the platform can."""
+        host = inspection.unreachable(output)
+        if host:
+            self.doubts.append(f"a connection to {host}")
+
+    def _in_doubt(self, finding: Finding) -> Finding:
+        """Return a failure of the project's code as not rehearsed if it may be due to a gap here.
+
+        On the platform, where nothing is missing, the same code may succeed.
+        """
+        if finding.severity is not Severity.ERROR or not self.doubts:
+            return finding
+        return replace(
+            finding,
+            message=f"{finding.message}; the cause may be what is missing here:"
+            f" {', '.join(dict.fromkeys(self.doubts))}",
+            severity=Severity.NOT_REHEARSED,
+        )
 
     def add_finding(
         self,
@@ -130,10 +194,10 @@ class Scene:
         consequence: str = "",
         fix: str = "",
         severity: Severity = Severity.ERROR,
-        line: int = 0,
+        place: Place | None = None,
         excerpt: str = "",
     ) -> None:
-        """Add a finding."""
+        """Add a finding; `Configuration.place` returns the place of a key."""
         self.report.findings.append(
             Finding(
                 stage=stage,
@@ -141,8 +205,8 @@ class Scene:
                 consequence=consequence,
                 fix=fix,
                 severity=severity,
-                file=CONFIG_FILE if line else "",
-                line=line,
+                file=place.file if place else "",
+                line=place.line if place else 0,
                 excerpt=excerpt,
             )
         )
@@ -150,7 +214,7 @@ class Scene:
     def instance(self, image: Image, label: str) -> Instance:
         """Create an instance of a release that is stopped at the end of the rehearsal."""
         port = self.ports.reserve()
-        scratch = self.scratch / label
+        scratch = self.scratch / self.subdirectory / label
         inside = "/app" if self.bwrap else str(image.directory)
         socket = "/run/web/app.sock" if self.bwrap else str(scratch / "app.sock")
         instance = Instance(
@@ -161,10 +225,12 @@ class Scene:
                 release=image.release,
                 environment=self.environment,
                 endpoints=self.endpoints,
+                named=self.bwrap is not None,
                 directory=inside,
                 port=port,
                 socket=socket,
             ),
+            hosts={host_name(name): endpoint.ip for name, endpoint in self.endpoints.items()},
             mounts=prepare_mounts(image, self.mounts, bwrap=self.bwrap),
             bwrap=self.bwrap,
             nginx=nginx(),
@@ -176,6 +242,8 @@ class Scene:
         )
         self.stack.push_async_callback(instance.close)
         self.instances.append(instance)
+        name = image.application
+        self.recorder.watch(name if label == "app" else f"{name} ({label})", instance)
         return instance
 
     async def hook(self, instance: Instance, text: str | None) -> Result | None:
@@ -191,6 +259,7 @@ class Scene:
         if result is None or result.code == 0:
             return True
         image = instance.image
+        self.doubt_connection(result.output)
         consequences = {
             "deploy": "the platform continues, and the new release serves although the hook failed",
             "post_start": "the platform reports the failure and continues",
@@ -203,8 +272,9 @@ class Scene:
             f"{name} {result.ending}",
             consequence=consequences.get(keys[-1], ""),
             fix=inspection.suggest_fix(result.output),
-            line=image.configuration.line("applications", image.application, *keys),
-            excerpt=result.tail(),
+            place=image.configuration.place("applications", image.application, *keys),
+            severity=Severity.WARNING if "crons" in keys else Severity.ERROR,
+            excerpt=result.cause,
         )
         return False
 
@@ -221,23 +291,35 @@ class Scene:
                 excerpt=await self.describe_responses(),
             )
 
-    def database_names(self) -> list[str]:
-        """Return the names of the databases that the application uses."""
-        return [
-            endpoint.path
-            for endpoint in self.endpoints.values()
-            if endpoint.scheme == "pgsql" and endpoint.path
-        ]
+    @property
+    def databases(self) -> list[Databases]:
+        """Return the PostgreSQL servers."""
+        return self.services.databases if self.services else []
 
-    async def with_databases(self, do: Callable[[Databases, str], Awaitable[None]]) -> None:
-        """Call `do` for each database that the application uses."""
-        if self.databases:
-            for name in self.database_names():
-                await do(self.databases, name)
+    async def with_databases(self, do: Callable[[Databases], Awaitable[None]]) -> None:
+        """Call `do` for each PostgreSQL server."""
+        for databases in self.databases:
+            await do(databases)
 
     async def describe_responses(self, address: str = "") -> str:
         """Return the current responses of a page and of the readiness URL."""
-        paths = [self.project.pages[-1], *filter(None, [self.project.ready])]
+        ready = [Page(page.host, self.project.ready or "") for page in self.pages[:1]]
         return await describe_responses(
-            address or self.front.address, paths, host=self.environment.domain
+            address or self.front.address,
+            [*self.pages[-1:], *(ready if self.project.ready else [])],
         )
+
+    async def visits(self) -> list[Visit]:
+        """Return the visits of the load; by default one for each page."""
+        if self.project.load:
+            return self.project.load
+        visits = []
+        async with httpx.AsyncClient(base_url=self.front.address, trust_env=False) as client:
+            for page in self.pages:
+                status = 200
+                if not self.project.pages:  # a redirect to a login, for example
+                    with suppress(httpx.HTTPError):
+                        status = (await client.get(page.path)).status_code
+                request = Request(path=page.path, status=status if status < 500 else 200)
+                visits.append(Visit(share=1, requests=[request]))
+        return visits

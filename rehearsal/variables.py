@@ -3,19 +3,27 @@
 import base64
 import json
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rehearsal.configuration import Application, Configuration
 from rehearsal.locks import persistent_secret
 
 # Variables that configure package managers on this machine.
-REGISTRIES = ("PIP_", "NPM_CONFIG_", "SSL_CERT_", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
+REGISTRIES = (
+    *("PIP_", "NPM_CONFIG_", "UV_INDEX", "UV_DEFAULT_INDEX", "UV_FIND_LINKS"),
+    *("SSL_CERT_", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+)
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
-PROJECT = "rehearsal0local"
+PROJECT = "rehearsal0000"
+# The form of the platform's generated hosts, in a region that does not exist.
+SITE = f"{PROJECT}.xx-1.platformsh.site"
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,8 @@ class Environment:
     """`production`, `staging` or `development`."""
     entropy: str
     """The project's entropy, the same in all environments."""
+    own_domain: str | None = None
+    """The project's own domain; None if it has none."""
 
     @property
     def machine_name(self) -> str:
@@ -37,39 +47,49 @@ class Environment:
     @property
     def domain(self) -> str:
         """Return the value of `{default}` in a route."""
-        if self.type == "production":
-            return "rehearsal.example"
-        return f"{self.machine_name}.rehearsal.example"
+        generated = f"{self.machine_name}-{SITE}"
+        if self.own_domain is None:
+            return generated
+        return self.own_domain if self.type == "production" else f"{self.own_domain}.{generated}"
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint of a service, as a relationship describes it."""
+    """An endpoint of a service or of an application, as a relationship describes it."""
 
     service: str
     type: str
     """The type with its version, such as `postgresql:18`."""
+    rel: str
+    """The name of the endpoint, such as `mysql`."""
     scheme: str
-    host: str
     port: int
+    ip: str = "127.0.0.1"
     username: str | None = None
     password: str | None = None
     path: str | None = None
     query: Mapping[str, Any] | None = None
 
-    def relationship(self, name: str) -> dict[str, Any]:
-        """Return its entry in `PLATFORM_RELATIONSHIPS`."""
+    def relationship(self, name: str, *, named: bool) -> dict[str, Any]:
+        """Return its entry in `PLATFORM_RELATIONSHIPS`.
+
+        Args:
+            name: the name of the relationship.
+            named: whether host names such as `postgresql.internal` can be resolved.
+        """
         return {
             "username": self.username,
             "scheme": self.scheme,
             "service": self.service,
             "fragment": None,
-            "ip": "127.0.0.1",
-            "hostname": f"rehearsal.{self.service}.service._.local.rehearsal.example",
+            "ip": self.ip,
+            "instance_ips": [self.ip],
+            "hostname": f"rehearsal.{self.service}.service._.xx-1.platformsh.site",
             "port": self.port,
             "cluster": f"{PROJECT}-rehears",
-            "host": self.host,
-            "rel": name,
+            "epoch": 0,
+            "host": host_name(name) if named else self.ip,
+            "rel": self.rel,
             "path": self.path,
             "query": dict(self.query or {}),
             "password": self.password,
@@ -78,22 +98,29 @@ class Endpoint:
             "host_mapped": False,
         }
 
-    def variables(self, name: str) -> dict[str, str]:
-        """Return its service variables, such as `POSTGRESQL_HOST`."""
-        prefix = "".join(c if c.isalnum() else "_" for c in name).upper()
-        # The platform writes the query as a Python dict, not as JSON.
-        values = {
-            "HOST": self.host,
-            "PORT": self.port,
-            "SCHEME": self.scheme,
-            "PATH": self.path or "",
-            "USERNAME": self.username or "",
-            "PASSWORD": self.password or "",
-            "QUERY": dict(self.query or {}),
-            "TYPE": self.type,
-            "SERVICE": self.service,
-        }
-        return {f"{prefix}_{key}": str(value) for key, value in values.items()}
+    def variables(self, name: str, *, named: bool) -> dict[str, str]:
+        """Return its service variables, such as `POSTGRESQL_HOST`; see `relationship`."""
+        values = self.relationship(name, named=named)
+        if name == "database" and self.path:
+            # Documented for a relationship of this name.
+            user, password = (quote(text or "", safe="") for text in (self.username, self.password))
+            address = f"{values['host']}:{self.port}"
+            values["name"] = self.path
+            values["url"] = f"{self.scheme}://{user}:{password}@{address}/{self.path}"
+        prefix = re.sub(r"[^0-9A-Z_]", "_", name.upper())
+        return {f"{prefix}_{key.upper()}": _written(value) for key, value in values.items()}
+
+
+def host_name(relationship: str) -> str:
+    """Return the host name by which a container reaches the other end of a relationship."""
+    return f"{relationship}.internal"
+
+
+def _written(value: object) -> str:
+    """Return a value as in a service variable: lists and mappings as Python writes them."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def project_entropy(state: Path) -> str:
@@ -122,17 +149,23 @@ def build_variables(
         if variable.upper().startswith(REGISTRIES) or variable.upper() in PROXIES
     }
     # HOME is the application's directory there, so package managers do not find these files.
+    npm = shutil.which("npm")
     for variable, paths in {
         "PIP_CONFIG_FILE": ("~/.config/pip/pip.conf", "~/.pip/pip.conf"),
         "NPM_CONFIG_USERCONFIG": ("~/.npmrc",),
+        "NPM_CONFIG_GLOBALCONFIG": (str(Path(npm).parents[1] / "etc/npmrc"),) if npm else (),
     }.items():
         for path in map(os.path.expanduser, paths):
             if variable not in passed and os.path.exists(path):
                 passed[variable] = path
     return passed | {
-        **_own(configuration.applications[name]),
         "CI": "1",
         "PIP_USER": "1",  # as in Upsun's Python image
+        "NPM_CONFIG_PREFIX": f"{directory}/.global",  # the documentation unsets it for nvm
+        # Downloads are kept between builds.
+        "PIP_CACHE_DIR": f"{cache}/pip",
+        "NPM_CONFIG_CACHE": f"{cache}/npm",
+        **_own(configuration.applications[name]),
         "PLATFORM_APP_DIR": directory,
         "PLATFORM_APPLICATION": encode(configuration.raw["applications"][name]),
         "PLATFORM_APPLICATION_NAME": name,
@@ -154,6 +187,7 @@ def runtime_variables(
     release: str,
     environment: Environment,
     endpoints: Mapping[str, Endpoint],
+    named: bool,
     directory: str,
     port: int,
     socket: str,
@@ -166,16 +200,14 @@ def runtime_variables(
         release: the hash of the commit's tree.
         environment: the environment to deploy to.
         endpoints: the endpoints, by the name of their relationship.
+        named: whether the container can resolve the host names of relationships.
         directory: the application's directory in the container.
         port: the value of PORT.
         socket: the value of SOCKET.
     """
-    services: dict[str, str] = {}
-    for relationship, endpoint in endpoints.items():
-        services |= endpoint.variables(relationship)
     return {
         **_own(configuration.applications[name]),
-        **services,
+        **relationship_variables(endpoints, named=named),
         "PLATFORM_APP_DIR": directory,
         "PLATFORM_APPLICATION": encode(configuration.raw["applications"][name]),
         "PLATFORM_APPLICATION_NAME": name,
@@ -184,9 +216,6 @@ def runtime_variables(
         "PLATFORM_ENVIRONMENT_TYPE": environment.type,
         "PLATFORM_PROJECT": PROJECT,
         "PLATFORM_PROJECT_ENTROPY": environment.entropy,
-        "PLATFORM_RELATIONSHIPS": encode(
-            {rel: [endpoint.relationship(rel)] for rel, endpoint in endpoints.items()}
-        ),
         "PLATFORM_ROUTES": encode(routes(configuration, environment)),
         "PLATFORM_SMTP_HOST": "",  # outgoing mail is disabled: a rehearsal must not send any
         "PLATFORM_TREE_ID": release,
@@ -195,6 +224,17 @@ def runtime_variables(
         "PORT": str(port),
         "SOCKET": socket,
     }
+
+
+def relationship_variables(endpoints: Mapping[str, Endpoint], *, named: bool) -> dict[str, str]:
+    """Return the variables that describe the relationships; see `runtime_variables`."""
+    found: dict[str, str] = {}
+    for name, endpoint in endpoints.items():
+        found |= endpoint.variables(name, named=named)
+    described = {
+        name: [endpoint.relationship(name, named=named)] for name, endpoint in endpoints.items()
+    }
+    return found | {"PLATFORM_RELATIONSHIPS": encode(described)}
 
 
 def routes(configuration: Configuration, environment: Environment) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ PACKAGES = {
     "curl": "curl",
     "dash": "dash",
     "jq": "jq",
+    "mariadbd": "mariadb-server",
     "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",

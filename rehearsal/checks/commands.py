@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Iterator
 
 from rehearsal.checks import shell
-from rehearsal.checks.context import STAGE, Context
+from rehearsal.checks.context import Context
+from rehearsal.configuration import STAGE
 from rehearsal.findings import Finding, Severity
 
 # Bash builtins that dash does not have.
@@ -25,6 +26,7 @@ def check_syntax(context: Context) -> Iterator[Finding]:
                 f"has a syntax error: {problem}",
                 "the platform runs commands with dash, and this one fails",
                 "fix the syntax; if it is bash syntax, rewrite it for dash or use `bash -c '…'`",
+                Severity.ERROR,
                 line_of_text=line,
             )
 
@@ -83,7 +85,6 @@ def check_tracing(context: Context) -> Iterator[Finding]:
                     "uses `set -x`",
                     "commands are printed to the log, with the secrets in them",
                     "remove the `x` option",
-                    Severity.WARNING,
                     line_of_text=command.line,
                 )
 
@@ -92,7 +93,7 @@ def check_environment(context: Context) -> Iterator[Finding]:
     for _, _, application in context.applications():
         file = context.path(application, ".environment")
         path = context.tree / file
-        if file not in context.files or not path.is_file():
+        if file not in (context.files or ()) or not path.is_file():
             continue
         text = path.read_text(errors="replace")
         for line, problem in _syntax(text):
@@ -111,6 +112,7 @@ def check_environment(context: Context) -> Iterator[Finding]:
                 "it overrides the platform's value, so requests do not reach the application, or"
                 " the application does not find its services",
                 f"remove {name} from the file; on your machine, set it in a file outside Git",
+                Severity.WARNING,
                 file=file,
                 line=line,
             )

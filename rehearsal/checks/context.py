@@ -1,16 +1,16 @@
 """The context that every check receives: the configuration and the commit's files."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from rehearsal.checks import shell
-from rehearsal.configuration import CONFIG_FILE, Application, Commands, Configuration, Keys
+from rehearsal.configuration import STAGE, Application, Commands, Configuration
 from rehearsal.findings import Finding, Severity
-
-STAGE = "validate"
+from rehearsal.shapes import Keys
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,9 @@ class Context:
 
     tree: Path
     """The directory in which the commit is checked out."""
-    files: frozenset[str]
-    """The files that Git tracks."""
+    files: frozenset[str] | None
+    """The files that Git tracks; None if only the configuration is known."""
     configuration: Configuration
-    source: list[str]
-    """The lines of the configuration file."""
 
     def find(
         self,
@@ -54,7 +52,7 @@ class Context:
         problem: str,
         consequence: str,
         fix: str,
-        severity: Severity = Severity.ERROR,
+        severity: Severity = Severity.WARNING,
         *,
         line_of_text: int = 0,
     ) -> Finding:
@@ -65,20 +63,27 @@ class Context:
             problem: the rest of the message.
             consequence: what the platform would do, or what a visitor would see.
             fix: how to fix it.
-            severity: error, warning or note.
+            severity: an error means that the platform rejects the push; what only may go wrong
+                is a warning, because the rehearsal itself finds out.
             line_of_text: the line within the shell text at that key, counted from 1.
         """
-        line = self.configuration.line(*keys)
-        if line_of_text and re.search(r":\s*\|[-+\d]*\s*(#.*)?$", self.source[line - 1]):
+        file, line = self.configuration.place(*keys)
+        text = self.configuration.loaded.texts[file][line - 1]
+        if line_of_text and re.search(r":\s*\|[-+\d]*\s*(#.*)?$", text):
             line += line_of_text
-        return Finding(
-            STAGE, f"{'.'.join(keys)} {problem}", consequence, fix, severity, CONFIG_FILE, line
-        )
+        return Finding(STAGE, f"{'.'.join(keys)} {problem}", consequence, fix, severity, file, line)
 
     def applications(self) -> Iterator[tuple[Keys, str, Application]]:
         """Yield each application with its keys and its name."""
         for name, application in self.configuration.applications.items():
             yield ("applications", name), name, application
+
+    def raw(self, keys: Keys) -> Mapping[str, Any]:
+        """Return the mapping at a path as it is in the files; empty if it is not a mapping."""
+        value: Any = self.configuration.raw
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value if isinstance(value, Mapping) else {}
 
     @cached_property
     def texts(self) -> list[Text]:
@@ -91,7 +96,7 @@ class Context:
 
     def tracked(self, path: str) -> list[str]:
         """Return the tracked files at or below a path."""
-        return sorted(file for file in self.files if is_below(file, path))
+        return sorted(file for file in self.files or () if is_below(file, path))
 
 
 def _texts(keys: Keys, name: str, application: Application) -> Iterator[Text]:

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from rehearsal.checks.context import Context
-from rehearsal.findings import Finding
+from rehearsal.checks.form import members
+from rehearsal.configuration import REJECTED
+from rehearsal.findings import Finding, Severity
+from rehearsal.knowledge import MIN_CRON_MINUTES
 
-MIN_INTERVAL_MINUTES = 5  # between two runs
 FIELDS = {
     "minute": (0, 59),
     "hour": (0, 23),
@@ -26,6 +28,18 @@ class SpecError(ValueError):
     """A cron specification is invalid; the message says why."""
 
 
+def check_commands(context: Context) -> Iterator[Finding]:
+    for keys, cron in members(dict(context.configuration.raw), ("applications", "crons")):
+        if isinstance(cron, dict) and not ("commands" in cron or "cmd" in cron):
+            yield context.find(
+                keys,
+                "has no `commands`",
+                REJECTED,
+                "add `commands: {start: …}` with the command to run",
+                Severity.ERROR,
+            )
+
+
 def check_specs(context: Context) -> Iterator[Finding]:
     for keys, _, application in context.applications():
         for name, cron in application.crons.items():
@@ -37,16 +51,17 @@ def check_specs(context: Context) -> Iterator[Finding]:
                 yield context.find(
                     place,
                     f"({cron.spec}) is not a valid cron specification: {error}",
-                    "the platform rejects the push",
+                    REJECTED,
                     fix,
+                    Severity.ERROR,
                 )
                 continue
-            if shortest < MIN_INTERVAL_MINUTES:
+            if shortest < MIN_CRON_MINUTES:
                 yield context.find(
                     place,
                     f"({cron.spec}) has runs only {shortest} min apart",
-                    f"the platform runs a cron at most every {MIN_INTERVAL_MINUTES} minutes",
-                    f"write `H/{MIN_INTERVAL_MINUTES} * * * *` or run it less often; use a worker"
+                    f"the platform runs a cron at most every {MIN_CRON_MINUTES} minutes",
+                    f"write `H/{MIN_CRON_MINUTES} * * * *` or run it less often; use a worker"
                     " for tasks that must run more often",
                 )
 

@@ -1,120 +1,98 @@
-"""Check the configuration against the models and the platform's schema, and find other files."""
+"""Check the files against the platform's keys and its JSON schema, and find other files."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
-from jsonschema.exceptions import ValidationError, relevance
-
-from rehearsal.checks.context import STAGE
-from rehearsal.configuration import (
-    CONFIG_FILE,
-    ConfigurationError,
-    Keys,
-    interpret,
-    line_of,
-)
+from rehearsal import knowledge
+from rehearsal.configuration import CONFIG_FILE, REJECTED, STAGE, Loaded, _readable
 from rehearsal.findings import Finding, Severity
+from rehearsal.shapes import Fault, Keys, examine
 
-REJECTED = "the platform rejects the push"
-FIX = "correct or remove the key; see Upsun's configuration reference"
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+
+FIX = "correct or remove it; see Upsun's configuration reference"
 MAX_MESSAGE_LENGTH = 200
 
 
-def check_form(
-    raw: dict[str, Any], lines: dict[Keys, int], schema: Path | None
-) -> Iterator[Finding]:
-    """Yield schema errors, at most one per line from each of the model and the JSON schema.
+def check_form(loaded: Loaded, schema: Path | None) -> Iterator[Finding]:
+    """Yield the differences from the known keys and values, then those from the JSON schema.
 
-    A line that the model has reported is not reported again from the JSON schema.
+    A line with an error is not reported again from the JSON schema.
     """
-    reported: set[int] = set()
-    for source in (
-        _local_mounts(raw, lines),
-        _own(raw, lines),
-        _against(schema, raw, lines),
-    ):
-        found = [finding for finding in source if finding.line not in reported]
-        yield from found
-        reported |= {finding.line for finding in found}
+    reported: set[tuple[str, int]] = set()
+    for fault in examine(loaded.raw, knowledge.DOCUMENT, ()):
+        finding = _finding(loaded, fault)
+        if finding.severity is Severity.ERROR:
+            reported.add((finding.file, finding.line))
+        yield finding
+    if schema is not None:
+        for finding in _against(schema, loaded):
+            if (finding.file, finding.line) not in reported:
+                yield finding
 
 
-def unusable(error: ConfigurationError) -> Iterator[Finding]:
-    """Yield why the file cannot be read at all."""
-    for message, line in error.problems:
-        yield _finding(message, line, "commit the file as valid YAML in UTF-8")
+def _finding(loaded: Loaded, fault: Fault) -> Finding:
+    place = loaded.place(*fault.keys)
+    subject = ".".join(fault.keys) or "the configuration"
+    message = f"{subject} {fault.message}"
+    if fault.is_unknown:
+        consequence = f"this version knows Upsun as of {knowledge.AS_OF:%B %Y}"
+        return Finding(
+            STAGE, message, consequence, fault.fix, Severity.WARNING, place.file, place.line
+        )
+    if not fault.is_rejected:
+        consequence = "`upsun validate` rejects it"
+        return Finding(
+            STAGE, message, consequence, fault.fix, Severity.WARNING, place.file, place.line
+        )
+    return Finding(
+        STAGE, message, REJECTED, fault.fix or FIX, Severity.ERROR, place.file, place.line
+    )
 
 
-def _own(raw: dict[str, Any], lines: dict[Keys, int]) -> Iterator[Finding]:
-    try:
-        interpret(raw, lines)
-    except ConfigurationError as error:
-        for message, line in error.problems:
-            yield _finding(message, line, FIX)
+def check_age() -> Iterator[Finding]:
+    """Yield a note if the tables of runtimes, services and keys are old."""
+    if not knowledge.is_recent():
+        yield Finding(
+            STAGE,
+            f"this version knows Upsun as of {knowledge.AS_OF:%B %Y}",
+            "newer versions and keys are reported as unknown",
+            "upgrade upsun-rehearse",
+            Severity.NOTE,
+        )
 
 
-def _finding(
-    message: str, line: int, fix: str = "", severity: Severity = Severity.ERROR
-) -> Finding:
-    consequence = REJECTED if severity is Severity.ERROR else ""
-    return Finding(STAGE, message, consequence, fix, severity, CONFIG_FILE, line)
+def _against(path: Path, loaded: Loaded) -> Iterator[Finding]:
+    import jsonschema  # slow to import, and rarely needed
 
-
-def _local_mounts(raw: Any, lines: dict[Keys, int]) -> Iterator[Finding]:
-    """Yield each mount of an application or worker that has the source `local`."""
-    for path in (("applications",), ("applications", "workers")):
-        for keys, value in _members(raw, path):
-            for below, mount in _members(value, ("mounts",)):
-                if isinstance(mount, dict) and mount.get("source") == "local":
-                    place = (*keys, *below, "source")
-                    yield _finding(
-                        f"{'.'.join(place)} is `local`, which Upsun does not support",
-                        line_of(lines, place),
-                        "use `storage` (shared by all instances) or `instance` (one per instance)",
-                    )
-
-
-def _members(value: Any, path: Keys, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Yield the members of nested mappings: `("a", "b")` is `b`'s members in each member of `a`."""
-    members = value.get(path[0]) if isinstance(value, dict) else None
-    for name, member in members.items() if isinstance(members, dict) else ():
-        below = (*keys, path[0], str(name))
-        if len(path) == 1:
-            yield below, member
-        else:
-            yield from _members(member, path[1:], below)
-
-
-def _against(path: Path | None, raw: Any, lines: dict[Keys, int]) -> Iterator[Finding]:
-    if path is None:
-        return
     try:
         validator = jsonschema.Draft7Validator(json.loads(path.read_text()))
     except (OSError, ValueError) as problem:
-        yield _finding(
+        yield Finding(
+            STAGE,
             f"the JSON schema cannot be read, so it was not used: {problem}",
-            0,
             severity=Severity.NOTE,
         )
         return
-    for error in map(_deepest, validator.iter_errors(raw)):
+    for error in map(_deepest, validator.iter_errors(_readable(loaded.raw))):
         keys = tuple(str(key) for key in error.absolute_path)
         for key, message in _unexpected(error) or [("", error.message[:MAX_MESSAGE_LENGTH])]:
-            place = (*keys, key) if key else keys
-            message = f"{'.'.join(place)}: {message}" if place else message
-            yield _finding(message, line_of(lines, place), FIX)
+            yield _finding(loaded, Fault((*keys, key) if key else keys, f"({message})"))
 
 
-def _deepest(error: ValidationError) -> ValidationError:
+def _deepest(error: "ValidationError") -> "ValidationError":
     """Return the error in the alternative that matches best."""
+    from jsonschema.exceptions import relevance
+
     while error.context:
         error = max(error.context, key=lambda each: (len(each.path), relevance(each)))
     return error
 
 
-def _unexpected(error: ValidationError) -> list[tuple[str, str]]:
+def _unexpected(error: "ValidationError") -> list[tuple[str, str]]:
     if error.validator != "additionalProperties" or not isinstance(error.instance, dict):
         return []
     known = error.schema.get("properties", {}) if isinstance(error.schema, dict) else {}
@@ -122,10 +100,12 @@ def _unexpected(error: ValidationError) -> list[tuple[str, str]]:
 
 
 def check_other_files(files: frozenset[str]) -> Iterator[Finding]:
-    """Yield configuration files other than `.upsun/config.yaml`."""
+    """Yield configuration files that the platform does not read."""
     for file in sorted(files):
         name = file.rpartition("/")[2]
-        if name == ".platform.app.yaml" or file.startswith(".platform/"):
+        if (name == ".platform.app.yaml" or file.startswith(".platform/")) and not (
+            file.startswith(".upsun/")
+        ):
             yield Finding(
                 STAGE,
                 f"{file} is a Platform.sh configuration file",
@@ -134,14 +114,23 @@ def check_other_files(files: frozenset[str]) -> Iterator[Finding]:
                 Severity.WARNING,
                 file,
             )
-        elif (
-            file.startswith(".upsun/") and file.endswith((".yaml", ".yml")) and file != CONFIG_FILE
-        ):
+        elif file.startswith(".upsun/") and file.count("/") == 1 and file.endswith(".yml"):
             yield Finding(
                 STAGE,
-                f"{file} is not included in this rehearsal",
-                "the platform merges all YAML files in .upsun/ into one configuration",
-                f"move its content to {CONFIG_FILE}",
-                Severity.NOTE,
+                f"{file} does not end in .yaml",
+                "the platform reads only the files in .upsun/ that end in .yaml",
+                "rename it",
+                Severity.WARNING,
                 file,
             )
+
+
+def members(value: Any, path: Keys, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    """Yield the members of nested mappings: `("a", "b")` is `b`'s members in each member of `a`."""
+    found = value.get(path[0]) if isinstance(value, dict) else None
+    for name, member in found.items() if isinstance(found, dict) else ():
+        below = (*keys, path[0], str(name))
+        if len(path) == 1:
+            yield below, member
+        else:
+            yield from members(member, path[1:], below)

@@ -6,8 +6,9 @@ from itertools import combinations
 
 from rehearsal.checks.context import Context, is_below, normal
 from rehearsal.checks.shell import Command
-from rehearsal.configuration import Application, Keys
+from rehearsal.configuration import REJECTED, Application
 from rehearsal.findings import Finding, Severity
+from rehearsal.shapes import Keys
 
 # Files that only keep an empty directory in Git.
 PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep"}
@@ -32,7 +33,9 @@ def check_names(context: Context) -> Iterator[Finding]:
 def check_sources(context: Context) -> Iterator[Finding]:
     for keys, key, application in _mounts(context):
         mount = application.mounts[key]
-        if mount.source == "service" and mount.service not in context.configuration.services:
+        if mount.source == "service" and mount.service not in context.configuration.names(
+            "services"
+        ):
             problem = (
                 f"uses the service `{mount.service}`, which is not defined"
                 if mount.service
@@ -41,8 +44,9 @@ def check_sources(context: Context) -> Iterator[Finding]:
             yield context.find(
                 keys,
                 problem,
-                "the platform rejects the push",
+                REJECTED,
                 "set `service` to the name of a network-storage service",
+                Severity.ERROR,
             )
         if not mount.source_path and mount.source not in {"tmp", "temporary"}:
             yield context.find(
@@ -50,7 +54,6 @@ def check_sources(context: Context) -> Iterator[Finding]:
                 "has no `source_path`",
                 "if the mount is renamed, it is empty and its files are no longer available",
                 f"add `source_path: {normal(key).rpartition('/')[2] or 'files'}`",
-                Severity.WARNING,
             )
 
 
@@ -72,7 +75,6 @@ def check_overlaps(context: Context) -> Iterator[Finding]:
                 f"is inside the mount {outer!r}",
                 "the order of mounting decides which mount a file is in",
                 "use two directories that do not contain each other",
-                Severity.WARNING,
             )
 
 
@@ -106,7 +108,6 @@ def check_hidden_build(context: Context) -> Iterator[Finding]:
                         f"{'writes to' if writes else 'mentions'} {key}, which is a mount",
                         "at runtime the mount hides the files that the build hook writes there",
                         "write to another directory, and copy the files in the deploy hook",
-                        Severity.ERROR if writes else Severity.WARNING,
                         line_of_text=command.line,
                     )
                     break

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator
 
-from rehearsal.checks.context import STAGE, Context
+from rehearsal.checks.context import Context
 from rehearsal.checks.shell import Command
-from rehearsal.findings import Finding
+from rehearsal.configuration import STAGE
+from rehearsal.findings import Finding, Severity
 
 
 def check_hashes(context: Context) -> Iterator[Finding]:
@@ -19,7 +20,7 @@ def check_hashes(context: Context) -> Iterator[Finding]:
             for name in _requirement_files(command):
                 file = context.path(application, name)
                 path = context.tree / file
-                if file in context.files and path.is_file():
+                if file in (context.files or ()) and path.is_file():
                     yield from _without_hash(file, path.read_text(errors="replace"))
 
 
@@ -47,6 +48,7 @@ def _without_hash(file: str, text: str) -> Iterator[Finding]:
             f"{file} has no hash for {name}{more}",
             "pip install --require-hashes fails, and with it the build",
             "compile the file again with hashes, for example `pip-compile --generate-hashes`",
+            Severity.WARNING,
             file=file,
             line=line,
         )

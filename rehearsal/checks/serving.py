@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from rehearsal.checks.context import Context, Text, is_below, normal
 from rehearsal.configuration import Application, Location
-from rehearsal.findings import Finding, Severity
+from rehearsal.findings import Finding
 
 DAEMON_OPTIONS = {"-D", "--daemon", "--daemonize", "--detach"}
 DETACHING = {"nohup", "setsid"}
@@ -31,25 +31,13 @@ def check_start(context: Context) -> Iterator[Finding]:
                 "every request to this location gets 502",
                 "add web.commands.start",
             )
-        elif application.web.commands.start and locations and passing is None:
+        elif _serves(application) and locations and passing is None:
             yield context.find(
                 (*keys, "web", "locations"),
                 "do not pass any request to the application",
                 "the application does not receive any requests",
                 'add `passthru: true` to the location "/"',
             )
-
-
-def check_workers(context: Context) -> Iterator[Finding]:
-    for keys, _, application in context.applications():
-        for name, worker in application.workers.items():
-            if not worker.commands.start:
-                yield context.find(
-                    (*keys, "workers", name),
-                    "has no start command",
-                    "the platform rejects the push",
-                    "add commands.start, or remove the worker",
-                )
 
 
 def check_background(context: Context) -> Iterator[Finding]:
@@ -67,7 +55,6 @@ def check_background(context: Context) -> Iterator[Finding]:
                     f"uses `{words[0]}`",
                     "SIGTERM may not reach the program, so it cannot shut down gracefully",
                     f"replace `{words[0]}` with `exec`",
-                    Severity.WARNING,
                     line_of_text=command.line,
                 )
 
@@ -98,7 +85,6 @@ def check_exec(context: Context) -> Iterator[Finding]:
                 "SIGTERM ends the shell only, and the program is killed without a graceful"
                 " shutdown",
                 "put `exec` before the last command",
-                Severity.WARNING,
                 line_of_text=commands[-1].line,
             )
 
@@ -151,7 +137,6 @@ def check_development_server(context: Context) -> Iterator[Finding]:
                     f"runs a development server (`{match[1] if match else '--reload'}`)",
                     "it is slow, and its error pages may show source code to visitors",
                     "use a production server, such as gunicorn or hypercorn",
-                    Severity.WARNING,
                     line_of_text=command.line,
                 )
 
@@ -170,14 +155,15 @@ def check_roots(context: Context) -> Iterator[Finding]:
                         "anyone can download the source code",
                         "use a directory with public files only, or set `allow: false`",
                     )
-            elif not _exists(context, name, application, normal(location.root)):
+            elif context.files is not None and not _exists(
+                context, name, application, normal(location.root)
+            ):
                 yield context.find(
                     place,
                     f"is {location.root}, which is not in Git, not a mount, and not created by a"
                     " hook",
                     "every request to this location gets 404",
                     "use a directory that exists",
-                    Severity.WARNING,
                 )
 
 
@@ -194,6 +180,12 @@ def check_rules(context: Context) -> Iterator[Finding]:
                         "the web server does not start",
                         "fix the expression",
                     )
+
+
+def _serves(application: Application) -> bool:
+    """Return whether the start command is not only there because a container needs one."""
+    start = application.web.commands.start or ""
+    return bool(start) and re.match(r"(exec\s+)?sleep\b", start) is None
 
 
 def _passes(location: Location) -> bool:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.tests.sample import CONFIG, errors, rehearse, sample, summary
+from rehearsal.findings import Severity, Verdict, verdict
+from rehearsal.tests.sample import CONFIG, rehearse, sample, summary
 
 YAML = ".upsun/config.yaml"
 START = "start: exec python3 serve.py"
@@ -24,6 +25,7 @@ class Broken:
     """A part of the line of the configuration that the finding names."""
     force: bool = False
     """Continue after the validation, which finds the fault first."""
+    severity: Severity = Severity.ERROR
 
 
 BROKEN = {
@@ -52,16 +54,26 @@ BROKEN = {
     ),
     "start in the background": Broken(
         ((YAML, START, "start: python3 serve.py &"),),
-        "start",
+        "restart",
         ("exited 5 times", "foreground"),
         "start: python3 serve.py &",
         force=True,
     ),
     "start that crashes": Broken(
         (("serve.py", "import http", "raise SystemExit('no luck')\nimport http"),),
-        "start",
+        "restart",
         ("exited 5 times", "exit code 1", "no luck", "502"),
         START,
+    ),
+    "start that crashes until the deploy hook has run": Broken(
+        (
+            ("serve.py", "import http", "open('public/style-0123abcd.css')\nimport http"),
+            (YAML, "cp -R built/. public/", "sleep 0.5; cp -R built/. public/"),
+        ),
+        "start",
+        ("exited 5 times", "FileNotFoundError", "until the deploy hook has run"),
+        START,
+        severity=Severity.WARNING,
     ),
     "environment that prints": Broken(
         ((".environment", "export", "echo Welcome\nexport"),),
@@ -90,7 +102,7 @@ BROKEN = {
         "build",
         ("hides 1 file", "public/lost"),
         "public:",
-        force=True,
+        severity=Severity.WARNING,
     ),
     "requirement with a wrong hash": Broken(
         (
@@ -117,6 +129,7 @@ BROKEN = {
         "crons",
         ("the cron tidy", "exit code 4", "untidy"),
         "tidy:",
+        severity=Severity.WARNING,
     ),
     "worker that ends": Broken(
         (
@@ -151,18 +164,47 @@ BROKEN = {
             ),
         ),
         "stop",
-        ("requests in flight",),
+        ("requests in flight", "ended before it had answered them"),
+        severity=Severity.WARNING,
+    ),
+    "server that does not handle SIGTERM": Broken(
+        (
+            (
+                "serve.py",
+                "        body = ",
+                "        import time; time.sleep(0.2)\n        body = ",
+            ),
+            ("serve.py", "signal.signal(signal.SIGTERM, stop)", ""),
+        ),
+        "stop",
+        ("requests in flight", "the server does not handle the signal"),
+        severity=Severity.WARNING,
+    ),
+    "start without exec": Broken(
+        (
+            (
+                "serve.py",
+                "        body = ",
+                "        import time; time.sleep(0.2)\n        body = ",
+            ),
+            (YAML, START, "start: cd . && python3 serve.py"),
+        ),
+        "stop",
+        ("requests in flight", "ended the shell", "put `exec`"),
+        severity=Severity.WARNING,
     ),
     "traceback in the log": Broken(
         (
             (
                 "serve.py",
-                "        found = ",
-                "        if 'rehearsal' in self.path: 1 / 0\n        found = ",
+                "class Handler",
+                "try:\n    1 / 0\nexcept ZeroDivisionError:\n    import traceback\n"
+                "    traceback.print_exc()\n\nclass Handler",
             ),
         ),
         "inspect",
         ("traceback", "ZeroDivisionError"),
+        severity=Severity.WARNING,
     ),
 }
 
@@ -171,7 +213,7 @@ BROKEN = {
 async def test_fault_is_reported(broken: Broken, tmp_path: Path) -> None:
     repository = sample(tmp_path / "repository", *broken.changes)
     report = await rehearse(repository, tmp_path / "state", force=broken.force)
-    found = [finding for finding in errors(report) if finding.stage == broken.stage]
+    found = [f for f in report.findings if (f.stage, f.severity) == (broken.stage, broken.severity)]
     assert found, summary(report)
     text = "\n".join(str(finding) for finding in found)
     for words in broken.words:
@@ -179,7 +221,9 @@ async def test_fault_is_reported(broken: Broken, tmp_path: Path) -> None:
     if broken.line:
         lines = (repository / YAML).read_text().splitlines()
         assert any(broken.line in lines[finding.line - 1] for finding in found), summary(report)
-    assert report.exit_code == 1
+    # A warning does not decide, unless it is asked to.
+    assert report.exit_code == (broken.severity is Severity.ERROR), summary(report)
+    assert verdict(report.findings, strict=True) is Verdict.FAILS
 
 
 async def test_sample_has_no_findings(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from rehearsal import lifecycle
-from rehearsal.__main__ import program
 from rehearsal.deploy import BREAKS
+from rehearsal.program import program
 from rehearsal.tests.sample import CONFIG, commit, git, sample
 
 SECONDS = 60
@@ -131,6 +131,15 @@ def test_successful_and_failing_deploy(command: Command) -> None:
     assert f".upsun/config.yaml:{line}: " in output
     assert "no luck" in output
     assert f"Logs: {command.state}" in output
+    command.assert_clean()
+
+
+def test_state_in_the_repository_is_ignored_by_git(command: Command) -> None:
+    sample(command.repository)
+    command.state = command.repository / ".rehearsal"  # the default
+    code, output = command.run()
+    assert code == 0, output
+    assert git(command.repository, "status", "--porcelain", "--untracked-files=all") == ""
     command.assert_clean()
 
 
@@ -264,7 +273,8 @@ def test_without_isolation(command: Command) -> None:
     sample(command.repository)
     code, output = command.run("--no-isolation")
     assert code == 0, output
-    assert "not tested" in output
+    assert "1 note; add --verbose to see them" in output
+    assert "not tested" in command.run("--no-isolation", "--verbose")[1]
     # Permissions do not stop root, so the write is found afterwards.
     serve = (command.repository / "serve.py").read_text()
     commit(

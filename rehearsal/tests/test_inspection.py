@@ -8,6 +8,7 @@ import pytest
 from rehearsal import inspection
 from rehearsal.findings import Severity
 from rehearsal.services import Databases
+from rehearsal.services.base import Accounts
 
 
 def numbers(**failures: int) -> dict[str, Any]:
@@ -28,10 +29,9 @@ def numbers(**failures: int) -> dict[str, Any]:
     }
 
 
-async def test_missing_acknowledged_write_is_lost(server_url: str) -> None:
-    result, found = await inspection.judge_load(
-        numbers(), Databases(server_url), ["postgres"], [], refuses_unsafe=False
-    )
+async def test_missing_acknowledged_write_is_lost(server_url: str, tmp_path: Path) -> None:
+    databases = Databases(server_url, Accounts(["postgres"], {}), tmp_path)
+    result, found = await inspection.judge_load(numbers(), databases, [], refuses_unsafe=False)
     assert (result["writes"], result["lost"], result["failed"]) == (2, 1, 0)
     (finding,) = found
     assert finding.severity is Severity.ERROR
@@ -44,7 +44,7 @@ async def test_only_requests_that_cannot_be_held_may_be_refused(
 ) -> None:
     """A GET with 503, or any request with 502, has always failed."""
     result, found = await inspection.judge_load(
-        numbers(status_503=2, status_502=1), None, [], [], refuses_unsafe=refuses_unsafe
+        numbers(status_503=2, status_502=1), None, [], refuses_unsafe=refuses_unsafe
     )
     assert (result["failed"], result["refused"]) == (failed, refused)
     errors = [finding for finding in found if finding.severity is Severity.ERROR]
@@ -65,9 +65,7 @@ async def test_failed_requests_are_reported_with_logged_errors(tmp_path: Path) -
         )
     )
     logs = [tmp_path / "never-started.log", log]
-    _, found = await inspection.judge_load(
-        numbers(status_503=2), None, [], logs, refuses_unsafe=False
-    )
+    _, found = await inspection.judge_load(numbers(status_503=2), None, logs, refuses_unsafe=False)
     first, second, *logged = found[0].excerpt.splitlines()
     assert (first, second) == ("GET /: 2 x 503", "POST /: 2 x 503")
     assert logged == [*(f"clone: ERROR number {n}" for n in range(5, 9)), f"clone: {refused}"]
@@ -75,23 +73,10 @@ async def test_failed_requests_are_reported_with_logged_errors(tmp_path: Path) -
 
 async def test_reduced_load_is_reported() -> None:
     result, found = await inspection.judge_load(
-        numbers() | {"acknowledged": [], "capacity": 100.0}, None, [], [], refuses_unsafe=False
+        numbers() | {"acknowledged": [], "capacity": 100.0}, None, [], refuses_unsafe=False
     )
     assert result["failed"] == 0
     (note,) = found
     assert note.severity is Severity.NOTE
     for number in ("100", "50", "200"):
         assert number in note.message
-
-
-def test_excerpt_contains_the_end_of_a_traceback() -> None:
-    lines = [
-        "Traceback (most recent call last):",
-        *(f'  File "module_{number}.py"' for number in range(40)),
-        "ValueError: the reason",
-        "another line of the log",
-    ]
-    text = inspection.excerpt(lines)
-    assert text.startswith("Traceback")
-    assert text.endswith("ValueError: the reason")
-    assert len(text.splitlines()) <= inspection.EXCERPT_LINES

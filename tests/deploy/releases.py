@@ -3,8 +3,8 @@
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree
@@ -18,6 +18,7 @@ from rehearsal.findings import Severity
 from rehearsal.image import Images
 from rehearsal.report import Report
 from rehearsal.sandbox import bubblewrap
+from rehearsal.services.postgresql import MAX_CONNECTIONS
 from rehearsal.tests.sample import commit, git, summary
 from rehearsal.tree import find_tree
 from rehearsal.variables import project_entropy
@@ -191,6 +192,14 @@ def assert_no_problems(report: Report) -> None:
     assert not [f for f in report.findings if f.severity is Severity.WARNING], summary(report)
 
 
+@contextmanager
+def database(releases: Releases, environment: str) -> Iterator[str]:
+    """Run the PostgreSQL of an environment; yield the superuser's URL of its database."""
+    directory = releases.state / "environments" / environment / "services" / "postgresql"
+    with postgres(directory, max_connections=MAX_CONNECTIONS) as url:
+        yield f"{url.rpartition('/')[0]}/main"
+
+
 @asynccontextmanager
 async def enqueued_jobs(releases: Releases, environment: str) -> AsyncIterator[None]:
     """Enqueue the jobs as soon as a concurrent rehearsal has migrated the database."""
@@ -198,7 +207,7 @@ async def enqueued_jobs(releases: Releases, environment: str) -> AsyncIterator[N
     async def enqueue(url: str) -> None:
         while True:
             with suppress(asyncpg.InvalidCatalogNameError, asyncpg.UndefinedTableError):
-                connection = await asyncpg.connect(f"{url.rpartition('/')[0]}/{environment}")
+                connection = await asyncpg.connect(url)
                 try:
                     await connection.execute(ENQUEUE)
                     return
@@ -206,7 +215,7 @@ async def enqueued_jobs(releases: Releases, environment: str) -> AsyncIterator[N
                     await connection.close()
             await asyncio.sleep(0.1)
 
-    with postgres(releases.state / "postgres") as url:
+    with database(releases, environment) as url:
         enqueuing = asyncio.create_task(enqueue(url))
         try:
             yield
@@ -222,8 +231,8 @@ def log_of(releases: Releases, environment: str, name: str) -> str:
 
 async def query(releases: Releases, environment: str, text: str) -> list[asyncpg.Record]:
     """Query the database of an environment while no rehearsal of it is running."""
-    with postgres(releases.state / "postgres") as url:
-        connection = await asyncpg.connect(f"{url.rpartition('/')[0]}/{environment}_postgresql")
+    with database(releases, environment) as url:
+        connection = await asyncpg.connect(url)
         try:
             return list(await connection.fetch(text))
         finally:

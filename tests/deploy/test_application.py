@@ -54,7 +54,7 @@ async def test_first_deploy_and_the_next(releases: Releases) -> None:
 
 @pytest.mark.alone
 async def test_rolling_deploy_loses_nothing(built: Releases) -> None:
-    async with enqueued_jobs(built, "rolling_postgresql"):
+    async with enqueued_jobs(built, "rolling"):
         report = await rehearse(
             built.repository,
             built.state,
@@ -83,7 +83,7 @@ async def test_rolling_deploy_loses_nothing(built: Releases) -> None:
 
 @pytest.mark.alone
 async def test_stop_start_holds_and_does_not_refuse(built: Releases) -> None:
-    async with enqueued_jobs(built, "stop_start_postgresql"):
+    async with enqueued_jobs(built, "stop-start"):
         report = await rehearse(
             built.repository,
             built.state,
@@ -114,7 +114,7 @@ async def assert_jobs_done_by_the_second(releases: Releases, environment: str) -
     for line in ("slow job done", "new job done"):
         (event,) = [json.loads(each) for each in after.splitlines() if line in each]
         assert event["attempt"] == 1, after
-    assert await query(releases, environment.replace("-", "_"), LEFT) == []
+    assert await query(releases, environment, LEFT) == []
 
 
 async def test_failing_migration_is_reported_and_fixed_by_the_next_release(

@@ -8,12 +8,20 @@ import httpx
 import pytest
 
 from app.user.passwords import HASHER
-from embedded_postgres import postgres, program
+from embedded_postgres import program
 from rehearsal import lifecycle
 from rehearsal.report import Console, Report
 from rehearsal.scene import Options
 from rehearsal.tests.sample import rehearse
-from tests.deploy.releases import ENQUEUE, LEFT, Releases, assert_no_problems, log_of, query
+from tests.deploy.releases import (
+    ENQUEUE,
+    LEFT,
+    Releases,
+    assert_no_problems,
+    database,
+    log_of,
+    query,
+)
 
 # All tests in this directory share the images.
 pytestmark = [pytest.mark.xdist_group("builds"), pytest.mark.requires("bwrap", "nginx")]
@@ -98,18 +106,16 @@ async def test_preview_contains_no_personal_data(releases: Releases) -> None:
     source, name = "production-with-people", "feature-x"
     production: dict[str, Any] = {"revision": releases.first, "environment": source}
     assert_no_problems(await rehearse(releases.repository, releases.state, **production))
-    with postgres(releases.state / "postgres") as server:
-        address = server.rpartition("/")[0]
-        original = f"{address}/production_with_people_postgresql"
+    with database(releases, source) as original:
         await populate(original)
         before = dump(original)
         assert [trace for trace in traces() if trace not in before] == []
         assert "ada.lovelace" in await statistics(original)
-
-        report, pages = await preview_of(releases, name)
-        assert_no_problems(report)
-        copy = f"{address}/feature_x_postgresql"
+    report, pages = await preview_of(releases, name)
+    assert_no_problems(report)
+    with database(releases, name) as copy:
         found = dump(copy) + await statistics(copy)
+    with database(releases, source) as original:
         assert dump(original) == before
     assert [trace for trace in traces() if trace in found] == []
     logs = releases.state / "environments" / name / "logs"
@@ -118,13 +124,13 @@ async def test_preview_contains_no_personal_data(releases: Releases) -> None:
     # The worker was running from the start, and has waited.
     assert "data not sanitized" in log_of(releases, name, "app-worker")
     assert "slow job" not in written
-    assert await query(releases, "feature_x", LEFT) == []
-    assert len(await query(releases, source.replace("-", "_"), LEFT)) == 2
+    assert await query(releases, name, LEFT) == []
+    assert len(await query(releases, source, LEFT)) == 2
     # The deploy hook anonymized the data, and post_deploy had nothing to do.
     assert written.count("Sanitized feature-x-rehears") == 1
     assert written.count("feature-x-rehears was sanitized") == 1
 
-    users = await query(releases, "feature_x", "SELECT id, username, email FROM users ORDER BY id")
+    users = await query(releases, name, "SELECT id, username, email FROM users ORDER BY id")
     assert [tuple(user) for user in users] == [
         (number, f"user-{number}", f"user-{number}@example.invalid")
         for number in range(1, len(PEOPLE) + 1)

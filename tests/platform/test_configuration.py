@@ -39,7 +39,7 @@ def matching(path: str) -> list[str]:
 @pytest.mark.requires("dash")
 def test_validation_has_no_findings() -> None:
     schema = SCHEMA if SCHEMA.exists() else None
-    assert validate(ROOT, files=tracked_files(), schema=schema) == []
+    assert validate(ROOT, files=tracked_files(), schema=schema).findings == []
     assert [route.application for route in CONFIGURATION.routes.values()] == ["app", ""]
 
 

@@ -13,8 +13,8 @@ from app.settings import ROOT
 from quart_upsun.testing.programs import require
 from rehearsal import sandbox, variables
 from rehearsal.configuration import read
-from rehearsal.image import find_python, link_interpreter
 from rehearsal.network import Ports
+from rehearsal.runtimes import find_python, link_interpreter
 
 CONFIGURATION = read(ROOT)
 CONFIG: Mapping[str, Any] = CONFIGURATION.raw
@@ -43,8 +43,9 @@ def runtime_variables(release: str, database: URL, port: int) -> dict[str, str]:
     endpoint = variables.Endpoint(
         service="postgresql",
         type=CONFIG["services"]["postgresql"]["type"],
+        rel="postgresql",
         scheme="pgsql",
-        host=str(database.host),
+        ip=str(database.host),
         port=database.port or 5432,
         username=database.username,
         password=str(database.password),
@@ -57,6 +58,7 @@ def runtime_variables(release: str, database: URL, port: int) -> dict[str, str]:
         release=release,
         environment=PRODUCTION,
         endpoints={"postgresql": endpoint},
+        named=False,
         directory="/app",
         port=port,
         socket="/run/app.sock",
@@ -144,5 +146,5 @@ def programs() -> list[str]:
 
 def image(directory: Path) -> Path:
     """Create the part of an image that contains Python."""
-    link_interpreter(directory / "bin", find_python(APPLICATION["type"]))
+    link_interpreter(directory / "bin", find_python(CONFIGURATION.applications[NAME]))
     return directory
