@@ -38,7 +38,7 @@ async def check_pages(scene: Scene, live: Instance) -> None:
                 severity=Severity.ERROR
                 if live.is_passing and live.web.is_crash_looping
                 else Severity.WARNING,
-                excerpt=inspection.tail(live.log),
+                excerpt=inspection.explain(live.log),
             )
 
 

@@ -34,7 +34,8 @@ async def first(scene: Scene, image: Image) -> Instance:
     await bring_up(scene, instance, hold)
     await gate.send_to(instance.entrance)
     gate.release()
-    scene.report.hold = hold
+    if not scene.prefix:
+        scene.report.hold = hold
     return instance
 
 
@@ -162,7 +163,7 @@ async def under_load(
             "load",
             "the previous release does not answer the requests of the load as expected",
             fix="check `path` and `status` in [[tool.rehearsal.load]] in pyproject.toml",
-            excerpt=inspection.tail(scene.logs / "load.log"),
+            excerpt=inspection.explain(scene.logs / "load.log"),
         )
         raise RehearsalStoppedError from None
     return live

@@ -3,8 +3,8 @@
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +31,10 @@ def nginx() -> str | None:
 
 @dataclass
 class Front:
-    """The public entry point of the application."""
+    """The public entry point of an application."""
 
     address: str
-    """The URL."""
+    """The router's URL, the same for all applications."""
     gate: Gate
 
 
@@ -42,33 +42,50 @@ class Front:
 async def front(
     routes: Mapping[str, Route],
     *,
-    application: str,
+    applications: Sequence[str],
     domain: str,
     port: int,
     scratch: Path,
     log: Path,
-) -> AsyncIterator[Front]:
-    """Run the router on a port; without nginx, only the gate.
+) -> AsyncIterator[dict[str, Front]]:
+    """Run the router on a port; without nginx, only the gates.
+
+    Args:
+        routes: the routes, by their URL in the configuration.
+        applications: the names of the applications; the first one serves unknown hosts.
+        domain: the value of `{default}` and `{all}`.
+        port: the port to listen on, on 127.0.0.1.
+        scratch: a directory that nginx may write to.
+        log: the file for nginx's output.
 
     Raises:
         FrontError: nginx did not start.
     """
-    async with Gate(0, 0) as gate:
+    async with AsyncExitStack() as stack:
+        gates = {name: await stack.enter_async_context(Gate(0, 0)) for name in applications}
         program = nginx()
         if program is None:
-            yield Front(f"http://127.0.0.1:{gate.held_port}", gate)
+            yield {
+                name: Front(f"http://127.0.0.1:{gate.held_port}", gate)
+                for name, gate in gates.items()
+            }
             return
+        first = gates[applications[0]]
         scratch.mkdir(parents=True, exist_ok=True)
         configuration = scratch / "nginx.conf"
         configuration.write_text(
             router.configuration(
                 routes,
-                application=application,
+                application=applications[0],
                 domain=domain,
                 port=port,
-                held=gate.held_port,
-                direct=gate.direct_port,
+                held=first.held_port,
+                direct=first.direct_port,
                 scratch=str(scratch),
+                others={
+                    name: (gates[name].held_port, gates[name].direct_port)
+                    for name in applications[1:]
+                },
             )
         )
         running = await start_helper(
@@ -77,6 +94,6 @@ async def front(
         try:
             if not await accepts(port, START_SECONDS, lambda: not running.has_ended):
                 raise FrontError(f"nginx failed to start: {log.read_text()[-1000:].strip()}")
-            yield Front(f"http://127.0.0.1:{port}", gate)
+            yield {name: Front(f"http://127.0.0.1:{port}", gate) for name, gate in gates.items()}
         finally:
             await running.stop(signal.SIGTERM, STOP_SECONDS)

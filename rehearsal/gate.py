@@ -98,6 +98,16 @@ class Gate:
         now = time.monotonic()
         return max([self._longest, *(now - begun for begun in self._since.values())])
 
+    def listen_on(self, address: str, port: int) -> int:
+        """Accept connections on another address, without holding them; return the port.
+
+        Raises:
+            OSError: the address is in use, or this user may not listen on the port.
+        """
+        listener = self._listen(port, address)
+        self._start(self._accept(listener, hold=False))
+        return int(listener.getsockname()[1])
+
     async def send_to(self, port: int | None) -> None:
         """Forward new connections, and held ones after their release, to a port on 127.0.0.1.
 
@@ -113,11 +123,11 @@ class Gate:
         """Forward all held connections to the current port."""
         self._open.set()
 
-    def _listen(self, port: int) -> socket.socket:
+    def _listen(self, port: int, address: str = "127.0.0.1") -> socket.socket:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._listeners.append(listener)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
+        listener.bind((address, port))
         listener.listen(1024)
         listener.setblocking(False)
         return listener

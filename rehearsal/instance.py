@@ -9,12 +9,12 @@ from asyncio import Task
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 
 from rehearsal import web_server
-from rehearsal.configuration import Application
+from rehearsal.configuration import Application, Mount
 from rehearsal.image import PROGRAMS, Image
 from rehearsal.network import accepts
 from rehearsal.sandbox import Container, Result, Running
@@ -335,6 +335,20 @@ class Instance:
             await self._nginx.kill()
 
 
+def mount_source(image: Image, directory: Path, key: str, mount: Mount) -> Path:
+    """Return the directory on this machine that a mount points to.
+
+    With several applications, and for a network storage, files are shared with those mounts that
+    have the same owner.
+    """
+    owner = mount.service or image.application
+    if mount.service or len(image.configuration.applications) > 1:
+        directory /= f"@{owner}"
+    # Without `source_path` the files are in a directory with the name of the mount.
+    path = key if mount.source_path is None else mount.source_path
+    return directory.joinpath(*PurePosixPath(path.strip("/")).parts)
+
+
 def prepare_mounts(image: Image, directory: Path, *, bwrap: str | None) -> dict[str, Path]:
     """Create the directories of the mounts, and the mount points in the image.
 
@@ -343,8 +357,7 @@ def prepare_mounts(image: Image, directory: Path, *, bwrap: str | None) -> dict[
     """
     found = {}
     for key, mount in image.description.mounts.items():
-        # Without `source_path` the files are in a directory with the name of the mount.
-        source = directory / (mount.source_path or key).strip("/").replace("/", "_")
+        source = mount_source(image, directory, key, mount)
         source.mkdir(parents=True, exist_ok=True)
         place = image.directory / key.strip("/")
         if bwrap:

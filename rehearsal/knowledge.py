@@ -72,7 +72,8 @@ RUNTIMES = {
     "nodejs": Image(
         {"26": "2029-04", "24": "2028-04"},
         {"22": "2027-04"},
-        retired="20 18 16 14 12 10 8.9 8 6.10 6.9 6.8 6.6 6.3 6.2 6 4.8 4.7 4.6 4.5 4.4 4.3 4.2",
+        retired="20 18 16 14 12 10 8.9 8.5 8 6.10 6.9 6.8 6.6 6.3 6.2 6 4.8 4.7 4.6 4.5 4.4 4.3"
+        " 4.2",
         removed="0.12",
     ),
     "php": Image(
@@ -96,7 +97,7 @@ RUNTIMES = {
 POSTGRESQL = Image(
     {"18": "2030-11", "17": "2029-11", "16": "2028-11", "15": "2027-11", "14": "2026-11"},
     retired="13 12 11 10 9.6 9.5 9.4 9.3",
-    endpoints=frozenset({"postgresql"}),
+    endpoints=frozenset({"postgresql", "postgresql-replica"}),
 )
 MARIADB = Image(
     {"12.3": "2029-06", "11.8": "2028-06", "11.4": "2029-05"},
@@ -108,7 +109,7 @@ REDIS = Image(
     {"7.2": "", "6.2": ""},
     retired="7.0 6.0 5.0",
     removed="4.0 3.2 3.0 2.8",
-    endpoints=frozenset({"redis"}),
+    endpoints=frozenset({"redis", "redis-replica"}),
 )
 VALKEY = Image(
     {"9.0": "2028-10", "8.1": "2030-03", "8.0": "2027-09"}, endpoints=frozenset({"valkey"})
@@ -247,10 +248,14 @@ RESOURCES = Optional(Table({"base_memory": Integer(), "memory_ratio": Integer()}
 RELATIONSHIPS = Names(
     Optional(Either((Text(), Table({"service": Text(), "endpoint": Text()}, is_open=True))))
 )
+LOCAL = "use `storage` (shared by all instances) or `instance` (one per instance)"
 MOUNTS = Names(
     Table(
         {
-            "source": Text(values=("storage", "instance", "tmp", "temporary", "service")),
+            "source": Text(
+                values=("storage", "instance", "tmp", "temporary", "service"),
+                explained={"local": LOCAL, "shared": LOCAL},
+            ),
             "source_path": Text(),
             "service": Text(),
         },

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rehearsal import after_deploy, deploy, preparation
 from rehearsal.configuration import ConfigurationError
-from rehearsal.image import Images, fingerprint
+from rehearsal.image import Image, Images, fingerprint
+from rehearsal.instance import Instance
 from rehearsal.locks import holder, locked
 from rehearsal.network import Ports, raise_file_limit
 from rehearsal.report import Console, Report
@@ -58,61 +59,78 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
     """
     options = scene.options
     configuration = preparation.validate(scene, tree, "tree")
-    name = preparation.choose_application(scene, configuration)
+    main, names = preparation.choose_applications(scene, configuration)
+    scenes = {name: scene if name == main else scene.of(name) for name in names}
     images = Images(options.state, bwrap=scene.bwrap, entropy=scene.environment.entropy)
     previous_image = None
     if options.previous is not None:
-        previous = find_tree(options.repository, options.previous)
-        scene.report.previous = previous.title
-        try:
-            old = preparation.read(scene, previous, "previous-tree")
-        except ConfigurationError as error:
-            raise ServiceError(
-                f"The previous release, {previous.title}, cannot be deployed: {error}."
-            ) from None
-        if name not in old.applications:
-            raise ServiceError(
-                f"The previous release, {previous.title}, has no application {name}."
-            )
-        previous_image = await preparation.build(
-            scene, images, previous, old, name, stage="build previous"
-        )
-    image = await preparation.build(scene, images, tree, configuration, name, stage="build")
+        previous_image = await build_previous(scene, images, main)
+    built = [
+        await preparation.build(each, images, tree, configuration, name, stage="build")
+        for name, each in scenes.items()
+    ]
     with scene.stage("freeze") as stage:
-        for built in filter(None, [image, previous_image]):
-            preparation.freeze_image(scene, built, stage)
-    frozen = fingerprint(image)
-    await preparation.run_services(scene, image)
-    await preparation.run_front(scene, image)
-    if not is_rehearsable(image.description):
-        return  # its code does not run here
-    await preparation.check_environment(scene, image)
+        for image in filter(None, [*built, previous_image]):
+            preparation.freeze_image(scene, image, stage)
+    frozen = [fingerprint(image) for image in built]
+    await preparation.run_services(scene, scenes, built)
+    await preparation.run_front(scene, scenes, built)
 
-    if previous_image is None:
-        live = await deploy.first(scene, image)
-    elif options.strategy == "rolling":
-        live = await deploy.under_load(scene, previous_image, image, deploy.roll)
-    else:
-        live = await deploy.under_load(scene, previous_image, image, deploy.stop_and_start)
+    lives: list[tuple[Scene, Instance, str]] = []
+    for image, fingerprinted in zip(built, frozen, strict=True):
+        each = scenes[image.application]
+        if not is_rehearsable(image.description):
+            continue  # its code does not run here
+        await preparation.check_environment(each, image)
+        if previous_image is None or each is not scene:
+            live = await deploy.first(each, image)
+        elif options.strategy == "rolling":
+            live = await deploy.under_load(each, previous_image, image, deploy.roll)
+        else:
+            live = await deploy.under_load(each, previous_image, image, deploy.stop_and_start)
+        lives.append((each, live, fingerprinted))
 
-    if live.is_serving:
-        await after_deploy.check_pages(scene, live)
-    else:
-        scene.report.seen.append(f"After the deploy: {await scene.describe_responses()}")
-    await after_deploy.run_post_deploy(scene, live)
-    if options.broken == "kill":
-        await after_deploy.kill(scene, live)
+    for each, live, _ in lives:
+        if live.is_serving:
+            await after_deploy.check_pages(each, live)
+        elif each.pages:
+            scene.report.seen.append(f"After the deploy: {await each.describe_responses()}")
+        await after_deploy.run_post_deploy(each, live)
+        if each.options.broken == "kill":
+            await after_deploy.kill(each, live)
     if options.keep:
         scene.report.address = scene.front.address
-    elif live.is_serving:
-        await after_deploy.stop(scene, live)
-    after_deploy.inspect(scene, live, frozen)
+    for each, live, fingerprinted in reversed(lives):  # an application before those that it needs
+        if live.is_serving and not options.keep:
+            await after_deploy.stop(each, live)
+        after_deploy.inspect(each, live, fingerprinted)
+
+
+async def build_previous(scene: Scene, images: Images, name: str) -> Image:
+    """Build the release that is replaced.
+
+    Raises:
+        ServiceError: it cannot be deployed, or does not have the application.
+    """
+    previous = find_tree(scene.options.repository, str(scene.options.previous))
+    scene.report.previous = previous.title
+    try:
+        old = preparation.read(scene, previous, "previous-tree")
+    except ConfigurationError as error:
+        raise ServiceError(
+            f"The previous release, {previous.title}, cannot be deployed: {error}."
+        ) from None
+    if name not in old.applications:
+        raise ServiceError(f"The previous release, {previous.title}, has no application {name}.")
+    return await preparation.build(scene, images, previous, old, name, stage="build previous")
 
 
 @asynccontextmanager
 async def open_scene(options: Options, console: Console, tree: Tree) -> AsyncIterator[Scene]:
     """Lock the environment for this rehearsal; stop everything it has started on exit."""
     options.place.mkdir(parents=True, exist_ok=True)
+    # The state is in the repository by default, and is not part of it.
+    (options.state / ".gitignore").write_text("*\n")
 
     def waiting(holder: str) -> None:
         if options.kept.exists():

@@ -1,7 +1,10 @@
 """The stages before the application starts: validation, build, services, router."""
 
 import os
+import secrets
 import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from rehearsal.dependencies import plan
 from rehearsal.findings import Severity
 from rehearsal.front import FrontError, nginx
 from rehearsal.front import front as run_router
+from rehearsal.gate import Gate
 from rehearsal.image import BuildError, Image, Images, freeze, hidden_by_mounts
 from rehearsal.instance import prepare_mounts
 from rehearsal.locks import holder
@@ -19,12 +23,16 @@ from rehearsal.passwords import check_urls
 from rehearsal.project import read as read_project
 from rehearsal.report import Stage
 from rehearsal.router import Page, entrances
-from rehearsal.runtimes import check_runtimes
+from rehearsal.runtimes import check_runtimes, is_rehearsable
 from rehearsal.sandbox import allow_removal
 from rehearsal.scene import RehearsalStoppedError, Scene
 from rehearsal.services import ServiceError, Services
 from rehearsal.tree import Tree, uncommitted
 from rehearsal.validation import validate as find_faults
+from rehearsal.variables import Endpoint
+
+HTTP_PORT = 80  # of applications, for the others
+ADDRESSES = 5  # to try
 
 
 def read(scene: Scene, tree: Tree, name: str) -> Configuration:
@@ -59,20 +67,40 @@ def validate(scene: Scene, tree: Tree, name: str) -> Configuration:
     return validation.configuration
 
 
-def choose_application(scene: Scene, configuration: Configuration) -> str:
+def choose_applications(scene: Scene, configuration: Configuration) -> tuple[str, list[str]]:
+    """Return the main application, and all applications to deploy in the order of deployment.
+
+    An application comes after those that it has a relationship with. Unless the main application
+    has been chosen, it is the one with the default route, and all applications are deployed.
+    """
     names = list(configuration.applications)
-    name = scene.options.application or scene.project.application
-    if name is None and len(names) == 1:
-        return names[0]
-    if name in configuration.applications:
-        return str(name)
-    if name is not None:
+    chosen = scene.options.application or scene.project.application
+    if chosen is not None and chosen not in names:
         raise ServiceError(
-            f"There is no application {name!r}. Choose one with --application: {', '.join(names)}."
+            f"There is no application {chosen!r}. Choose one with --application:"
+            f" {', '.join(names)}."
         )
-    raise ServiceError(
-        f"There are several applications. Choose one with --application: {', '.join(names)}."
-    )
+    order: list[str] = []
+    seen: set[str] = set()
+
+    def add(name: str) -> None:
+        if name in configuration.applications and name not in seen:
+            seen.add(name)
+            for target, _ in configuration.applications[name].endpoints().values():
+                add(target)
+            order.append(name)
+
+    for name in [chosen] if chosen else names:
+        add(name)
+    return chosen or default_application(configuration), order
+
+
+def default_application(configuration: Configuration) -> str:
+    """Return the application of the primary route, or else of the first route."""
+    routes = sorted(configuration.routes.values(), key=lambda route: not route.primary)
+    served = [route.application for route in routes if route.type == "upstream"]
+    names = [name for name in served if name in configuration.applications]
+    return next(iter([*names, *configuration.applications]))
 
 
 async def build(
@@ -131,7 +159,7 @@ async def build(
                 " serving",
                 fix=inspection.suggest_fix(error.result.output),
                 place=configuration.place("applications", name, *error.keys),
-                excerpt=error.result.tail(),
+                excerpt=error.result.cause,
             )
             raise RehearsalStoppedError from None
         scene.report.findings += hidden_by_mounts(image)
@@ -156,7 +184,14 @@ def freeze_image(scene: Scene, image: Image, stage: Stage) -> None:
         )
 
 
-async def run_services(scene: Scene, image: Image) -> None:
+async def run_services(scene: Scene, scenes: Mapping[str, Scene], images: Sequence[Image]) -> None:
+    """Start the services that the applications use.
+
+    Args:
+        scene: the scene of the main application.
+        scenes: the scenes of all applications, by name.
+        images: their images.
+    """
     options = scene.options
     directory = options.place / "services"
     with scene.stage("services") as stage:
@@ -164,23 +199,26 @@ async def run_services(scene: Scene, image: Image) -> None:
             clear(scene, directory)
         if options.clone_of:
             clone(scene, options.clone_of, directory)
-        scene.services = Services(
-            image.configuration,
+        running = Services(
+            images[0].configuration,
             directory=directory,
             scratch=scene.scratch / "services",
             ports=scene.ports,
             found=scene.report.findings,
         )
-        targets = image.description.endpoints()
-        await scene.services.start((service for service, _ in targets.values()), scene.stack)
-        scene.endpoints = {
-            name: endpoint
-            for name, (service, key) in targets.items()
-            if (endpoint := scene.services.endpoint(service, key))
-        }
-        stage.detail = ", ".join(
-            f"{name}: {endpoint.type}" for name, endpoint in scene.endpoints.items()
-        )
+        shown: dict[str, str] = {}
+        for image in images:
+            each = scenes[image.application]
+            each.services = running
+            targets = image.description.endpoints()
+            await running.start((service for service, _ in targets.values()), scene.stack)
+            each.endpoints = {
+                name: endpoint
+                for name, (service, key) in targets.items()
+                if (endpoint := running.endpoint(service, key))
+            }
+            shown |= {name: endpoint.type for name, endpoint in each.endpoints.items()}
+        stage.detail = ", ".join(f"{name}: {type_}" for name, type_ in shown.items())
         if options.clone_of:
             stage.detail += f", cloned from {options.clone_of}"
 
@@ -211,7 +249,10 @@ def clone(scene: Scene, source: str, directory: Path) -> None:
         shutil.copytree(place / "mounts", scene.mounts, symlinks=True, dirs_exist_ok=True)
 
 
-async def run_front(scene: Scene, image: Image) -> None:
+async def run_front(scene: Scene, scenes: Mapping[str, Scene], images: Sequence[Image]) -> None:
+    """Run the router, and connect the applications that have relationships; see `run_services`."""
+    configuration = images[0].configuration
+    names = sorted(scenes, key=lambda name: scenes[name] is not scene)
     with scene.stage("front") as stage:
         if nginx() is None:
             scene.add_finding(
@@ -228,10 +269,10 @@ async def run_front(scene: Scene, image: Image) -> None:
                 f"Port {scene.options.port} is already in use. Choose another one with --port."
             )
         try:
-            scene.front = await scene.stack.enter_async_context(
+            fronts = await scene.stack.enter_async_context(
                 run_router(
-                    image.configuration.routes,
-                    application=image.application,
+                    configuration.routes,
+                    applications=names,
                     domain=scene.environment.domain,
                     port=port,
                     scratch=scene.scratch / "router",
@@ -246,11 +287,56 @@ async def run_front(scene: Scene, image: Image) -> None:
                 excerpt=str(error),
             )
             raise RehearsalStoppedError from None
-        domain = scene.environment.domain
-        own = entrances(image.configuration.routes, image.application, domain)
-        host = own[0].host if own else domain
-        scene.pages = [Page(host, path) for path in scene.project.pages] or own
-        stage.detail = f"{scene.front.address} for https://{host}/"
+        for name, each in scenes.items():
+            each.front = fronts[name]
+            domain = scene.environment.domain
+            own = entrances(configuration.routes, name, domain)
+            host = own[0].host if own else domain
+            each.pages = [Page(host, path) for path in each.project.pages] or own
+            if each is scene:
+                stage.detail = f"{scene.front.address} for https://{host}/"
+        for image in images:
+            connect(scenes, image, configuration)
+
+
+def connect(scenes: Mapping[str, Scene], image: Image, configuration: Configuration) -> None:
+    """Give an application its relationships with other applications."""
+    scene = scenes[image.application]
+    targets = {
+        relationship: name
+        for relationship, (name, _) in image.description.endpoints().items()
+        if name in scenes
+    }
+    for relationship, name in targets.items():
+        ip, port = listen(scenes[name].front.gate)
+        application = configuration.applications[name]
+        endpoint = Endpoint(name, application.type, "http", "http", port, ip)
+        scene.endpoints = {**scene.endpoints, relationship: endpoint}
+        if not is_rehearsable(application):
+            scene.doubts.append(f"the application {name}")
+        if port != HTTP_PORT:
+            scene.add_finding(
+                "front",
+                f"the application {name} has the port {port} instead of {HTTP_PORT}",
+                consequence="requests to http://$"
+                f"{relationship.upper()}_HOST without the port in the variables fail here",
+                fix="permit it, as root: sysctl net.ipv4.ip_unprivileged_port_start=80",
+                severity=Severity.NOTE,
+                place=configuration.place(
+                    "applications", image.application, "relationships", relationship
+                ),
+            )
+
+
+def listen(gate: Gate) -> tuple[str, int]:
+    """Open an address for other applications; return it and the port, 80 if possible."""
+    for _ in range(ADDRESSES):
+        # Another one for each application, because all of them have the same port.
+        numbers = 64 + secrets.randbelow(64), secrets.randbelow(256), 1 + secrets.randbelow(254)
+        address = ".".join(map(str, (127, *numbers)))
+        with suppress(OSError):
+            return address, gate.listen_on(address, HTTP_PORT)
+    return "127.0.0.1", gate.listen_on("127.0.0.1", 0)
 
 
 async def check_environment(scene: Scene, image: Image) -> None:

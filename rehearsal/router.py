@@ -63,17 +63,20 @@ def configuration(
     held: int,
     direct: int,
     scratch: str,
+    others: Mapping[str, tuple[int, int]] | None = None,
 ) -> str:
     """Return nginx's configuration.
 
     Args:
         routes: the routes, by their URL in the configuration.
-        application: the running application; routes to others respond with 502.
+        application: the application that serves requests for unknown hosts.
         domain: the value of `{default}` and `{all}`.
         port: the port to listen on, on 127.0.0.1.
         held: the gate's port for requests that a deploy holds.
         direct: the gate's port for requests that it does not hold.
         scratch: a directory that nginx may write to.
+        others: the ports of the gates of other applications, held and direct. Routes to any other
+            application respond with 502.
 
     Raises:
         ValueError: a duration is invalid; the message quotes it.
@@ -82,11 +85,13 @@ def configuration(
     default = _default(targets, application)
     # The default host also serves requests for unknown hosts, such as 127.0.0.1:8000.
     hosts = sorted({target.host for target in targets}, key=lambda host: host != default)
-    maps: list[str] = []
+    gates = {application: (held, direct), **(others or {})}
+    variables = {name: f"$gate_{number}" for number, name in enumerate(gates)}
+    maps = [_gate(variables[name], *ports) for name, ports in gates.items()]
     servers = []
     for host in hosts:
         blocks = [
-            _route(target, application, domain, maps) for target in targets if target.host == host
+            _route(target, variables, domain, maps) for target in targets if target.host == host
         ]
         if not any(target.path == "" for target in targets if target.host == host):
             blocks.append("location / { return 404; }")
@@ -111,12 +116,6 @@ http {{
 {http(scratch)}
 proxy_cache_path {quoted(str(_cache(scratch)))} levels=1:2 keys_zone=answers:4m inactive=1d
     max_size=256m use_temp_path=off;
-
-# Idempotent requests are held during a deploy.
-map $request_method $gate {{
-    default 127.0.0.1:{direct};
-    "~^(GET|HEAD|PUT|DELETE|OPTIONS)$" 127.0.0.1:{held};
-}}
 
 # The path as the client sent it: decoded characters must not get into a header.
 map $request_uri $path {{ "~^(?<as_written>[^?]*)" $as_written; }}
@@ -159,6 +158,14 @@ proxy_cache_revalidate on;
 """
 
 
+def _gate(variable: str, held: int, direct: int) -> str:
+    """Return the map that sends idempotent requests where a deploy holds them."""
+    return (
+        f"map $request_method {variable} {{ default 127.0.0.1:{direct};"
+        f' "~^(GET|HEAD|PUT|DELETE|OPTIONS)$" 127.0.0.1:{held}; }}'
+    )
+
+
 def _cache(scratch: str) -> Path:
     return Path(scratch, "cache")
 
@@ -190,12 +197,12 @@ def _default(targets: list[_Target], application: str) -> str:
     return ""
 
 
-def _route(target: _Target, application: str, domain: str, maps: list[str]) -> str:
+def _route(target: _Target, gates: Mapping[str, str], domain: str, maps: list[str]) -> str:
     route = target.route
     if route.type == "redirect":
         handling = _redirect(target, domain)
-    elif route.type == "upstream" and route.application == application:
-        handling = _upstream(target, maps)
+    elif route.type == "upstream" and route.application in gates:
+        handling = _upstream(target, gates[route.application], maps)
     else:
         text = f"The route {target.key} is not supported by the rehearsal.\n"
         handling = f"default_type text/plain; return 502 {literal(text)};"
@@ -271,13 +278,13 @@ def _partial_redirect(
     )
 
 
-def _upstream(target: _Target, maps: list[str]) -> str:
+def _upstream(target: _Target, gate: str, maps: list[str]) -> str:
     # For a wildcard host, nginx knows which host was requested.
     host = "$host" if target.host.startswith("*") else literal(target.host)[1:-1]
     pattern = "[^/]+" if target.host.startswith("*") else re.escape(target.host)
     location = quoted(f"~*^https://{pattern}(?=[/?#]|$)(.*)$")
     return f"""
-proxy_pass http://$gate;
+proxy_pass http://{gate};
 proxy_set_header Host "{host}";
 proxy_set_header Connection $connection_header;
 proxy_set_header Upgrade $upgrade_header;

@@ -101,12 +101,35 @@ class Scene:
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     instances: list[Instance] = field(default_factory=list)
     """All instances, including those that have ended."""
+    prefix: str = ""
+    """The start of the names of stages, with several applications; "" for the main one."""
+    subdirectory: str = ""
+    """The directory of the application's logs and temporary files; "" for the main one."""
     doubts: list[str] = field(default_factory=list)
     """What is missing here and may be the cause of a failure, such as `Python 3.14`."""
 
     @property
     def logs(self) -> Path:
-        return self.options.logs
+        return self.options.logs / self.subdirectory
+
+    def of(self, application: str) -> "Scene":
+        """Return the scene of another application in the same rehearsal.
+
+        It is deployed once, without the failures and the load that the options ask for.
+        """
+        other = replace(
+            self,
+            options=replace(self.options, broken=None, strategy=None, previous=None),
+            project=Project(),
+            pages=[],
+            endpoints={},
+            instances=[],
+            prefix=f"{application}: ",
+            subdirectory=application,
+            doubts=[],
+        )
+        other.logs.mkdir(exist_ok=True)
+        return other
 
     @property
     def mounts(self) -> Path:
@@ -115,11 +138,11 @@ class Scene:
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
         """Time a stage, and show its result."""
-        stage = Stage(name)
+        stage = Stage(f"{self.prefix}{name}")
         begun = time.monotonic()
         known = len(self.report.findings)
         try:
-            with self.console.working(name):
+            with self.console.working(stage.name):
                 yield stage
         except BaseException:
             stage.result = "failed"
@@ -129,7 +152,9 @@ class Scene:
             found = self.report.findings[known:]
             if name not in WITHOUT_CODE:
                 found = [self._in_doubt(finding) for finding in found]
-                self.report.findings[known:] = found
+            if self.prefix:
+                found = [replace(finding, stage=stage.name) for finding in found]
+            self.report.findings[known:] = found
             severities = {finding.severity for finding in found}
             if Severity.ERROR in severities:
                 stage.result = "failed"
@@ -186,7 +211,7 @@ class Scene:
     def instance(self, image: Image, label: str) -> Instance:
         """Create an instance of a release that is stopped at the end of the rehearsal."""
         port = self.ports.reserve()
-        scratch = self.scratch / label
+        scratch = self.scratch / self.subdirectory / label
         inside = "/app" if self.bwrap else str(image.directory)
         socket = "/run/web/app.sock" if self.bwrap else str(scratch / "app.sock")
         instance = Instance(
@@ -244,7 +269,7 @@ class Scene:
             fix=inspection.suggest_fix(result.output),
             place=image.configuration.place("applications", image.application, *keys),
             severity=Severity.WARNING if "crons" in keys else Severity.ERROR,
-            excerpt=result.tail(),
+            excerpt=result.cause,
         )
         return False
 

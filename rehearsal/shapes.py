@@ -51,6 +51,8 @@ class Text(Shape):
     """What the pattern describes, such as `a duration`."""
     may_be_number: bool = False
     """Whether a number or a boolean is probably accepted as well."""
+    explained: Mapping[str, str] = field(default_factory=dict)
+    """How to fix certain wrong values."""
 
     @property
     def noun(self) -> str:  # type: ignore[override]
@@ -66,7 +68,9 @@ class Text(Shape):
             yield Fault(
                 keys,
                 f"is `{value}`, which is not {self.noun}",
-                did_you_mean(value, self.values) or f"use one of: {', '.join(self.values)}",
+                self.explained.get(value)
+                or did_you_mean(value, self.values)
+                or f"use one of: {', '.join(self.values)}",
             )
         elif self.pattern and not re.fullmatch(self.pattern, value):
             yield Fault(keys, f"is `{value}`, which is not {self.noun}")

@@ -61,6 +61,7 @@ CHECKS: tuple[Check, ...] = (
     serving.check_development_server,
     serving.check_roots,
     serving.check_rules,
+    crons.check_commands,
     crons.check_specs,
     requirements.check_hashes,
 )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from rehearsal.checks.context import Context
+from rehearsal.checks.form import members
 from rehearsal.configuration import REJECTED
 from rehearsal.findings import Finding, Severity
 from rehearsal.knowledge import MIN_CRON_MINUTES
@@ -25,6 +26,18 @@ PART = re.compile(r"(?:(\*|H(?:\(\d+-\d+\))?)|(\d+)(?:-(\d+))?)(?:/(\d+))?", re.
 
 class SpecError(ValueError):
     """A cron specification is invalid; the message says why."""
+
+
+def check_commands(context: Context) -> Iterator[Finding]:
+    for keys, cron in members(dict(context.configuration.raw), ("applications", "crons")):
+        if isinstance(cron, dict) and not ("commands" in cron or "cmd" in cron):
+            yield context.find(
+                keys,
+                "has no `commands`",
+                REJECTED,
+                "add `commands: {start: …}` with the command to run",
+                Severity.ERROR,
+            )
 
 
 def check_specs(context: Context) -> Iterator[Finding]:

@@ -75,6 +75,8 @@ def _judge(
         else:
             problem = f"is `{text}`; the {what} `{name}` is unknown"
             fix = did_you_mean(name, known) or f"use one of: {', '.join(known)}"
+            if "@" in name:
+                fix = f"write `{name.replace('@', ':')}`"
         yield _unknown(context, keys, problem, fix)
         return
     newest = image.versions()
