@@ -11,7 +11,7 @@ from rehearsal.image import fingerprint
 from rehearsal.instance import Instance
 from rehearsal.load import steady
 from rehearsal.probe import probe
-from rehearsal.scene import Scene
+from rehearsal.scene import Chosen, Scene
 
 # A cron may run for a day, but a rehearsal only shows that it starts.
 CRON_SECONDS = 60
@@ -45,9 +45,15 @@ async def run_post_deploy(scene: Scene, live: Instance) -> None:
     if hook:
         with scene.stage("post_deploy") as stage:
             scene.judge(await scene.hook(live, hook), stage, live, ("hooks", "post_deploy"))
-    if live.application.crons:
+    # Those that --run names run later.
+    crons = {
+        name: cron
+        for name, cron in live.application.crons.items()
+        if Chosen("cron", name) not in scene.options.runs
+    }
+    if crons:
         with scene.stage("crons") as stage:
-            for name, cron in live.application.crons.items():
+            for name, cron in crons.items():
                 result = await live.run(
                     cron.commands.start,
                     scene.logs / f"cron-{name}.log",
@@ -55,7 +61,7 @@ async def run_post_deploy(scene: Scene, live: Instance) -> None:
                     seconds=min(cron.timeout, CRON_SECONDS),
                 )
                 scene.judge(result, stage, live, ("crons", name))
-            stage.detail = f"ran each once: {', '.join(live.application.crons)}"
+            stage.detail = f"ran each once: {', '.join(crons)}"
     if live.workers:
         with scene.stage("workers") as stage:
             scene.report.findings += inspection.judge_workers(live)

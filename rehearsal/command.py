@@ -24,7 +24,7 @@ from rehearsal.locks import holder
 from rehearsal.program import program
 from rehearsal.project import ProjectError
 from rehearsal.report import Console, Report
-from rehearsal.scene import Options
+from rehearsal.scene import KINDS, Chosen, Options
 from rehearsal.services import ServiceError
 from rehearsal.tree import TreeError, find_tree
 
@@ -50,6 +50,7 @@ examples:
   %(prog)s --strategy rolling --from HEAD~1
   %(prog)s --environment-type development --clone-of production
   %(prog)s --break migration --fresh
+  %(prog)s --run cron:backup --run operation:clear-cache
   %(prog)s --keep
   %(prog)s --stop
 """
@@ -69,6 +70,16 @@ def host_name(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", name) or len(name) > 253:
         raise argparse.ArgumentTypeError(f"a domain looks like www.example.com, got {text!r}")
     return name
+
+
+def chosen(text: str) -> Chosen:
+    """Parse what --run runs."""
+    kind, _, name = text.partition(":")
+    if kind not in KINDS or not name:
+        raise argparse.ArgumentTypeError(
+            f"write KIND:NAME, where KIND is one of {', '.join(KINDS)}; got {text!r}"
+        )
+    return Chosen(kind, name)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -134,6 +145,16 @@ def parser() -> argparse.ArgumentParser:
         choices=BREAKS,
         metavar="STEP",
         help=f"make a step fail on purpose: {', '.join(BREAKS)}",
+    )
+    how.add_argument(
+        "--run",
+        dest="runs",
+        action="append",
+        default=[],
+        type=chosen,
+        metavar="KIND:NAME",
+        help="run a cron, an operation, a source-operation or a task after the deploy, such as"
+        " cron:backup; may be repeated",
     )
     how.add_argument(
         "--force", action="store_true", help="continue even if the configuration has errors"
@@ -210,6 +231,7 @@ def options(arguments: argparse.Namespace) -> Options:
         "repository": arguments.repository.absolute(),
         "state": state.absolute(),
         "environment": environment,
+        "runs": tuple(arguments.runs),
     }
     return Options(**{field.name: values[field.name] for field in fields(Options)})
 

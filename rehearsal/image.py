@@ -186,10 +186,30 @@ class Images:
         application = configuration.applications[name]
         if not is_rehearsable(application):
             return
-        cache = self.state / "cache"
-        cache.mkdir(exist_ok=True)
         directory = place / "app" / application.directory
         prepare_home(directory)
+        container = self.container(directory, configuration, name, python, release=release)
+        steps, _ = plan(application, directory)
+        commands = [(f"`{step.command}`", step.command, step.keys) for step in steps]
+        if application.hooks.build:
+            commands.append(("the build hook", application.hooks.build, ("hooks", "build")))
+        for command, text, keys in commands:
+            result = await container.run(text, log=log, seconds=BUILD_SECONDS, show=show)
+            if result.code != 0:
+                raise BuildError(result, command, keys)
+
+    def container(
+        self,
+        directory: Path,
+        configuration: Configuration,
+        name: str,
+        python: Python,
+        *,
+        release: str,
+    ) -> Container:
+        """Return a build container: it has no services, and may write to `directory`."""
+        cache = self.state / "cache"
+        cache.mkdir(exist_ok=True)
         variables = build_variables(
             configuration,
             name,
@@ -200,7 +220,7 @@ class Images:
         )
         if python.interpreter.is_managed:
             variables["PIP_BREAK_SYSTEM_PACKAGES"] = "1"
-        container = Container(
+        return Container(
             tree=directory,
             variables=variables,
             bwrap=self.bwrap,
@@ -210,14 +230,6 @@ class Images:
             replaced=python.replaced,
             path=path_of(python, directory, self.bwrap),
         )
-        steps, _ = plan(application, directory)
-        commands = [(f"`{step.command}`", step.command, step.keys) for step in steps]
-        if application.hooks.build:
-            commands.append(("the build hook", application.hooks.build, ("hooks", "build")))
-        for command, text, keys in commands:
-            result = await container.run(text, log=log, seconds=BUILD_SECONDS, show=show)
-            if result.code != 0:
-                raise BuildError(result, command, keys)
 
 
 def prepare_home(directory: Path) -> None:

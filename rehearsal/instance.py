@@ -342,7 +342,8 @@ def mount_source(image: Image, directory: Path, key: str, mount: Mount) -> Path:
     have the same owner.
     """
     owner = mount.service or image.application
-    if mount.service or len(image.configuration.applications) > 1:
+    is_task = image.application in image.configuration.tasks
+    if mount.service or is_task or image.configuration.has_several_applications:
         directory /= f"@{owner}"
     # Without `source_path` the files are in a directory with the name of the mount.
     path = key if mount.source_path is None else mount.source_path
