@@ -49,7 +49,7 @@ migration: python-packages ## generate a migration from the models: m="add a col
 		'python -m alembic upgrade head && exec python -m alembic revision --autogenerate -m "$$m"'
 
 rehearse: python-packages ## deploy the last commit to a local Upsun; ARGS=--help lists the options
-	@exec $(PY) -m rehearsal $(ARGS)
+	@exec $(PY) -m rehearsal --strict $(ARGS)
 
 bench: python-packages app/manifest.json ## run the benchmarks and update docs/performance.md; ARGS="--only api" runs one
 	@exec $(PY) -m benchmarks $(ARGS)

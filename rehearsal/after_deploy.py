@@ -25,6 +25,8 @@ async def check_pages(scene: Scene, live: Instance) -> None:
             scene.front.address, scene.pages, scene.project, with_files=nginx() is not None
         )
         scene.report.findings += found
+        if scene.report.has_errors:
+            scene.doubt_connection(inspection.tail(live.log, 100))
         if scene.options.broken or scene.report.has_errors:
             scene.report.seen.append(f"After the deploy: {await scene.describe_responses()}")
         if live.web and live.web.codes:
@@ -36,7 +38,7 @@ async def check_pages(scene: Scene, live: Instance) -> None:
                 severity=Severity.ERROR
                 if live.is_passing and live.web.is_crash_looping
                 else Severity.WARNING,
-                excerpt=inspection.tail(live.log),
+                excerpt=inspection.explain(live.log),
             )
 
 

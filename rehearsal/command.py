@@ -183,6 +183,9 @@ def parser() -> argparse.ArgumentParser:
     after = parser.add_argument_group("output and afterwards")
     after.add_argument("--json", action="store_true", help="print the report as JSON")
     after.add_argument(
+        "--verbose", action="store_true", help="print warnings and notes, not only their number"
+    )
+    after.add_argument(
         "--keep", action="store_true", help="keep the application running in the background"
     )
     after.add_argument(
@@ -242,11 +245,12 @@ def main() -> int:
 
     def work() -> int:
         wanted = options(arguments)
+        console = Console(quiet=arguments.json, verbose=arguments.verbose)
         if arguments.stop:
             return stop(wanted)
         if wanted.keep:
-            return in_background(wanted, as_json=arguments.json)
-        return asyncio.run(run(wanted, as_json=arguments.json))
+            return in_background(wanted, console, as_json=arguments.json)
+        return asyncio.run(run(wanted, console, as_json=arguments.json))
 
     return report_errors(work)
 
@@ -268,11 +272,12 @@ def report_errors(work: Callable[[], int]) -> int:
     return NOTHING_REHEARSED
 
 
-async def run(options: Options, *, as_json: bool, pipe: int | None = None) -> int:
+async def run(options: Options, console: Console, *, as_json: bool, pipe: int | None = None) -> int:
     """Rehearse and report.
 
     Args:
         options: the command line's options.
+        console: shows the progress and the report.
         as_json: print the report as JSON, without progress.
         pipe: sends the exit code to the foreground process while this one keeps running.
     """
@@ -280,7 +285,6 @@ async def run(options: Options, *, as_json: bool, pipe: int | None = None) -> in
     for number in (signal.SIGTERM, signal.SIGHUP):
         if task is not None:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    console = Console(quiet=as_json)
 
     async def complete(report: Report) -> None:
         if as_json:
@@ -299,7 +303,7 @@ async def run(options: Options, *, as_json: bool, pipe: int | None = None) -> in
     return (await lifecycle.rehearse(options, console, complete)).exit_code
 
 
-def in_background(options: Options, *, as_json: bool) -> int:
+def in_background(options: Options, console: Console, *, as_json: bool) -> int:
     """Rehearse in a background process; return its exit code while it keeps running."""
     receiver, pipe = os.pipe()
     sys.stdout.flush()
@@ -309,7 +313,9 @@ def in_background(options: Options, *, as_json: bool) -> int:
         os.setsid()
         code = NOTHING_REHEARSED
         try:
-            code = report_errors(lambda: asyncio.run(run(options, as_json=as_json, pipe=pipe)))
+            code = report_errors(
+                lambda: asyncio.run(run(options, console, as_json=as_json, pipe=pipe))
+            )
             sys.stdout.flush()
         finally:
             os._exit(code)

@@ -66,6 +66,8 @@ async def bring_up(scene: Scene, instance: Instance, hold: Hold, prefix: str = "
             instance, scene.add_finding, stage.name, is_final=hook is None
         )
         hold.parts["start"] = time.monotonic() - begun
+        if not up:
+            scene.doubt_connection(inspection.tail(instance.log, 100))
         if up:
             stage.detail = "accepts connections" if instance.is_passing else "serves files only"
     if commands.post_start:
@@ -161,7 +163,7 @@ async def under_load(
             "load",
             "the previous release does not answer the requests of the load as expected",
             fix="check `path` and `status` in [[tool.rehearsal.load]] in pyproject.toml",
-            excerpt=inspection.tail(scene.logs / "load.log"),
+            excerpt=inspection.explain(scene.logs / "load.log"),
         )
         raise RehearsalStoppedError from None
     return live

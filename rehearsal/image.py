@@ -15,7 +15,14 @@ from rehearsal.configuration import Application, Configuration
 from rehearsal.dependencies import plan
 from rehearsal.findings import Finding, Severity
 from rehearsal.locks import locked
-from rehearsal.runtimes import Python, find_python, is_rehearsable, prepare_python, search_path
+from rehearsal.runtimes import (
+    Python,
+    find_python,
+    is_rehearsable,
+    link_pythons,
+    prepare_python,
+    search_path,
+)
 from rehearsal.sandbox import Container, Result, remove
 from rehearsal.shapes import Keys
 from rehearsal.tree import Tree
@@ -26,6 +33,7 @@ MEGABYTE = 1024 * 1024
 # Metadata, stored next to the image and not visible in it.
 DONE = "built.json"
 PROGRAMS = "/image/bin"
+PYTHONS = "/image/pythons"
 
 
 # Files that keep an empty directory in Git.
@@ -188,7 +196,9 @@ class Images:
             return
         directory = place / "app" / application.directory
         prepare_home(directory)
-        container = self.container(directory, configuration, name, python, release=release)
+        container = await self.container(
+            directory, configuration, name, python, release=release, scratch=place
+        )
         steps, _ = plan(application, directory)
         commands = [(f"`{step.command}`", step.command, step.keys) for step in steps]
         if application.hooks.build:
@@ -198,7 +208,7 @@ class Images:
             if result.code != 0:
                 raise BuildError(result, command, keys)
 
-    def container(
+    async def container(
         self,
         directory: Path,
         configuration: Configuration,
@@ -206,8 +216,21 @@ class Images:
         python: Python,
         *,
         release: str,
+        scratch: Path,
     ) -> Container:
-        """Return a build container: it has no services, and may write to `directory`."""
+        """Return a build container: it has no services, and may write to `directory`.
+
+        Args:
+            directory: the directory at `/app`.
+            configuration: the commit's configuration.
+            name: the name of the application.
+            python: the Python of its image.
+            release: the hash of the commit's tree.
+            scratch: a directory for the links to other Pythons.
+        """
+        application = configuration.applications[name]
+        pythons = scratch / "pythons"
+        await asyncio.to_thread(link_pythons, pythons, application)
         cache = self.state / "cache"
         cache.mkdir(exist_ok=True)
         variables = build_variables(
@@ -226,9 +249,9 @@ class Images:
             bwrap=self.bwrap,
             read_only=False,
             binds={"/cache": cache},
-            read_only_binds={PROGRAMS: python.programs},
+            read_only_binds={PROGRAMS: python.programs, PYTHONS: pythons},
             replaced=python.replaced,
-            path=path_of(python, directory, self.bwrap),
+            path=(*path_of(python, directory, self.bwrap), PYTHONS if self.bwrap else str(pythons)),
         )
 
 

@@ -11,6 +11,7 @@ import aiohttp
 import httpx
 import psutil
 
+from rehearsal.excerpts import cause, traceback
 from rehearsal.findings import Finding, Severity
 from rehearsal.instance import START_SECONDS, STOP_SECONDS, ExitStatus, Instance
 from rehearsal.load import SHARE
@@ -24,7 +25,6 @@ POLL_SECONDS = 0.05
 PORT_CHECK_SECONDS = 0.5  # between two checks of the listening ports
 PORT_CHECKS = 12  # give up after that many in a row have found only other ports
 ENVIRONMENT_SECONDS = 30
-EXCERPT_LINES = 12
 SEE_OUTPUT = "fix the error in the output below"
 LOGGED_ERRORS = 5  # per log
 LOGGED_ERROR = re.compile(r'"level": ?"(?:warning|error|critical)"|\b(?:WARNING|ERROR|CRITICAL)\b')
@@ -83,10 +83,10 @@ def suggest_fix(output: str) -> str:
     return SEE_OUTPUT if output.strip() else ""
 
 
-def tail(log: Path, lines: int = 12) -> str:
-    """Return the last lines of a log."""
+def explain(log: Path) -> str:
+    """Return the part of a log that explains a failure; "" if there is no log."""
     with suppress(FileNotFoundError):
-        return "\n".join(log.read_text(errors="replace").rstrip().splitlines()[-lines:])
+        return cause(log.read_text(errors="replace"))
     return ""
 
 
@@ -203,7 +203,7 @@ def _explain_failed_start(instance: Instance) -> dict[str, Any]:
             "consequence": "every request gets 502",
             "fix": "add web.commands.start",
         }
-    output = tail(instance.log)
+    output = explain(instance.log)
     if web.codes:
         fix = suggest_fix(output)
         if web.codes[-1] == 0:
@@ -381,7 +381,7 @@ def judge_workers(instance: Instance, stage: str = "workers") -> list[Finding]:
                     fix="keep the worker running; if the schema is not migrated yet, wait for it",
                     file=place.file,
                     line=place.line,
-                    excerpt=tail(worker.log),
+                    excerpt=explain(worker.log),
                 )
             )
     return found
@@ -408,7 +408,7 @@ def judge_worker_ends(instance: Instance, stage: str) -> list[Finding]:
                 if end.killed
                 else "exit with code 0 after a graceful shutdown",
                 severity=Severity.ERROR if end.killed else Severity.WARNING,
-                excerpt=tail(worker.log),
+                excerpt=explain(worker.log),
             )
         )
     return found
@@ -442,19 +442,10 @@ def logs(instance: Instance) -> list[Finding]:
                         f"{message} ({log.name}, {len(numbers)} times)",
                         fix=fix,
                         severity=Severity.WARNING,
-                        excerpt=excerpt(lines[numbers[0] :]),
+                        excerpt="\n".join(traceback(lines[numbers[0] :])),
                     )
                 )
     return found
-
-
-def excerpt(lines: list[str]) -> str:
-    """Return the start and the end of a log entry, because a traceback's end says the most."""
-    indented = next((n for n, line in enumerate(lines[1:], 1) if not line.startswith(" ")), 0)
-    kept = lines[: indented + 1]
-    if len(kept) > EXCERPT_LINES:
-        kept = [*kept[:3], "  …", *kept[4 - EXCERPT_LINES :]]
-    return "\n".join(line[:500] for line in kept)
 
 
 async def judge_load(

@@ -140,6 +140,8 @@ async def build_previous(scene: Scene, images: Images, name: str) -> Image:
 async def open_scene(options: Options, console: Console, tree: Tree) -> AsyncIterator[Scene]:
     """Lock the environment for this rehearsal; stop everything it has started on exit."""
     options.place.mkdir(parents=True, exist_ok=True)
+    # The state is in the repository by default, and is not part of it.
+    (options.state / ".gitignore").write_text("*\n")
 
     def waiting(holder: str) -> None:
         if options.kept.exists():

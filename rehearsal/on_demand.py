@@ -119,7 +119,14 @@ async def run_source_operation(
         if operation is None:
             continue
         python = await images.python(application)
-        container = images.container(clone, configuration, name, python, release=tree.id)
+        container = await images.container(
+            clone,
+            configuration,
+            name,
+            python,
+            release=tree.id,
+            scratch=clone.with_name(f"{chosen}-{name}"),
+        )
         place = f"{container.directory}/{application.directory}".rstrip("/")
         variables = {**container.variables, **IDENTITY, "PLATFORM_SOURCE_DIR": place}
         container = replace(container, variables=variables)

@@ -151,9 +151,7 @@ async def build(
                 variant="" if scene.bwrap else scene.options.environment,
             )
         except BuildError as error:
-            host = inspection.unreachable(error.result.output)
-            if host:
-                scene.doubts.append(f"a connection to {host}")
+            scene.doubt_connection(error.result.output)
             scene.add_finding(
                 stage,
                 str(error),
@@ -161,7 +159,7 @@ async def build(
                 " serving",
                 fix=inspection.suggest_fix(error.result.output),
                 place=configuration.place("applications", name, *error.keys),
-                excerpt=error.result.tail(),
+                excerpt=error.result.cause,
             )
             raise RehearsalStoppedError from None
         scene.report.findings += hidden_by_mounts(image)

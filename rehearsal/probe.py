@@ -74,11 +74,13 @@ async def probe(
                     seen.append(f"{page.path} {response.status_code}")
                     found += judge_answer(page, response)
             if response is not None and response.status_code == 200 and number == 0 and with_files:
-                assets = await check_assets(client, page, response, found)
+                # In pages that the project does not vouch for, a link may have been broken before.
+                severity = Severity.ERROR if project.pages else Severity.WARNING
+                assets = await check_assets(client, page, response, severity, found)
         if project.ready:
             await check_readiness(client, Page(pages[0].host, project.ready), found)
         if pages:
-            await check_missing_page(client, pages[0], found)
+            await check_missing_page(client, pages[0], project, found)
     if not project.pages:
         found.append(
             Finding(
@@ -184,7 +186,9 @@ async def check_readiness(client: httpx.AsyncClient, page: Page, found: list[Fin
         )
 
 
-async def check_missing_page(client: httpx.AsyncClient, page: Page, found: list[Finding]) -> None:
+async def check_missing_page(
+    client: httpx.AsyncClient, page: Page, project: Project, found: list[Finding]
+) -> None:
     """Check that a page that does not exist is not a server error, and not found either."""
     path = f"{page.path.rpartition('/')[0]}/rehearsal-{secrets.token_hex(4)}"
     response = await get(client, Page(page.host, path), found)
@@ -194,15 +198,21 @@ async def check_missing_page(client: httpx.AsyncClient, page: Page, found: list[
             Finding(
                 STAGE,
                 f"a page that does not exist responds with {response.status_code} instead of 404",
-                severity=Severity.ERROR if response.status_code >= 500 else Severity.WARNING,
+                severity=Severity.ERROR
+                if response.status_code >= 500 and project.pages
+                else Severity.WARNING,
             )
         )
 
 
 async def check_assets(
-    client: httpx.AsyncClient, page: Page, response: httpx.Response, found: list[Finding]
+    client: httpx.AsyncClient,
+    page: Page,
+    response: httpx.Response,
+    severity: Severity,
+    found: list[Finding],
 ) -> int:
-    """Check the assets of a page; return their number."""
+    """Check the assets of a page; return their number. A missing one has the given severity."""
     parser = Assets()
     parser.feed(response.text)
     names = sorted(set(own(parser.names, page)))
@@ -217,6 +227,7 @@ async def check_assets(
                     f"{page.path} uses {name}, which responds with {asset.status_code}",
                     consequence="visitors see the page without it",
                     fix="create the file in the build hook, and check that no mount hides it",
+                    severity=severity if asset.status_code < 500 else Severity.ERROR,
                 )
             )
             continue

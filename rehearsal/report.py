@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
@@ -112,19 +112,27 @@ class Report:
         }
 
 
-def count_of(severity: Severity, count: int) -> str:
-    """Return a number of findings, such as `2 warnings`."""
-    if severity is Severity.NOT_REHEARSED:
-        return f"{count} not rehearsed"
-    return f"{count} {severity.value}{'s' if count > 1 else ''}"
+def counted(findings: Iterable[Finding]) -> str:
+    """Return the numbers of findings, such as `1 error, 2 warnings`."""
+    counts = Counter(finding.severity for finding in findings)
+    parts = []
+    for severity in SEVERITIES:
+        count, name = counts[severity], severity.value.replace("-", " ")
+        plural = "s" if count > 1 and severity is not Severity.NOT_REHEARSED else ""
+        if count:
+            parts.append(f"{count} {name}{plural}")
+    return ", ".join(parts)
 
 
 class Console:
     """Write progress and the report as text, with a live progress line on a terminal."""
 
-    def __init__(self, stream: TextIO = sys.stdout, *, quiet: bool = False) -> None:
+    def __init__(
+        self, stream: TextIO = sys.stdout, *, quiet: bool = False, verbose: bool = False
+    ) -> None:
         self.stream = stream
         self.quiet = quiet
+        self.verbose = verbose
         self.moving = stream.isatty() and os.environ.get("TERM") != "dumb" and not quiet
         self._colours = stream.isatty() and "NO_COLOR" not in os.environ
         self._spinner = itertools.cycle("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
@@ -167,38 +175,49 @@ class Console:
         self.stream.flush()
 
     def ended(self, stage: Stage, findings: list[Finding]) -> None:
-        """Print a finished stage and its findings."""
+        """Print a finished stage; the report at the end has its findings."""
         sign, colour = SIGNS[stage.result]
         took = f"{stage.seconds:5.1f} s"
         name = f"{stage.name:<12}"
-        self.say(f"{self.paint(sign, colour)} {self.paint(name, 'bold')} {took}  {stage.detail}")
-        for finding in findings:
-            self.finding(finding)
+        errors = [finding.message for finding in findings if finding.severity is Severity.ERROR]
+        counts = counted(findings)
+        parts = [errors[0] if errors else stage.detail, f"({counts})" if counts else ""]
+        text = "  ".join(part for part in parts if part)
+        self.say(f"{self.paint(sign, colour)} {self.paint(name, 'bold')} {took}  {text}")
 
-    def finding(self, finding: Finding, indent: str = "    ") -> None:
-        """Print one finding."""
+    def finding(self, finding: Finding, *, stage: bool = False) -> None:
+        """Print one finding, perhaps with its stage."""
         head = f"{finding.severity.value.replace('-', ' ')}:"
         place = f"{finding.place}: " if finding.place else ""
         head = self.paint(head, SEVERITIES[finding.severity])
-        self.say(f"{indent}{head} {place}{finding.message}")
+        where = f"[{finding.stage}] " if stage else ""
+        self.say(f"{head} {where}{place}{finding.message}")
         for label, text in (("effect", finding.consequence), ("fix", finding.fix)):
             if text:
-                self.say(f"{indent}       {self.paint(f'{label:<6}', 'dim')}  {text}")
+                self.say(f"       {self.paint(f'{label:<6}', 'dim')}  {text}")
         for line in finding.excerpt.splitlines():
-            self.say(f"{indent}       {self.paint('│', 'dim')} {line}")
+            self.say(f"       {self.paint('│', 'dim')} {line}")
 
     def verdict(self, text: str, colour: str, findings: list[Finding], end: str = "") -> None:
         """Print the last line of a report."""
-        counts = Counter(finding.severity for finding in findings)
-        parts = [
-            count_of(severity, counts[severity]) for severity in SEVERITIES if counts[severity]
-        ]
         text = self.paint(text, colour, "bold")
-        self.say(f"{text} Findings: {', '.join(parts) or 'none'}.{end}")
+        self.say(f"{text} Findings: {counted(findings) or 'none'}.{end}")
 
     def close(self, report: Report) -> None:
-        """Print the summary at the end of the report."""
+        """Print the findings and the summary: errors first, warnings and notes as a count."""
         self.say()
+        shown = set(SEVERITIES) if self.verbose else {Severity.ERROR, Severity.NOT_REHEARSED}
+        if report.strict:
+            shown.add(Severity.WARNING)
+        for severity in SEVERITIES:
+            for finding in report.findings:
+                if finding.severity is severity and severity in shown:
+                    self.finding(finding, stage=True)
+        folded = counted(f for f in report.findings if f.severity not in shown)
+        if folded:
+            self.say(f"{self.paint(folded, 'yellow')}; add --verbose to see them")
+        if report.findings:
+            self.say()
         if report.hold is not None:
             self._hold(report.hold)
         if report.load is not None:
@@ -206,10 +225,7 @@ class Console:
         for line in report.seen:
             self.say(f"  {line}")
         if report.verdict is Verdict.NOT_REHEARSED:
-            for finding in report.findings:
-                if finding.severity is Severity.NOT_REHEARSED:
-                    self.say(f"Not rehearsed: {finding.message}")
-            self.say(f"Rehearsed:     {', '.join(report.rehearsed) or 'nothing'}")
+            self.say(f"Rehearsed   {', '.join(report.rehearsed) or 'nothing'}")
         text, colour = VERDICTS[report.verdict]
         self.verdict(text, colour, report.findings, f" Duration: {report.seconds:.1f} s.")
 

@@ -9,6 +9,7 @@ of the platform run what `pip install` has put into `/app/.global/bin`, which is
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -263,6 +264,17 @@ def link_interpreter(directory: Path, python: Interpreter) -> Path:
     for name in ("pip", "pip3", f"pip{python.version}"):
         write_program(directory / name, f"exec {path} -m pip")
     return directory
+
+
+def link_pythons(directory: Path, application: Application) -> None:
+    """Create the directory of the Pythons that uv may choose in a build.
+
+    On the platform uv downloads the version that a project asks for.
+    """
+    directory.mkdir()
+    if re.search(r"\buv\b", application.hooks.build or ""):
+        for python in installed(""):
+            write_program(directory / f"python{python.version}", f"exec {shlex.quote(python.path)}")
 
 
 def write_program(path: Path, command: str) -> None:

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil
 
+from rehearsal.excerpts import cause
+
 # The output of `.environment` is discarded here; inspection.environment_file checks it.
 SOURCE_ENVIRONMENT = """
 if [ -f ./.environment ]; then . ./.environment >/dev/null 2>&1 </dev/null; fi
@@ -59,9 +61,10 @@ class Result:
             return f"timed out after {self.seconds:.0f} s"
         return f"failed with exit code {self.code}"
 
-    def tail(self, lines: int = 12) -> str:
-        """Return the last lines of the output."""
-        return "\n".join(self.output.rstrip().splitlines()[-lines:])
+    @property
+    def cause(self) -> str:
+        """Return the part of the output that explains a failure."""
+        return cause(self.output)
 
 
 @dataclass(frozen=True)

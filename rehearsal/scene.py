@@ -175,6 +175,12 @@ class Scene:
             self.report.stages.append(stage)
             self.console.ended(stage, found)
 
+    def doubt_connection(self, output: str) -> None:
+        """Note a host that a failed program could not reach, which the platform can."""
+        host = inspection.unreachable(output)
+        if host:
+            self.doubts.append(f"a connection to {host}")
+
     def _in_doubt(self, finding: Finding) -> Finding:
         """Return a failure of the project's code as not rehearsed if it may be due to a gap here.
 
@@ -260,9 +266,7 @@ class Scene:
         if result is None or result.code == 0:
             return True
         image = instance.image
-        host = inspection.unreachable(result.output)
-        if host:
-            self.doubts.append(f"a connection to {host}")
+        self.doubt_connection(result.output)
         consequences = {
             "deploy": "the platform continues, and the new release serves although the hook failed",
             "post_start": "the platform reports the failure and continues",
@@ -280,7 +284,7 @@ class Scene:
             fix=inspection.suggest_fix(result.output),
             place=image.configuration.place("applications", image.application, *keys),
             severity=Severity.WARNING if "crons" in keys else Severity.ERROR,
-            excerpt=result.tail(),
+            excerpt=result.cause,
         )
         return False
 

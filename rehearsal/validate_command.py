@@ -152,7 +152,7 @@ def show(findings: list[Finding], style: str, result: Verdict, *, strict: bool) 
     else:
         console = Console()
         for finding in findings:
-            console.finding(finding, indent="")
+            console.finding(finding)
         console.verdict(
             "The platform would reject the configuration."
             if verdict(findings) is Verdict.FAILS

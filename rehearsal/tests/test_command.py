@@ -134,6 +134,15 @@ def test_successful_and_failing_deploy(command: Command) -> None:
     command.assert_clean()
 
 
+def test_state_in_the_repository_is_ignored_by_git(command: Command) -> None:
+    sample(command.repository)
+    command.state = command.repository / ".rehearsal"  # the default
+    code, output = command.run()
+    assert code == 0, output
+    assert git(command.repository, "status", "--porcelain", "--untracked-files=all") == ""
+    command.assert_clean()
+
+
 def test_json_is_the_only_output(command: Command) -> None:
     sample(command.repository, (".environment", "export", "echo Welcome\nexport"))
     code, output = command.run("--json")
@@ -265,7 +274,8 @@ def test_without_isolation(command: Command) -> None:
     sample(command.repository)
     code, output = command.run("--no-isolation")
     assert code == 0, output
-    assert "not tested" in output
+    assert "1 note; add --verbose to see them" in output
+    assert "not tested" in command.run("--no-isolation", "--verbose")[1]
     # Permissions do not stop root, so the write is found afterwards.
     serve = (command.repository / "serve.py").read_text()
     commit(

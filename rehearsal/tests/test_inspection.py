@@ -80,16 +80,3 @@ async def test_reduced_load_is_reported() -> None:
     assert note.severity is Severity.NOTE
     for number in ("100", "50", "200"):
         assert number in note.message
-
-
-def test_excerpt_contains_the_end_of_a_traceback() -> None:
-    lines = [
-        "Traceback (most recent call last):",
-        *(f'  File "module_{number}.py"' for number in range(40)),
-        "ValueError: the reason",
-        "another line of the log",
-    ]
-    text = inspection.excerpt(lines)
-    assert text.startswith("Traceback")
-    assert text.endswith("ValueError: the reason")
-    assert len(text.splitlines()) <= inspection.EXCERPT_LINES

@@ -42,11 +42,31 @@ def test_report_names_what_was_not_rehearsed_and_what_was() -> None:
     output = io.StringIO()
     Console(output).close(report)
     text = output.getvalue()
-    assert "Not rehearsed: nothing runs mongodb" in text
-    assert "Rehearsed:     validate, start" in text
+    assert "not rehearsed: [services] nothing runs mongodb" in text
+    assert "Rehearsed   validate, start" in text
     assert "not rehearsed completely" in text
     assert report.document()["verdict"] == "not-rehearsed"
     assert report.document()["ok"] is False
+
+
+@pytest.mark.parametrize(("verbose", "strict"), [(False, False), (True, False), (False, True)])
+def test_errors_come_first_and_warnings_are_counted(verbose: bool, strict: bool) -> None:
+    report = Report("x", strict=strict)
+    for severity in (NOTE, WARNING, WARNING, ERROR):
+        report.findings.append(Finding("start", f"a {severity.value}", severity=severity))
+    output = io.StringIO()
+    Console(output, verbose=verbose).close(report)
+    lines = output.getvalue().split("\n")
+    assert lines[1] == "error: [start] a error"
+    folded = [line for line in lines if "--verbose" in line]
+    if verbose:
+        assert lines[2:5] == ["warning: [start] a warning"] * 2 + ["note: [start] a note"]
+        assert folded == []
+    elif strict:
+        assert folded == ["1 note; add --verbose to see them"]
+    else:
+        assert folded == ["2 warnings, 1 note; add --verbose to see them"]
+    assert "Findings: 1 error, 2 warnings, 1 note." in lines[-2]
 
 
 @pytest.mark.requires("bwrap", "nginx", "dash")
