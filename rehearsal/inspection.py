@@ -90,6 +90,13 @@ def explain(log: Path) -> str:
     return ""
 
 
+def tail(log: Path, lines: int) -> str:
+    """Return the last lines of a log."""
+    with suppress(FileNotFoundError):
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    return ""
+
+
 def logged_errors(log: Path) -> list[str]:
     """Return the last warnings and errors of a log, JSON or text."""
     with suppress(FileNotFoundError):
