@@ -229,6 +229,7 @@ class Images:
             scratch: a directory for the links to other Pythons.
         """
         application = configuration.applications[name]
+        scratch.mkdir(parents=True, exist_ok=True)
         pythons = scratch / "pythons"
         await asyncio.to_thread(link_pythons, pythons, application)
         cache = self.state / "cache"

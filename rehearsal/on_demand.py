@@ -93,7 +93,7 @@ async def run(
     with scene.stage(name) as stage:
         result = await instance.run(command, log, show=scene.console.show, seconds=seconds)
         if scene.judge(result, stage, instance, keys):
-            stage.detail = "; ".join(result.tail(1).splitlines()) or "no output"
+            stage.detail = (result.output.strip().splitlines() or ["no output"])[-1]
 
 
 async def run_source_operation(
@@ -145,7 +145,7 @@ async def run_source_operation(
                     consequence="the platform pushes nothing",
                     fix=suggest_fix(result.output),
                     place=configuration.place("applications", name, "source", "operations", chosen),
-                    excerpt=result.tail(),
+                    excerpt=result.cause,
                 )
                 continue
             subjects = git(clone, "log", "--format=%s", f"{before}..HEAD").splitlines()
