@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 from rehearsal import inspection
 from rehearsal.deploy import STEADY_SECONDS, judge_load
@@ -40,6 +41,21 @@ async def check_pages(scene: Scene, live: Instance) -> None:
                 else Severity.WARNING,
                 excerpt=inspection.explain(live.log),
             )
+
+
+async def check_others(scene: Scene, live: Instance, others: list[Instance]) -> None:
+    """Request the pages from each of the other instances, which share only some mounts.
+
+    Then send requests to all of them, at random.
+    """
+    gate = scene.front.gate
+    for number, other in enumerate(others, 2):
+        view = replace(scene, prefix=f"{scene.prefix}instance {number}: ")
+        view.front = scene.front
+        await gate.send_to(other.entrance)
+        await check_pages(view, other)
+    if others:
+        await gate.send_to(live.entrance, *(other.entrance for other in others))
 
 
 async def run_post_deploy(scene: Scene, live: Instance) -> None:

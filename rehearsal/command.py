@@ -29,6 +29,7 @@ from rehearsal.services import ServiceError
 from rehearsal.tree import TreeError, find_tree
 
 STOP_SECONDS = 60
+MAX_INSTANCES = 8  # as for the platform's autoscaling
 NOTHING_REHEARSED, INTERRUPTED = 2, 130
 
 EPILOG = (
@@ -70,6 +71,13 @@ def host_name(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", name) or len(name) > 253:
         raise argparse.ArgumentTypeError(f"a domain looks like www.example.com, got {text!r}")
     return name
+
+
+def instance_count(text: str) -> int:
+    """Parse a number of instances."""
+    if not text.isdigit() or not 1 <= int(text) <= MAX_INSTANCES:
+        raise argparse.ArgumentTypeError(f"write a number from 1 to {MAX_INSTANCES}, got {text!r}")
+    return int(text)
 
 
 def chosen(text: str) -> Chosen:
@@ -147,6 +155,13 @@ def parser() -> argparse.ArgumentParser:
         help=f"make a step fail on purpose: {', '.join(BREAKS)}",
     )
     how.add_argument(
+        "--instances",
+        type=instance_count,
+        default=1,
+        metavar="N",
+        help="run this many instances of the application, which share storage mounts (default: 1)",
+    )
+    how.add_argument(
         "--run",
         dest="runs",
         action="append",
@@ -209,6 +224,8 @@ def options(arguments: argparse.Namespace) -> Options:
     """
     if arguments.strategy and not arguments.previous:
         parser().error("--strategy requires --from REV, the release to replace")
+    if arguments.strategy and arguments.instances > 1:
+        parser().error("--instances cannot be combined with --strategy")
     if arguments.previous and not arguments.strategy:
         parser().error("--from requires --strategy rolling or --strategy stop-start")
     if arguments.strategy and arguments.broken in {"build", "kill"}:

@@ -80,6 +80,7 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
     await preparation.run_services(scene, scenes, built)
     await preparation.run_front(scene, scenes, built)
 
+    others: dict[str, list[Instance]] = {}
     lives: list[tuple[Scene, Instance, str]] = []
     for image, fingerprinted in zip(built, frozen, strict=True):
         each = scenes[image.application]
@@ -88,6 +89,7 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
         await preparation.check_environment(each, image)
         if previous_image is None or each is not scene:
             live = await deploy.first(each, image)
+            others[image.application] = await deploy.add_instances(each, live)
         elif options.strategy == "rolling":
             live = await deploy.under_load(each, previous_image, image, deploy.roll)
         else:
@@ -97,6 +99,7 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
     for each, live, _ in lives:
         if live.is_serving:
             await after_deploy.check_pages(each, live)
+            await after_deploy.check_others(each, live, others.get(live.image.application, []))
         elif each.pages:
             scene.report.seen.append(f"After the deploy: {await each.describe_responses()}")
         await after_deploy.run_post_deploy(each, live)

@@ -62,6 +62,7 @@ class Options:
     strict: bool = False
     isolated: bool = True
     keep: bool = False
+    instances: int = 1
     runs: tuple[Chosen, ...] = ()
     schema: Path | None = None
     domain: str | None = None
@@ -131,7 +132,7 @@ class Scene:
         """
         other = replace(
             self,
-            options=replace(self.options, broken=None, strategy=None, previous=None),
+            options=replace(self.options, broken=None, strategy=None, previous=None, instances=1),
             project=Project(),
             pages=[],
             endpoints={},
@@ -220,7 +221,7 @@ class Scene:
             )
         )
 
-    def instance(self, image: Image, label: str) -> Instance:
+    def instance(self, image: Image, label: str, number: int = 1) -> Instance:
         """Create an instance of a release that is stopped at the end of the rehearsal."""
         port = self.ports.reserve()
         scratch = self.scratch / self.subdirectory / label
@@ -240,7 +241,7 @@ class Scene:
                 socket=socket,
             ),
             hosts={host_name(name): endpoint.ip for name, endpoint in self.endpoints.items()},
-            mounts=prepare_mounts(image, self.mounts, bwrap=self.bwrap),
+            mounts=prepare_mounts(image, self.mounts, bwrap=self.bwrap, number=number),
             bwrap=self.bwrap,
             nginx=nginx(),
             port=port,
