@@ -1389,7 +1389,7 @@ async def test_chain_forwards_a_closed_connection(chain: Chain) -> None:
 async def test_deploy_holds_get_and_refuses_post(chain: Chain) -> None:
     async with client(chain.port) as http:
         chain.gate.hold()
-        await chain.gate.send_to(None)
+        await chain.gate.send_to()
         page = asyncio.create_task(http.get("/held"))
         form = await http.post("/form", content=b"x" * 3_000_000)
         assert form.status_code == 503
