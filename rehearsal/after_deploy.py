@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 from rehearsal import inspection
 from rehearsal.deploy import STEADY_SECONDS, judge_load
@@ -11,7 +12,7 @@ from rehearsal.image import fingerprint
 from rehearsal.instance import Instance
 from rehearsal.load import steady
 from rehearsal.probe import probe
-from rehearsal.scene import Scene
+from rehearsal.scene import Chosen, Scene
 
 # A cron may run for a day, but a rehearsal only shows that it starts.
 CRON_SECONDS = 60
@@ -42,14 +43,35 @@ async def check_pages(scene: Scene, live: Instance) -> None:
             )
 
 
+async def check_others(scene: Scene, live: Instance, others: list[Instance]) -> None:
+    """Request the pages from each of the other instances, which share only some mounts.
+
+    Then send requests to all of them, at random.
+    """
+    gate = scene.front.gate
+    for number, other in enumerate(others, 2):
+        view = replace(scene, prefix=f"{scene.prefix}instance {number}: ")
+        view.front = scene.front
+        await gate.send_to(other.entrance)
+        await check_pages(view, other)
+    if others:
+        await gate.send_to(live.entrance, *(other.entrance for other in others))
+
+
 async def run_post_deploy(scene: Scene, live: Instance) -> None:
     hook = live.application.hooks.post_deploy
     if hook:
         with scene.stage("post_deploy") as stage:
             scene.judge(await scene.hook(live, hook), stage, live, ("hooks", "post_deploy"))
-    if live.application.crons:
+    # Those that --run names run later.
+    crons = {
+        name: cron
+        for name, cron in live.application.crons.items()
+        if Chosen("cron", name) not in scene.options.runs
+    }
+    if crons:
         with scene.stage("crons") as stage:
-            for name, cron in live.application.crons.items():
+            for name, cron in crons.items():
                 result = await live.run(
                     cron.commands.start,
                     scene.logs / f"cron-{name}.log",
@@ -57,7 +79,7 @@ async def run_post_deploy(scene: Scene, live: Instance) -> None:
                     seconds=min(cron.timeout, CRON_SECONDS),
                 )
                 scene.judge(result, stage, live, ("crons", name))
-            stage.detail = f"ran each once: {', '.join(live.application.crons)}"
+            stage.detail = f"ran each once: {', '.join(crons)}"
     if live.workers:
         with scene.stage("workers") as stage:
             scene.report.findings += inspection.judge_workers(live)

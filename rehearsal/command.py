@@ -24,11 +24,12 @@ from rehearsal.locks import holder
 from rehearsal.program import program
 from rehearsal.project import ProjectError
 from rehearsal.report import Console, Report
-from rehearsal.scene import Options
+from rehearsal.scene import KINDS, Chosen, Options
 from rehearsal.services import ServiceError
 from rehearsal.tree import TreeError, find_tree
 
 STOP_SECONDS = 60
+MAX_INSTANCES = 8  # as for the platform's autoscaling
 NOTHING_REHEARSED, INTERRUPTED = 2, 130
 
 EPILOG = (
@@ -50,6 +51,7 @@ examples:
   %(prog)s --strategy rolling --from HEAD~1
   %(prog)s --environment-type development --clone-of production
   %(prog)s --break migration --fresh
+  %(prog)s --run cron:backup --run operation:clear-cache
   %(prog)s --keep
   %(prog)s --stop
 """
@@ -69,6 +71,23 @@ def host_name(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", name) or len(name) > 253:
         raise argparse.ArgumentTypeError(f"a domain looks like www.example.com, got {text!r}")
     return name
+
+
+def instance_count(text: str) -> int:
+    """Parse a number of instances."""
+    if not text.isdigit() or not 1 <= int(text) <= MAX_INSTANCES:
+        raise argparse.ArgumentTypeError(f"write a number from 1 to {MAX_INSTANCES}, got {text!r}")
+    return int(text)
+
+
+def chosen(text: str) -> Chosen:
+    """Parse what --run runs."""
+    kind, _, name = text.partition(":")
+    if kind not in KINDS or not name:
+        raise argparse.ArgumentTypeError(
+            f"write KIND:NAME, where KIND is one of {', '.join(KINDS)}; got {text!r}"
+        )
+    return Chosen(kind, name)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -136,6 +155,23 @@ def parser() -> argparse.ArgumentParser:
         help=f"make a step fail on purpose: {', '.join(BREAKS)}",
     )
     how.add_argument(
+        "--instances",
+        type=instance_count,
+        default=1,
+        metavar="N",
+        help="run this many instances of the application, which share storage mounts (default: 1)",
+    )
+    how.add_argument(
+        "--run",
+        dest="runs",
+        action="append",
+        default=[],
+        type=chosen,
+        metavar="KIND:NAME",
+        help="run a cron, an operation, a source-operation or a task after the deploy, such as"
+        " cron:backup; may be repeated",
+    )
+    how.add_argument(
         "--force", action="store_true", help="continue even if the configuration has errors"
     )
     how.add_argument("--strict", action="store_true", help="count warnings as errors")
@@ -194,6 +230,8 @@ def options(arguments: argparse.Namespace) -> Options:
     """
     if arguments.strategy and not arguments.previous:
         parser().error("--strategy requires --from REV, the release to replace")
+    if arguments.strategy and arguments.instances > 1:
+        parser().error("--instances cannot be combined with --strategy")
     if arguments.previous and not arguments.strategy:
         parser().error("--from requires --strategy rolling or --strategy stop-start")
     if arguments.strategy and arguments.broken in {"build", "kill"}:
@@ -220,6 +258,7 @@ def options(arguments: argparse.Namespace) -> Options:
         "state": state.absolute(),
         "environment": environment,
         "html": arguments.html and arguments.html.absolute(),
+        "runs": tuple(arguments.runs),
     }
     return Options(**{field.name: values[field.name] for field in fields(Options)})
 

@@ -1,9 +1,9 @@
 """Read the YAML files in `.upsun/` into models, and record the place of each key."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,9 +110,15 @@ class Hooks(Part):
     post_deploy: str | None = None
 
 
+class SourceOperation(Part):
+    """A command that commits changes to the repository."""
+
+    command: str
+
+
 class Source(Part):
     root: str | None = None
-    operations: dict[str, Any] = {}
+    operations: dict[str, SourceOperation] = {}
 
 
 class Worker(Part):
@@ -144,6 +150,12 @@ class Cron(Part):
         return value
 
 
+class Operation(Part):
+    """A command that users of the platform run when they need it, like a cron."""
+
+    commands: CronCommands
+
+
 class Application(Part):
     """One application container."""
 
@@ -164,7 +176,7 @@ class Application(Part):
     firewall: Any = None
     access: Any = None
     additional_hosts: Any = None
-    operations: Any = None
+    operations: dict[str, Operation] = {}
     preflight: Any = None
     runtime: Any = None
     timezone: str | None = None
@@ -184,6 +196,20 @@ class Application(Part):
                 service, _, endpoint = str(target or name).partition(":")
                 found[name] = (service, endpoint)
         return found
+
+
+class Run(Part):
+    """What a task does."""
+
+    command: str
+    timeout: int = 86400
+    """The maximum run time, in seconds."""
+
+
+class Task(Application):
+    """A container that runs a command to its end, with an image of its own."""
+
+    run: Run
 
 
 class Service(Part):
@@ -248,6 +274,7 @@ class Document(Part):
     applications: dict[str, Application] = Field(min_length=1)
     services: dict[str, Service] = {}
     routes: dict[str, Route] = {}
+    tasks: dict[str, Task] = {}
 
 
 class Include(Unread):
@@ -303,6 +330,34 @@ class Configuration:
     def place(self, *keys: str) -> Place:
         """Return the file and line of a key, or of its nearest ancestor that exists."""
         return self.loaded.place(*keys)
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        return self.document.tasks
+
+    def with_tasks(self, names: Iterable[str]) -> "Configuration":
+        """Return the configuration with some tasks as applications, to build and run them."""
+        tasks = {name: self.tasks[name] for name in names}
+        if not tasks:
+            return self
+        document = self.document.model_copy(update={"applications": {**self.applications, **tasks}})
+        described = {name: self.raw["tasks"][name] for name in tasks}
+        applications = {**self.raw["applications"], **described}
+        places = {
+            ("applications", *keys[1:]): place
+            for keys, place in self.loaded.places.items()
+            if keys[0] == "tasks" and keys[1:2] and keys[1] in tasks
+        }
+        loaded = replace(
+            self.loaded,
+            raw={**self.raw, "applications": applications},
+            places={**self.loaded.places, **places},
+        )
+        return Configuration(document, loaded)
+
+    @property
+    def has_several_applications(self) -> bool:
+        return sum(not isinstance(each, Task) for each in self.applications.values()) > 1
 
     def names(self, section: str) -> set[str]:
         """Return the names of a section's members, including those that could not be read."""

@@ -40,6 +40,21 @@ async def first(scene: Scene, image: Image) -> Instance:
     return instance
 
 
+async def add_instances(scene: Scene, live: Instance) -> list[Instance]:
+    """Start the other instances that --instances asks for, without hooks and workers.
+
+    They get requests when their pages have been checked.
+    """
+    others = []
+    for number in range(2, scene.options.instances + 1):
+        with scene.stage(f"instance {number}") as stage:
+            other = scene.instance(live.image, f"app-{number}", number=number)
+            await other.start(with_workers=False)
+            other.is_serving = await inspection.wait_until_up(other, scene.add_finding, stage.name)
+            others.append(other)
+    return others
+
+
 async def bring_up(scene: Scene, instance: Instance, hold: Hold, prefix: str = "") -> bool:
     """Run `start`, `post_start` and the deploy hook; return whether all of them succeeded."""
     commands = instance.application.web.commands
@@ -211,7 +226,7 @@ async def stop_and_start(scene: Scene, old: Instance, previous: Image, image: Im
     """Stop a release, then start the new one; hold requests until the deploy hook ends."""
     gate = scene.front.gate
     gate.hold()
-    await gate.send_to(None)  # requests that cannot be held are refused
+    await gate.send_to()  # requests that cannot be held are refused
     hold = Hold(begun=scene.recorder.now())
     begun = time.monotonic()
     # Without waiting for requests in flight, which must be answered all the same.

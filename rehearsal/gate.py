@@ -6,6 +6,7 @@ first port, and all others to the second.
 
 import asyncio
 import errno
+import random
 import socket
 import struct
 import time
@@ -59,7 +60,7 @@ class Gate:
         """The number of connections that have been held so far."""
         self._longest = 0.0
         self._since: dict[int, float] = {}  # file descriptor of a held connection -> start time
-        self._port: int | None = None
+        self._ports: tuple[int, ...] = ()
         self._open = asyncio.Event()
         self._open.set()
         self._listeners: list[socket.socket] = []
@@ -108,12 +109,13 @@ class Gate:
         self._start(self._accept(listener, hold=False))
         return int(listener.getsockname()[1])
 
-    async def send_to(self, port: int | None) -> None:
-        """Forward new connections, and held ones after their release, to a port on 127.0.0.1.
+    async def send_to(self, *ports: int) -> None:
+        """Forward new connections, and held ones after their release, to ports on 127.0.0.1.
 
-        Open connections are not affected. With None, connections are refused.
+        Each connection goes to one of the ports, at random. Open connections are not affected.
+        Without ports, connections are refused.
         """
-        self._port = port
+        self._ports = ports
 
     def hold(self) -> None:
         """Hold new connections to the held port, without reading from them."""
@@ -159,7 +161,7 @@ class Gate:
         with client, suppress(OSError):
             if hold and not self._open.is_set():
                 await self._wait(client.fileno())
-            port = self._port
+            port = random.choice(self._ports) if self._ports else None  # noqa: S311
             if port is None or not await self._pass_on(client, port):
                 await _refuse(client, BAD_GATEWAY if hold else UNAVAILABLE)
 

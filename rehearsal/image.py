@@ -194,12 +194,46 @@ class Images:
         application = configuration.applications[name]
         if not is_rehearsable(application):
             return
-        cache = self.state / "cache"
-        cache.mkdir(exist_ok=True)
         directory = place / "app" / application.directory
         prepare_home(directory)
-        pythons = place / "pythons"
+        container = await self.container(
+            directory, configuration, name, python, release=release, scratch=place
+        )
+        steps, _ = plan(application, directory)
+        commands = [(f"`{step.command}`", step.command, step.keys) for step in steps]
+        if application.hooks.build:
+            commands.append(("the build hook", application.hooks.build, ("hooks", "build")))
+        for command, text, keys in commands:
+            result = await container.run(text, log=log, seconds=BUILD_SECONDS, show=show)
+            if result.code != 0:
+                raise BuildError(result, command, keys)
+
+    async def container(
+        self,
+        directory: Path,
+        configuration: Configuration,
+        name: str,
+        python: Python,
+        *,
+        release: str,
+        scratch: Path,
+    ) -> Container:
+        """Return a build container: it has no services, and may write to `directory`.
+
+        Args:
+            directory: the directory at `/app`.
+            configuration: the commit's configuration.
+            name: the name of the application.
+            python: the Python of its image.
+            release: the hash of the commit's tree.
+            scratch: a directory for the links to other Pythons.
+        """
+        application = configuration.applications[name]
+        scratch.mkdir(parents=True, exist_ok=True)
+        pythons = scratch / "pythons"
         await asyncio.to_thread(link_pythons, pythons, application)
+        cache = self.state / "cache"
+        cache.mkdir(exist_ok=True)
         variables = build_variables(
             configuration,
             name,
@@ -210,7 +244,7 @@ class Images:
         )
         if python.interpreter.is_managed:
             variables["PIP_BREAK_SYSTEM_PACKAGES"] = "1"
-        container = Container(
+        return Container(
             tree=directory,
             variables=variables,
             bwrap=self.bwrap,
@@ -220,14 +254,6 @@ class Images:
             replaced=python.replaced,
             path=(*path_of(python, directory, self.bwrap), PYTHONS if self.bwrap else str(pythons)),
         )
-        steps, _ = plan(application, directory)
-        commands = [(f"`{step.command}`", step.command, step.keys) for step in steps]
-        if application.hooks.build:
-            commands.append(("the build hook", application.hooks.build, ("hooks", "build")))
-        for command, text, keys in commands:
-            result = await container.run(text, log=log, seconds=BUILD_SECONDS, show=show)
-            if result.code != 0:
-                raise BuildError(result, command, keys)
 
 
 def prepare_home(directory: Path) -> None:

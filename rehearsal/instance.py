@@ -254,8 +254,8 @@ class Instance:
             path=self.image.search_path(self.bwrap),
         )
 
-    async def start(self) -> None:
-        """Start the application, the web server and the workers."""
+    async def start(self, *, with_workers: bool = True) -> None:
+        """Start the application, the web server and, if wanted, the workers."""
         commands = self.application.web.commands
         container = self.container()
         if commands.pre_start:  # runs in parallel to `start`, as on the platform
@@ -265,7 +265,7 @@ class Instance:
             await self.web.start()
         if self.nginx:
             await self._start_nginx(container, self.nginx)
-        for name, worker in self.application.workers.items():
+        for name, worker in self.application.workers.items() if with_workers else ():
             if worker.commands.start:
                 log = self.log.with_name(f"{self.log.stem}-{name}.log")
                 kept = SupervisedProcess(
@@ -335,29 +335,40 @@ class Instance:
             await self._nginx.kill()
 
 
-def mount_source(image: Image, directory: Path, key: str, mount: Mount) -> Path:
+def mount_source(image: Image, directory: Path, key: str, mount: Mount, number: int) -> Path:
     """Return the directory on this machine that a mount points to.
 
     With several applications, and for a network storage, files are shared with those mounts that
-    have the same owner.
+    have the same owner. Instances share all mounts except those that are local.
     """
     owner = mount.service or image.application
-    if mount.service or len(image.configuration.applications) > 1:
+    is_task = image.application in image.configuration.tasks
+    if mount.service or is_task or image.configuration.has_several_applications:
         directory /= f"@{owner}"
+    if number > 1 and mount.source not in {"storage", "service"}:
+        directory /= f"#{number}"
     # Without `source_path` the files are in a directory with the name of the mount.
     path = key if mount.source_path is None else mount.source_path
     return directory.joinpath(*PurePosixPath(path.strip("/")).parts)
 
 
-def prepare_mounts(image: Image, directory: Path, *, bwrap: str | None) -> dict[str, Path]:
+def prepare_mounts(
+    image: Image, directory: Path, *, bwrap: str | None, number: int = 1
+) -> dict[str, Path]:
     """Create the directories of the mounts, and the mount points in the image.
+
+    Args:
+        image: the built image.
+        directory: the environment's files.
+        bwrap: the path of bubblewrap; None to run without it.
+        number: which of several instances of the application it is.
 
     Returns:
         The directories, by mount in the configuration.
     """
     found = {}
     for key, mount in image.description.mounts.items():
-        source = mount_source(image, directory, key, mount)
+        source = mount_source(image, directory, key, mount, number)
         source.mkdir(parents=True, exist_ok=True)
         place = image.directory / key.strip("/")
         if bwrap:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
-from rehearsal import after_deploy, deploy, preparation
+from rehearsal import after_deploy, deploy, on_demand, preparation
 from rehearsal.configuration import ConfigurationError
 from rehearsal.image import Image, Images, fingerprint
 from rehearsal.instance import Instance
@@ -63,7 +63,11 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
     """
     options = scene.options
     configuration = preparation.validate(scene, tree, "tree")
+    on_demand.check(configuration, options.runs)
     main, names = preparation.choose_applications(scene, configuration)
+    tasks = [name for kind, name in options.runs if kind == "task"]
+    configuration = configuration.with_tasks(tasks)
+    names = [*names, *tasks]
     scenes = {name: scene if name == main else scene.of(name) for name in names}
     images = Images(options.state, bwrap=scene.bwrap, entropy=scene.environment.entropy)
     previous_image = None
@@ -81,14 +85,16 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
     await preparation.run_services(scene, scenes, built)
     await preparation.run_front(scene, scenes, built)
 
+    others: dict[str, list[Instance]] = {}
     lives: list[tuple[Scene, Instance, str]] = []
     for image, fingerprinted in zip(built, frozen, strict=True):
         each = scenes[image.application]
-        if not is_rehearsable(image.description):
-            continue  # its code does not run here
+        if not is_rehearsable(image.description) or image.application in tasks:
+            continue  # its code does not run here, or only later
         await preparation.check_environment(each, image)
         if previous_image is None or each is not scene:
             live = await deploy.first(each, image)
+            others[image.application] = await deploy.add_instances(each, live)
         elif options.strategy == "rolling":
             live = await deploy.under_load(each, previous_image, image, deploy.roll)
         else:
@@ -98,11 +104,19 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
     for each, live, _ in lives:
         if live.is_serving:
             await after_deploy.check_pages(each, live)
+            await after_deploy.check_others(each, live, others.get(live.image.application, []))
         elif each.pages:
             scene.report.seen.append(f"After the deploy: {await each.describe_responses()}")
         await after_deploy.run_post_deploy(each, live)
+        await on_demand.run_commands(each, live)
         if each.options.broken == "kill":
             await after_deploy.kill(each, live)
+    for image in built:
+        if image.application in tasks:
+            await on_demand.run_task(scenes[image.application], image)
+    for kind, chosen in options.runs:
+        if kind == "source-operation":
+            await on_demand.run_source_operation(scene, images, tree, configuration, names, chosen)
     if options.keep:
         scene.report.address = scene.front.address
     for each, live, fingerprinted in reversed(lives):  # an application before those that it needs

@@ -217,6 +217,9 @@ async def run_services(scene: Scene, scenes: Mapping[str, Scene], images: Sequen
                 for name, (service, key) in targets.items()
                 if (endpoint := running.endpoint(service, key))
             }
+            each.doubts += [
+                running.gaps[service] for service, _ in targets.values() if service in running.gaps
+            ]
             shown |= {name: endpoint.type for name, endpoint in each.endpoints.items()}
         stage.detail = ", ".join(f"{name}: {type_}" for name, type_ in shown.items())
         if options.clone_of:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 
@@ -23,9 +24,19 @@ from rehearsal.sandbox import Result
 from rehearsal.services import Databases, Services
 from rehearsal.variables import Endpoint, Environment, host_name, runtime_variables
 
+# What --run can run.
+KINDS = ("cron", "operation", "source-operation", "task")
 READY_SECONDS = 30.0
 # The stages that run none of the project's code.
 WITHOUT_CODE = {"validate", "freeze", "services", "front"}
+
+
+class Chosen(NamedTuple):
+    """Something that --run runs after the deploy."""
+
+    kind: str
+    """One of `KINDS`."""
+    name: str
 
 
 class RehearsalStoppedError(Exception):
@@ -53,6 +64,8 @@ class Options:
     html: Path | None = None
     isolated: bool = True
     keep: bool = False
+    instances: int = 1
+    runs: tuple[Chosen, ...] = ()
     schema: Path | None = None
     domain: str | None = None
     port: int = 0
@@ -122,7 +135,7 @@ class Scene:
         """
         other = replace(
             self,
-            options=replace(self.options, broken=None, strategy=None, previous=None),
+            options=replace(self.options, broken=None, strategy=None, previous=None, instances=1),
             project=Project(),
             pages=[],
             endpoints={},
@@ -211,7 +224,7 @@ class Scene:
             )
         )
 
-    def instance(self, image: Image, label: str) -> Instance:
+    def instance(self, image: Image, label: str, number: int = 1) -> Instance:
         """Create an instance of a release that is stopped at the end of the rehearsal."""
         port = self.ports.reserve()
         scratch = self.scratch / self.subdirectory / label
@@ -231,7 +244,7 @@ class Scene:
                 socket=socket,
             ),
             hosts={host_name(name): endpoint.ip for name, endpoint in self.endpoints.items()},
-            mounts=prepare_mounts(image, self.mounts, bwrap=self.bwrap),
+            mounts=prepare_mounts(image, self.mounts, bwrap=self.bwrap, number=number),
             bwrap=self.bwrap,
             nginx=nginx(),
             port=port,
@@ -266,7 +279,10 @@ class Scene:
             "post_deploy": "the platform reports the failure and continues",
         }
         names = {"deploy": "the deploy hook", "post_deploy": "the post_deploy hook"}
-        name = f"the cron {keys[-1]}" if "crons" in keys else names.get(keys[-1], keys[-1])
+        kinds = {"crons": "cron", "operations": "operation", "run": "task"}
+        name = names.get(keys[-1], keys[-1])
+        if keys[0] in kinds:
+            name = f"the {kinds[keys[0]]} {keys[-1] if keys[1:] else image.application}"
         self.add_finding(
             stage.name,
             f"{name} {result.ending}",

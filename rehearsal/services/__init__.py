@@ -62,6 +62,8 @@ class Services:
         """
         self.databases: list[Databases] = []
         """The PostgreSQL servers."""
+        self.gaps: dict[str, str] = {}
+        """What is missing of a service here, by its name, such as `the service queue`."""
         self._configuration = configuration
         self._directory = directory
         self._scratch = scratch
@@ -131,6 +133,7 @@ class Services:
         if not installation(service.version) and service.version not in {"", str(MAJOR)}:
             self._used_instead(name, f"PostgreSQL {MAJOR}", service.type)
         for extension in server.missing:
+            self.gaps[name] = f"the PostgreSQL extension {extension}"
             self._add(
                 ("services", name, "configuration", "extensions"),
                 f"the PostgreSQL of this rehearsal does not have the extension {extension}",
@@ -269,6 +272,7 @@ class Services:
 
     def _not_rehearsed(self, name: str, service: Service, kind: str) -> None:
         package = PACKAGES.get(kind)
+        self.gaps[name] = f"the service {name}"
         self._add(
             ("services", name, "type"),
             f"the service {name} ({service.type}) does not run in this rehearsal",

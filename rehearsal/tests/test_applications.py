@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rehearsal.report import Report
-from rehearsal.tests.sample import SERVE, commit, errors, rehearse, summary
+from rehearsal.tests.sample import SERVE, commit, errors, rehearse, sample, summary
 
 YAML = ".upsun/config.yaml"
 CONFIG = """\
@@ -118,3 +118,18 @@ async def test_failure_names_its_application(tmp_path: Path) -> None:
     assert "no API" in found["api: restart"].excerpt, summary(report)
     assert "exit code" in found["deploy"].message
     assert report.exit_code == 1
+
+
+@pytest.mark.parametrize("source", ["storage", "instance"])
+async def test_instances_share_storage_only(source: str, tmp_path: Path) -> None:
+    """A file that the deploy hook has published to a local mount is missing in other instances."""
+    change = ("source: storage", f"source: {source}")
+    repository = sample(tmp_path / "repository", (YAML, *change))
+    report = await rehearse(repository, tmp_path / "state", instances=2)
+    found = [(finding.stage, finding.message) for finding in errors(report)]
+    if source == "storage":
+        assert found == [], summary(report)
+        assert "instance 2: probe" in stages(report)
+    else:
+        assert {stage for stage, _ in found} == {"instance 2: probe"}, summary(report)
+        assert "style-0123abcd.css" in found[0][1]

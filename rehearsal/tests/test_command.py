@@ -167,6 +167,8 @@ def test_json_is_the_only_output(command: Command) -> None:
         (["--break", "everything"], "invalid choice"),
         (["--environment", "../outside"], "letters, digits"),
         (["--port", "99999"], "from 0 to 65535"),
+        (["--run", "backup"], "KIND:NAME"),
+        (["--instances", "0"], "from 1 to 8"),
         (["--state", "/proc/nothing"], "/proc/nothing"),
         (["-C", "/nowhere"], "/nowhere"),
     ],

@@ -959,6 +959,9 @@ async def test_hosts_and_headers(edge: Edge, host: str | None, forwarded: str, r
         "X-Client-IP": "192.0.2.1",
         "X-Client-SSL": "off",
         "X-Original-Route": "https://evil.example/",
+        "Client-Country": "FR",
+        "Client-Abuse-Score": "-1",
+        "Client-Cdn": "Fastly",
         "X-Forwarded-For": "192.0.2.7",
         "X-Forwarded-Host": "evil.example",
         "Forwarded": "for=192.0.2.9",
@@ -975,6 +978,10 @@ async def test_hosts_and_headers(edge: Edge, host: str | None, forwarded: str, r
         "x-client-ip": "127.0.0.1",
         "x-client-ssl": "on",
         "x-original-route": route,
+        "client-country": "ZZ",
+        "client-asn": "64496",
+        "client-abuse-score": "0",
+        "client-cdn": None,
         "x-forwarded-for": "192.0.2.7, 127.0.0.1",
         "x-forwarded-host": "evil.example",
         "forwarded": "for=192.0.2.9",
@@ -1389,7 +1396,7 @@ async def test_chain_forwards_a_closed_connection(chain: Chain) -> None:
 async def test_deploy_holds_get_and_refuses_post(chain: Chain) -> None:
     async with client(chain.port) as http:
         chain.gate.hold()
-        await chain.gate.send_to(None)
+        await chain.gate.send_to()
         page = asyncio.create_task(http.get("/held"))
         form = await http.post("/form", content=b"x" * 3_000_000)
         assert form.status_code == 503

@@ -18,7 +18,7 @@ from rehearsal.findings import Finding, Severity
 from rehearsal.network import Ports
 from rehearsal.services import Services
 from rehearsal.services.base import SHAPES
-from rehearsal.tests.sample import CONFIG, rehearse, sample, summary
+from rehearsal.tests.sample import CONFIG, SERVE, rehearse, sample, summary
 from rehearsal.variables import Endpoint, relationship_variables
 
 YAML = ".upsun/config.yaml"
@@ -255,6 +255,24 @@ async def test_url_that_breaks_with_some_passwords_is_a_warning(
         [] if encoded else [".environment:2 URL"]
     )
     assert "%/@" not in summary(report)
+
+
+@pytest.mark.requires("bwrap", "nginx")
+async def test_failure_without_a_service_is_not_rehearsed(tmp_path: Path) -> None:
+    config = CONFIG.replace(
+        "    mounts:", '    relationships:\n      queue: "queue:rabbitmq"\n    mounts:'
+    ).replace("routes:", "services:\n  queue:\n    type: rabbitmq:4.3\nroutes:")
+    connect = "import socket; socket.create_connection((os.environ['QUEUE_HOST'], port))"
+    serve = SERVE.replace(
+        "class Handler", f"port = int(os.environ['QUEUE_PORT'])\n{connect}\nclass Handler", 1
+    )
+    repository = sample(tmp_path / "repository", **{YAML: config, "serve.py": serve})
+    report = await rehearse(repository, tmp_path / "state")
+    assert report.exit_code == 2, summary(report)
+    (start,) = [finding for finding in report.findings if finding.stage == "restart"]
+    assert start.severity is Severity.NOT_REHEARSED
+    assert "the service queue" in start.message
+    assert "Connection refused" in start.excerpt
 
 
 async def test_data_is_cloned_and_removed(tmp_path: Path) -> None:
