@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
-from rehearsal import lifecycle
+from rehearsal import html_report, lifecycle
 from rehearsal.deploy import BREAKS
 from rehearsal.locks import holder
 from rehearsal.program import program
@@ -198,6 +198,12 @@ def parser() -> argparse.ArgumentParser:
     after = parser.add_argument_group("output and afterwards")
     after.add_argument("--json", action="store_true", help="print the report as JSON")
     after.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write the report as an HTML page, with a timeline and costs",
+    )
+    after.add_argument(
         "--verbose", action="store_true", help="print warnings and notes, not only their number"
     )
     after.add_argument(
@@ -252,6 +258,7 @@ def options(arguments: argparse.Namespace) -> Options:
         "state": state.absolute(),
         "environment": environment,
         "runs": tuple(arguments.runs),
+        "html": arguments.html and arguments.html.absolute(),
     }
     return Options(**{field.name: values[field.name] for field in fields(Options)})
 
@@ -304,6 +311,8 @@ async def run(options: Options, console: Console, *, as_json: bool, pipe: int | 
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
     async def complete(report: Report) -> None:
+        if options.html is not None:
+            options.html.write_text(html_report.render(report))
         if as_json:
             print(json.dumps(report.document(), indent=2), flush=True)
         else:

@@ -125,6 +125,7 @@ class Worker(Part):
     """A worker container, which runs the same image as the web container."""
 
     commands: Commands
+    container_profile: str | None = None
 
 
 class CronCommands(Part):

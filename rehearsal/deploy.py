@@ -30,10 +30,11 @@ async def first(scene: Scene, image: Image) -> Instance:
     instance = scene.instance(image, "app")
     gate = scene.front.gate
     gate.hold()
-    hold = Hold()
+    hold = Hold(begun=scene.recorder.now())
     await bring_up(scene, instance, hold)
     await gate.send_to(instance.entrance)
     gate.release()
+    hold.ended = scene.recorder.now()
     if not scene.prefix:
         scene.report.hold = hold
     return instance
@@ -192,6 +193,9 @@ async def judge_load(scene: Scene, numbers: dict[str, object], stage: Stage) -> 
         refuses_unsafe=scene.options.strategy == "stop-start",
     )
     scene.report.findings += found
+    begun = scene.recorder.begun
+    for slot in scene.report.load.get("timeline", []):
+        slot[0] -= begun
     stage.detail = f"{scene.report.load['requests']} requests"
 
 
@@ -223,7 +227,7 @@ async def stop_and_start(scene: Scene, old: Instance, previous: Image, image: Im
     gate = scene.front.gate
     gate.hold()
     await gate.send_to()  # requests that cannot be held are refused
-    hold = Hold()
+    hold = Hold(begun=scene.recorder.now())
     begun = time.monotonic()
     # Without waiting for requests in flight, which must be answered all the same.
     await end(scene, old, "stop previous")
@@ -232,6 +236,7 @@ async def stop_and_start(scene: Scene, old: Instance, previous: Image, image: Im
     await bring_up(scene, new, hold)
     await gate.send_to(new.entrance)
     gate.release()
+    hold.ended = scene.recorder.now()
     hold.waited, hold.longest = gate.held_total, gate.longest_hold
     scene.report.hold = hold
     return new

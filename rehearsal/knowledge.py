@@ -210,7 +210,26 @@ STACKS = {
     "sbcl": "2",
 }
 
-PROFILES = ("HIGH_CPU", "BALANCED", "HIGH_MEMORY", "HIGHER_MEMORY")
+# The memory of each container profile in MB, by the number of CPUs. Source: "Adjust resources" and
+# "Resource initialization" in the documentation.
+SIZES: dict[str, dict[float, int]] = {
+    "HIGH_CPU": {0.1: 64, 0.25: 128, 0.5: 224, 1: 384, 2: 704, 4: 1216, 6: 1728, 8: 2240},
+    "BALANCED": {0.1: 352, 0.25: 640, 0.5: 1088, 1: 1920, 2: 2800, 4: 4800, 6: 6080, 8: 7296},
+    "HIGH_MEMORY": {0.1: 448, 0.25: 832, 0.5: 1408, 1: 2432, 2: 4032, 4: 6720, 6: 9024, 8: 11200},
+    "HIGHER_MEMORY": {
+        0.1: 864,
+        0.25: 1472,
+        0.5: 2368,
+        1: 3840,
+        2: 6336,
+        4: 10496,
+        6: 14080,
+        8: 17408,
+    },
+}
+DEFAULT_CPU = 0.5  # of a container on its first deploy
+DEFAULT_PROFILE = "HIGH_CPU"  # of most runtimes
+PROFILES = tuple(SIZES)
 MIN_CRON_MINUTES = 5  # between two runs
 
 # The keys of the configuration. `Table` is closed unless it says otherwise.
@@ -332,7 +351,7 @@ CRON = Table(
     },
     required=("spec",),
 )
-SIZES = "remove it; Upsun sizes containers with `upsun resources:set`"
+RESIZE = "remove it; Upsun sizes containers with `upsun resources:set`"
 APPLICATION = Table(
     {
         **CONTAINER,
@@ -374,11 +393,11 @@ APPLICATION = Table(
         "workers": Names(WORKER, NAME, "a valid name for a worker"),
     },
     explained={
-        "disk": SIZES,
+        "disk": RESIZE,
         "name": "remove it; the key under `applications` is the name",
         "routes": "move it to the top level of the file",
         "services": "move it to the top level of the file",
-        "size": SIZES,
+        "size": RESIZE,
     },
 )
 SERVICE = Table(
@@ -393,7 +412,7 @@ SERVICE = Table(
         "type": Text(),
     },
     required=("type",),
-    explained={"disk": SIZES},
+    explained={"disk": RESIZE},
 )
 REDIRECT = Table(
     {

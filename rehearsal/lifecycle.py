@@ -5,7 +5,6 @@ import shutil
 import stat
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -43,10 +42,15 @@ async def rehearse(options: Options, console: Console, complete: Complete) -> Re
     """
     tree = find_tree(options.repository, options.revision)
     async with open_scene(options, console, tree) as scene:
-        begun = time.monotonic()
+        recorder = scene.recorder
+        recorder.services = lambda: scene.services
         with suppress(RehearsalStoppedError):
-            await run_stages(scene, tree)
-        scene.report.seconds = time.monotonic() - begun
+            async with recorder.recording(options.logs):
+                await run_stages(scene, tree)
+        scene.report.seconds = recorder.now()
+        scene.report.costs = recorder.costs
+        scene.report.findings += recorder.judge()
+        recorder.costs.remember_images(options.place / "images.json")
         await complete(scene.report)
     return scene.report
 
@@ -73,6 +77,7 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
         await preparation.build(each, images, tree, configuration, name, stage="build")
         for name, each in scenes.items()
     ]
+    scene.recorder.costs.images = {image.application: image.megabytes for image in built}
     with scene.stage("freeze") as stage:
         for image in filter(None, [*built, previous_image]):
             preparation.freeze_image(scene, image, stage)

@@ -33,6 +33,7 @@ ANSWER_SECONDS = 60
 WARM_UP_REQUESTS = 50  # requests until the load counts as steady
 WARM_UP_SECONDS = 5  # an upper limit for the duration of the warm-up
 STEADY_SECONDS = 30
+SLOT_SECONDS = 0.25  # of the timeline
 # The capacity is measured with this many clients that send their next request at once.
 CAPACITY_CLIENTS = 8
 CAPACITY_SECONDS = 1.0
@@ -70,6 +71,8 @@ class Load:
         self.visits = visits
         self.kinds: dict[str, Kind] = {}
         self.answered = 0
+        self.timeline: dict[int, list[float]] = {}
+        """The numbers of answered and failed requests and the slowest one, by time."""
         self.writes: list[tuple[str, str]] = []
         """The SQL query and a description of each acknowledged write."""
         shares = [visit.share for visit in visits]
@@ -97,6 +100,7 @@ class Load:
             self.warm_up = min(WARM_UP_REQUESTS, rate * WARM_UP_SECONDS)
             # Exclude the capacity measurement from the results, except for its writes.
             self.kinds.clear()
+            self.timeline.clear()
             self.answered = 0
             due = begun = loop.time()
             while not stop.is_set():
@@ -123,6 +127,9 @@ class Load:
             "median": statistics.median(times) if times else 0.0,
             "kinds": {name: kind.numbers() for name, kind in sorted(self.kinds.items())},
             "acknowledged": self.writes,
+            "timeline": [
+                [slot * SLOT_SECONDS, *numbers] for slot, numbers in sorted(self.timeline.items())
+            ],
         }
 
     async def measure_capacity(self, clients: Iterator[aiohttp.ClientSession]) -> float:
@@ -183,6 +190,10 @@ class Load:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
         form = {name: value.replace("{n}", word) for name, value in request.form.items()}
         begun = loop.time()
+        # By the time of the request, on the clock that all processes share. A request counts as
+        # failed until it is answered.
+        slot = self.timeline.setdefault(int(begun / SLOT_SECONDS), [0, 0, 0.0])
+        slot[1] += 1
         try:
             async with client.request(
                 request.method,
@@ -196,7 +207,9 @@ class Load:
             kind.failures[type(error).__name__] += 1
             return False
         finally:
-            kind.seconds.append(loop.time() - begun)
+            seconds = loop.time() - begun
+            kind.seconds.append(seconds)
+            slot[2] = max(slot[2], seconds)
         # Not with a cookie jar, which would not send Secure cookies over plain HTTP.
         for line in response.headers.getall("Set-Cookie", []):
             with suppress(CookieError):
@@ -207,6 +220,8 @@ class Load:
             return False
         kind.answered += 1
         self.answered += 1
+        slot[0] += 1
+        slot[1] -= 1
         if self.answered >= self.warm_up:
             self.steady.set()
         if request.row:

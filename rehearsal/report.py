@@ -9,10 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rehearsal.findings import Finding, Severity, Verdict, verdict
 from rehearsal.formats import as_json
+
+if TYPE_CHECKING:
+    from rehearsal.recorder import Costs
 
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2", "bold": "1"}
 SIGNS = {"ok": ("✓", "green"), "failed": ("✗", "red"), "partial": ("~", "cyan")}
@@ -36,6 +39,8 @@ class Stage:
 
     name: str
     seconds: float = 0.0
+    begun: float = 0.0
+    """Seconds since the start of the rehearsal."""
     result: str = "ok"
     """`ok`, `failed`, or `partial` if a part of it could not be rehearsed."""
     detail: str = ""
@@ -51,6 +56,9 @@ class Hold:
     """The number of requests that were held."""
     longest: float = 0.0
     """How long the longest of them was held."""
+    begun: float = 0.0
+    """Since the start of the rehearsal."""
+    ended: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -75,6 +83,7 @@ class Report:
     """The release that was replaced."""
     strict: bool = False
     """Whether warnings count as errors."""
+    costs: "Costs | None" = None
 
     @property
     def verdict(self) -> Verdict:
@@ -106,6 +115,7 @@ class Report:
             "stages": [asdict(stage) for stage in self.stages],
             "hold": self.hold and {**asdict(self.hold), "seconds": round(self.hold.seconds, 3)},
             "load": self.load,
+            "costs": self.costs and self.costs.document(),
             "seen": self.seen,
             "findings": [as_json(finding) for finding in self.findings],
             "address": self.address,
@@ -222,6 +232,8 @@ class Console:
             self._hold(report.hold)
         if report.load is not None:
             self._load(report.load)
+        if report.costs is not None:
+            self._costs(report.costs)
         for line in report.seen:
             self.say(f"  {line}")
         if report.verdict is Verdict.NOT_REHEARSED:
@@ -261,6 +273,17 @@ class Console:
                 self.paint(f"{lost} lost", "red") if lost else self.paint("none lost", "green")
             )
             self.say(f"Writes      {load['writes']} acknowledged, {verdict}")
+
+    def _costs(self, costs: "Costs") -> None:
+        parts = [f"{each.name} {each.peak:.0f} MB" for each in costs.containers if each.peak]
+        if costs.connections:
+            parts.append(f"{costs.peak_connections} database connections")
+        for name, size in costs.images.items():
+            last = costs.previous_images.get(name)
+            change = f" ({size - last:+.0f})" if last and round(size - last) else ""
+            parts.append(f"image {name} {size:.0f} MB{change}")
+        if parts:
+            self.say(f"Costs       {', '.join(parts)}")
 
     def _wipe(self) -> None:
         if self.moving:

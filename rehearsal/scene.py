@@ -17,6 +17,7 @@ from rehearsal.instance import Instance, prepare_mounts
 from rehearsal.network import Ports
 from rehearsal.probe import describe_responses
 from rehearsal.project import Project, Request, Visit
+from rehearsal.recorder import Recorder
 from rehearsal.report import Console, Report, Stage
 from rehearsal.router import Page
 from rehearsal.sandbox import Result
@@ -60,6 +61,7 @@ class Options:
     rebuild: bool = False
     force: bool = False
     strict: bool = False
+    html: Path | None = None
     isolated: bool = True
     keep: bool = False
     instances: int = 1
@@ -106,6 +108,7 @@ class Scene:
     bwrap: str | None
     ports: Ports
     front: Front = field(init=False)
+    recorder: Recorder = field(default_factory=Recorder)
     project: Project = field(default_factory=Project)
     pages: list[Page] = field(default_factory=list)
     """The pages to request: those that the project names, or else each route's URL."""
@@ -151,7 +154,7 @@ class Scene:
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
         """Time a stage, and show its result."""
-        stage = Stage(f"{self.prefix}{name}")
+        stage = Stage(f"{self.prefix}{name}", begun=self.recorder.now())
         begun = time.monotonic()
         known = len(self.report.findings)
         try:
@@ -252,6 +255,8 @@ class Scene:
         )
         self.stack.push_async_callback(instance.close)
         self.instances.append(instance)
+        name = image.application
+        self.recorder.watch(name if label == "app" else f"{name} ({label})", instance)
         return instance
 
     async def hook(self, instance: Instance, text: str | None) -> Result | None:
