@@ -47,8 +47,11 @@ UNREACHABLE = re.compile(
     r"|Failed to connect to ((?!localhost|127\.)[\w.-]+)"
     r"|getaddrinfo (?:ENOTFOUND|EAI_AGAIN) ([\w.-]+)"
     r"|(?:error sending request for url|Failed to (?:fetch|download)):? [(`]https?://([\w.-]+)"
+    # Poetry asks PyPI's JSON interface, which a mirror may not have.
+    r"|Package \S+ \(\S+\) not found\.()"
     r"|Temporary failure in name resolution|Network is unreachable"
 )
+POETRY = UNREACHABLE.groups
 
 
 def unreachable(output: str) -> str | None:
@@ -56,6 +59,8 @@ def unreachable(output: str) -> str | None:
     match = UNREACHABLE.search(output)
     if match is None:
         return None
+    if match.lastindex == POETRY:
+        return "PyPI's JSON interface, which Poetry uses"
     return next(filter(None, match.groups()), "the Internet")
 
 

@@ -318,7 +318,7 @@ def check_runtimes(
         )
         missing.extend([doubt] if doubt else [])
 
-    for language, version in runtimes(application).items():
+    for number, (language, version) in enumerate(runtimes(application).items()):
         if language == "python":
             if version not in {"", python.version}:
                 add(
@@ -360,7 +360,8 @@ def check_runtimes(
                 Severity.NOTE,
                 f"this machine's {program} {own} is used instead of {version}".rstrip(),
                 f"install {program} {version} to test with it",
-                f"{program} {version}",
+                # Another runtime than the primary one usually runs in the build only.
+                "" if number else f"{program} {version}",
             )
     for program in sorted(asked(configuration, name) - {"pip", "python"}):
         if shutil.which(program) is None:

@@ -179,6 +179,7 @@ def test_what_is_installed_before_the_build_hook(
         ),
         ("error: Failed to fetch: `https://files.example/x.whl`", "files.example"),
         ("[Errno -3] Temporary failure in name resolution", "the Internet"),
+        ("Package gunicorn (23.0.0) not found.", "PyPI's JSON interface, which Poetry uses"),
         ("connection to server at 127.0.0.1 failed: Connection refused", None),
         ("Failed to connect to localhost port 5432", None),
     ],
