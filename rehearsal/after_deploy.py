@@ -16,6 +16,7 @@ from rehearsal.scene import Chosen, Scene
 
 # A cron may run for a day, but a rehearsal only shows that it starts.
 CRON_SECONDS = 60
+SHARE_FILES = "keep files that all instances need in a mount with the source `storage`"
 
 
 async def check_pages(scene: Scene, live: Instance) -> None:
@@ -46,16 +47,29 @@ async def check_pages(scene: Scene, live: Instance) -> None:
 async def check_others(scene: Scene, live: Instance, others: list[Instance]) -> None:
     """Request the pages from each of the other instances, which share only some mounts.
 
-    Then send requests to all of them, at random.
+    A finding that the first instance does not have is about the files that they do not share. Then
+    let the router send requests to all of them, at random.
     """
-    gate = scene.front.gate
     for number, other in enumerate(others, 2):
-        view = replace(scene, prefix=f"{scene.prefix}instance {number}: ")
-        view.front = scene.front
-        await gate.send_to(other.entrance)
-        await check_pages(view, other)
+        with scene.stage(f"probe {number}") as stage:
+            # Not through the router, which has the first instance's responses in its cache.
+            address = f"http://127.0.0.1:{other.entrance}"
+            found, stage.detail = await probe(
+                address, scene.pages, scene.project, with_files=nginx() is not None
+            )
+            known = {finding.message for finding in scene.report.findings}
+            scene.report.findings += [
+                replace(
+                    finding,
+                    stage=stage.name,
+                    message=f"instance {number}: {finding.message}",
+                    fix=SHARE_FILES,
+                )
+                for finding in found
+                if finding.message not in known
+            ]
     if others:
-        await gate.send_to(live.entrance, *(other.entrance for other in others))
+        await scene.front.gate.send_to(live.entrance, *(other.entrance for other in others))
 
 
 async def run_post_deploy(scene: Scene, live: Instance) -> None:

@@ -129,7 +129,7 @@ async def test_instances_share_storage_only(source: str, tmp_path: Path) -> None
     found = [(finding.stage, finding.message) for finding in errors(report)]
     if source == "storage":
         assert found == [], summary(report)
-        assert "instance 2: probe" in stages(report)
+        assert "probe 2" in stages(report)
     else:
-        assert {stage for stage, _ in found} == {"instance 2: probe"}, summary(report)
+        assert {stage for stage, _ in found} == {"probe 2"}, summary(report)
         assert "style-0123abcd.css" in found[0][1]
