@@ -293,6 +293,11 @@ proxy_set_header X-Client-SSL on;
 proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
 proxy_set_header X-Forwarded-Proto https;
 proxy_set_header X-Original-Route {literal(target.key)};
+# What the platform knows about the client, here with values that are reserved for examples.
+proxy_set_header Client-Country ZZ;
+proxy_set_header Client-Asn 64496;
+proxy_set_header Client-Abuse-Score 0;
+proxy_set_header Client-Cdn "";
 # Redirects to the same host must stay on 127.0.0.1.
 proxy_redirect {location} $scheme://$http_host$1;
 add_header X-Platform-Cache $cache_status always;

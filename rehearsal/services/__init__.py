@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from embedded_postgres import MAJOR, PostgresError, stopped
+from embedded_postgres import PostgresError, stopped
 from rehearsal.configuration import Configuration, Service
 from rehearsal.findings import Finding, Severity
 from rehearsal.network import Ports
@@ -21,7 +21,7 @@ from rehearsal.services.base import (
     accounts,
     family,
 )
-from rehearsal.services.postgresql import Databases, installation
+from rehearsal.services.postgresql import Databases
 from rehearsal.variables import Endpoint
 
 __all__ = ["Databases", "ServiceError", "Services", "copy", "remove"]
@@ -130,17 +130,15 @@ class Services:
             Databases.running(self._directory / name, described, extensions, service.version)
         )
         self.databases.append(server)
-        if not installation(service.version) and service.version not in {"", str(MAJOR)}:
-            self._used_instead(name, f"PostgreSQL {MAJOR}", service.type)
+        if service.version not in {"", str(server.major)}:
+            self._used_instead(name, f"PostgreSQL {server.major}", service.type)
         for extension in server.missing:
             self.gaps[name] = f"the PostgreSQL extension {extension}"
             self._add(
                 ("services", name, "configuration", "extensions"),
                 f"the PostgreSQL of this rehearsal does not have the extension {extension}",
                 "statements that use it fail here",
-                ""
-                if service.version == str(MAJOR)
-                else f"install PostgreSQL {service.version} with its extensions (Debian package:"
+                f"install PostgreSQL {service.version} and the extension (Debian package:"
                 f" postgresql-{service.version})",
                 Severity.NOT_REHEARSED,
             )

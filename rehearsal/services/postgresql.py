@@ -16,17 +16,33 @@ from rehearsal.locks import persistent_secret
 from rehearsal.services.base import Access, Accounts, ServiceError
 
 MAX_CONNECTIONS = 200
-# Debian's packages install each major version in a directory of its own.
+# Debian's packages install each major version in directories of its own.
 INSTALLATIONS = Path("/usr/lib/postgresql")
+EXTENSIONS = Path("/usr/share/postgresql")
+# The extensions of the embedded PostgreSQL.
+EMBEDDED = {"plpgsql", "vector"}
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
-def installation(version: str) -> Path | None:
-    """Return the programs of a major version; None if only the embedded one can be used."""
-    programs = INSTALLATIONS / version / "bin"
-    is_other = version.isdigit() and version != str(MAJOR)
-    return programs if is_other and (programs / "initdb").exists() else None
+def installation(version: str, extensions: Sequence[str]) -> Path | None:
+    """Return the programs of an installed PostgreSQL to use; None for the embedded one.
+
+    The version counts most. Without it, an installation that has all extensions is used if the
+    embedded PostgreSQL lacks one.
+    """
+    installed = {
+        path.parents[1].name: path.parent for path in INSTALLATIONS.glob("[0-9]*/bin/initdb")
+    }
+    if version in installed and version != str(MAJOR):
+        return installed[version]
+    if EMBEDDED.issuperset(extensions):
+        return None
+    for name in sorted(installed, key=int, reverse=True):
+        directory = EXTENSIONS / name / "extension"
+        if all((directory / f"{extension}.control").exists() for extension in extensions):
+            return installed[name]
+    return None
 
 
 class Databases:
@@ -42,6 +58,7 @@ class Databases:
         """
         self.url = url
         self.accounts = accounts
+        self.major = MAJOR
         self.missing: list[str] = []
         """The extensions that this PostgreSQL does not have."""
         self._directory = directory
@@ -56,9 +73,8 @@ class Databases:
         Raises:
             ServiceError: the server does not start.
         """
-        manager = postgres(
-            directory, max_connections=MAX_CONNECTIONS, programs=installation(version)
-        )
+        programs = installation(version, extensions)
+        manager = postgres(directory, max_connections=MAX_CONNECTIONS, programs=programs)
         try:
             url = await asyncio.to_thread(manager.__enter__)
         except PostgresError as error:
@@ -121,6 +137,7 @@ class Databases:
     async def _prepare(self, extensions: Sequence[str]) -> None:
         """Create what the configuration describes, and remove what it no longer describes."""
         async with self._connected("postgres") as connection:
+            self.major = connection.get_server_version().major
             await self._create_roles(connection)
             await self._create_databases(connection)
             query = "SELECT name FROM pg_available_extensions"

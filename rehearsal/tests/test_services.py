@@ -18,6 +18,7 @@ from rehearsal.findings import Finding, Severity
 from rehearsal.network import Ports
 from rehearsal.services import Services
 from rehearsal.services.base import SHAPES
+from rehearsal.services.postgresql import installation
 from rehearsal.tests.sample import CONFIG, SERVE, rehearse, sample, summary
 from rehearsal.variables import Endpoint, relationship_variables
 
@@ -80,7 +81,10 @@ ENDPOINTS = """\
 """
 
 
-async def test_postgresql_endpoints_have_their_privileges(tmp_path: Path) -> None:
+async def test_postgresql_endpoints_have_their_privileges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rehearsal.services.postgresql.INSTALLATIONS", tmp_path / "none")
     found: list[Finding] = []
     refused = asyncpg.InsufficientPrivilegeError
     async with running(ENDPOINTS, tmp_path, found) as started:
@@ -122,6 +126,36 @@ async def test_postgresql_endpoints_have_their_privileges(tmp_path: Path) -> Non
         await execute(main, "ALTER TABLE items ADD COLUMN more int")
         with pytest.raises(asyncpg.InvalidCatalogNameError):
             await execute(main, "SELECT 1", "legacy")  # it is no longer in the configuration
+
+
+@pytest.mark.parametrize(
+    ("version", "extensions", "expected"),
+    [
+        ("15", ["vector"], "15"),  # the version that is asked for
+        ("17", ["vector"], None),  # the embedded one has the extension
+        ("18", [], None),
+        ("18", ["pg_trgm"], "16"),  # the newest one with the extension
+        ("18", ["pg_trgm", "postgis"], "15"),
+        ("18", ["hstore"], None),  # none has it
+    ],
+)
+def test_installed_postgresql_is_used_for_its_version_or_extensions(
+    version: str,
+    extensions: list[str],
+    expected: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number, names in {"15": ["pg_trgm", "postgis"], "16": ["pg_trgm"]}.items():
+        files = [f"lib/{number}/bin/initdb"]
+        files += [f"share/{number}/extension/{name}.control" for name in names]
+        for file in files:
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).touch()
+    monkeypatch.setattr("rehearsal.services.postgresql.INSTALLATIONS", tmp_path / "lib")
+    monkeypatch.setattr("rehearsal.services.postgresql.EXTENSIONS", tmp_path / "share")
+    programs = installation(version, extensions)
+    assert programs == (tmp_path / "lib" / expected / "bin" if expected else None)
 
 
 def query(endpoint: Endpoint | None, statement: str) -> tuple[int, str]:
