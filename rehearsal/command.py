@@ -257,8 +257,8 @@ def options(arguments: argparse.Namespace) -> Options:
         "repository": arguments.repository.absolute(),
         "state": state.absolute(),
         "environment": environment,
-        "runs": tuple(arguments.runs),
         "html": arguments.html and arguments.html.absolute(),
+        "runs": tuple(arguments.runs),
     }
     return Options(**{field.name: values[field.name] for field in fields(Options)})
 
