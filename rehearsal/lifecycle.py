@@ -78,9 +78,7 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
         for name, each in scenes.items()
     ]
     scene.recorder.costs.images = {image.application: image.megabytes for image in built}
-    with scene.stage("freeze") as stage:
-        for image in filter(None, [*built, previous_image]):
-            preparation.freeze_image(scene, image, stage)
+    preparation.freeze_images(scene, [*built, *filter(None, [previous_image])])
     frozen = [fingerprint(image) for image in built]
     await preparation.run_services(scene, scenes, built)
     await preparation.run_front(scene, scenes, built)

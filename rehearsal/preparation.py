@@ -21,7 +21,6 @@ from rehearsal.instance import prepare_mounts
 from rehearsal.locks import holder
 from rehearsal.passwords import check_urls
 from rehearsal.project import read as read_project
-from rehearsal.report import Stage
 from rehearsal.router import Page, entrances
 from rehearsal.runtimes import check_runtimes, is_rehearsable
 from rehearsal.sandbox import allow_removal
@@ -168,12 +167,19 @@ async def build(
     return image
 
 
-def freeze_image(scene: Scene, image: Image, stage: Stage) -> None:
-    mounts = prepare_mounts(image, scene.mounts, bwrap=scene.bwrap)
-    stage.detail = f"writable: /tmp{''.join(f', {key}' for key in mounts)}"
-    if scene.bwrap is None:
-        freeze(image)
-        scene.stack.callback(allow_removal, image.directory)
+def freeze_images(scene: Scene, images: Sequence[Image]) -> None:
+    """Make images read-only, except for their mounts."""
+    with scene.stage("freeze") as stage:
+        writable = {"/tmp": None}
+        for image in images:
+            mounts = prepare_mounts(image, scene.mounts, bwrap=scene.bwrap)
+            writable |= dict.fromkeys(mounts)
+            if scene.bwrap is None:
+                freeze(image)
+                scene.stack.callback(allow_removal, image.directory)
+        stage.detail = f"writable: {', '.join(writable)}"
+        if scene.bwrap is not None:
+            return
         scene.add_finding(
             "freeze",
             "bubblewrap is not used, so the image is a copy without write permissions",
