@@ -107,8 +107,7 @@ def _pages(result: Result) -> list[str]:
         " database (`benchmarks/side_by_side/`). Every response is compared byte by byte. Bare"
         " Quart returns a constant; “of bare” is the throughput divided by that of bare Quart. A"
         " timeout is a response that takes longer than 2 s. The memory is the proportional set size"
-        " after the load. Each server has 8 database connections. SQLAlchemy's pool does not serve"
-        " waiting requests in order, so some of FastAPI's requests wait for seconds.",
+        " after the load.",
         f'<picture>\n  <source media="(prefers-color-scheme: dark)"'
         f' srcset="{IMAGES}/{CHART.format("dark")}">\n'
         f'  <img src="{IMAGES}/{CHART.format("light")}"'

@@ -62,6 +62,9 @@ def test_bars_of_a_chart_are_proportional_and_legible(theme: str) -> None:
     svg = ElementTree.fromstring(chart.draw("A title", groups, colors))  # noqa: S314 own text
     bars = [each for each in svg.iter(f"{SVG}rect") if "bar" in each.get("class", "")]
     half, whole, tenth = (float(each.attrib["width"]) for each in bars)
+    # The longest bar takes the space between labels and values.
+    space = chart.WIDTH - chart.LABEL_WIDTH - chart.VALUE_WIDTH - 2 * chart.PADDING
+    assert whole == space
     assert whole == pytest.approx(2 * half, abs=0.2)
     assert whole == pytest.approx(10 * tenth, abs=1)
     assert ["ours" in each.attrib["class"] for each in bars] == [False, True, False]

@@ -1,6 +1,10 @@
 """The compared Flask and FastAPI applications, and the comparison."""
 
+import asyncio
 import re
+from contextlib import closing, suppress
+from dataclasses import replace
+from itertools import count
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,6 +16,7 @@ from quart.testing import QuartClient as Client
 from app.links import queries
 from app.settings import ROOT, Settings
 from benchmarks import chart, pages, report
+from benchmarks.load import LoadOptions, Measured, NoResponseError, measure
 from benchmarks.servers import OURS
 from benchmarks.side_by_side.pages import site, tables
 from quart_upsun.database import Database
@@ -136,6 +141,64 @@ async def test_compared_applications_run_the_same_queries(
 def normalize(statement: str) -> str:
     """Return a statement without its parameters, whose casts and order may differ."""
     return re.sub(r"\$\d+(::\w+)?", "?", " ".join(statement.split())).replace(" ;", "")
+
+
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+async def load(*responses: bytes | None) -> Measured:
+    """Measure a server that sends these responses in turn. None closes the connection."""
+    numbers = count()
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(ConnectionError, asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                response = responses[next(numbers) % len(responses)]
+                if response is None:
+                    break
+                writer.write(response)
+
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        options = LoadOptions(port, "/", connections=2, warm_up=0, seconds=0.4, timeout=0.2)
+        return await measure(replace(options, body="ok"))
+
+
+async def test_load_generator_counts_responses() -> None:
+    measured = await load(RESPONSE)
+    assert measured.requests > 10
+    assert (measured.errors, measured.timeouts, measured.first_error) == (0, 0, "")
+
+
+@pytest.mark.parametrize(
+    ("response", "error"),
+    [
+        (None, "connection lost: None"),
+        (RESPONSE.replace(b"ok", b"no"), "unexpected response body"),
+        (RESPONSE.replace(b"200 OK", b"500 Error"), "HTTP/1.1 500 Error"),
+    ],
+)
+async def test_load_generator_counts_errors_and_continues(
+    response: bytes | None, error: str
+) -> None:
+    measured = await load(RESPONSE, response)
+    assert measured.requests > 10
+    assert measured.errors > 5
+    assert measured.first_error.startswith(error)
+
+
+async def test_load_generator_counts_requests_that_wait() -> None:
+    # Each connection gets one response, and then none.
+    measured = await load(RESPONSE, RESPONSE, *[b""] * 100)
+    assert measured.timeouts == 2
+    assert measured.errors == 0
+    assert measured.longest > 200
+
+
+async def test_load_generator_needs_a_response(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NoResponseError):
+        await load(RESPONSE.replace(b"ok", b"no"))
+    assert "GET /: no response. unexpected response body" in capfd.readouterr().err
 
 
 def test_different_page_is_reported_with_its_first_difference() -> None:
