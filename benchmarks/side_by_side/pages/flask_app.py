@@ -40,7 +40,7 @@ def home() -> str:
     return render_template("public/home.html")
 
 
-@user.route("/login/", methods=["GET", "POST"])
+@user.post("/login/")
 def login() -> ResponseReturnValue:
     """Log in. Not part of the comparison, and therefore without a form."""
     found = db.session.scalars(tables.named_user(request.form["username"])).one()
@@ -81,6 +81,7 @@ def create_app() -> Flask:
         "max_overflow": 0,
         # As in this project: reads need no transaction.
         "isolation_level": "AUTOCOMMIT",
+        "connect_args": {"options": "-c jit=off"},
     }
     app.jinja_options = site.JINJA_OPTIONS
     app.jinja_env.filters.update(site.FILTERS)
