@@ -4,6 +4,7 @@
 
 The benchmarks run in this order:
 
+  pages    three HTML pages, compared with Flask and FastAPI
   api      the JSON list of links, compared with Flask and FastAPI
   growth   query times with 1,000 and 1,000,000 links
   streams  5,000 open event streams
@@ -11,7 +12,7 @@ The benchmarks run in this order:
   fetches  1,000 slow pages
 
 To run one of them with options, see `python -m benchmarks.api --help` and so on. All of them take
-about ten minutes. Run them on an otherwise idle machine.
+about fifteen minutes. Run them on an otherwise idle machine.
 
 Exit codes: 0 success, 1 a benchmark failed or missed its target.
 """
@@ -31,7 +32,7 @@ PAGE = ROOT / "docs" / "performance.md"
 # Removing a feature also removes its benchmark, so list only the modules that exist.
 NAMES = [
     name
-    for name in ("api", "growth", "streams", "jobs", "fetches")
+    for name in ("pages", "api", "growth", "streams", "jobs", "fetches")
     if (Path(__file__).parent / f"{name}.py").exists()
 ]
 STOP_SECONDS = 20  # grace period for a benchmark to stop its child processes
@@ -103,6 +104,8 @@ def main() -> int:
     print(f"\n{section}\n")
     if not options.only and not options.no_write and not failed:
         PAGE.write_text(report.replace_section(PAGE.read_text(), section))
+        for file, svg in report.charts(results).items():
+            (PAGE.parent / report.IMAGES / file).write_text(svg)
     for name in failed:
         print(f"{name} failed; see the output above.", file=sys.stderr)
     missed = [name for name, result in results.items() if not result["ok"]]

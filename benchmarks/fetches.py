@@ -21,7 +21,6 @@ Prints the results and, as the last line, JSON with the results `own` and `few` 
 - cpu_s: the worker's CPU time
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -41,7 +40,7 @@ from quart import Quart
 from app import create_app
 from app.fetching.jobs import FETCH_TASK
 from app.settings import Settings, load_settings
-from benchmarks.filling import migrate
+from benchmarks import harness
 from embedded_postgres import create_database, postgres
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
@@ -227,19 +226,9 @@ def missed_targets(result: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.fetches",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--links",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="number of pages in each part (default: %(default)s)",
-    )
-    options = parser.parse_args()
+    options = harness.parser(
+        "fetches", __doc__, links=(1000, "number of pages in each part")
+    ).parse_args()
     raise_limit(2 * options.links + SPARE_FILES)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fetches-")))
@@ -250,7 +239,7 @@ def main() -> int:
             ("few", FEW, FEW_SECONDS),
         ):
             url = asyncio.run(create_database(server, name))
-            migrate(url)
+            harness.migrate(url)
             results[name] = result = asyncio.run(run(url, options.links, seconds, hosts))
             describe(result)
             missed = missed_targets(result)

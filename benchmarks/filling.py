@@ -6,15 +6,10 @@ its trigger would, and the INSERT computes the search vector of each link.
 """
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import asyncpg
 
-ROOT = Path(__file__).parent.parent
 CONNECTIONS = 2
 SETTINGS = """
     -- Disables triggers and foreign keys.
@@ -72,17 +67,6 @@ INDEXES = """
     WHERE relname IN ('links', 'link_tags')
     AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
 """
-
-
-def migrate(url: str) -> None:
-    """Migrate an empty database."""
-    subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url},
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
 
 
 async def fill(

@@ -10,16 +10,11 @@ Prints the results and, as the last line, JSON with the median times in millisec
 The times for the large list must not exceed TARGETS_MS.
 """
 
-import argparse
 import asyncio
-import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
@@ -27,8 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.links import queries, search
 from app.links.models import Link
-from benchmarks.filling import fill, migrate
-from embedded_postgres import create_database, postgres
+from benchmarks import harness
+from benchmarks.filling import fill
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 
@@ -135,37 +130,15 @@ def missed_targets(result: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.growth",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--links",
-        type=int,
-        default=1_000_000,
-        metavar="N",
-        help="number of links of the large list (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--runs",
-        type=int,
-        default=11,
-        metavar="N",
-        help="measured runs of each query (default: %(default)s)",
-    )
-    options = parser.parse_args()
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="growth-")))
-        server = stack.enter_context(postgres(directory / "postgres", durable=False))
-        url = asyncio.run(create_database(server, "benchmark"))
-        migrate(url)
+    options = harness.parser(
+        "growth",
+        __doc__,
+        links=(1_000_000, "number of links of the large list"),
+        runs=(11, "measured runs of each query"),
+    ).parse_args()
+    with harness.temporary_database("growth", durable=False) as (url, _):
         result = asyncio.run(run(url, options.links, options.runs))
-    missed = missed_targets(result)
-    for target in missed:
-        print(f"Target missed: {target}")
-    print(json.dumps(result | {"ok": not missed}))
-    return 1 if missed else 0
+    return harness.finish(result, missed_targets(result))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ deploys a commit that changes a style sheet on top of the data of the previous r
 to publish, but nothing to migrate. Requires Node 20 or later, and the programs of `make rehearse`.
 """
 
-import argparse
 import asyncio
 import platform
 import shutil
@@ -18,6 +17,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import harness
 from rehearsal.lifecycle import rehearse
 from rehearsal.report import Console, Report
 from rehearsal.scene import Options
@@ -100,15 +100,10 @@ async def measure(candidate: Candidate, state: Path, run: int) -> None:
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.hold_window",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--runs", type=int, default=5, help="deploys of each project (default: %(default)s)"
-    )
-    runs = parser.parse_args().runs
+    options = harness.parser(
+        "hold_window", __doc__, runs=(5, "deploys of each project")
+    ).parse_args()
+    runs = options.runs
     with tempfile.TemporaryDirectory(prefix="hold-window-") as temporary:
         directory = Path(temporary)
         candidates = [

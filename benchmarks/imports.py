@@ -12,25 +12,20 @@ the lag of the event loop. Prints JSON:
 - grown_mb: peak growth of the process's memory
 """
 
-import argparse
 import asyncio
 import gc
 import json
 import os
-import tempfile
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import psutil
-from alembic import command
-from alembic.config import Config
 from pydantic import SecretStr
 
 from app import create_app
 from app.bookmarks import exports, jobs, uploads
-from app.settings import ROOT, Settings
-from embedded_postgres import postgres
+from app.settings import Settings
+from benchmarks import harness
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.testing import runner_of
 from tests.features.factories import Person
@@ -116,26 +111,12 @@ async def measure(url: str, links: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.imports",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--links",
-        type=int,
-        default=jobs.MAX_LINKS,
-        metavar="N",
-        help="number of links (default: %(default)s)",
-    )
-    arguments = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(prefix="quart-upsun-") as directory,
-        postgres(Path(directory) / "data", durable=True) as url,
-    ):
+    options = harness.parser(
+        "imports", __doc__, links=(jobs.MAX_LINKS, "number of links")
+    ).parse_args()
+    with harness.temporary_database("imports", DATABASE_ENVIRONMENT=ENVIRONMENT) as (url, _):
         os.environ |= {"DATABASE_URL": url, "DATABASE_ENVIRONMENT": ENVIRONMENT}
-        command.upgrade(Config(ROOT / "alembic.ini"), "head")
-        print(json.dumps(asyncio.run(measure(url, arguments.links))))
+        print(json.dumps(asyncio.run(measure(url, options.links))))
 
 
 if __name__ == "__main__":

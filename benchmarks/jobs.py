@@ -28,14 +28,12 @@ longer than one of them.
 
 import argparse
 import asyncio
-import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +43,7 @@ from sqlalchemy import text
 
 from app import create_app
 from app.settings import Settings, load_settings
-from embedded_postgres import create_database, postgres
+from benchmarks import harness
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.jobs.queue import JobContext, Task, enqueue_many
@@ -299,16 +297,6 @@ def missed_targets(result: dict[str, Any]) -> list[str]:
     return [target for target, met in checks.items() if not met]
 
 
-def migrate(url: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": url},
-        check=True,
-        capture_output=True,
-    )
-
-
 async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     watch = Watch(url)
     await watch.prepare()
@@ -337,58 +325,18 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.jobs",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=10_000,
-        metavar="N",
-        help="number of short jobs (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=3,
-        metavar="N",
-        help="number of workers (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--kills",
-        type=int,
-        default=3,
-        metavar="N",
-        help="number of workers to kill (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--waiting",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="number of sleeping jobs (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=2.0,
-        metavar="S",
-        help="duration of a sleeping job (default: %(default)s)",
-    )
-    options = parser.parse_args()
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobs-")))
-        server = stack.enter_context(postgres(directory / "postgres"))
-        url = asyncio.run(create_database(server, "benchmark"))
-        migrate(url)
+    options = harness.parser(
+        "jobs",
+        __doc__,
+        jobs=(10_000, "number of short jobs"),
+        workers=(3, "number of workers"),
+        kills=(3, "number of workers to kill"),
+        waiting=(1000, "number of sleeping jobs"),
+        seconds=(2.0, "duration of a sleeping job"),
+    ).parse_args()
+    with harness.temporary_database("jobs") as (url, _):
         result = asyncio.run(measure(url, options))
-    missed = missed_targets(result)
-    for target in missed:
-        print(f"Target missed: {target}")
-    print(json.dumps(result | {"ok": not missed}))
-    return 1 if missed else 0
+    return harness.finish(result, missed_targets(result))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Runs in a separate process and uses raw sockets, because it shares the machine with the server. Each
 connection sends the next request when it has received the complete response to the previous one.
-Every response must have the status 200 and exactly the expected body.
+A response with another status than 200 or another body than the expected one is an error, and so is
+a lost connection. Errors are counted, and the connection continues with the next request.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+RETRY_SECONDS = 0.1  # until the next attempt to connect
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,11 @@ class LoadOptions:
     path: str
     headers: dict[str, str] = field(default_factory=dict)
     connections: int = 32
-    warm_up: float = 1.0
+    warm_up: float = 0.5
     """Seconds of load before the measurement starts."""
     seconds: float = 4.0
+    timeout: float = 2.0
+    """Seconds after which a response counts as timed out. It is awaited nevertheless."""
     body: str = ""
     """The expected response body."""
 
@@ -41,6 +45,7 @@ class Measured:
     """The result of a measurement; latencies in milliseconds."""
 
     requests: int
+    """Responses without an error."""
     seconds: float
     p50: float
     p99: float
@@ -48,6 +53,10 @@ class Measured:
     """The maximum, including requests still waiting: a starved request is in no percentile."""
     cpu: float
     """CPU usage of the load generator, as a share of one core. Near 1, it is the bottleneck."""
+    errors: int
+    timeouts: int
+    """Responses that took longer than the timeout, and requests that have waited longer."""
+    first_error: str
 
     @property
     def rate(self) -> float:
@@ -55,15 +64,15 @@ class Measured:
         return self.requests / self.seconds
 
 
-class UnexpectedResponseError(SystemExit):
-    """A response differs from the expected one."""
+class NoResponseError(SystemExit):
+    """There was no response without an error."""
 
 
 async def measure(options: LoadOptions) -> Measured:
     """Run the load generator in another process.
 
     Raises:
-        UnexpectedResponseError: a response differs from the expected one.
+        NoResponseError: there was no response without an error.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -79,9 +88,7 @@ async def measure(options: LoadOptions) -> Measured:
         await process.wait()
         raise
     if process.returncode != 0:
-        raise UnexpectedResponseError(
-            f"The load generator failed for {options.path}; see the error above."
-        )
+        raise NoResponseError(f"The load generator failed for {options.path}; see the error above.")
     return Measured(**json.loads(output))
 
 
@@ -92,7 +99,8 @@ class Connection(asyncio.Protocol):
         self._load = load
         self._received = b""
         self._begun = 0.0
-        self._expected_bytes = 0  # bytes of the response; known once its headers are received
+        # Bytes of the response and of its headers, once these are received.
+        self._expected_bytes = self._header_bytes = 0
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -118,12 +126,13 @@ class Connection(asyncio.Protocol):
             length = LENGTH.search(self._received, 0, end + 2) if end > 0 else None
             if length is None:
                 return
-            self._expected_bytes = end + 4 + int(length[1])
+            self._header_bytes = end + 4
+            self._expected_bytes = self._header_bytes + int(length[1])
         if len(self._received) < self._expected_bytes:
             return
         self._load.received(self._begun, self._received)
         self._begun = 0.0
-        if not CLOSES.search(self._received, 0, self._expected_bytes - len(self._load.body)):
+        if not CLOSES.search(self._received, 0, self._header_bytes):
             self._send()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -132,9 +141,8 @@ class Connection(asyncio.Protocol):
             return
         if self._begun:
             self._load.fail(f"connection lost: {error}")
-        else:
-            self._begun = time.perf_counter()
-            self._load.connect(self)
+        self._begun = time.perf_counter()
+        self._load.connect(self)
 
 
 class Load:
@@ -149,26 +157,28 @@ class Load:
         self._taken: list[float] = []
         self._counts = False
         self.is_over = False
-        self._failed: asyncio.Future[None]
+        self._errors = 0
+        self._first_error = ""
         self._connections = [Connection(self) for _ in range(options.connections)]
         self._connecting: set[asyncio.Task[object]] = set()
 
     async def run(self) -> Measured:
         """Warm up, then measure."""
-        self._failed = asyncio.get_running_loop().create_future()
         for connection in self._connections:
             self.connect(connection)
-        await self._wait(self._options.warm_up)
+        await asyncio.sleep(self._options.warm_up)
         begun, cpu = time.perf_counter(), time.process_time()
         self._counts = True
-        await self._wait(self._options.seconds)
+        await asyncio.sleep(self._options.seconds)
         seconds = time.perf_counter() - begun
         cpu = time.process_time() - cpu
         self.is_over = True
         now = time.perf_counter()
         waiting = [now - each.pending_since for each in self._connections if each.pending_since]
         if not self._taken:
-            raise UnexpectedResponseError("No response was received.")
+            raise NoResponseError(
+                f"GET {self._options.path}: no response. {self._first_error}".rstrip()
+            )
         return Measured(
             len(self._taken),
             round(seconds, 3),
@@ -176,19 +186,26 @@ class Load:
             p99=quantile(self._taken, 0.99),
             longest=quantile([*self._taken, *waiting], 1),
             cpu=round(cpu / seconds, 2),
+            errors=self._errors,
+            timeouts=sum(each > self._options.timeout for each in [*self._taken, *waiting]),
+            first_error=self._first_error,
         )
 
     def connect(self, connection: Connection) -> None:
-        loop = asyncio.get_running_loop()
-        coming = loop.create_connection(lambda: connection, "127.0.0.1", self._options.port)
-        task: asyncio.Task[object] = loop.create_task(coming)
+        task: asyncio.Task[object] = asyncio.get_running_loop().create_task(self._open(connection))
         self._connecting.add(task)
-        task.add_done_callback(self._connected)
+        task.add_done_callback(self._connecting.discard)
 
-    def _connected(self, task: asyncio.Task[object]) -> None:
-        self._connecting.discard(task)
-        if not self.is_over and not task.cancelled() and (error := task.exception()) is not None:
-            self.fail(f"cannot connect: {error}")
+    async def _open(self, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        while not self.is_over:
+            try:
+                await loop.create_connection(lambda: connection, "127.0.0.1", self._options.port)
+            except OSError as error:
+                self.fail(f"cannot connect: {error}")
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
 
     def received(self, begun: float, response: bytes) -> None:
         if not response.startswith((b"HTTP/1.1 200 ", b"HTTP/1.0 200 ")):
@@ -199,15 +216,9 @@ class Load:
             self._taken.append(time.perf_counter() - begun)
 
     def fail(self, reason: str) -> None:
-        if not self._failed.done():
-            self._failed.set_exception(
-                UnexpectedResponseError(f"GET {self._options.path}: {reason}")
-            )
-
-    async def _wait(self, seconds: float) -> None:
-        await asyncio.wait([self._failed], timeout=seconds)
-        if self._failed.done():
-            self._failed.result()
+        """Count an error; those of the warm-up count as well."""
+        self._errors += 1
+        self._first_error = self._first_error or reason
 
 
 def quantile(seconds: Sequence[float], share: float) -> float:

@@ -8,10 +8,8 @@ duration of a first run, of a second run with nothing to do, and of a run that r
 that was killed with SIGKILL.
 """
 
-import argparse
 import asyncio
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import asyncpg
 
+from benchmarks import harness
 from embedded_postgres import create_database, postgres
 from quart_upsun.database import load_models
 from quart_upsun.database.ownership import Identity
@@ -46,16 +45,6 @@ NOT_SANITIZED = r"""
     OR email <> 'user-' || id || '@example.invalid' OR password_hash <> 'sanitized'
     OR session_version <> 2
 """
-
-
-def migrate(url: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url, "DATABASE_ENVIRONMENT": ENVIRONMENT},
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
 
 
 async def fill(url: str, users: int) -> None:
@@ -111,7 +100,7 @@ async def main(users: int) -> None:
     ):
         begun = time.monotonic()
         whole = await create_database(server, "whole")
-        migrate(whole)
+        harness.migrate(whole, DATABASE_ENVIRONMENT=ENVIRONMENT)
         await fill(whole, users)
         print(f"{users:,} users created: {time.monotonic() - begun:.1f} s")
         killed = await create_database(server, "killed", template="whole")
@@ -127,16 +116,5 @@ async def main(users: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sanitize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--users",
-        type=int,
-        default=1_000_000,
-        metavar="N",
-        help="number of users (default: %(default)s)",
-    )
-    asyncio.run(main(parser.parse_args().users))
+    options = harness.parser("sanitize", __doc__, users=(1_000_000, "number of users")).parse_args()
+    asyncio.run(main(options.users))

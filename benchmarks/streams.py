@@ -32,7 +32,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -46,7 +45,7 @@ from sqlalchemy import text
 
 from app import create_app
 from app.settings import Settings, load_settings
-from embedded_postgres import create_database, postgres
+from benchmarks import harness
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.live.events import publish
@@ -327,40 +326,20 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     if SERVE in sys.argv:
         sys.exit(server.main(factory, load_settings))
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.streams",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--streams",
-        type=int,
-        default=5000,
-        metavar="N",
-        help="number of streams (default: %(default)s)",
+    parser = harness.parser(
+        "streams",
+        __doc__,
+        streams=(5000, "number of streams"),
+        rounds=(5, "number of rounds"),
     )
     parser.add_argument(
         "--shared", type=int, metavar="N", help="streams of the shared user (default: half of them)"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="number of rounds (default: %(default)s)"
     )
     options = parser.parse_args()
     if options.shared is None:
         options.shared = options.streams // 2
     raise_limit(options.streams + SPARE_FILES)
-    with (
-        tempfile.TemporaryDirectory(prefix="streams-") as directory,
-        postgres(Path(directory), durable=False) as cluster,
-    ):
-        url = asyncio.run(create_database(cluster, "streams"))
-        subprocess.run(
-            [sys.executable, "-m", "alembic", "upgrade", "head"],
-            cwd=ROOT,
-            env={**os.environ, "DATABASE_URL": url},
-            check=True,
-            stderr=subprocess.DEVNULL,
-        )
+    with harness.temporary_database("streams", durable=False) as (url, _):
         print(json.dumps(asyncio.run(measure(url, options))))
 
 

@@ -9,6 +9,7 @@ RESPONSE = os.environ["RESPONSE"]
 app = Quart(__name__)
 
 
+@app.get("/")
 @app.get("/api/v1/links")
 async def index() -> Response:
     return Response(RESPONSE, content_type="application/json")

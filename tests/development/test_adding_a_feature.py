@@ -23,7 +23,7 @@ REMOVALS = {
     "import and export": r"(app|templates|features)[./]bookmarks\b|bookmarks\.js|test_uploads"
     r"|test_(exports|bookmark_file)\.py",
     "access tokens": r"user[./]tokens\b|(templates|features)[./]tokens\b|\btokens\.index"
-    r"|account/tokens|access_tokens\.py|test_side_by_side",
+    r"|account/tokens|access_tokens\.py",
 }
 # Tests that run after the removal: all for the example; otherwise those that cover all
 # routes and those of related features. Set REST=tests/features to run more.

@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import create_engine
 from sqlalchemy.orm import scoped_session, sessionmaker
 
-from benchmarks.side_by_side.tables import Link, holder, newest
+from benchmarks.side_by_side.api.tables import Link, holder, newest
 
 blueprint = Blueprint("links", __name__, url_prefix="/api/v1")
 sessions = scoped_session(sessionmaker())

@@ -12,8 +12,14 @@ from fastapi import Depends, FastAPI, Request
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from benchmarks.side_by_side.fastapi_answers import Key, Limit, LinksAnswer, authorized, following
-from benchmarks.side_by_side.tables import holder, newest
+from benchmarks.side_by_side.api.fastapi_answers import (
+    Key,
+    Limit,
+    LinksAnswer,
+    authorized,
+    following,
+)
+from benchmarks.side_by_side.api.tables import holder, newest
 
 engine = create_engine(
     os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"),

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Request
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
-from benchmarks.side_by_side.fastapi_answers import (
+from benchmarks.side_by_side.api.fastapi_answers import (
     Key,
     Limit,
     LinkAnswer,
@@ -16,7 +16,7 @@ from benchmarks.side_by_side.fastapi_answers import (
     authorized,
     following,
 )
-from benchmarks.side_by_side.tables import holder, newest
+from benchmarks.side_by_side.api.tables import holder, newest
 
 engine = create_async_engine(
     os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+asyncpg://"),

@@ -1,0 +1,1 @@
+"""The list of links as JSON, in Flask and FastAPI."""

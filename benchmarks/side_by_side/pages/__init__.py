@@ -1,0 +1,1 @@
+"""The pages home, members and list of links, in Flask and FastAPI."""

@@ -1,0 +1,150 @@
+"""The tables and the queries of the pages. `tests/documents/test_side_by_side.py` compares them."""
+
+from datetime import datetime
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    DateTime,
+    LargeBinary,
+    Select,
+    String,
+    TextClause,
+    func,
+    literal,
+    select,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+MEMBERS = 20
+PAGE_SIZE = 20
+MAX_TAGS = 200
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012 as SQLAlchemy has it
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    # What Flask-Login asks of a user.
+    is_authenticated = is_active = True
+    is_anonymous = False
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    username: Mapped[str]
+    email: Mapped[str | None]
+    pending_email: Mapped[str | None]
+    password_hash: Mapped[str]
+    session_version: Mapped[int]
+    role: Mapped[str]
+    deactivated_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+
+    def get_id(self) -> str:
+        """Return the content of the login cookie; `find_user` takes it."""
+        return f"{self.id}.{self.session_version}"
+
+
+class Link(Base):
+    __tablename__ = "links"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    user_id: Mapped[int] = mapped_column(BigInteger, deferred=True)
+    url: Mapped[str]
+    title: Mapped[str]
+    description: Mapped[str]
+    tags: Mapped[list[str]] = mapped_column(ARRAY(String))
+    archived: Mapped[bool]
+    icon_digest: Mapped[bytes | None] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    version: Mapped[int]
+    fetched_at: Mapped[datetime | None]
+    fetch_error: Mapped[str | None]
+
+    @property
+    def label(self) -> str:
+        return self.title or self.url.partition("://")[2].rstrip("/")
+
+    @property
+    def host(self) -> str:
+        return self.url.partition("://")[2].partition("/")[0]
+
+    @property
+    def href(self) -> str:
+        return self.url if self.url.startswith(("https://", "http://")) else "about:blank"
+
+    @property
+    def is_pending(self) -> bool:
+        return self.fetched_at is None
+
+
+class LiveEvent(Base):
+    __tablename__ = "live_events"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    user_id: Mapped[int] = mapped_column(BigInteger)
+
+
+def find_user(login: str) -> Select[User]:
+    """Select the user of a login cookie."""
+    user_id, _, version = login.partition(".")
+    return select(User).where(
+        User.id == int(user_id),
+        User.session_version == int(version),
+        User.deactivated_at.is_(None),
+    )
+
+
+def named_user(username: str) -> Select[User]:
+    """Select the user who logs in."""
+    return select(User).where(User.username == username)
+
+
+def newest_members() -> Select[str, datetime]:
+    return (
+        select(User.username, User.created_at)
+        .where(User.email.is_not(None), User.deactivated_at.is_(None))
+        .order_by(User.id.desc())
+        .limit(MEMBERS)
+    )
+
+
+def newest_event(user_id: int) -> Select[int | None]:
+    return select(func.max(LiveEvent.id)).where(LiveEvent.user_id == user_id)
+
+
+def unread_links(user_id: int) -> Select[Link]:
+    """Select the links of a page, and one more if there is a next page."""
+    return (
+        select(Link)
+        .where(Link.user_id == user_id, Link.archived == literal(False))
+        .order_by(Link.id.desc())
+        .limit(PAGE_SIZE + 1)
+    )
+
+
+def all_tags(user_id: int) -> TextClause:
+    """Select the user's tags, and one more if there are too many to show."""
+    return ALL_TAGS.bindparams(user_id=user_id, after="", limit=MAX_TAGS + 1)
+
+
+ALL_TAGS = text(
+    """
+    WITH RECURSIVE known AS (
+        (
+            SELECT tag FROM link_tags
+            WHERE user_id = :user_id AND tag > :after ORDER BY tag LIMIT 1
+        )
+        UNION ALL
+        SELECT (
+            SELECT tag FROM link_tags
+            WHERE user_id = :user_id AND tag > known.tag ORDER BY tag LIMIT 1
+        ) FROM known WHERE known.tag IS NOT NULL
+    )
+    SELECT tag FROM known WHERE tag IS NOT NULL LIMIT :limit
+    """
+)
