@@ -148,7 +148,9 @@ def test_build_creates_a_complete_image(first: Path, tmp_path: Path) -> None:
     # The mount would hide files in app/static, and the image must not contain a cache.
     assert not any((first / "app" / "static").glob("*"))
     tracked = {path.name for path in checkout(tmp_path / "untouched").iterdir()}
-    assert {path.name for path in first.iterdir()} == tracked | {".venv", "build"}
+    # The platform's image has a directory for global dependencies, too.
+    own = {".venv", "build", ".global", ".local"}
+    assert {path.name for path in first.iterdir()} == tracked | own
 
 
 def test_build_compiles_modules_independently_of_file_times(first: Path) -> None:
