@@ -2,7 +2,8 @@
 
 import asyncio
 
-from quart import Quart, Response, request, websocket
+from quart import Quart, Response, websocket
+from quart.globals import request_ctx
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from quart_upsun.http import bodies, credentials
@@ -43,6 +44,7 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
 
     @app.before_request
     async def check_request() -> None:
+        request = request_ctx.request  # each use of Quart's proxy would look for it again
         require_known_host(request, hosts, suffixes)
         limit = request.max_content_length
         if limit is not None and (request.content_length or 0) > limit:
@@ -73,6 +75,7 @@ def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
 
     @app.after_request
     async def complete(response: Response) -> Response:
+        request = request_ctx.request
         add_missing(response)
         if request.endpoint != "static" or response.status_code >= 400:
             response.headers["Cache-Control"] = cache_control(response)
