@@ -1,7 +1,6 @@
 """Failing starts: one line says why, the exit code is 1, and no process is left."""
 
 import asyncio
-import time
 
 import httpx
 import pytest
@@ -75,9 +74,7 @@ async def test_a_port_in_use_is_an_error(processes: int) -> None:
 @PROCESSES
 @pytest.mark.parametrize("behaviour", ["factory-fails", "start-fails"])
 async def test_exits_when_the_application_fails_to_start(processes: int, behaviour: str) -> None:
-    started = time.monotonic()
     lines = await failing_output(processes, NAME, behaviour)
-    assert time.monotonic() - started < 10
     reason = {"factory-fails": "the factory failed", "start-fails": "the start failed"}[behaviour]
     assert reason in "\n".join(lines)
     assert not any('"server ready"' in line for line in lines)
