@@ -1,10 +1,41 @@
 """Private APIs of Jinja 3.1 and MarkupSafe 3.0."""
 
+from types import FunctionType, MethodType
 from typing import Any
 
-from jinja2 import runtime
+from jinja2 import Template, runtime
+from jinja2.environment import TemplateModule
+from jinja2.runtime import Context, Macro
 from markupsafe import Markup, _escape_inner  # type: ignore[attr-defined] # private
 from markupsafe import escape as escape_markup
+
+FUNCTIONS = frozenset({FunctionType, MethodType})
+
+
+class FastContext(Context):
+    """Calls macros and functions without looking at each call for what hardly any of them has."""
+
+    def call(__self, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 as its parent
+        kind = type(__obj)
+        if kind is Macro:
+            args = (__self.eval_ctx, *args)
+        elif kind not in FUNCTIONS or hasattr(__obj, "jinja_pass_arg"):
+            return super().call(__obj, *args, **kwargs)
+        kwargs.pop("_block_vars", None)
+        kwargs.pop("_loop_vars", None)
+        return __obj(*args, **kwargs)
+
+
+class FastTemplate(Template):
+    """Makes the module of an imported template once.
+
+    Jinja compares all names of globals for each import, in case that a template has its own.
+    """
+
+    def _get_default_module(self, ctx: Context | None = None) -> TemplateModule:
+        if ctx is not None and len(ctx.globals_keys) == len(self.environment.globals):
+            ctx = None
+        return super()._get_default_module(ctx)
 
 
 def escape(value: Any) -> str:

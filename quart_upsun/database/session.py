@@ -233,16 +233,15 @@ class Database:
         else:
             await self._slots.acquire()  # free: no timeout needed
         try:
-            try:
-                yield
-            finally:
-                self._slots.release()
+            yield
             return
         except NoConnectionError as error:
             self.gate.close()
             raise DatabaseUnavailableError("no connection to the database") from error.__cause__
         except UndefinedObjectError as error:
             undefined = error.original
+        finally:
+            self._slots.release()
         # A restore or a data sync may have replaced the schema.
         self.gate.close()
         await self.gate.check()

@@ -11,19 +11,17 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
-from types import CoroutineType, FunctionType, MethodType
+from types import CoroutineType
 from typing import Any, NoReturn
 
 from jinja2 import ChoiceLoader, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 from jinja2.bccache import Bucket
-from jinja2.environment import Template, TemplateModule
 from jinja2.filters import do_urlencode
-from jinja2.runtime import Context, Macro
 from markupsafe import Markup
 from pydantic import SecretStr
 from quart import Quart, get_flashed_messages, session
 
-from quart_upsun.compat.jinja import speed_up_escaping
+from quart_upsun.compat.jinja import FastContext, FastTemplate, speed_up_escaping
 from quart_upsun.compat.quart import FLASK_CONTEXT_PROCESSOR, current_root_path
 from quart_upsun.compat.wtforms import speed_up_inputs
 from quart_upsun.database.url import parse_database_url
@@ -37,7 +35,6 @@ MAX_CACHED, MAX_CACHED_CHARACTERS = 4096, 100
 # Not those of `strftime()`, which takes four times as long.
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 TOOLKIT_TEMPLATES = Path(__file__).parent.parent / "templates"
-FUNCTIONS = frozenset({FunctionType, MethodType})
 
 
 class PrecompiledCache(FileSystemBytecodeCache):
@@ -47,20 +44,11 @@ class PrecompiledCache(FileSystemBytecodeCache):
         """Keep nothing: an image is read-only."""
 
 
-class SyncContext(Context):
+class SyncContext(FastContext):
     """Refuses calls that would have to be awaited; their text would be on the page instead."""
 
     def call(__self, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 as its parent
-        kind = type(__obj)
-        if kind is Macro or (kind in FUNCTIONS and not hasattr(__obj, "jinja_pass_arg")):
-            # Nearly every call. Jinja does the same, but looks for more.
-            kwargs.pop("_block_vars", None)
-            kwargs.pop("_loop_vars", None)
-            if kind is Macro:
-                return __obj(__self.eval_ctx, *args, **kwargs)
-            result = __obj(*args, **kwargs)
-        else:
-            result = super().call(__obj, *args, **kwargs)
+        result = super().call(__obj, *args, **kwargs)
         if type(result) is CoroutineType:
             result.close()
             name = getattr(__obj, "__qualname__", repr(__obj))
@@ -68,7 +56,7 @@ class SyncContext(Context):
         return result
 
 
-class SyncTemplate(Template):
+class SyncTemplate(FastTemplate):
     """Renders without awaiting: Jinja's asynchronous code takes about twice as long.
 
     `render_template()` and `stream_template()` of Quart use it as they use any other.
@@ -94,15 +82,6 @@ class SyncTemplate(Template):
         self._check(variables)
         for part in self.generate(variables):
             yield part
-
-    def _get_default_module(self, ctx: Context | None = None) -> TemplateModule:
-        """Return the module of an imported template, which is made once.
-
-        Jinja compares all names of globals each time, in case that a template has its own.
-        """
-        if ctx is not None and len(ctx.globals_keys) == len(self.environment.globals):
-            ctx = None
-        return super()._get_default_module(ctx)
 
     def _check(self, variables: dict[str, Any]) -> None:
         for name, value in variables.items():
