@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -421,7 +420,7 @@ def interpret(loaded: Loaded) -> Configuration:
     Raises:
         ConfigurationError: there is no application.
     """
-    raw = _readable(deepcopy(loaded.raw))
+    raw = readable(loaded.raw)
     while True:
         try:
             return Configuration(Document.model_validate(raw), loaded)
@@ -569,11 +568,8 @@ class _Includes:
             return self._walk(value, keys, [*places, path.parent], depth + 1)
         try:
             content = path.read_bytes()
-            return (
-                base64.b64encode(content).decode()
-                if include.kind == "binary"
-                else (content.decode())
-            )
+            text = base64.b64encode(content) if include.kind == "binary" else content
+            return text.decode()
         except (OSError, UnicodeDecodeError):
             self._missing(include, keys)
             return include
@@ -618,12 +614,12 @@ def _fault(message: str, place: Place, fix: str = "correct the file") -> Finding
     return Finding(STAGE, message, REJECTED, fix, Severity.ERROR, place.file, place.line)
 
 
-def _readable(value: Any) -> Any:
+def readable(value: Any) -> Any:
     """Return a copy without the values that could not be read, and with text as keys."""
     if isinstance(value, dict):
-        return {str(k): _readable(v) for k, v in value.items() if not isinstance(v, Unread)}
+        return {str(k): readable(v) for k, v in value.items() if not isinstance(v, Unread)}
     if isinstance(value, list):
-        return [_readable(item) for item in value if not isinstance(item, Unread)]
+        return [readable(item) for item in value if not isinstance(item, Unread)]
     return value
 
 

@@ -14,6 +14,15 @@ class Severity(StrEnum):
     WARNING = "warning"  # the deploy works, but should be improved; an error with --strict
     NOTE = "note"  # information
 
+    @property
+    def label(self) -> str:
+        return self.value.replace("-", " ")
+
+    @property
+    def rank(self) -> int:
+        """Return its position, with the most serious one first."""
+        return list(Severity).index(self)
+
 
 class Verdict(StrEnum):
     """The result of a rehearsal."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from rehearsal.findings import Finding, Severity
+from rehearsal.load import SLOT_SECONDS
 from rehearsal.recorder import Container, Costs
 from rehearsal.report import SEVERITIES, VERDICTS, Report, Stage, counted
 
@@ -84,25 +85,20 @@ def _text(value: object) -> str:
 
 def _findings(report: Report) -> str:
     first = {Severity.ERROR, Severity.NOT_REHEARSED}
-    shown = [finding for finding in report.findings if finding.severity in first]
-    folded = [finding for finding in report.findings if finding.severity not in first]
-    parts = [_finding(finding) for finding in sorted(shown, key=_weight)]
+    findings = sorted(report.findings, key=lambda finding: finding.severity.rank)
+    folded = [finding for finding in findings if finding.severity not in first]
+    parts = [_finding(finding) for finding in findings if finding.severity in first]
     if folded:
-        details = "".join(_finding(finding) for finding in sorted(folded, key=_weight))
+        details = "".join(map(_finding, folded))
         parts.append(f"<details><summary>{counted(folded)}</summary>{details}</details>")
     return f"<h2>Findings</h2>{''.join(parts)}" if parts else ""
 
 
-def _weight(finding: Finding) -> int:
-    return list(SEVERITIES).index(finding.severity)
-
-
 def _finding(finding: Finding) -> str:
     colour = SEVERITIES[finding.severity]
-    name = finding.severity.value.replace("-", " ")
     place = f" <code>{_text(finding.place)}</code>" if finding.place else ""
     parts = [
-        f'<p><strong class="{colour}">{name}</strong>'
+        f'<p><strong class="{colour}">{finding.severity.label}</strong>'
         f' <span class="dim">{_text(finding.stage)}</span>{place}</p>',
         f"<p>{_text(finding.message)}</p>",
     ]
@@ -211,7 +207,7 @@ def _load(report: Report) -> str:
     _, axis = found
     most = max(answered + failed for _, answered, failed, _ in slots) or 1
     slowest = max(slot[3] for slot in slots) or 1
-    step = axis.at(axis.begin + 0.25) - axis.at(axis.begin)
+    step = axis.at(axis.begin + SLOT_SECONDS) - axis.at(axis.begin)
     parts = [_hold(report, axis, CHART), axis.grid(CHART)]
     for begun, answered, failed, _ in slots:
         y = float(CHART)
@@ -226,7 +222,7 @@ def _load(report: Report) -> str:
                 )
     line = [(axis.at(slot[0]), CHART - CHART * slot[3] / slowest) for slot in slots]
     parts.append(_line(line, "s2"))
-    parts.append(_scale(f"{most / 0.25:.0f} per second", f"slowest {slowest:.2f} s"))
+    parts.append(_scale(f"{most / SLOT_SECONDS:.0f} per second", f"slowest {slowest:.2f} s"))
     load = report.load
     return (
         "<h2>Requests</h2>"

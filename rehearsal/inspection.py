@@ -25,6 +25,9 @@ POLL_SECONDS = 0.05
 PORT_CHECK_SECONDS = 0.5  # between two checks of the listening ports
 PORT_CHECKS = 12  # give up after that many in a row have found only other ports
 ENVIRONMENT_SECONDS = 30
+GRACEFUL = (
+    "shut down gracefully: stop accepting connections, answer the requests in flight, then exit"
+)
 SEE_OUTPUT = "fix the error in the output below"
 LOGGED_ERRORS = 5  # per log
 LOGGED_ERROR = re.compile(r'"level": ?"(?:warning|error|critical)"|\b(?:WARNING|ERROR|CRITICAL)\b')
@@ -303,16 +306,16 @@ def explain_loss(end: ExitStatus, answered: int, lost: int, stage: str) -> Findi
         fix = "shut down on SIGTERM"
     elif end.code in {-15, 143}:
         why = "the server does not handle the signal, and ended at once"
-        fix = "shut down gracefully: stop accepting connections, answer the requests in flight,"
-        fix += " then exit"
+        fix = GRACEFUL
     elif any("gunicorn" in program for program in end.programs):
-        why = "gunicorn answered the requests that its workers were serving, and dropped those that"
-        why += " waited in its listen backlog"
+        why = (
+            "gunicorn answered the requests that its workers were serving, and dropped those that"
+            " waited in its listen backlog"
+        )
         fix = "serve more requests at the same time, for example with `--threads 8`"
     else:
         why = f"{Path(server).name} ended before it had answered them"
-        fix = "shut down gracefully: stop accepting connections, answer the requests in flight,"
-        fix += " then exit"
+        fix = GRACEFUL
     return Finding(
         stage,
         f"{lost} of {answered + lost} requests in flight were lost at SIGTERM: {why}",

@@ -477,3 +477,8 @@ DOCUMENT = Table(
 def is_recent(today: date | None = None) -> bool:
     """Return whether the tables are recent enough to call unknown names and versions wrong."""
     return (today or datetime.now(UTC).date()) - AS_OF <= MAX_AGE
+
+
+def scope() -> str:
+    """Return the date of the tables, as the consequence of a finding that depends on it."""
+    return f"this version knows Upsun as of {AS_OF:%B %Y}"

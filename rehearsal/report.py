@@ -127,10 +127,10 @@ def counted(findings: Iterable[Finding]) -> str:
     counts = Counter(finding.severity for finding in findings)
     parts = []
     for severity in SEVERITIES:
-        count, name = counts[severity], severity.value.replace("-", " ")
+        count = counts[severity]
         plural = "s" if count > 1 and severity is not Severity.NOT_REHEARSED else ""
         if count:
-            parts.append(f"{count} {name}{plural}")
+            parts.append(f"{count} {severity.label}{plural}")
     return ", ".join(parts)
 
 
@@ -197,7 +197,7 @@ class Console:
 
     def finding(self, finding: Finding, *, stage: bool = False) -> None:
         """Print one finding, perhaps with its stage."""
-        head = f"{finding.severity.value.replace('-', ' ')}:"
+        head = f"{finding.severity.label}:"
         place = f"{finding.place}: " if finding.place else ""
         head = self.paint(head, SEVERITIES[finding.severity])
         where = f"[{finding.stage}] " if stage else ""

@@ -201,7 +201,7 @@ def brought(wanted: str, state: Path) -> Iterator[Interpreter]:
 @cache
 def describe(path: str) -> Interpreter | None:
     """Return an interpreter by its path; None if it does not run."""
-    # Not isolated (-I), which would hide nothing else: the variables below are removed instead.
+    # Without this user's packages, and without variables that add others.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     try:
         result = subprocess.run(
@@ -345,7 +345,7 @@ def check_runtimes(
                 f"PHP {version}",
             )
             continue
-        program, packages = RUNTIMES.get(language, (language, ""))
+        program, packages = runtime_program(language)
         here = shutil.which(program)
         if here is None:
             package = f" (Debian packages: {packages})" if packages else ""
@@ -374,6 +374,11 @@ def check_runtimes(
     return found, missing
 
 
+def runtime_program(language: str) -> tuple[str, str]:
+    """Return the program of a runtime, and the Debian packages to install; see `RUNTIMES`."""
+    return RUNTIMES.get(language, (language, ""))
+
+
 def is_rehearsable(application: Application) -> bool:
     """Return whether this machine has the image's primary runtime, so that its code can run."""
     for language in runtimes(application):
@@ -381,7 +386,7 @@ def is_rehearsable(application: Application) -> bool:
             return True
         if language == "php":
             return False
-        return shutil.which(RUNTIMES.get(language, (language, ""))[0]) is not None
+        return shutil.which(runtime_program(language)[0]) is not None
     return True
 
 

@@ -45,7 +45,7 @@ class RehearsalStoppedError(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a rehearsal; `rehearsal/__main__.py` documents them."""
+    """The options of a rehearsal; `rehearsal/command.py` documents them."""
 
     repository: Path
     state: Path

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rehearsal import formats
 from rehearsal.configuration import CONFIG_FILE, DIRECTORY, REJECTED, STAGE, config_files
-from rehearsal.findings import Finding, Severity, Verdict, verdict
+from rehearsal.findings import Finding, Verdict, verdict
 from rehearsal.knowledge import AS_OF
 from rehearsal.program import program
 from rehearsal.report import Console
@@ -22,7 +22,6 @@ from rehearsal.tree import git
 from rehearsal.validation import validate
 
 USAGE_ERROR = 2
-ORDER = (Severity.ERROR, Severity.NOT_REHEARSED, Severity.WARNING, Severity.NOTE)
 
 EPILOG = """\
 exit codes:
@@ -80,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
         for directory, file in dict.fromkeys(map(project_of, paths))
         for finding in check(directory, file, options.schema)
     ]
-    findings.sort(key=lambda finding: ORDER.index(finding.severity))  # stable: places stay sorted
+    findings.sort(key=lambda finding: finding.severity.rank)  # stable: places stay sorted
     result = verdict(findings, strict=options.strict)
     show(findings, options.format, result, strict=options.strict)
     return int(result is Verdict.FAILS)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rehearsal import knowledge
-from rehearsal.configuration import CONFIG_FILE, REJECTED, STAGE, Loaded, _readable
+from rehearsal.configuration import CONFIG_FILE, REJECTED, STAGE, Loaded, readable
 from rehearsal.findings import Finding, Severity
 from rehearsal.shapes import Fault, Keys, examine
 
@@ -36,21 +36,15 @@ def check_form(loaded: Loaded, schema: Path | None) -> Iterator[Finding]:
 
 def _finding(loaded: Loaded, fault: Fault) -> Finding:
     place = loaded.place(*fault.keys)
-    subject = ".".join(fault.keys) or "the configuration"
-    message = f"{subject} {fault.message}"
+    message = f"{'.'.join(fault.keys) or 'the configuration'} {fault.message}"
+    severity, fix = Severity.WARNING, fault.fix
     if fault.is_unknown:
-        consequence = f"this version knows Upsun as of {knowledge.AS_OF:%B %Y}"
-        return Finding(
-            STAGE, message, consequence, fault.fix, Severity.WARNING, place.file, place.line
-        )
-    if not fault.is_rejected:
+        consequence = knowledge.scope()
+    elif not fault.is_rejected:
         consequence = "`upsun validate` rejects it"
-        return Finding(
-            STAGE, message, consequence, fault.fix, Severity.WARNING, place.file, place.line
-        )
-    return Finding(
-        STAGE, message, REJECTED, fault.fix or FIX, Severity.ERROR, place.file, place.line
-    )
+    else:
+        severity, consequence, fix = Severity.ERROR, REJECTED, fault.fix or FIX
+    return Finding(STAGE, message, consequence, fix, severity, place.file, place.line)
 
 
 def check_age() -> Iterator[Finding]:
@@ -58,7 +52,7 @@ def check_age() -> Iterator[Finding]:
     if not knowledge.is_recent():
         yield Finding(
             STAGE,
-            f"this version knows Upsun as of {knowledge.AS_OF:%B %Y}",
+            knowledge.scope(),
             "newer versions and keys are reported as unknown",
             "upgrade upsun-rehearse",
             Severity.NOTE,
@@ -77,7 +71,7 @@ def _against(path: Path, loaded: Loaded) -> Iterator[Finding]:
             severity=Severity.NOTE,
         )
         return
-    for error in map(_deepest, validator.iter_errors(_readable(loaded.raw))):
+    for error in map(_deepest, validator.iter_errors(readable(loaded.raw))):
         keys = tuple(str(key) for key in error.absolute_path)
         for key, message in _unexpected(error) or [("", error.message[:MAX_MESSAGE_LENGTH])]:
             yield _finding(loaded, Fault((*keys, key) if key else keys, f"({message})"))

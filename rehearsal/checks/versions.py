@@ -1,6 +1,5 @@
 """Checks of runtimes, services, their versions, and container profiles."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -106,7 +105,7 @@ def _judge(
 
 def _unknown(context: Context, keys: Keys, problem: str, fix: str) -> Finding:
     """Return an error, or a warning if the tables are too old to be sure."""
-    known = f"this version knows Upsun as of {knowledge.AS_OF:%B %Y}"
+    known = knowledge.scope()
     if knowledge.is_recent():
         return context.find(keys, problem, f"{REJECTED}; {known}", fix, Severity.ERROR)
     return context.find(keys, problem, known, fix)
@@ -121,12 +120,12 @@ def _check_stack(context: Context, keys: Keys, stack: Any) -> Iterator[Finding]:
                 yield context.find((*keys, str(key)), "is an unknown key of a stack", "", fix)
     for number, item in enumerate(runtimes if isinstance(runtimes, list) else ()):
         for text in item if isinstance(item, dict) else [item]:
-            name, _, version = re.sub(":", "@", str(text)).partition("@")
+            name, _, version = str(text).replace(":", "@").partition("@")
             if isinstance(stack, dict) and name not in knowledge.STACKS:
                 yield context.find(
                     (*keys, "runtimes", str(number)),
                     f"is `{text}`, which is not a supported runtime of composable images",
-                    f"this version knows Upsun as of {knowledge.AS_OF:%B %Y}",
+                    knowledge.scope(),
                     did_you_mean(name, knowledge.STACKS) or "move it to `packages`",
                 )
             elif name in knowledge.STACKS and version:
@@ -136,7 +135,7 @@ def _check_stack(context: Context, keys: Keys, stack: Any) -> Iterator[Finding]:
                     yield context.find(
                         place,
                         f"is `{text}`, which may not exist in this Nix channel",
-                        f"this version knows Upsun as of {knowledge.AS_OF:%B %Y}",
+                        knowledge.scope(),
                         f"use one of: {', '.join(versions)}",
                     )
 
