@@ -78,3 +78,8 @@ def verdict(findings: Iterable[Finding], *, strict: bool = False) -> Verdict:
     if Severity.ERROR in found or (strict and Severity.WARNING in found):
         return Verdict.FAILS
     return Verdict.NOT_REHEARSED if Severity.NOT_REHEARSED in found else Verdict.SUCCEEDS
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural if necessary."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

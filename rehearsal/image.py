@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rehearsal.configuration import Application, Configuration
 from rehearsal.dependencies import plan
-from rehearsal.findings import Finding, Severity
+from rehearsal.findings import Finding, Severity, count
 from rehearsal.locks import locked
 from rehearsal.runtimes import (
     Python,
@@ -21,6 +21,7 @@ from rehearsal.runtimes import (
     is_rehearsable,
     link_pythons,
     prepare_python,
+    runtimes,
     search_path,
 )
 from rehearsal.sandbox import Container, Result, remove
@@ -87,6 +88,8 @@ class Images:
         self.state = state
         self.bwrap = bwrap
         self.entropy = entropy
+        self._pythons: dict[str, Python] = {}
+        """By the version in the configuration. Looking for one may let uv install it."""
 
     async def build(
         self,
@@ -150,8 +153,11 @@ class Images:
 
     async def python(self, application: Application) -> Python:
         """Return the Python of an application's image."""
-        found = await asyncio.to_thread(find_python, application, self.state)
-        return await prepare_python(found, self.state)
+        version = runtimes(application).get("python", "")
+        if version not in self._pythons:
+            found = await asyncio.to_thread(find_python, application, self.state)
+            self._pythons[version] = await prepare_python(found, self.state)
+        return self._pythons[version]
 
     async def _make(
         self,
@@ -314,8 +320,8 @@ def hidden_by_mounts(image: Image) -> list[Finding]:
             found.append(
                 Finding(
                     "build",
-                    f"the mount {key} hides {len(files)} {'file' if len(files) == 1 else 'files'}"
-                    f" of the image, such as {files[0].relative_to(image.directory)}",
+                    f"the mount {key} hides {count(len(files), 'file')} of the image, such as"
+                    f" {files[0].relative_to(image.directory)}",
                     consequence="the running container does not see them",
                     fix="write to another directory in the build hook, and copy the files in the"
                     " deploy hook",

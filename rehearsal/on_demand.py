@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rehearsal.configuration import Configuration, Task
-from rehearsal.findings import Severity
+from rehearsal.findings import Severity, count
 from rehearsal.image import Image, Images
 from rehearsal.inspection import suggest_fix
 from rehearsal.instance import Instance
@@ -150,8 +150,8 @@ async def run_source_operation(
                 continue
             subjects = git(clone, "log", "--format=%s", f"{before}..HEAD").splitlines()
             files = git(clone, "diff", "--name-only", before, "HEAD").splitlines()
-            count = "1 commit" if len(subjects) == 1 else f"{len(subjects)} commits"
-            stage.detail = ", ".join([count, *files]) if subjects else "no commit"
+            commits = count(len(subjects), "commit")
+            stage.detail = ", ".join([commits, *files]) if subjects else "no commit"
             if left := git(clone, "status", "--porcelain").splitlines():
                 scene.add_finding(
                     stage.name,

@@ -8,7 +8,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from rehearsal.findings import Finding, Severity
+from rehearsal.findings import Finding, Severity, count
 from rehearsal.project import Project
 from rehearsal.router import Page
 
@@ -95,11 +95,6 @@ async def probe(
         )
         return found, ", ".join([*seen, count(assets, "asset")])
     return found, f"{count(len(pages), 'page')}, {count(assets, 'asset')}, a missing page"
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural if necessary."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 async def get(client: httpx.AsyncClient, page: Page, found: list[Finding]) -> httpx.Response | None:

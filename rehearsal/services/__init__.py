@@ -15,7 +15,7 @@ from rehearsal.network import Ports
 from rehearsal.services import mariadb, memory
 from rehearsal.services.base import (
     SHAPES,
-    Access,
+    Accounts,
     ServiceError,
     Shape,
     accounts,
@@ -142,12 +142,7 @@ class Services:
                 f" postgresql-{service.version})",
                 Severity.NOT_REHEARSED,
             )
-        return {
-            key: self._account(
-                name, service, shape, key, access, server.port, server.password(access)
-            )
-            for key, access in described.endpoints.items()
-        }
+        return self._accounts(name, service, shape, described, server.port)
 
     async def _mariadb(
         self, name: str, service: Service, shape: Shape, stack: AsyncExitStack
@@ -176,12 +171,7 @@ class Services:
             version = mariadb.installed_version(server)
             if service.kind == "oracle-mysql" or service.version != version:
                 self._used_instead(name, f"MariaDB {version}", service.type)
-        return {
-            key: self._account(
-                name, service, shape, key, access, port, mariadb.password(directory, access)
-            )
-            for key, access in described.endpoints.items()
-        }
+        return self._accounts(name, service, shape, described, port)
 
     async def _replica(
         self, name: str, service: Service, shape: Shape, stack: AsyncExitStack
@@ -237,27 +227,24 @@ class Services:
             query=shape.query,
         )
 
-    def _account(
-        self,
-        name: str,
-        service: Service,
-        shape: Shape,
-        key: str,
-        access: Access,
-        port: int,
-        password: str,
-    ) -> Endpoint:
-        return Endpoint(
-            service=name,
-            type=service.type,
-            rel=key,
-            scheme=shape.scheme,
-            port=port,
-            username=access.username,
-            password=password,
-            path=access.database,
-            query=shape.query,
-        )
+    def _accounts(
+        self, name: str, service: Service, shape: Shape, described: Accounts, port: int
+    ) -> dict[str, Endpoint]:
+        """Return the endpoints of a database service."""
+        return {
+            key: Endpoint(
+                service=name,
+                type=service.type,
+                rel=key,
+                scheme=shape.scheme,
+                port=port,
+                username=access.username,
+                password=access.secret(self._directory / name),
+                path=access.database,
+                query=shape.query,
+            )
+            for key, access in described.endpoints.items()
+        }
 
     def _used_instead(self, name: str, used: str, asked: str) -> None:
         self._add(

@@ -1,8 +1,13 @@
 """What all services share: their error, their documented values, and access to databases."""
 
+import re
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from rehearsal.locks import persistent_secret
 
 
 class ServiceError(Exception):
@@ -86,6 +91,16 @@ class Access:
     privileges: Mapping[str, str]
     """`admin`, `rw`, `ro` or `replication`, by database."""
     has_password: bool = True
+
+    def secret(self, directory: Path) -> str:
+        """Return its password, which is created in the service's directory on first use.
+
+        It is letters and digits, as in the documentation; "" if the endpoint has none.
+        """
+        if not self.has_password:
+            return ""
+        name = re.sub(r"\W", "_", self.username)
+        return persistent_secret(directory / f"password-{name}", secrets.token_hex(16))
 
 
 @dataclass(frozen=True)

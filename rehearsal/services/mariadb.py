@@ -11,10 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from rehearsal.locks import persistent_secret
 from rehearsal.network import accepts
 from rehearsal.sandbox import start_helper
-from rehearsal.services.base import Access, Accounts, ServiceError
+from rehearsal.services.base import Accounts, ServiceError
 
 PROGRAMS = ("mariadbd", "mysqld")
 PLACES = ("/usr/sbin", "/usr/libexec", "/usr/local/sbin", "/opt/homebrew/bin")
@@ -62,14 +61,6 @@ def installed_version(server: str) -> str:
     return ".".join(words[:2])
 
 
-def password(directory: Path, access: Access) -> str:
-    """Return the password of an endpoint; "" for the default one, as on the platform."""
-    if not access.has_password:
-        return ""
-    name = "".join(letter if letter.isalnum() else "_" for letter in access.username)
-    return persistent_secret(directory / f"password-{name}", secrets.token_hex(16))
-
-
 @asynccontextmanager
 async def running(
     server: str,
@@ -84,7 +75,7 @@ async def running(
 
     Args:
         server: the path of the program.
-        directory: the data, the log and the passwords.
+        directory: the data, the log and the passwords; it exists.
         accounts: the databases and endpoints.
         properties: the server's properties in the configuration.
         port: the port to listen on, on 127.0.0.1.
@@ -93,7 +84,6 @@ async def running(
     Raises:
         ServiceError: the server does not start.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch.mkdir(parents=True, exist_ok=True)
     log = directory / "log"
     if not (directory / "data").exists():
@@ -182,7 +172,7 @@ def initial_statements(directory: Path, accounts: Accounts) -> str:
     for access in accounts.endpoints.values():
         user = f"{text(access.username)}@'%'"
         lines.append(
-            f"CREATE OR REPLACE USER {user} IDENTIFIED BY {text(password(directory, access))};"
+            f"CREATE OR REPLACE USER {user} IDENTIFIED BY {text(access.secret(directory))};"
         )
         for database, privilege in access.privileges.items():
             if rights := RIGHTS.get(privilege):

