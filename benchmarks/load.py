@@ -1,11 +1,11 @@
-"""Load generator: send the same request repeatedly on several connections.
+"""Load generator: send the same request, or some in turn, repeatedly on several connections.
 
   python -m benchmarks.load <options.json
 
 Runs in a separate process and uses raw sockets, because it shares the machine with the server. Each
 connection sends the next request when it has received the complete response to the previous one.
-A response with another status than 200 or another body than the expected one is an error, and so is
-a lost connection. Errors are counted, and the connection continues with the next request.
+A response with another status or another body than the expected one is an error, and so is a lost
+connection. Errors are counted, and the connection continues with the next request.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -36,8 +37,13 @@ class LoadOptions:
     seconds: float = 4.0
     timeout: float = 2.0
     """Seconds after which a response counts as timed out. It is awaited nevertheless."""
-    body: str = ""
-    """The expected response body."""
+    body: str | None = ""
+    """The expected response body; None if each response has another one."""
+    status: int = 200
+    """The expected status."""
+    method: str = "GET"
+    variants: Sequence[tuple[dict[str, str], str]] = (({}, ""),)
+    """Further headers and the body of each request; they are sent in turn."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class Connection(asyncio.Protocol):
         self._received, self._expected_bytes = b"", 0
         if not self._begun:
             self._begun = time.perf_counter()
-        self._transport.write(self._load.request)
+        self._transport.write(next(self._load.requests))
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -149,10 +155,9 @@ class Load:
     """All connections, and their latencies."""
 
     def __init__(self, options: LoadOptions) -> None:
-        self.body = options.body.encode()
-        headers = {"Host": f"127.0.0.1:{options.port}", "Accept": "*/*", **options.headers}
-        lines = [f"GET {options.path} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
-        self.request = "\r\n".join([*lines, "", ""]).encode()
+        self.requests = cycle([encode(options, *each) for each in options.variants])
+        self._statuses = tuple(f"HTTP/1.{minor} {options.status} ".encode() for minor in (1, 0))
+        self._body_end = b"" if options.body is None else b"\r\n\r\n" + options.body.encode()
         self._options = options
         self._taken: list[float] = []
         self._counts = False
@@ -177,7 +182,8 @@ class Load:
         waiting = [now - each.pending_since for each in self._connections if each.pending_since]
         if not self._taken:
             raise NoResponseError(
-                f"GET {self._options.path}: no response. {self._first_error}".rstrip()
+                f"{self._options.method} {self._options.path}: no response."
+                f" {self._first_error}".rstrip()
             )
         return Measured(
             len(self._taken),
@@ -208,9 +214,9 @@ class Load:
                 return
 
     def received(self, begun: float, response: bytes) -> None:
-        if not response.startswith((b"HTTP/1.1 200 ", b"HTTP/1.0 200 ")):
+        if not response.startswith(self._statuses):
             self.fail(response[:300].decode(errors="replace"))
-        elif not response.endswith(b"\r\n\r\n" + self.body):
+        elif not response.endswith(self._body_end):
             self.fail("unexpected response body")
         elif self._counts:
             self._taken.append(time.perf_counter() - begun)
@@ -219,6 +225,21 @@ class Load:
         """Count an error; those of the warm-up count as well."""
         self._errors += 1
         self._first_error = self._first_error or reason
+
+
+def encode(options: LoadOptions, headers: dict[str, str], body: str) -> bytes:
+    """Return the bytes of a request."""
+    content = body.encode()
+    headers = {
+        "Host": f"127.0.0.1:{options.port}",
+        "Accept": "*/*",
+        **({"Content-Length": str(len(content))} if content else {}),
+        **options.headers,
+        **headers,
+    }
+    lines = [f"{options.method} {options.path} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + content
 
 
 def quantile(seconds: Sequence[float], share: float) -> float:

@@ -29,7 +29,7 @@ def section(results: dict[str, Result]) -> str:
         "jobs": _jobs,
         "fetches": _fetches,
     }
-    parts = [_machine()]
+    parts = [machine()]
     if "pages" in results:
         parts += _pages(results["pages"])
     if "api" in results:
@@ -42,17 +42,22 @@ def section(results: dict[str, Result]) -> str:
     return "\n\n".join(parts)
 
 
-def replace_section(page: str, text: str) -> str:
-    """Return the page with the generated section replaced.
+def replace_section(page: str, text: str, begin: str = BEGIN) -> str:
+    """Return the page with a generated section replaced.
+
+    Args:
+        page: the Markdown of the page.
+        text: the new section.
+        begin: the marker before it.
 
     Raises:
         ValueError: the page does not contain the markers.
     """
-    before, begin, rest = page.partition(BEGIN)
+    before, found, rest = page.partition(begin)
     _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page must contain {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+    if not found or not end:
+        raise ValueError(f"the page must contain {begin!r} and {END!r}")
+    return f"{before}{begin}\n\n{text}\n\n{END}{after}"
 
 
 def charts(results: dict[str, Result]) -> dict[str, str]:
@@ -76,7 +81,8 @@ def _bar(name: str, measured: Result, *, is_highlighted: bool) -> Bar:
     return Bar(label, measured["requests_per_second"], text, is_highlighted)
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Return what the results were measured on, as a sentence."""
     model = re.search(r"model name\s*: (.+)", _read("/proc/cpuinfo"))
     memory = psutil.virtual_memory().total / 2**30
     return (

@@ -5,7 +5,6 @@ build/side-by-side/. Each server is one process.
 """
 
 import os
-import shutil
 import signal
 import statistics
 import subprocess
@@ -13,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import psutil
 
 from benchmarks.load import LoadOptions, Measured, measure
 from quart_upsun.server.serve import listen
+from quart_upsun.testing.environments import virtual_environment
 
 ROOT = Path(__file__).parent.parent
 PEERS = ROOT / "benchmarks" / "side_by_side"
@@ -129,34 +129,19 @@ def uvicorn(python: Path, application: str) -> list[str]:
 
 def install() -> Path:
     """Create the virtual environment of the other servers; return its interpreter."""
-    python = PACKAGES / "bin" / "python"
-    requirements, installed = PEERS / "requirements.txt", PACKAGES / "installed.txt"
-    # Written last, so that an interrupted installation is repeated.
-    if not installed.exists() or installed.read_text() != installation_key(requirements):
-        print("Installing Flask and FastAPI into build/side-by-side/", flush=True)
-        shutil.rmtree(PACKAGES, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(PACKAGES)], check=True)
-        subprocess.run(
-            [*(str(python), "-m", "pip", "install", "-qq", "--require-hashes"), "-r", requirements],
-            env={
-                **os.environ,
-                "PIP_USER": "0",
-                "PIP_ROOT_USER_ACTION": "ignore",
-                "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            },
-            check=True,
-        )
-        installed.write_text(installation_key(requirements))
-    return python
-
-
-def installation_key(requirements: Path) -> str:
-    return f"{sys.version}\n{requirements.read_text()}"
+    return virtual_environment(PACKAGES, PEERS / "requirements.txt")
 
 
 @contextmanager
 def serving(
-    name: str, command: list[str], url: str, logs: Path, *, response: str = ""
+    name: str,
+    command: list[str],
+    url: str,
+    logs: Path,
+    *,
+    response: str = "",
+    pool_size: int = POOL_SIZE,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """Run a server on a free port; kill it and its children on exit.
 
@@ -166,6 +151,8 @@ def serving(
         url: the URL of the database.
         logs: the directory for its log and its home directory.
         response: the response body of the baseline.
+        pool_size: database connections of this application.
+        variables: further environment variables, which override those that all servers get.
     """
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
@@ -180,13 +167,14 @@ def serving(
                 "PORT": str(port),
                 "WEB_CONCURRENCY": "1",
                 "DATABASE_URL": url,
-                "DATABASE_POOL_SIZE": str(POOL_SIZE),
+                "DATABASE_POOL_SIZE": str(pool_size),
                 "SECRET_KEY": "QmVhdXRpZnVsIGlzIGJldHRlciB0aGFuIHVnbHkuIEV4cGxpY2l0",
                 "MAIL_URL": "console:",
                 "RUN_JOBS": "false",
                 "LOG_LEVEL": "warning",
                 "SITE_NAME": "Benchmark",
                 "RESPONSE": response,
+                **(variables or {}),
             },
             stdin=subprocess.DEVNULL,
             stdout=output,

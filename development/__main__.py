@@ -33,7 +33,7 @@ from development.checks import (
 from development.children import child, stop
 from embedded_postgres import PostgresError, create_database, postgres
 from quart_upsun.database.url import host_and_port
-from quart_upsun.settings import SettingsError
+from quart_upsun.settings import SettingsError, load_env_file
 
 QUART_APP = "app:create_app()"  # lets the `quart` command find the application
 VERSIONS = ROOT / "alembic" / "versions"
@@ -56,6 +56,7 @@ def main() -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     command = parser.parse_args().command
     try:
+        load_env_file(ROOT)
         return asyncio.run(run(command) if command else serve())
     except (SetupError, PostgresError, SettingsError) as error:
         print(error, file=sys.stderr)
@@ -74,7 +75,7 @@ async def database() -> AsyncIterator[str]:
     """Yield the URL of a reachable database; start the embedded one if DATABASE_URL is not set."""
     begun = time.monotonic()
     if os.environ.get("DATABASE_URL"):
-        url = load_database_settings().database_url
+        url = load_database_settings().direct_url
         await check_database(url)
         log(
             f"Using the database {url.database} at {host_and_port(url)} (from DATABASE_URL)",
@@ -130,7 +131,7 @@ async def serve() -> int:
             await serve_with_reload(
                 environment, origin(host, port), force_stop, migrates=foreign is None
             )
-    raise AssertionError("unreachable: serves until cancelled")
+    raise AssertionError("unreachable: serves until canceled")
 
 
 def stop_at_signals() -> asyncio.Event:

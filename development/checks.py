@@ -99,7 +99,7 @@ async def check_database(url: URL) -> None:
 
 async def check_owner(settings: DatabaseSettings) -> ForeignDatabaseError | None:
     """Return the error if the database belongs to another environment; None otherwise."""
-    connection = await connect(settings.database_url, name="make run", timeout=CONNECT_SECONDS)
+    connection = await connect(settings.direct_url, name="make run", timeout=CONNECT_SECONDS)
     try:
         if not await connection.fetchval(HAS_OWNER_TABLE):
             return None

@@ -1,4 +1,7 @@
-"""Lint the SQL of every migration with squawk; part of `make lint`. See docs/migrations.md.
+"""Lint the SQL of migrations with squawk; part of `make lint`. See docs/migrations.md.
+
+  python -m development.migrations_lint               every migration
+  python -m development.migrations_lint REVISION...   some of them, such as `head`
 
 No database is needed. A comment in the migration disables a rule, and gives the reason:
 
@@ -13,6 +16,7 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +28,21 @@ from app.settings import ROOT
 
 IGNORED = re.compile(r"^\s*# squawk-ignore ([a-z-]+): \S", re.MULTILINE)
 VALIDATE = "VALIDATE CONSTRAINT"
+# Rule -> the section of docs/migrations.md with the recipe.
+RECIPES = {
+    "adding-field-with-default": "add-a-column-with-a-default",
+    "adding-not-nullable-field": "add-a-required-column",
+    "adding-required-field": "add-a-required-column",
+    "ban-concurrent-index-creation-in-transaction": "create-an-index",
+    "ban-drop-column": "drop-a-column",
+    "ban-drop-table": "drop-a-column",
+    "changing-column-type": "change-a-column-type",
+    "constraint-missing-not-valid": "add-a-foreign-key",
+    "prefer-identity": "create-a-table",
+    "renaming-column": "rename-a-column",
+    "require-concurrent-index-creation": "create-an-index",
+    "validate-in-transaction": "add-a-check-constraint",
+}
 
 
 @dataclass(frozen=True)
@@ -36,22 +55,30 @@ class Finding:
     """The first line of the statement."""
 
 
-def main() -> int:
-    """Lint every migration; return the exit code."""
+def main(revisions: Sequence[str]) -> int:
+    """Lint migrations; return the exit code.
+
+    Args:
+        revisions: which; all if empty.
+    """
     # A handler keeps alembic/env.py from logging to the terminal.
     logging.getLogger().addHandler(logging.NullHandler())
     failed = False
-    for script in reversed(list(ScriptDirectory(str(ROOT / "alembic")).walk_revisions())):
+    directory = ScriptDirectory(str(ROOT / "alembic"))
+    scripts = directory.get_revisions(tuple(revisions)) if revisions else directory.walk_revisions()
+    for script in reversed([script for script in scripts if script is not None]):
         path = Path(script.path).resolve().relative_to(ROOT.resolve())
         for finding in lint(script):
             failed = True
             print(f"{path}: {finding.rule}: {finding.message}", file=sys.stderr)
             if finding.excerpt:
                 print(f"    {finding.excerpt}", file=sys.stderr)
+            if recipe := RECIPES.get(finding.rule):
+                print(f"    See docs/migrations.md#{recipe}.", file=sys.stderr)
     if failed:
         print(
-            "See docs/migrations.md for a safe way to make each change. To disable a rule, add a"
-            " comment to the migration: `# squawk-ignore RULE: reason`",
+            "docs/migrations.md has a recipe for each change. To disable a rule, add a comment to"
+            " the migration: `# squawk-ignore RULE: reason`",
             file=sys.stderr,
         )
     return int(failed)
@@ -135,4 +162,4 @@ def validations_in_a_transaction(sql: str) -> list[Finding]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

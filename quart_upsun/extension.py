@@ -1,15 +1,17 @@
 """The Quart extension, which sets up all parts of the toolkit."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from quart import Quart
 from werkzeug.local import LocalProxy
 
-from quart_upsun.api import cors, idempotency, openapi
+from quart_upsun import commands, telemetry
+from quart_upsun.api import idempotency
 from quart_upsun.api.auth import TokenAuthenticator
+from quart_upsun.commands.switches import switch_group
 from quart_upsun.current import current_toolkit
 from quart_upsun.database import Database
 from quart_upsun.database.commands import database_group
@@ -22,9 +24,14 @@ from quart_upsun.live.hub import Hub
 from quart_upsun.logging import configure_logging
 from quart_upsun.mail import delivery, outbox
 from quart_upsun.mail.delivery import Delivery
+from quart_upsun.measure import Observer
+from quart_upsun.metrics import collector, event_log, rollup
+from quart_upsun.metrics.collector import Collector
 from quart_upsun.sanitize.commands import sanitize_command
 from quart_upsun.security import retention
 from quart_upsun.settings import Settings
+from quart_upsun.switches import guard, watcher
+from quart_upsun.switches.state import MAINTENANCE, READ_ONLY, Switches
 from quart_upsun.web import assets, errors, health, templating
 
 
@@ -41,6 +48,9 @@ class ToolkitState:
     mail: Delivery
     jobs: Runner
     live: Hub
+    switches: Switches
+    observers: list[Observer] = field(default_factory=list)
+    """They get the measure of each request and job."""
     token_authenticator: TokenAuthenticator | None = None
     """Returns the user of an access token. None if the application has no access tokens."""
     tokens_endpoint: str | None = None
@@ -101,12 +111,28 @@ class QuartUpsun:
         migrations = settings.root / "alembic"
         database = Database(
             settings.database_url,
+            direct_url=settings.direct_url,
             pool_size=settings.database_pool_size,
             migrations=migrations if migrations.is_dir() else None,
             preview=platform.name if platform and settings.is_preview else None,
+            replica_url=settings.database_replica_url,
         )
         app.after_serving(database.close)
-        middleware.init_app(app, settings, draining)
+        if database.replica is not None:
+            # Imported only here, and first: hooks that are added first see the response last.
+            from quart_upsun.web import read_positions
+
+            read_positions.init_app(app, database, database.replica)
+        if settings.traceback_pages:
+            # Imported only here, and first: hooks that are added first see the response last.
+            from quart_upsun.web import debug_bar
+
+            debug_bar.init_app(app, settings, database)
+        observers: list[Observer] = []
+        telemetry.init_app(app, settings, database, observers)
+        middleware.init_app(app, settings, draining, observers)
+        switches = Switches()
+        guard.init_app(app, switches)
         state = ToolkitState(
             settings=settings,
             database=database,
@@ -114,9 +140,16 @@ class QuartUpsun:
             draining=draining,
             mail=delivery.init_app(app, settings),
             jobs=runner.init_app(
-                app, database, settings.identity, draining, serves=settings.runs_jobs
+                app,
+                database,
+                settings.identity,
+                draining,
+                serves=settings.runs_jobs,
+                observers=observers,
             ),
             live=hub.init_app(app, database, draining),
+            observers=observers,
+            switches=switches,
         )
         app.extensions["quart_upsun"] = state
         state.jobs.register(
@@ -126,15 +159,23 @@ class QuartUpsun:
             cleanup.CLEANUP,
             idempotency.FORGET,
             events.CLEANUP,
+            rollup.ROLL_UP,
+        )
+        event_log.init_app(observers, settings)
+        if settings.metrics:
+            release = settings.platform.release if settings.platform else ""
+            observers.append(collector.init_app(app, Collector(database, state.live, release)))
+        watcher.init_app(
+            app, settings.direct_url, switches, maintenance_began=state.live.end_streams
         )
         errors.init_app(app)
-        cors.init_app(app, settings.allowed_origins)
-        openapi.init_app(app, settings)
-        app.register_blueprint(openapi.blueprint)
         app.register_blueprint(health.blueprint)
         if (settings.root / "assets").is_dir() or (Path(app.root_path) / "manifest.json").exists():
             assets.init_app(app, plain_max_age=settings.send_file_max_age_default)
         templating.init_app(app, settings)
+        commands.init_app(app, settings)
         app.cli.add_command(sanitize_command(settings, app.import_name))
-        app.cli.add_command(database_group(settings.database_url, settings.identity))
+        app.cli.add_command(database_group(settings.direct_url, settings.identity))
+        for name in (MAINTENANCE, READ_ONLY):
+            app.cli.add_command(switch_group(settings.direct_url, name))
         return state

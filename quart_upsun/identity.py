@@ -8,6 +8,8 @@ from typing import Protocol, cast
 
 from quart import g
 
+from quart_upsun.measure import set_user_id
+
 
 class SessionUser(Protocol):
     """A user, as the toolkit sees it."""
@@ -22,6 +24,7 @@ class SessionUser(Protocol):
 def set_session_user(user: SessionUser | None) -> None:
     """Set the user of the current request's session; None if nobody is logged in."""
     g.user = user
+    set_user_id(user.id if user is not None else None)
 
 
 def session_user() -> SessionUser | None:

@@ -9,7 +9,9 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-SECRET_NAMES = re.compile(r"password|secret|token|cookie|authorization|database_url", re.IGNORECASE)
+SECRET_NAMES = re.compile(
+    r"password|secret|token|cookie|authorization|database_\w*url", re.IGNORECASE
+)
 URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^\s@]+@")
 # PostgreSQL's DETAIL contains values of a row, which may be user input.
 DETAIL_PATTERN = re.compile(

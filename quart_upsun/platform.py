@@ -32,6 +32,8 @@ class Environment:
     """The platform's mail server; empty if mail is disabled."""
     databases: frozenset[tuple[str, int]] = frozenset()
     """Host and port of each PostgreSQL service in a relationship of this container."""
+    application: str = "app"
+    """The name of the application in `.upsun/config.yaml`."""
 
     @property
     def is_preview(self) -> bool:
@@ -66,6 +68,7 @@ def environment(environ: Mapping[str, str]) -> Environment | None:
     return Environment(
         name=name,
         type=environ.get("PLATFORM_ENVIRONMENT_TYPE") or UNKNOWN,
+        application=application,
         release=environ.get("PLATFORM_TREE_ID", ""),
         branch=environ.get("PLATFORM_BRANCH") or name,
         origin=urls[0] if urls else None,

@@ -12,6 +12,8 @@ View = TypeVar("View", bound=Callable[..., Awaitable[Any]])
 
 NO_STORE = "private, no-store"
 IMMUTABLE = "public, max-age=31536000, immutable"
+OWN_CACHE_CONTROL = "own"
+"""The view sets `Cache-Control` itself. Without it, or with an error, it is `NO_STORE`."""
 
 PUBLIC = "public"
 API = "api"
@@ -71,6 +73,8 @@ class RoutePolicy:
 
     access: str | None = None
     """Who may call the view: `public`, `api`, or a rule of the application, such as `login`."""
+    needs_proof: bool = False
+    """Whether the view requires a recent proof of the user's identity."""
     cache_control: str | None = None
     """The `Cache-Control` header of a successful response."""
     limit: RateLimit | None = None
@@ -90,6 +94,8 @@ class RoutePolicy:
     """Documented responses by status code."""
     problems: dict[int, str] = field(default_factory=dict)
     """Error status codes that the view itself returns, and what each means."""
+    is_always_open: bool = False
+    """Whether the view works during maintenance and in read-only mode."""
     request_media_type: str | None = None
     """The media type of a file in the request body."""
 
@@ -144,6 +150,11 @@ def no_rate_limit(reason: str) -> Callable[[View], View]:
     Use it for reads that cost little more than counting them.
     """
     return lambda view: declare(view, no_limit_reason=reason)
+
+
+def always_open(view: View) -> View:
+    """Serve the view during maintenance and in read-only mode, as administrators must log in."""
+    return declare(view, is_always_open=True)
 
 
 def audited(*events: str) -> Callable[[View], View]:

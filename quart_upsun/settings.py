@@ -6,6 +6,8 @@ import hmac
 import os
 import re
 import secrets
+import shlex
+import sys
 from collections.abc import Callable
 from email.headerregistry import Address
 from ipaddress import ip_address
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+from dotenv import load_dotenv
 from pydantic import (
     BeforeValidator,
     Field,
@@ -25,8 +28,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL
 
 from quart_upsun import platform as upsun
+from quart_upsun.command_line import current_command, reject_flask_command
 from quart_upsun.database.ownership import Identity
-from quart_upsun.database.url import parse_database_url
+from quart_upsun.database.url import missing_url, parse_database_url
 from quart_upsun.files import write_atomically
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -38,6 +42,7 @@ HOST_NAME = re.compile(
 )
 
 
+_UNUSED_URL = "postgresql://127.0.0.1/unused"  # passes validation and is then replaced
 # What to do about a missing variable.
 _EXAMPLES = {"DATABASE_URL": " Set it to postgresql://user:password@host:port/database."}
 
@@ -51,6 +56,10 @@ _CONSTRAINTS = {
     "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must have at least {min_length} characters",
 }
+
+
+def _parse_optional_url(value: Any) -> URL | None:
+    return None if value is None else parse_database_url(value)
 
 
 class SettingsError(SystemExit):
@@ -72,17 +81,30 @@ class DatabaseSettings(BaseSettings):
     database_url: Annotated[URL, NoDecode, BeforeValidator(parse_database_url)] = Field(
         description="URL of the PostgreSQL database: postgresql://, postgres:// or pgsql://"
     )
+    database_direct_url: Annotated[URL | None, NoDecode, BeforeValidator(_parse_optional_url)] = (
+        Field(
+            default=None,
+            description="URL of PostgreSQL itself if DATABASE_URL leads to a connection pooler",
+        )
+    )
     database_environment: str = Field(
         default="",
         max_length=255,
         description="The environment to act for off Upsun; by default this checkout",
     )
     checkout: str = Field(
-        default="", description="The name of this checkout off Upsun; stored in .data/environment"
+        default="",
+        exclude=True,  # no variable, as `platform`
+        description="The name of this checkout off Upsun; stored in .data/environment",
     )
     platform: upsun.Environment | None = Field(
-        default=None, description="The Upsun environment; read from PLATFORM_*"
+        default=None, exclude=True, description="The Upsun environment; read from PLATFORM_*"
     )
+
+    @property
+    def direct_url(self) -> URL:
+        """The database for what needs a connection of its own: migrations, locks and LISTEN."""
+        return self.database_direct_url or self.database_url
 
     @property
     def identity(self) -> Identity:
@@ -90,7 +112,7 @@ class DatabaseSettings(BaseSettings):
         named = self.database_environment
         if self.platform is None:
             return Identity(named or self.checkout, "local", is_named=bool(named))
-        address = (self.database_url.host or "", self.database_url.port or 5432)
+        address = (self.direct_url.host or "", self.direct_url.port or 5432)
         if address in self.platform.databases:
             return Identity(self.platform.name, self.platform.type, has_own_database=True)
         return Identity(named or self.platform.name, self.platform.type, is_named=bool(named))
@@ -99,8 +121,14 @@ class DatabaseSettings(BaseSettings):
 class Settings(DatabaseSettings):
     """The toolkit's settings; immutable."""
 
+    name: ClassVar[str] = "app"
+    """The application's name. Cookie names contain it: applications on different ports of one host
+    share their cookies."""
     root: ClassVar[Path] = Path()
     """The application's directory, which contains `alembic/` and, on a laptop, `.data/`."""
+
+    development: ClassVar[str] = ""
+    """The module that runs a command with a local database: `python -m development COMMAND`."""
 
     site_name: str = Field(
         default="Quart application", min_length=1, description="The name of the site"
@@ -124,12 +152,46 @@ class Settings(DatabaseSettings):
     database_pool_size: int = Field(
         default=8, ge=1, le=100, description="Maximum size of the connection pool of a process"
     )
+    database_replica_url: Annotated[URL | None, NoDecode, BeforeValidator(_parse_optional_url)] = (
+        Field(default=None, description="URL of a read replica of the database, which serves reads")
+    )
     run_jobs: bool | None = Field(
         default=None,
         description="Whether server processes also run background jobs; by default only off Upsun",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error"
+    )
+    request_log: Literal["slow", "all", "off"] = Field(
+        default="slow",
+        description="Which requests and jobs are logged: slow (and failed) ones, all or off",
+    )
+    slow_request_ms: int = Field(
+        default=500,
+        ge=0,
+        description="Milliseconds after which a request or a job counts as slow",
+    )
+    metrics: bool = Field(
+        default=True, description="Whether the metrics of the operations page are collected"
+    )
+    trust_trace_headers: bool = Field(
+        default=False,
+        description=(
+            "Whether traceparent and X-Request-ID come from a proxy that sets or removes them;"
+            " Upsun's router passes on those of the client"
+        ),
+    )
+    otel_exporter_otlp_endpoint: str = Field(
+        default="",
+        description="URL of an OTLP collector, which gets traces and metrics; off by default",
+    )
+    sentry_dsn: SecretStr = Field(
+        default=SecretStr(""),
+        description="DSN of a project in Sentry or a compatible service, which gets errors",
+    )
+    metrics_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="Access token of /metrics for Prometheus, at least 16 characters; off without",
     )
     flask_debug: bool = Field(
         default=False,
@@ -169,7 +231,7 @@ class Settings(DatabaseSettings):
             raise ValueError("is not valid UTF-8") from None
         return value
 
-    @field_validator("log_level", mode="before")
+    @field_validator("log_level", "request_log", mode="before")
     @classmethod
     def _lower_case(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
@@ -206,6 +268,49 @@ class Settings(DatabaseSettings):
             raise ValueError("has no host. Use smtp://user:password@host:port")
         if not _is_host(url.hostname):
             raise ValueError("has an invalid host. Use a host name or an IP address")
+        return value
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _collector(cls, value: str) -> str:
+        url = _split_url(value)
+        is_valid = (
+            url is not None
+            and url.scheme in DEFAULT_PORTS
+            and url.hostname is not None
+            and _is_host(url.hostname)
+            and not (url.username or url.password or url.query or url.fragment)
+        )
+        if value and not is_valid:
+            raise ValueError("is not the URL of a collector. Use, for example, http://host:4318")
+        return value
+
+    @field_validator("sentry_dsn")
+    @classmethod
+    def _dsn(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        url = _split_url(text)
+        is_valid = (
+            url is not None
+            and url.scheme in DEFAULT_PORTS
+            and url.hostname is not None
+            and _is_host(url.hostname)
+            and url.username
+            and url.path.rpartition("/")[2].isdecimal()
+            and not (url.query or url.fragment)
+        )
+        if text and not is_valid:
+            raise ValueError(
+                "is malformed. Use the DSN of the project's settings: https://key@host/project"
+            )
+        return value
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _strong_token(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if text and (len(text) < 16 or not text.isascii() or not text.isprintable() or " " in text):
+            raise ValueError("must have at least 16 ASCII characters, and no spaces")
         return value
 
     @field_validator("mail_from")
@@ -309,9 +414,10 @@ class Settings(DatabaseSettings):
 
     @property
     def cookie_prefix(self) -> str:
-        """The prefix of cookie names in this environment."""
+        """The prefix of cookie names: of this application, in this environment."""
         # Browsers require Secure, Path=/ and no Domain for `__Host-` cookies.
-        return ("__Host-" if self.secure else "") + ("preview-" if self.is_preview else "")
+        preview = "preview-" if self.is_preview else ""
+        return f"{'__Host-' if self.secure else ''}{self.name}-{preview}"
 
     def quart(self) -> dict[str, Any]:
         """Return the configuration of Quart and the toolkit."""
@@ -322,7 +428,9 @@ class Settings(DatabaseSettings):
             "SESSION_COOKIE_SECURE": self.secure,
             "SESSION_COOKIE_SAMESITE": "Lax",
             "LOGIN_COOKIE_NAME": f"{self.cookie_prefix}login",
+            "POSITION_COOKIE_NAME": f"{self.cookie_prefix}position",
             "TOKEN_KEYS": self.keys("tokens"),
+            "ENCRYPTION_KEYS": self.keys("encryption"),
             "LIMITS_KEY": self.keys("limits")[0],
             "PUBLIC_ORIGIN": self.origin,
             "MAX_CONTENT_LENGTH": 1024 * 1024,
@@ -355,21 +463,57 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 def load_settings(kind: type[AnySettings]) -> AnySettings:
     """Read an application's settings from the environment.
 
+    While a `quart` command loads the application, DATABASE_URL may be missing: commands that use
+    the database then exit with a message.
+
     Args:
         kind: the application's settings class, with its `root`.
 
     Raises:
         SettingsError: a variable is missing or invalid. The message names it.
+        SystemExit: Flask's own command is loading the application.
     """
+    reject_flask_command()
+    load_env_file(kind.root)
     environment = upsun.environment(os.environ)
     data = kind.root / ".data"
+    is_url_missing = current_command() is not None and not os.environ.get("DATABASE_URL")
+    given: dict[str, Any] = {"database_url": _UNUSED_URL} if is_url_missing else {}
     try:
-        settings = kind(platform=environment, checkout=_checkout(environment, data))
+        settings = kind(platform=environment, checkout=_checkout(environment, data), **given)
+        if is_url_missing:
+            url = missing_url(_missing_url_message(kind, environment))
+            settings = settings.model_copy(
+                update={"database_url": url, "database_direct_url": None}
+            )
         if environment is None and not settings.secret_key.get_secret_value():
             settings = settings.model_copy(update={"secret_key": _development_key(data)})
     except ValidationError as error:
         raise SettingsError(_error_message(error)) from None
     return settings
+
+
+def load_env_file(root: Path) -> None:
+    """Set the variables in `.env`, as the `quart` command does. Variables that are set win.
+
+    Does nothing on Upsun, or if QUART_SKIP_DOTENV is set, which the `quart` command heeds too.
+
+    Args:
+        root: the application's directory.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    skips = os.environ.get("QUART_SKIP_DOTENV", "").lower() not in {"", "0", "false", "no"}
+    path = root / ".env"
+    if skips or upsun.environment(os.environ) is not None or not path.is_file():
+        return
+    try:
+        load_dotenv(path, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"Cannot read {path}: {error.strerror}.") from None
+    except UnicodeError:
+        raise SettingsError(f"Cannot read {path}: it is not valid UTF-8.") from None
 
 
 def load_database_settings(root: Path, url: str | None = None) -> DatabaseSettings:
@@ -382,6 +526,7 @@ def load_database_settings(root: Path, url: str | None = None) -> DatabaseSettin
     Raises:
         SettingsError: a variable is missing or invalid.
     """
+    load_env_file(root)
     environment = upsun.environment(os.environ)
     try:
         given: dict[str, Any] = {} if url is None else {"database_url": url}
@@ -389,6 +534,18 @@ def load_database_settings(root: Path, url: str | None = None) -> DatabaseSettin
         return DatabaseSettings(platform=environment, checkout=checkout, **given)
     except ValidationError as error:
         raise SettingsError(_error_message(error)) from None
+
+
+def _missing_url_message(kind: type[Settings], environment: upsun.Environment | None) -> str:
+    """Return a message that names the command to run instead, if there is one."""
+    message = f"DATABASE_URL is not set.{_EXAMPLES['DATABASE_URL']}"
+    if environment is not None or not kind.development:
+        return message
+    python = os.path.relpath(sys.executable)
+    if python.startswith(".."):
+        python = sys.executable
+    command = shlex.join([python, "-m", kind.development, "quart", *sys.argv[1:]])
+    return f"{message[:-1]}, or use the database of this checkout: {command}"
 
 
 def _is_weak(key: str) -> bool:

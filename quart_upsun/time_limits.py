@@ -1,12 +1,24 @@
-"""The time limit of a job, which can be paused while the job waits for this process."""
+"""Time limits of the shutdown, and of jobs. The latter pause while a job waits for this process."""
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 time_limit: ContextVar[asyncio.Timeout | None] = ContextVar("time_limit", default=None)
 """The time limit of the job in this context."""
+
+EXIT_MARGIN_SECONDS = 0.5  # for the last steps of the shutdown
+
+
+def shutdown_limit(seconds: float) -> float:
+    """Return the time limit of a step of the shutdown: `seconds`, or less near its end.
+
+    The process exits when the timer of `server/signals.py` ends, without the remaining steps.
+    """
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    return max(0.0, min(seconds, left - EXIT_MARGIN_SECONDS)) if left else seconds
 
 
 @contextmanager

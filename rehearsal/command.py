@@ -26,10 +26,11 @@ from rehearsal.project import ProjectError
 from rehearsal.report import Console, Report
 from rehearsal.scene import KINDS, Chosen, Options
 from rehearsal.services import ServiceError
+from rehearsal.services.postgresql import MAX_CONNECTIONS
 from rehearsal.tree import TreeError, find_tree
 
 STOP_SECONDS = 60
-MAX_INSTANCES = 8  # as for the platform's autoscaling
+MAX_INSTANCES = 8  # as for the platform's autoscaling, in most regions
 NOTHING_REHEARSED, INTERRUPTED = 2, 130
 
 EPILOG = (
@@ -50,7 +51,10 @@ examples:
   %(prog)s
   %(prog)s --strategy rolling --from HEAD~1
   %(prog)s --environment-type development --clone-of production
+  %(prog)s --instances 3 --strategy rolling --from HEAD~1
   %(prog)s --break migration --fresh
+  %(prog)s --restore dump.sql.gz
+  %(prog)s --rollback
   %(prog)s --run cron:backup --run operation:clear-cache
   %(prog)s --keep
   %(prog)s --stop
@@ -73,11 +77,25 @@ def host_name(text: str) -> str:
     return name
 
 
-def instance_count(text: str) -> int:
-    """Parse a number of instances."""
-    if not text.isdigit() or not 1 <= int(text) <= MAX_INSTANCES:
-        raise argparse.ArgumentTypeError(f"write a number from 1 to {MAX_INSTANCES}, got {text!r}")
-    return int(text)
+def variable(text: str) -> tuple[str, str]:
+    """Parse an environment variable; without a value, it has that of this process."""
+    name, equals, value = text.removeprefix("env:").partition("=")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise argparse.ArgumentTypeError(f"write NAME=VALUE or NAME, got {text!r}")
+    if not equals and name not in os.environ:
+        raise argparse.ArgumentTypeError(f"{name} is not set; write {name}=VALUE")
+    return name.upper(), value if equals else os.environ[name]
+
+
+def number_to(most: int, least: int = 1) -> Callable[[str], int]:
+    """Return a parser of a number from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"write a number from {least} to {most}, got {text!r}")
+        return int(text)
+
+    return parse
 
 
 def chosen(text: str) -> Chosen:
@@ -114,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--application",
         metavar="NAME",
-        help="the application to rehearse, if the configuration has several",
+        help="deploy only this application and those that it needs (default: all)",
     )
     what.add_argument(
         "--environment",
@@ -132,6 +150,13 @@ def parser() -> argparse.ArgumentParser:
         "--clone-of", metavar="NAME", help="start with a copy of another environment's data"
     )
     what.add_argument("--fresh", action="store_true", help="delete the environment's data first")
+    what.add_argument(
+        "--restore",
+        type=Path,
+        metavar="FILE",
+        help="start with the data of a dump, made by pg_dump or `upsun db:dump`: plain SQL or the"
+        " custom format, compressed with gzip or not; deletes the environment's data first",
+    )
     how = parser.add_argument_group("how to rehearse it")
     how.add_argument(
         "--domain",
@@ -148,6 +173,14 @@ def parser() -> argparse.ArgumentParser:
         "--from", dest="previous", metavar="REV", help="the release to replace, with --strategy"
     )
     how.add_argument(
+        "--rollback",
+        nargs="?",
+        const="",
+        metavar="REV",
+        help="after the deploy, deploy an earlier release again, on the new schema and under a"
+        " steady load (default: the commit before)",
+    )
+    how.add_argument(
         "--break",
         dest="broken",
         choices=BREAKS,
@@ -155,11 +188,45 @@ def parser() -> argparse.ArgumentParser:
         help=f"make a step fail on purpose: {', '.join(BREAKS)}",
     )
     how.add_argument(
-        "--instances",
-        type=instance_count,
+        "--deploys",
+        type=number_to(100),
         default=1,
         metavar="N",
-        help="run this many instances of the application, which share storage mounts (default: 1)",
+        help="deploy this many times in a row under the same load, with --strategy: after the first"
+        " deploy, the release replaces itself (default: 1)",
+    )
+    how.add_argument(
+        "--instances",
+        type=number_to(MAX_INSTANCES),
+        default=1,
+        metavar="N",
+        help="run this many instances of the application, which share storage mounts, as `upsun"
+        " resources:set --count` does (default: 1); with --break kill, one of them is killed",
+    )
+    how.add_argument(
+        "--instances-max",
+        type=number_to(100),
+        metavar="N",
+        help="check that the database has enough connections for this many instances, the maximum"
+        " of `upsun autoscaling:set` (default: as many as --instances)",
+    )
+    how.add_argument(
+        "--max-connections",
+        type=number_to(10000, 10),
+        default=MAX_CONNECTIONS,
+        metavar="N",
+        help="the limit of the PostgreSQL service, as `upsun db:sql 'SHOW max_connections'` prints"
+        f" it; it depends on the service's size (default: {MAX_CONNECTIONS})",
+    )
+    how.add_argument(
+        "--variable",
+        dest="variables",
+        action="append",
+        default=[],
+        type=variable,
+        metavar="NAME[=VALUE]",
+        help="set an environment variable, as `upsun variable:create` does with the prefix env:;"
+        " without a value, it is taken from this shell; may be repeated",
     )
     how.add_argument(
         "--run",
@@ -230,12 +297,22 @@ def options(arguments: argparse.Namespace) -> Options:
     """
     if arguments.strategy and not arguments.previous:
         parser().error("--strategy requires --from REV, the release to replace")
-    if arguments.strategy and arguments.instances > 1:
-        parser().error("--instances cannot be combined with --strategy")
+    if arguments.deploys > 1 and not arguments.strategy:
+        parser().error("--deploys requires --strategy rolling or --strategy stop-start")
+    if arguments.instances_max and arguments.instances_max < arguments.instances:
+        parser().error("--instances-max must not be less than --instances")
     if arguments.previous and not arguments.strategy:
         parser().error("--from requires --strategy rolling or --strategy stop-start")
     if arguments.strategy and arguments.broken in {"build", "kill"}:
         parser().error(f"--break {arguments.broken} cannot be combined with --strategy")
+    if arguments.rollback is not None:
+        if arguments.strategy or arguments.broken:
+            parser().error("--rollback cannot be combined with --strategy or --break")
+        arguments.rollback = arguments.rollback or f"{arguments.revision}~1"
+    if arguments.restore and not arguments.restore.is_file():
+        parser().error(f"--restore requires a dump, and {arguments.restore} is not a file")
+    if arguments.restore and arguments.clone_of:
+        parser().error("--restore cannot be combined with --clone-of: both bring the data")
     environment = arguments.environment or arguments.environment_type
     for name in filter(None, [environment, arguments.clone_of]):
         # The name becomes that of a directory and of a database.
@@ -257,8 +334,10 @@ def options(arguments: argparse.Namespace) -> Options:
         "repository": arguments.repository.absolute(),
         "state": state.absolute(),
         "environment": environment,
+        "restore": arguments.restore and arguments.restore.absolute(),
         "html": arguments.html and arguments.html.absolute(),
         "runs": tuple(arguments.runs),
+        "variables": dict(arguments.variables),
     }
     return Options(**{field.name: values[field.name] for field in fields(Options)})
 
@@ -319,6 +398,8 @@ async def run(options: Options, console: Console, *, as_json: bool, pipe: int | 
             console.close(report)
         if pipe is not None and report.address:
             console.say(f"Still running at {report.address}; logs: {options.logs}")
+            if len(report.instances) > 1:
+                console.say(f"Its instances: {', '.join(report.instances)}")
             console.say(f"To stop it: {options.stop_command}")
             options.kept.touch()
             detach(pipe, report.exit_code)

@@ -1,6 +1,7 @@
 """Read the YAML files in `.upsun/` into models, and record the place of each key."""
 
 import base64
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rehearsal import fixed
 from rehearsal.findings import Finding, Place, Severity
+from rehearsal.knowledge import OLDER_MOUNT
 from rehearsal.shapes import Keys, Unread
 
 DIRECTORY = ".upsun"
@@ -45,12 +48,26 @@ class Part(BaseModel):
         return value
 
 
+OLDER_SOURCES = {"local": "instance", "shared": "storage"}
+
+
 class Mount(Part):
     """A directory that is writable at runtime."""
 
     source: Literal["storage", "instance", "tmp", "temporary", "service"]
     source_path: str | None = None
     service: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_older_forms(cls, value: Any) -> Any:
+        """Accept `shared:files/PATH` and the sources `local` and `shared`."""
+        if isinstance(value, str) and (match := re.fullmatch(OLDER_MOUNT, value)):
+            value = {"source": match["source"], "source_path": match["path"] or ""}
+        if isinstance(value, Mapping):
+            source = value.get("source")
+            return {**value, "source": OLDER_SOURCES.get(str(source), source)}
+        return value
 
 
 class Rule(Part):
@@ -396,7 +413,12 @@ def load(directory: Path, files: list[Path] | None = None, *, complete: bool = T
             is missing is an error.
     """
     loaded = Loaded()
-    files = config_files(directory) if files is None else files
+    if files is None:
+        files = config_files(directory)
+        if not files and fixed.is_fixed(directory):
+            _load_fixed(loaded, directory)
+            _Includes(loaded, directory, complete=complete).resolve()
+            return loaded
     if not files:
         message = f"{CONFIG_FILE} is not in the commit" if complete else "there is no YAML file"
         loaded.findings.append(_fault(message, Place(CONFIG_FILE), f"add {CONFIG_FILE}"))
@@ -412,6 +434,58 @@ def load(directory: Path, files: list[Path] | None = None, *, complete: bool = T
     return loaded
 
 
+def _load_fixed(loaded: Loaded, directory: Path) -> None:
+    """Read the files of a project on Upsun Fixed as if they were those of Upsun Flex."""
+    applications: dict[str, Any] = {}
+    for path in fixed.application_files(directory):
+        file = path.relative_to(directory)
+        name = _name_of(_Reader(Loaded(), file.as_posix()).read(path))
+        value = _Reader(loaded, file.as_posix(), ("applications", name)).read(path)
+        if isinstance(value, dict):
+            root = file.parent.as_posix().removeprefix(".")
+            applications[name] = fixed.application(value, root)
+    path = directory / fixed.APPLICATIONS
+    if path.is_file():  # a mapping, or a list of applications with names
+        value = _Reader(loaded, fixed.APPLICATIONS, ("applications",)).read(path)
+        items = value.items() if isinstance(value, dict) else enumerate(value or [])
+        for key, described in items:
+            name = str(key) if isinstance(value, dict) else _name_of(described)
+            if isinstance(described, dict):
+                applications[name] = fixed.application(described, "")
+                for keys, place in list(loaded.places.items()):
+                    if keys[:2] == ("applications", str(key)):
+                        loaded.places["applications", name, *keys[2:]] = place
+    loaded.raw["applications"] = applications
+    for section, file_name in fixed.SECTIONS.items():
+        path = directory / file_name
+        if path.is_file():
+            value = _Reader(loaded, file_name, (section,)).read(path)
+            if isinstance(value, dict) and section == "services":
+                value = {name: fixed.service(described) for name, described in value.items()}
+            loaded.raw[section] = value
+    place = Place(next(iter(loaded.texts), fixed.APPLICATION), 1)
+    if not applications:
+        message = f"{CONFIG_FILE} is not in the commit"
+        loaded.findings.append(_fault(message, place, f"add {CONFIG_FILE}"))
+    loaded.findings.append(
+        Finding(
+            STAGE,
+            f"there is no {CONFIG_FILE}, so the files of Upsun Fixed are rehearsed",
+            "Upsun Flex does not read them",
+            f"to deploy to Upsun Flex, convert them to {CONFIG_FILE}",
+            Severity.WARNING,
+            place.file,
+            place.line,
+        )
+    )
+
+
+def _name_of(described: object) -> str:
+    """Return the name of an application on Upsun Fixed."""
+    name = described.get("name") if isinstance(described, dict) else None
+    return str(name or "app")
+
+
 def interpret(loaded: Loaded) -> Configuration:
     """Return the configuration as models, without the parts that do not fit them.
 
@@ -423,7 +497,7 @@ def interpret(loaded: Loaded) -> Configuration:
     raw = readable(loaded.raw)
     while True:
         try:
-            return Configuration(Document.model_validate(raw), loaded)
+            return Configuration(_with_default_route(Document.model_validate(raw)), loaded)
         except ValidationError as error:
             removed = [_remove(raw, item["loc"]) for item in error.errors(include_url=False)]
             if not any(removed):
@@ -432,6 +506,15 @@ def interpret(loaded: Loaded) -> Configuration:
                 raise ConfigurationError(
                     findings or [_fault(message, loaded.place("applications"))]
                 ) from None
+
+
+def _with_default_route(document: Document) -> Document:
+    """Return the configuration with the route that the platform adds for a single application."""
+    served = [name for name, each in document.applications.items() if each.web != Web()]
+    if document.routes or len(document.applications) > 1 or not served:
+        return document
+    route = Route(type="upstream", upstream=f"{served[0]}:http")
+    return document.model_copy(update={"routes": {"https://{default}/": route}})
 
 
 class _Loader(yaml.SafeLoader):

@@ -8,12 +8,13 @@ flavor is `none`. In a composable image, `stack.packages` names Nix packages ins
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rehearsal.configuration import Application
+from rehearsal.network import is_reachable
 from rehearsal.runtimes import PROGRAMS, runtimes
 from rehearsal.shapes import Keys
 
@@ -25,6 +26,15 @@ NIX = {
 PYTHON_PACKAGES = re.compile(r"python\d*Packages\.(.+)")
 NODE_PACKAGES = re.compile(r"nodePackages(?:_latest)?\.(.+)")
 INSTALLERS = {"python3": "pip install", "nodejs": "npm install -g"}
+# The program `n` downloads Node.js from this host. Without a connection, this machine's Node.js
+# stands in for what it installs.
+NODE_HOST = "nodejs.org"
+N_STAND_IN = """\
+mkdir -p ~/.global/bin && cat >~/.global/bin/n <<'EOF' && chmod +x ~/.global/bin/n
+#!/bin/sh
+echo "n: there is no connection to nodejs.org; Node.js $(node --version) stands in" >&2
+EOF
+"""
 
 
 @dataclass(frozen=True)
@@ -53,19 +63,27 @@ def plan(application: Application, directory: Path) -> tuple[list[Step], list[Un
     """
     wanted: dict[tuple[str, Keys], list[str]] = {}
     unavailable: list[Unavailable] = []
+    steps = []
     for language, name, version, keys in _asked(application):
-        if language in INSTALLERS:
+        if (language, name) == ("nodejs", "n") and not is_reachable(NODE_HOST):
+            steps.append(Step(N_STAND_IN, keys))
+        elif language in INSTALLERS:
             section = keys[:2] if keys[0] == "stack" else ("dependencies", language)
             wanted.setdefault((language, section), []).append(_named(language, name, version))
         else:
             unavailable.append(Unavailable(f"{name} ({language})" if language else name, keys))
-    steps = [
+    steps += [
         Step(f"{INSTALLERS[language]} {shlex.join(names)}", keys)
         for (language, keys), names in wanted.items()
     ]
     if _has_flavor(application, directory):
         steps.append(Step("npm prune && npm install", ("type",)))
     return steps, unavailable
+
+
+def stands_in_for_n(steps: Iterable[Step]) -> Step | None:
+    """Return the step that replaces `n` because there is no connection; None if there is none."""
+    return next((step for step in steps if step.command == N_STAND_IN), None)
 
 
 def _asked(application: Application) -> Iterator[tuple[str, str, str, Keys]]:

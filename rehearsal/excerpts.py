@@ -14,18 +14,26 @@ ERROR = re.compile(
     r"|Read-only file system|Segmentation fault|^Killed\b|syntax error|\berror:",
     re.IGNORECASE,
 )
+# A line that is an error by itself, such as those of pip, npm and Git.
+MESSAGE = re.compile(r"^((error|fatal|E):|npm (error|ERR!)) ", re.IGNORECASE)
+MAX_EARLIER = 3
+# Gunicorn serves without its control socket, for which it has no writable directory.
+HARMLESS = re.compile(r"Control server error")
 
 
 def cause(output: str) -> str:
     """Return the last traceback of an output, else the lines around its last error, else its end.
 
     What a server prints while it shuts down often follows the cause, so the end of an output alone
-    does not explain a failure.
+    does not explain a failure. A traceback in turn often follows from errors of earlier commands,
+    such as a failed `pip install`, so these come first.
     """
     lines = output.rstrip().splitlines()
     begin = next((n for n in reversed(range(len(lines))) if TRACEBACK in lines[n]), None)
     if begin is not None:
-        return located(lines, begin, traceback(lines[begin:]))
+        earlier = dict.fromkeys(line for line in lines[:begin] if MESSAGE.match(line))
+        kept = [line[:MAX_LINE_LENGTH] for line in list(earlier)[-MAX_EARLIER:]]
+        return "\n".join([*kept, located(lines, begin, traceback(lines[begin:]))])
     numbers = [n for n, line in enumerate(lines) if ERROR.search(line)]
     if not numbers:
         return located(lines, max(0, len(lines) - LINES), lines[-LINES:])
@@ -35,6 +43,14 @@ def cause(output: str) -> str:
             first = number
     begin = max(0, first - CONTEXT_LINES)
     return located(lines, begin, lines[begin : begin + LINES])
+
+
+def names_error(output: str) -> bool:
+    """Return whether an output has a line that looks like an error."""
+    return any(
+        (TRACEBACK in line or ERROR.search(line)) and not HARMLESS.search(line)
+        for line in output.splitlines()
+    )
 
 
 def traceback(lines: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ import random
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from types import TracebackType
@@ -58,6 +59,10 @@ class Gate:
         """The number of connections that are held now."""
         self.held_total = 0
         """The number of connections that have been held so far."""
+        self.passed: Counter[int] = Counter()
+        """The number of connections that have been forwarded so far, by port."""
+        self.open: Counter[int] = Counter()
+        """The number of connections that are forwarded now, by port."""
         self._longest = 0.0
         self._since: dict[int, float] = {}  # file descriptor of a held connection -> start time
         self._ports: tuple[int, ...] = ()
@@ -112,8 +117,9 @@ class Gate:
     async def send_to(self, *ports: int) -> None:
         """Forward new connections, and held ones after their release, to ports on 127.0.0.1.
 
-        Each connection goes to one of the ports, at random. Open connections are not affected.
-        Without ports, connections are refused.
+        Each connection goes to one of the ports, at random, or to another one if nothing accepts
+        connections there. Open connections are not affected. Without ports, connections are
+        refused.
         """
         self._ports = ports
 
@@ -161,9 +167,12 @@ class Gate:
         with client, suppress(OSError):
             if hold and not self._open.is_set():
                 await self._wait(client.fileno())
-            port = random.choice(self._ports) if self._ports else None  # noqa: S311
-            if port is None or not await self._pass_on(client, port):
-                await _refuse(client, BAD_GATEWAY if hold else UNAVAILABLE)
+            # The platform's router picks one of the available instances at random. How it finds out
+            # that one is not available is not documented.
+            for port in random.sample(self._ports, len(self._ports)):
+                if await self._pass_on(client, port):
+                    return
+            await _refuse(client, BAD_GATEWAY if hold else UNAVAILABLE)
 
     async def _pass_on(self, client: socket.socket, port: int) -> bool:
         """Forward a connection to the backend; return False if the backend does not accept it."""
@@ -174,7 +183,12 @@ class Gate:
                     await asyncio.get_running_loop().sock_connect(backend, ("127.0.0.1", port))
             except OSError:  # includes TimeoutError
                 return False
-            await _splice(client, backend)
+            self.passed[port] += 1
+            self.open[port] += 1
+            try:
+                await _splice(client, backend)
+            finally:
+                self.open[port] -= 1
             return True
 
     async def _wait(self, number: int) -> None:

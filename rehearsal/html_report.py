@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from rehearsal.findings import Finding, Severity
 from rehearsal.load import SLOT_SECONDS
 from rehearsal.recorder import Container, Costs
-from rehearsal.report import SEVERITIES, VERDICTS, Report, Stage, counted
+from rehearsal.report import SEVERITIES, VERDICTS, Report, Stage, counted, shares_of
 
 # Stages before the deploy, which take most of the time and are not in the timeline.
 PREPARATION = ("validate", "build", "freeze", "services", "front", "environment")
@@ -224,11 +224,15 @@ def _load(report: Report) -> str:
     parts.append(_line(line, "s2"))
     parts.append(_scale(f"{most / SLOT_SECONDS:.0f} per second", f"slowest {slowest:.2f} s"))
     load = report.load
+    shares = shares_of(load.get("instances", {}))
+    by_instance = f" By instance: {_text(', '.join(shares))}." if len(shares) > 1 else ""
+    cut = load.get("in_flight", 0)
+    lost = f" {cut} more were in flight on the lost instance." if cut else ""
     return (
         "<h2>Requests</h2>"
         f"<p>{load['requests']} requests: {load['answered']} answered, {load['failed']} failed,"
         f" {load['refused']} refused while others were held,"
-        f" median {load['median'] * 1000:.0f} ms."
+        f" median {load['median'] * 1000:.0f} ms.{lost}{by_instance}"
         ' Bars: requests, in <span class="red">red</span> those without the expected answer;'
         ' <span class="s2">line</span>: the slowest one.</p>' + _svg(CHART + 20, parts)
     )
@@ -253,17 +257,15 @@ def _costs(report: Report) -> str:
     rows = "".join(_container_row(container) for container in costs.containers)
     table = (
         '<table><tr><th>container</th><th class="number">memory</th><th class="number">CPU time'
-        '</th><th>profile</th><th class="number">first deploy</th><th>smallest size</th></tr>'
+        '</th><th class="number">connections</th><th>profile</th>'
+        '<th class="number">first deploy</th><th>smallest size</th></tr>'
         f"{rows}</table>"
         if rows
         else ""
     )
     notes = []
     if costs.connections:
-        notes.append(
-            f"{costs.peak_connections} connections to PostgreSQL at most; the server here allows"
-            f" {costs.max_connections}. Rolling deploys and each further instance add to it."
-        )
+        notes.append(f"Connections: {costs.describe_connections()} that the server here allows.")
     for name, size in costs.images.items():
         last = costs.previous_images.get(name)
         change = f", {size - last:+.1f} MB since the last rehearsal" if last else ""
@@ -285,7 +287,9 @@ def _container_row(container: Container) -> str:
     over = ' class="number red"' if container.peak > container.default_size else ' class="number"'
     return (
         f"<tr><td>{_text(container.name)}</td><td{over}>{container.peak:.0f} MB</td>"
-        f'<td class="number">{container.cpu_seconds:.1f} s</td><td>{container.profile}</td>'
+        f'<td class="number">{container.cpu_seconds:.1f} s</td>'
+        f'<td class="number">{container.connections.connections}</td>'
+        f"<td>{container.profile}</td>"
         f'<td class="number">{container.default_size} MB</td><td>{fits}</td></tr>'
     )
 

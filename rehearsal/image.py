@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +84,18 @@ class Image:
 class Images:
     """The images on this machine, and the settings that all builds share."""
 
-    def __init__(self, state: Path, *, bwrap: str | None, entropy: str) -> None:
+    def __init__(
+        self,
+        state: Path,
+        *,
+        bwrap: str | None,
+        entropy: str,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.state = state
         self.bwrap = bwrap
         self.entropy = entropy
+        self.variables = variables or {}
         self._pythons: dict[str, Python] = {}
         """By the version in the configuration. Looking for one may let uv install it."""
 
@@ -121,7 +129,8 @@ class Images:
         application = configuration.applications[name]
         python = await self.python(application)
         facts = (tree.id, name, python.interpreter, bool(self.bwrap), self.entropy, variant)
-        key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+        key = hashlib.sha256(repr((*facts, *sorted(self.variables.items()))).encode()).hexdigest()
+        key = key[:16]
         images = self.state / "images"
         images.mkdir(parents=True, exist_ok=True)
         current = images / f"{key}.current"
@@ -247,6 +256,7 @@ class Images:
             entropy=self.entropy,
             directory="/app" if self.bwrap else str(directory),
             cache="/cache" if self.bwrap else str(cache),
+            variables=self.variables,
         )
         if python.interpreter.is_managed:
             variables["PIP_BREAK_SYSTEM_PACKAGES"] = "1"

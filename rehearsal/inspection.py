@@ -2,8 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import aiohttp
 import httpx
 import psutil
 
-from rehearsal.excerpts import cause, traceback
+from rehearsal.excerpts import cause, names_error, traceback
 from rehearsal.findings import Finding, Severity
 from rehearsal.instance import START_SECONDS, STOP_SECONDS, ExitStatus, Instance
-from rehearsal.load import SHARE
+from rehearsal.load import SHARE, Failure
 from rehearsal.router import Page
 from rehearsal.sandbox import run
 from rehearsal.services import Databases
@@ -51,10 +52,19 @@ UNREACHABLE = re.compile(
     r"|getaddrinfo (?:ENOTFOUND|EAI_AGAIN) ([\w.-]+)"
     r"|(?:error sending request for url|Failed to (?:fetch|download)):? [(`]https?://([\w.-]+)"
     # Poetry asks PyPI's JSON interface, which a mirror may not have.
-    r"|Package \S+ \(\S+\) not found\.()"
+    r"|Package \S+ \(\S+\) not found\.(?P<poetry>)"
+    # A file of a lock file existed when it was locked, and a mirror may not have it.
+    r"|404 Not Found - GET https?://\S+/-/(?P<npm>[\w.-]+\.tgz)"
+    r"|https?://\S+/-/(?P<yarn>[\w.-]+\.tgz): Request failed \"404"
     r"|Temporary failure in name resolution|Network is unreachable"
 )
-POETRY = UNREACHABLE.groups
+# What programs print about an environment variable that is not set, if its name is a secret's.
+SENSITIVE = r"([A-Z][A-Z0-9_]*(?:KEY|TOKEN|SECRET)[A-Z0-9_]*)"
+UNSET = re.compile(
+    rf"KeyError: '{SENSITIVE}'|\b{SENSITIVE} environment variable"
+    rf"|{SENSITIVE} not found\. Declare it|{SENSITIVE} is (?:not set|required|missing)"
+    rf"|environment variable:? [`'\"]?{SENSITIVE}\b"
+)
 
 
 def unreachable(output: str) -> str | None:
@@ -62,13 +72,24 @@ def unreachable(output: str) -> str | None:
     match = UNREACHABLE.search(output)
     if match is None:
         return None
-    if match.lastindex == POETRY:
+    if match.lastgroup == "poetry":
         return "PyPI's JSON interface, which Poetry uses"
+    if file := match["npm"] or match["yarn"]:
+        return f"a registry that has {file}"
     return next(filter(None, match.groups()), "the Internet")
+
+
+def unset_secret(output: str) -> str | None:
+    """Return the variable that a program needs and that users set on the platform, if any."""
+    match = UNSET.search(output)
+    name = next(filter(None, match.groups()), None) if match else None
+    return None if name is None or name.startswith("PLATFORM_") else name
 
 
 def suggest_fix(output: str) -> str:
     """Return the fix for the error in a command's output; "" if there is no output."""
+    if name := unset_secret(output):
+        return f"set it on the platform with `upsun variable:create`, and here: --variable {name}=…"
     read_only = "write to a mount or to /tmp; everything else is read-only after the build hook"
     known = {
         r"Read-only file system.*/\.cache/uv/": "uv needs a writable cache at runtime: set"
@@ -96,6 +117,18 @@ def explain(log: Path) -> str:
     with suppress(FileNotFoundError):
         return cause(log.read_text(errors="replace"))
     return ""
+
+
+def with_log(found: list[Finding], log: Path) -> list[Finding]:
+    """Add the application's last error to the first finding that is one, because it may be why."""
+    first = next((n for n, each in enumerate(found) if each.severity is Severity.ERROR), None)
+    text = explain(log)
+    if first is None or not names_error(text):
+        return found
+    finding = replace(
+        found[first], excerpt=f"{found[first].excerpt}\nin the application's log:\n{text}".lstrip()
+    )
+    return [*found[:first], finding, *found[first + 1 :]]
 
 
 def tail(log: Path, lines: int) -> str:
@@ -463,12 +496,45 @@ def logs(instance: Instance) -> list[Finding]:
     return found
 
 
+@dataclass(frozen=True)
+class Loss:
+    """The loss of an instance under load: its processes were killed."""
+
+    begun: float
+    """When the first process was killed, on the clock of the event loop."""
+    ended: float
+    """When the last process had ended."""
+    in_flight: int
+    """The number of requests that the instance had received and not answered."""
+
+
+def excuse_losses(numbers: dict[str, Any], losses: Sequence[Loss]) -> int:
+    """Take the requests in flight on lost instances out of the failed ones; return their number.
+
+    A request that began after the loss is never excused, nor are more than the instance had.
+    """
+    failures = sorted(Failure(*failure) for failure in numbers.pop("failures", ()))
+    excused = 0
+    for loss in losses:
+        cut = [each for each in failures if each.begun <= loss.ended and each.ended >= loss.begun]
+        for failure in cut[: loss.in_flight]:
+            failures.remove(failure)
+            excused += 1
+            result = numbers["kinds"][failure.kind]
+            result["failed"] -= 1
+            result["failures"][failure.why] -= 1
+            if not result["failures"][failure.why]:
+                del result["failures"][failure.why]
+    return excused
+
+
 async def judge_load(
     numbers: dict[str, Any],
     databases: Databases | None,
     logs: list[Path],
     *,
     refuses_unsafe: bool,
+    losses: Sequence[Loss] = (),
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Check a load's result for failed requests and lost writes.
 
@@ -478,6 +544,7 @@ async def judge_load(
         logs: the releases' logs; their errors are added to a finding about failed requests.
         refuses_unsafe: whether POST and PATCH requests were refused for a while, as the platform
             does while it holds other requests.
+        losses: the instances that were lost during the load.
 
     Returns:
         The numbers for the report, and the findings.
@@ -493,7 +560,12 @@ async def judge_load(
                     lost.append(what)
         finally:
             await connection.close()
-    numbers |= {"writes": len(writes), "lost": len(lost), "refused": 0}
+    numbers |= {
+        "writes": len(writes),
+        "lost": len(lost),
+        "refused": 0,
+        "in_flight": excuse_losses(numbers, losses),
+    }
     failed = 0
     for kind, result in numbers["kinds"].items():
         refused = result["failures"].get("503", 0)
@@ -530,6 +602,16 @@ async def judge_load(
                 f" {numbers['capacity'] * SHARE:.0f} per second instead of {numbers['asked']:.0f}",
                 consequence="a higher load would test this machine, which also starts the new"
                 " release, and not the application",
+                severity=Severity.NOTE,
+            )
+        )
+    if numbers["in_flight"]:
+        found.append(
+            Finding(
+                "load",
+                f"{numbers['in_flight']} requests in flight on the lost instance failed",
+                consequence="nothing can answer them: the platform loses them, too. Every other"
+                " request counts as a failure above",
                 severity=Severity.NOTE,
             )
         )

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from asyncio import Task
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 import psutil
 
 from rehearsal import web_server
-from rehearsal.configuration import Application, Mount
+from rehearsal.configuration import Application, Location, Mount
 from rehearsal.image import PROGRAMS, Image
+from rehearsal.knowledge import DEFAULT_CPU, default_memory
 from rehearsal.network import accepts
 from rehearsal.sandbox import Container, Result, Running
 
@@ -26,8 +27,6 @@ STOP_SECONDS = 15  # then SIGKILL; documented for workers
 NGINX_SECONDS = 5
 SHELLS = {"bash", "dash", "sh"}
 HOOK_SECONDS = 600
-# A container's memory on the first deploy, in MB; https://docs.upsun.com.
-MEMORY = {"BALANCED": 352, "HIGH_CPU": 224}
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,10 @@ class SupervisedProcess:
     def processes(self) -> list[psutil.Process]:
         return self.running.processes() if self.running else []
 
+    def pids(self) -> list[int]:
+        """Return the IDs of its processes, as `Running.pids()` does."""
+        return self.running.pids() if self.running else []
+
     def megabytes(self) -> float:
         """Return the total resident memory of its processes, in MB."""
         total = 0
@@ -116,11 +119,11 @@ class SupervisedProcess:
         killed = False
         if self.running is None or self.is_crash_looping:
             return ExitStatus(0.0, None, killed=False)
-        programs = []
-        for process in self.running.processes():
-            with suppress(psutil.Error):
-                programs.append(" ".join(process.cmdline()))
-        self.running.send(signal.SIGTERM)
+        processes = await self.running.begin()
+        programs = await asyncio.to_thread(command_lines, processes)
+        for process in processes[:1]:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGTERM)
         try:
             await self.running.wait(STOP_SECONDS)
         except TimeoutError:
@@ -141,6 +144,15 @@ class SupervisedProcess:
                 await self._task
 
 
+def command_lines(processes: Sequence[psutil.Process]) -> list[str]:
+    """Return the command lines of those processes that are still running."""
+    programs = []
+    for process in processes:
+        with suppress(psutil.Error):
+            programs.append(" ".join(process.cmdline()))
+    return programs
+
+
 class Instance:
     """A running release: web container and workers."""
 
@@ -158,6 +170,7 @@ class Instance:
         scratch: Path,
         logs: Path,
         label: str,
+        number: int = 1,
     ) -> None:
         """Prepare an instance without starting anything.
 
@@ -173,8 +186,11 @@ class Instance:
             scratch: a directory for this instance only.
             logs: the directory for `<label>.log` and `<label>-*.log`.
             label: the name of the instance.
+            number: which of the release's instances it is.
         """
         self.image = image
+        self.label = label
+        self.number = number
         self.application: Application = image.description
         self.variables = dict(variables)
         self.hosts = hosts
@@ -197,15 +213,31 @@ class Instance:
         scratch.mkdir(parents=True, exist_ok=True)
 
     @property
+    def is_crash_looping(self) -> bool:
+        """Return whether the application has exited again and again."""
+        return self.web is not None and self.web.is_crash_looping
+
+    @property
     def is_passing(self) -> bool:
         """Return whether the web server passes requests to the application."""
         web = self.application.web
         if not web.locations:
             return bool(web.commands.start)
-        return any(
-            location.passthru or any(rule.passthru for rule in location.rules.values())
-            for location in web.locations.values()
-        )
+        return any(self._passes(url, location) for url, location in web.locations.items())
+
+    def _passes(self, url: str, location: Location) -> bool:
+        """Return whether a location passes requests to the application.
+
+        `passthru: /index.html` does not, if the file exists: it is the page of a static site.
+        """
+        for target in (location.passthru, *(rule.passthru for rule in location.rules.values())):
+            if isinstance(target, str) and location.root is not None:
+                path = target.removeprefix(url).strip("/")
+                if not (self.image.directory / location.root.strip("/") / path).is_file():
+                    return True
+            elif target:
+                return True
+        return False
 
     @property
     def is_unix(self) -> bool:
@@ -232,14 +264,14 @@ class Instance:
         for key, directory in self.mounts.items():
             target = read_only if self.read_only_mounts else binds
             target[f"/app/{key.strip('/')}"] = directory
-        memory = MEMORY.get(self.application.container_profile or "HIGH_CPU", 224)
         if self.hosts:
             hosts = self.scratch / "hosts"
             own = "".join(f"{address}\t{name}\n" for name, address in self.hosts.items())
             hosts.write_text(Path("/etc/hosts").read_text() + own)
             read_only["/etc/hosts"] = hosts
         limits = self.scratch / "config.json"
-        limits.write_text(json.dumps({"info": {"limits": {"cpu": 0.5, "memory": memory}}}))
+        memory = default_memory(self.application.container_profile)
+        limits.write_text(json.dumps({"info": {"limits": {"cpu": DEFAULT_CPU, "memory": memory}}}))
         return Container(
             tree=self.image.directory,
             variables={
@@ -299,6 +331,36 @@ class Instance:
         return web is not None and await accepts(
             self.address, seconds, lambda: not web.is_crash_looping
         )
+
+    async def lose(self) -> int:
+        """Kill the web container, as when its host fails; return the number of processes.
+
+        The application is restarted at once. The container accepts connections again after
+        `restart_web_server`.
+        """
+        # The web server first: without the application, it would answer requests with 502.
+        server = self._nginx.processes() if self._nginx else []
+        application = self.web.processes() if self.web else []
+        running = self.web.running if self.web else None
+        for processes in (server, application):
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            await asyncio.to_thread(psutil.wait_procs, processes, STOP_SECONDS)
+        if running:
+            await running.wait()
+        if self._nginx:
+            await self._nginx.kill()
+        return len(server) + len(application)
+
+    async def restart_web_server(self) -> None:
+        """Start the web server of a lost container again.
+
+        Raises:
+            RuntimeError: it does not start.
+        """
+        if self.nginx:
+            await self._start_nginx(self.container(), self.nginx)
 
     async def run(
         self,

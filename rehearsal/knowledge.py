@@ -230,6 +230,17 @@ SIZES: dict[str, dict[float, int]] = {
 DEFAULT_CPU = 0.5  # of a container on its first deploy
 DEFAULT_PROFILE = "HIGH_CPU"  # of most runtimes
 PROFILES = tuple(SIZES)
+
+
+def default_memory(profile: str | None) -> int:
+    """Return the memory of a container on its first deploy, in MB.
+
+    Args:
+        profile: the container profile; None or an unknown one stands for the default.
+    """
+    return SIZES[profile if profile in SIZES else DEFAULT_PROFILE][DEFAULT_CPU]
+
+
 MIN_CRON_MINUTES = 5  # between two runs
 
 # The keys of the configuration. `Table` is closed unless it says otherwise.
@@ -267,18 +278,30 @@ RESOURCES = Optional(Table({"base_memory": Integer(), "memory_ratio": Integer()}
 RELATIONSHIPS = Names(
     Optional(Either((Text(), Table({"service": Text(), "endpoint": Text()}, is_open=True))))
 )
-LOCAL = "use `storage` (shared by all instances) or `instance` (one per instance)"
+# The documentation calls `local` an alias of `instance` (migrating from Fixed), and has mounts such
+# as `shared:files/cache` (projects with several applications). The schema has neither.
+SOURCE = "use `storage` (shared by all instances) or `instance` (one per instance)"
+OLDER_MOUNT = r"(?P<source>shared|local):files(/(?P<path>.*))?"
 MOUNTS = Names(
-    Table(
-        {
-            "source": Text(
-                values=("storage", "instance", "tmp", "temporary", "service"),
-                explained={"local": LOCAL, "shared": LOCAL},
+    Either(
+        (
+            Table(
+                {
+                    "source": Text(
+                        values=("storage", "instance", "tmp", "temporary", "service"),
+                        former={"local": SOURCE, "shared": SOURCE},
+                    ),
+                    "source_path": Text(),
+                    "service": Text(),
+                },
+                required=("source",),
             ),
-            "source_path": Text(),
-            "service": Text(),
-        },
-        required=("source",),
+            Text(
+                pattern=OLDER_MOUNT,
+                meaning="a mount such as `{source: storage, source_path: cache}`",
+                former={OLDER_MOUNT: "write a mapping with `source` and `source_path`"},
+            ),
+        )
     )
 )
 HEADERS = Names(Text(may_be_number=True))

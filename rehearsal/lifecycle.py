@@ -9,10 +9,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
-from rehearsal import after_deploy, deploy, on_demand, preparation
+from rehearsal import (
+    after_deploy,
+    deploy,
+    loss,
+    on_demand,
+    preparation,
+    restore,
+    rollback,
+    shared_state,
+)
 from rehearsal.configuration import ConfigurationError
+from rehearsal.fleet import Fleet
 from rehearsal.image import Image, Images, fingerprint
-from rehearsal.instance import Instance
 from rehearsal.locks import holder, locked
 from rehearsal.network import Ports, raise_file_limit
 from rehearsal.report import Console, Report
@@ -46,7 +55,10 @@ async def rehearse(options: Options, console: Console, complete: Complete) -> Re
         recorder.services = lambda: scene.services
         with suppress(RehearsalStoppedError):
             async with recorder.recording(options.logs):
-                await run_stages(scene, tree)
+                main = await run_stages(scene, tree)
+            scene.report.findings += recorder.judge_connections(
+                main, options.instances_max or options.instances, scene.project.connections
+            )
         scene.report.seconds = recorder.now()
         scene.report.costs = recorder.costs
         scene.report.findings += recorder.judge()
@@ -55,8 +67,8 @@ async def rehearse(options: Options, console: Console, complete: Complete) -> Re
     return scene.report
 
 
-async def run_stages(scene: Scene, tree: Tree) -> None:
-    """Run the stages in the platform's order.
+async def run_stages(scene: Scene, tree: Tree) -> str:
+    """Run the stages in the platform's order; return the name of the main application.
 
     Raises:
         RehearsalStoppedError: a stage failed that the following stages depend on.
@@ -64,14 +76,20 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
     options = scene.options
     configuration = preparation.validate(scene, tree, "tree")
     on_demand.check(configuration, options.runs)
+    deploy.check_break(configuration, options.broken)
     main, names = preparation.choose_applications(scene, configuration)
     tasks = [name for kind, name in options.runs if kind == "task"]
     configuration = configuration.with_tasks(tasks)
     names = [*names, *tasks]
     scenes = {name: scene if name == main else scene.of(name) for name in names}
-    images = Images(options.state, bwrap=scene.bwrap, entropy=scene.environment.entropy)
+    images = Images(
+        options.state,
+        bwrap=scene.bwrap,
+        entropy=scene.environment.entropy,
+        variables=scene.environment.variables,
+    )
     previous_image = None
-    if options.previous is not None:
+    if options.previous is not None or options.rollback is not None:
         previous_image = await build_previous(scene, images, main)
     built = [
         await preparation.build(each, images, tree, configuration, name, stage="build")
@@ -81,10 +99,11 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
     preparation.freeze_images(scene, [*built, *filter(None, [previous_image])])
     frozen = [fingerprint(image) for image in built]
     await preparation.run_services(scene, scenes, built)
+    if options.restore is not None:
+        scene.restored = await restore.restore(scene, options.restore)
     await preparation.run_front(scene, scenes, built)
 
-    others: dict[str, list[Instance]] = {}
-    lives: list[tuple[Scene, Instance, str]] = []
+    lives: list[tuple[Scene, Fleet, str]] = []
     for image, fingerprinted in zip(built, frozen, strict=True):
         each = scenes[image.application]
         if not is_rehearsable(image.description) or image.application in tasks:
@@ -92,7 +111,8 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
         await preparation.check_environment(each, image)
         if previous_image is None or each is not scene:
             live = await deploy.first(each, image)
-            others[image.application] = await deploy.add_instances(each, live)
+        elif options.rollback is not None:
+            live, fingerprinted = await rollback.roll_back(each, image, previous_image)
         elif options.strategy == "rolling":
             live = await deploy.under_load(each, previous_image, image, deploy.roll)
         else:
@@ -102,13 +122,16 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
     for each, live, _ in lives:
         if live.is_serving:
             await after_deploy.check_pages(each, live)
-            await after_deploy.check_others(each, live, others.get(live.image.application, []))
+            await shared_state.check(each, live)
+            if live.others and not (options.strategy or options.rollback or options.broken):
+                async with deploy.loaded(each, "the release"):
+                    pass  # to see how the instances share it
         elif each.pages:
             scene.report.seen.append(f"After the deploy: {await each.describe_responses()}")
         await after_deploy.run_post_deploy(each, live)
-        await on_demand.run_commands(each, live)
+        await on_demand.run_commands(each, live.first)
         if each.options.broken == "kill":
-            await after_deploy.kill(each, live)
+            await loss.kill(each, live)
     for image in built:
         if image.application in tasks:
             await on_demand.run_task(scenes[image.application], image)
@@ -117,10 +140,17 @@ async def run_stages(scene: Scene, tree: Tree) -> None:
             await on_demand.run_source_operation(scene, images, tree, configuration, names, chosen)
     if options.keep:
         scene.report.address = scene.front.address
+        scene.report.instances = [
+            f"http://127.0.0.1:{entrance}"
+            for each, live, _ in lives
+            if each is scene
+            for entrance in live.entrances
+        ]
     for each, live, fingerprinted in reversed(lives):  # an application before those that it needs
         if live.is_serving and not options.keep:
             await after_deploy.stop(each, live)
         after_deploy.inspect(each, live, fingerprinted)
+    return main
 
 
 async def build_previous(scene: Scene, images: Images, name: str) -> Image:
@@ -129,7 +159,9 @@ async def build_previous(scene: Scene, images: Images, name: str) -> Image:
     Raises:
         ServiceError: it cannot be deployed, or does not have the application.
     """
-    previous = find_tree(scene.options.repository, str(scene.options.previous))
+    previous = find_tree(
+        scene.options.repository, scene.options.previous or str(scene.options.rollback)
+    )
     scene.report.previous = previous.title
     try:
         old = preparation.read(scene, previous, "previous-tree")
@@ -174,6 +206,10 @@ async def open_scene(options: Options, console: Console, tree: Tree) -> AsyncIte
         ports = Ports()
         stack.callback(ports.close)
         title = f"{tree.title} in {options.environment} ({options.environment_type})"
+        if options.restore:
+            title += f", from {options.restore.name}"
+        if options.rollback:
+            title += f", rolled back to {options.rollback}"
         if options.broken:
             title += f", with --break {options.broken}"
         console.say(f"Rehearsing {title}")
@@ -192,6 +228,7 @@ async def open_scene(options: Options, console: Console, tree: Tree) -> AsyncIte
                 type=options.environment_type,
                 entropy=project_entropy(options.state),
                 own_domain=options.domain,
+                variables=options.variables,
             ),
             bwrap=bubblewrap() if options.isolated else None,
             ports=ports,

@@ -23,7 +23,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -62,6 +62,18 @@ class Kind:
         }
 
 
+class Failure(NamedTuple):
+    """A failed request."""
+
+    begun: float
+    """On the clock of the event loop, which all processes share."""
+    ended: float
+    kind: str
+    """Its method and path."""
+    why: str
+    """The status of the response, or the name of the exception."""
+
+
 class Load:
     """Send visits at a steady rate."""
 
@@ -73,6 +85,7 @@ class Load:
         self.answered = 0
         self.timeline: dict[int, list[float]] = {}
         """The numbers of answered and failed requests and the slowest one, by time."""
+        self.failures: list[Failure] = []
         self.writes: list[tuple[str, str]] = []
         """The SQL query and a description of each acknowledged write."""
         shares = [visit.share for visit in visits]
@@ -101,6 +114,7 @@ class Load:
             # Exclude the capacity measurement from the results, except for its writes.
             self.kinds.clear()
             self.timeline.clear()
+            self.failures.clear()
             self.answered = 0
             due = begun = loop.time()
             while not stop.is_set():
@@ -127,6 +141,7 @@ class Load:
             "median": statistics.median(times) if times else 0.0,
             "kinds": {name: kind.numbers() for name, kind in sorted(self.kinds.items())},
             "acknowledged": self.writes,
+            "failures": self.failures,
             "timeline": [
                 [slot * SLOT_SECONDS, *numbers] for slot, numbers in sorted(self.timeline.items())
             ],
@@ -167,9 +182,14 @@ class Load:
             timeout=aiohttp.ClientTimeout(ANSWER_SECONDS),
         )
 
+    @staticmethod
+    def word() -> str:
+        """Return the random word of a visit."""
+        return secrets.token_hex(6)
+
     async def visit(self, visit: Visit, client: aiohttp.ClientSession) -> None:
         """Send the requests of a visit, until one fails."""
-        word = secrets.token_hex(6)
+        word = self.word()
         cookies: dict[str, str] = {}
         for request in visit.requests:
             if not await self.send(client, request, word, cookies):
@@ -184,7 +204,8 @@ class Load:
     ) -> bool:
         """Send one request and record the result; return whether it succeeded."""
         loop = asyncio.get_running_loop()
-        kind = self.kinds.setdefault(f"{request.method} {request.path.partition('?')[0]}", Kind())
+        name = f"{request.method} {request.path.partition('?')[0]}"
+        kind = self.kinds.setdefault(name, Kind())
         headers = dict(self.headers)
         if cookies:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
@@ -194,6 +215,12 @@ class Load:
         # failed until it is answered.
         slot = self.timeline.setdefault(int(begun / SLOT_SECONDS), [0, 0, 0.0])
         slot[1] += 1
+
+        def fail(why: str) -> None:
+            kind.failures[why] += 1
+            if self.kinds.get(name) is kind:  # not from before the results were cleared
+                self.failures.append(Failure(begun, loop.time(), name, why))
+
         try:
             async with client.request(
                 request.method,
@@ -204,7 +231,7 @@ class Load:
             ) as response:
                 await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            kind.failures[type(error).__name__] += 1
+            fail(type(error).__name__)
             return False
         finally:
             seconds = loop.time() - begun
@@ -213,10 +240,10 @@ class Load:
         # Not with a cookie jar, which would not send Secure cookies over plain HTTP.
         for line in response.headers.getall("Set-Cookie", []):
             with suppress(CookieError):
-                for name, morsel in SimpleCookie(line).items():
-                    cookies[name] = morsel.value
+                for cookie, morsel in SimpleCookie(line).items():
+                    cookies[cookie] = morsel.value
         if response.status != request.status:
-            kind.failures[str(response.status)] += 1
+            fail(str(response.status))
             return False
         kind.answered += 1
         self.answered += 1

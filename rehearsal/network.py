@@ -5,8 +5,10 @@ import resource
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 
 POLL_SECONDS = 0.01
+CONNECT_SECONDS = 3
 MAX_OPEN_FILES = 16384  # two for each held request, of which there are thousands
 
 
@@ -72,4 +74,13 @@ async def accepts(
                 await writer.wait_closed()
             return True
         await asyncio.sleep(POLL_SECONDS)
+    return False
+
+
+@cache
+def is_reachable(host: str) -> bool:
+    """Return whether this machine can connect to an HTTPS server."""
+    with suppress(OSError):
+        socket.create_connection((host, 443), CONNECT_SECONDS).close()
+        return True
     return False

@@ -11,7 +11,7 @@ from pathlib import Path
 from rehearsal import configuration as configurations
 from rehearsal import inspection, services
 from rehearsal.configuration import Configuration
-from rehearsal.dependencies import plan
+from rehearsal.dependencies import NODE_HOST, plan, stands_in_for_n
 from rehearsal.findings import Severity
 from rehearsal.front import FrontError, nginx
 from rehearsal.front import front as run_router
@@ -125,7 +125,15 @@ async def build(
         python = await images.python(application)
         if stage == "build":
             found, missing = check_runtimes(configuration, name, python.interpreter)
-            _, unavailable = plan(application, scene.scratch / "tree" / application.directory)
+            steps, unavailable = plan(application, scene.scratch / "tree" / application.directory)
+            if stand_in := stands_in_for_n(steps):
+                scene.add_finding(
+                    stage,
+                    f"`n` cannot reach {NODE_HOST}, so this machine's Node.js is used",
+                    fix=f"rehearse with a connection to {NODE_HOST} to test with its version",
+                    severity=Severity.NOTE,
+                    place=configuration.place("applications", name, *stand_in.keys),
+                )
             for package in unavailable:
                 scene.add_finding(
                     stage,
@@ -150,7 +158,7 @@ async def build(
                 variant="" if scene.bwrap else scene.options.environment,
             )
         except BuildError as error:
-            scene.doubt_connection(error.result.output)
+            scene.doubt(error.result.output)
             scene.add_finding(
                 stage,
                 str(error),
@@ -184,7 +192,8 @@ def freeze_images(scene: Scene, images: Sequence[Image]) -> None:
             "freeze",
             "bubblewrap is not used, so the image is a copy without write permissions",
             consequence="not tested: that nothing is written outside mounts at runtime, that mounts"
-            " hide the image's files, and that only files of the container are used",
+            " hide the image's files, that only files of the container are used, and that each"
+            " instance has an `instance` mount of its own",
             fix="install bubblewrap (Debian package: bubblewrap), and do not use --no-isolation",
             severity=Severity.NOTE,
         )
@@ -201,7 +210,7 @@ async def run_services(scene: Scene, scenes: Mapping[str, Scene], images: Sequen
     options = scene.options
     directory = options.place / "services"
     with scene.stage("services") as stage:
-        if options.fresh or options.clone_of:
+        if options.fresh or options.clone_of or options.restore:
             clear(scene, directory)
         if options.clone_of:
             clone(scene, options.clone_of, directory)
@@ -211,6 +220,7 @@ async def run_services(scene: Scene, scenes: Mapping[str, Scene], images: Sequen
             scratch=scene.scratch / "services",
             ports=scene.ports,
             found=scene.report.findings,
+            max_connections=options.max_connections,
         )
         shown: dict[str, str] = {}
         for image in images:

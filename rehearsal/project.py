@@ -55,6 +55,20 @@ class Compatibility(Part):
     """A document to refer to if the previous release does not work on the schema."""
 
 
+class Connections(Part):
+    """The database connections of each process with a connection pool, at most.
+
+    Without this section, the most that were measured count.
+    """
+
+    pool: int = Field(ge=1)
+    """The size of its pool."""
+    others: int = Field(default=0, ge=0)
+    """The number of its connections outside the pool, such as those that LISTEN."""
+    variable: str | None = Field(default=None, pattern="^[A-Z_][A-Z0-9_]*$")
+    """The variable that sets the size of the pool, if there is one."""
+
+
 class Project(Part):
     """The settings in `[tool.rehearsal]`."""
 
@@ -68,6 +82,7 @@ class Project(Part):
     ready: str | None = None
     """The readiness URL: responds with 200 only while the application can serve requests."""
     compatibility: Compatibility = Compatibility()
+    connections: Connections | None = None
     rate: float = Field(default=220, gt=0)
     """The load, in requests per second."""
     load: list[Visit] = []

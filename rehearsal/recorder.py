@@ -3,20 +3,24 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from rehearsal.connections import WEB, Counting, Demand, Use, demand
+from rehearsal.connections import judge as judge_connections
 from rehearsal.findings import Finding, Severity
 from rehearsal.instance import Instance, SupervisedProcess
-from rehearsal.knowledge import DEFAULT_CPU, DEFAULT_PROFILE, SIZES
+from rehearsal.knowledge import DEFAULT_PROFILE, SIZES, default_memory
+from rehearsal.project import Connections
 from rehearsal.services import Services
 
 SAMPLE_SECONDS = 0.5
+COUNT_SECONDS = 0.2
 MAX_LOG_LINES = 500
 MAX_LINE_LENGTH = 300
 MIN_SECRET_LENGTH = 6
@@ -37,6 +41,11 @@ class Container:
     cpu: list[float] = field(default_factory=list)
     """In CPUs, since the previous sample."""
     cpu_seconds: float = 0.0
+    application: str = ""
+    process: str = WEB
+    """`web`, or the name of a worker."""
+    connections: Use = field(default_factory=Use)
+    """To PostgreSQL."""
 
     @property
     def peak(self) -> float:
@@ -46,7 +55,7 @@ class Container:
     @property
     def default_size(self) -> int:
         """Return the container's memory on the first deploy, in MB."""
-        return SIZES[self.profile][DEFAULT_CPU]
+        return default_memory(self.profile)
 
     @property
     def smallest_size(self) -> tuple[float, int] | None:
@@ -72,10 +81,39 @@ class Costs:
     """Log lines: the time, the log's name and the line, without secrets."""
     skipped: int = 0
     """The number of log lines that were left out."""
+    reserved_connections: int = 0
+    """How many of them are reserved for superusers."""
+    other_connections: int = 0
+    """The most connections that hooks, crons and others had."""
+    demand: Demand | None = None
+    """The connections that the project may need in a rolling deploy, if there is one server."""
 
     @property
     def peak_connections(self) -> int:
         return max((count for _, count in self.connections), default=0)
+
+    @property
+    def usable_connections(self) -> int:
+        return self.max_connections - self.reserved_connections
+
+    @property
+    def uses(self) -> dict[tuple[str, str], Use]:
+        """Return the most connections of a container, by its application and process."""
+        found: dict[tuple[str, str], Use] = {}
+        for container in self.containers:
+            use = found.setdefault((container.application, container.process), Use())
+            use.add(container.connections.connections, container.connections.processes)
+        return {key: use for key, use in found.items() if use.connections}
+
+    def describe_connections(self) -> str:
+        """Return the most connections, and how many a rolling deploy may need."""
+        text = f"{self.peak_connections} to PostgreSQL at most"
+        if self.demand:
+            text += (
+                f"; a rolling deploy may need {self.demand} = {self.demand.total}"
+                f" of {self.usable_connections}"
+            )
+        return text
 
     def remember_images(self, file: Path) -> None:
         """Read the sizes of the last rehearsal from a file, and write those of this one."""
@@ -95,11 +133,14 @@ class Costs:
                     "default_size_mb": container.default_size,
                     "smallest_size": container.smallest_size,
                     "cpu_seconds": round(container.cpu_seconds, 2),
+                    "connections": container.connections.connections,
                 }
                 for container in self.containers
             ],
             "connections": self.peak_connections,
             "max_connections": self.max_connections,
+            "reserved_connections": self.reserved_connections,
+            "demand": self.demand and {**asdict(self.demand), "total": self.demand.total},
             "images_mb": {name: round(size, 1) for name, size in self.images.items()},
             "previous_images_mb": {
                 name: round(size, 1) for name, size in self.previous_images.items()
@@ -116,7 +157,8 @@ class Recorder:
         self.services: Callable[[], Services | None] = lambda: None
         """Returns the services, once they have been started."""
         self._instances: list[tuple[str, Instance]] = []
-        self._containers: dict[tuple[int, str], Container] = {}
+        self._containers: dict[str, Container] = {}
+        self._counting = Counting()
         self._cpu: dict[tuple[int, float], float] = {}
         """The processor time of each process, by its ID and start time."""
         self._logs: dict[Path, int] = {}
@@ -155,13 +197,15 @@ class Recorder:
     @asynccontextmanager
     async def recording(self, logs: Path) -> AsyncIterator[None]:
         """Take samples during the block."""
-        task = asyncio.create_task(self._run(logs))
+        tasks = [asyncio.create_task(self._run(logs)), asyncio.create_task(self._count())]
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            await self._counting.close()
             self._read_logs(logs)
 
     async def _run(self, logs: Path) -> None:
@@ -169,16 +213,21 @@ class Recorder:
             # In a thread, because finding all processes takes some milliseconds.
             await asyncio.to_thread(self._sample_all)
             self._read_logs(logs)
-            await self._count_connections()
             await asyncio.sleep(SAMPLE_SECONDS)
 
-    def _sample_all(self) -> None:
+    def _running(self) -> Iterator[tuple[str, Instance, SupervisedProcess]]:
+        """Yield each container that has been started, with its name."""
         for label, instance in list(self._instances):
             for process in [instance.web, *instance.workers]:
-                if process is not None and process.running is not None:
-                    self._sample(label, instance, process)
+                if process and process.running and not process.running.has_ended:
+                    name = label if process is instance.web else f"{label}-{process.name}"
+                    yield name, instance, process
 
-    def _sample(self, label: str, instance: Instance, process: SupervisedProcess) -> None:
+    def _sample_all(self) -> None:
+        for name, instance, process in self._running():
+            self._sample(name, instance, process)
+
+    def _sample(self, name: str, instance: Instance, process: SupervisedProcess) -> None:
         now = self.now()
         memory = used = 0.0
         for each in process.processes():
@@ -190,41 +239,85 @@ class Recorder:
                 self._cpu[key] = total
         if not memory:
             return
-        name = label if process is instance.web else f"{label}-{process.name}"
-        key_of_container = (id(instance), process.name)
-        container = self._containers.get(key_of_container)
-        if container is None:
-            application = instance.application
-            worker = application.workers.get(process.name)
-            own = worker.container_profile if worker else None
-            profile = own or application.container_profile or DEFAULT_PROFILE
-            container = Container(name, profile if profile in SIZES else DEFAULT_PROFILE)
-            self._containers[key_of_container] = container
-            self.costs.containers.append(container)
+        container = self._container(name, instance, process)
         passed = now - container.times[-1] if container.times else SAMPLE_SECONDS
         container.times.append(now)
         container.memory.append(memory / MEGABYTE)
         container.cpu.append(used / passed if passed else 0.0)
         container.cpu_seconds += used
 
-    async def _count_connections(self) -> None:
-        services = self.services()
-        total = limit = 0
-        for databases in services.databases if services else ():
-            with suppress(Exception):  # refused on purpose, or the server is ending
-                async with asyncio.timeout(1):
-                    connection = await databases.connect("postgres")
-                    try:
-                        total += await connection.fetchval(
-                            "SELECT count(*) FROM pg_stat_activity"
-                            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-                        )
-                        limit += int(await connection.fetchval("SHOW max_connections"))
-                    finally:
-                        await connection.close()
-        if limit:
-            self.costs.connections.append((self.now(), total))
-            self.costs.max_connections = limit
+    def _container(self, name: str, instance: Instance, process: SupervisedProcess) -> Container:
+        """Return the numbers of a container; those of later deploys have the same name."""
+        container = self._containers.get(name)
+        if container is None:
+            application = instance.application
+            worker = application.workers.get(process.name)
+            own = worker.container_profile if worker else None
+            profile = own or application.container_profile or DEFAULT_PROFILE
+            container = Container(
+                name,
+                profile if profile in SIZES else DEFAULT_PROFILE,
+                application=instance.image.application,
+                process=WEB if process is instance.web else process.name,
+            )
+            self._containers[name] = container
+            self.costs.containers.append(container)
+        return container
+
+    async def _count(self) -> None:
+        """Count the database connections, more often than the rest, because hooks are short."""
+        while True:
+            await asyncio.sleep(COUNT_SECONDS)
+            services = self.services()
+            sample = await self._counting.sample(
+                services.databases if services else [],
+                {name: process for name, _, process in self._running()},
+            )
+            if sample is None:
+                continue
+            costs = self.costs
+            costs.connections.append((self.now(), sample.total))
+            costs.max_connections = self._counting.limit
+            costs.reserved_connections = self._counting.reserved
+            costs.other_connections = max(costs.other_connections, sample.others)
+            for name, processes in sample.by_container.items():
+                if container := self._containers.get(name):  # it has been sampled, too
+                    container.connections.add(processes.total(), len(processes))
+
+    def judge_connections(
+        self, application: str, instances: int, settings: Connections | None
+    ) -> list[Finding]:
+        """Return a warning if PostgreSQL has too few connections for a rolling deploy.
+
+        Args:
+            application: the application that has several instances.
+            instances: how many it may have.
+            settings: the connections of its processes, if the project names them.
+        """
+        services, costs = self.services(), self.costs
+        uses = costs.uses
+        if services is None or len(services.databases) != 1 or (application, WEB) not in uses:
+            return []  # how connections are distributed over several servers is not known
+        pool = settings.pool if settings else 0
+        for _, instance in self._instances:
+            if settings and settings.variable and instance.image.application == application:
+                value = instance.variables.get(settings.variable, "")
+                pool = int(value) if value.isdecimal() else pool
+        costs.demand = demand(
+            uses,
+            costs.other_connections,
+            application=application,
+            instances=instances,
+            settings=settings,
+            pool=pool,
+        )
+        return judge_connections(
+            uses,
+            costs.demand,
+            costs.usable_connections,
+            application=application,
+            settings=settings,
+        )
 
     def _read_logs(self, logs: Path) -> None:
         """Record the lines that were added to the logs since the last sample."""

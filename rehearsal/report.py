@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
@@ -78,6 +78,8 @@ class Report:
     """What a visitor saw during the deploy, in order."""
     address: str = ""
     """The router's URL, if the application keeps running."""
+    instances: list[str] = field(default_factory=list)
+    """The URL of each instance, then."""
     seconds: float = 0.0
     previous: str = ""
     """The release that was replaced."""
@@ -119,6 +121,7 @@ class Report:
             "seen": self.seen,
             "findings": [as_json(finding) for finding in self.findings],
             "address": self.address,
+            "instances": self.instances,
         }
 
 
@@ -132,6 +135,12 @@ def counted(findings: Iterable[Finding]) -> str:
         if count:
             parts.append(f"{count} {severity.label}{plural}")
     return ", ".join(parts)
+
+
+def shares_of(requests: Mapping[str, int]) -> list[str]:
+    """Return the share of the requests that each instance received, such as `app-2 34 %`."""
+    total = sum(requests.values())
+    return [f"{name} {number / total:.0%}".replace("%", " %") for name, number in requests.items()]
 
 
 class Console:
@@ -267,6 +276,11 @@ class Console:
                     f" ({', '.join(f'{n} x {what}' for what, n in numbers['failures'].items())})"
                 )
             self.say(f"{line}, slowest {numbers['slowest']:.2f} s")
+        if cut := load.get("in_flight"):
+            self.say(f"  {cut} more were in flight on the lost instance")
+        shares = shares_of(load.get("instances", {}))
+        if len(shares) > 1:
+            self.say(f"Instances   {', '.join(shares)}")
         if load["writes"]:
             lost = load["lost"]
             verdict = (
@@ -276,14 +290,14 @@ class Console:
 
     def _costs(self, costs: "Costs") -> None:
         parts = [f"{each.name} {each.peak:.0f} MB" for each in costs.containers if each.peak]
-        if costs.connections:
-            parts.append(f"{costs.peak_connections} database connections")
         for name, size in costs.images.items():
             last = costs.previous_images.get(name)
             change = f" ({size - last:+.0f})" if last and round(size - last) else ""
             parts.append(f"image {name} {size:.0f} MB{change}")
         if parts:
             self.say(f"Costs       {', '.join(parts)}")
+        if costs.connections:
+            self.say(f"Connections {costs.describe_connections()}")
 
     def _wipe(self) -> None:
         if self.moving:

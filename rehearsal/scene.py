@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
 from rehearsal import inspection
 from rehearsal.findings import Finding, Place, Severity
+from rehearsal.fleet import Fleet
 from rehearsal.front import Front, nginx
 from rehearsal.image import Image
 from rehearsal.instance import Instance, prepare_mounts
@@ -22,7 +23,11 @@ from rehearsal.report import Console, Report, Stage
 from rehearsal.router import Page
 from rehearsal.sandbox import Result
 from rehearsal.services import Databases, Services
+from rehearsal.services.postgresql import MAX_CONNECTIONS
 from rehearsal.variables import Endpoint, Environment, host_name, runtime_variables
+
+if TYPE_CHECKING:
+    from rehearsal.restore import Restored
 
 # What --run can run.
 KINDS = ("cron", "operation", "source-operation", "task")
@@ -56,6 +61,10 @@ class Options:
     clone_of: str | None = None
     strategy: str | None = None
     previous: str | None = None
+    rollback: str | None = None
+    """The earlier release that follows this one."""
+    restore: Path | None = None
+    """The dump to start with."""
     broken: str | None = None
     fresh: bool = False
     rebuild: bool = False
@@ -65,9 +74,16 @@ class Options:
     isolated: bool = True
     keep: bool = False
     instances: int = 1
+    instances_max: int | None = None
+    """The maximum of the autoscaling, for the number of database connections."""
+    max_connections: int = MAX_CONNECTIONS
+    """The limit of each PostgreSQL server."""
+    deploys: int = 1
+    """The number of deploys in a row, with `strategy`."""
     runs: tuple[Chosen, ...] = ()
     schema: Path | None = None
     domain: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
     command: str = "upsun-rehearse"
     """The command that starts a rehearsal of this repository, for messages."""
@@ -121,6 +137,8 @@ class Scene:
     """The start of the names of stages, with several applications; "" for the main one."""
     subdirectory: str = ""
     """The directory of the application's logs and temporary files; "" for the main one."""
+    restored: "Restored | None" = None
+    """The restored database, with --restore."""
     doubts: list[str] = field(default_factory=list)
     """What is missing here and may be the cause of a failure, such as `Python 3.14`."""
 
@@ -135,13 +153,23 @@ class Scene:
         """
         other = replace(
             self,
-            options=replace(self.options, broken=None, strategy=None, previous=None, instances=1),
+            options=replace(
+                self.options,
+                broken=None,
+                strategy=None,
+                previous=None,
+                rollback=None,
+                restore=None,
+                instances=1,
+                instances_max=None,
+            ),
             project=Project(),
             pages=[],
             endpoints={},
             instances=[],
             prefix=f"{application}: ",
             subdirectory=application,
+            restored=None,
             doubts=[],
         )
         other.logs.mkdir(exist_ok=True)
@@ -179,11 +207,12 @@ class Scene:
             self.report.stages.append(stage)
             self.console.ended(stage, found)
 
-    def doubt_connection(self, output: str) -> None:
-        """Note a host that a failed program could not reach, which the platform can."""
-        host = inspection.unreachable(output)
-        if host:
+    def doubt(self, output: str) -> None:
+        """Note what a failed program lacked and may have on the platform: a host or a secret."""
+        if host := inspection.unreachable(output):
             self.doubts.append(f"a connection to {host}")
+        if name := inspection.unset_secret(output):
+            self.doubts.append(f"the variable {name}")
 
     def _in_doubt(self, finding: Finding) -> Finding:
         """Return a failure of the project's code as not rehearsed if it may be due to a gap here.
@@ -224,6 +253,23 @@ class Scene:
             )
         )
 
+    def find_in(self, instance: Instance, stage: str, message: str, **details: Any) -> None:
+        """Add a finding about an instance, unless an earlier instance has the same one."""
+        known = {finding.message for finding in self.report.findings if finding.stage == stage}
+        if instance.number == 1:
+            self.add_finding(stage, message, **details)
+        elif message not in known:
+            self.add_finding(stage, f"instance {instance.number}: {message}", **details)
+
+    def fleet(self, image: Image, label: str) -> Fleet:
+        """Create the instances of a release, which are stopped at the end of the rehearsal."""
+        return Fleet(
+            [
+                self.instance(image, label if number == 1 else f"{label}-{number}", number)
+                for number in range(1, self.options.instances + 1)
+            ]
+        )
+
     def instance(self, image: Image, label: str, number: int = 1) -> Instance:
         """Create an instance of a release that is stopped at the end of the rehearsal."""
         port = self.ports.reserve()
@@ -252,6 +298,7 @@ class Scene:
             scratch=scratch,
             logs=self.logs,
             label=label,
+            number=number,
         )
         self.stack.push_async_callback(instance.close)
         self.instances.append(instance)
@@ -272,7 +319,7 @@ class Scene:
         if result is None or result.code == 0:
             return True
         image = instance.image
-        self.doubt_connection(result.output)
+        self.doubt(result.output)
         consequences = {
             "deploy": "the platform continues, and the new release serves although the hook failed",
             "post_start": "the platform reports the failure and continues",
@@ -283,7 +330,8 @@ class Scene:
         name = names.get(keys[-1], keys[-1])
         if keys[0] in kinds:
             name = f"the {kinds[keys[0]]} {keys[-1] if keys[1:] else image.application}"
-        self.add_finding(
+        self.find_in(
+            instance,
             stage.name,
             f"{name} {result.ending}",
             consequence=consequences.get(keys[-1], ""),

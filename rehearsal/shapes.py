@@ -53,6 +53,8 @@ class Text(Shape):
     """Whether a number or a boolean is probably accepted as well."""
     explained: Mapping[str, str] = field(default_factory=dict)
     """How to fix certain wrong values."""
+    former: Mapping[str, str] = field(default_factory=dict)
+    """Patterns of older values that the platform still accepts, and what to write instead."""
 
     @property
     def noun(self) -> str:  # type: ignore[override]
@@ -64,7 +66,12 @@ class Text(Shape):
                 yield Fault(keys, f"is {describe(value)} and not text", "quote it", False)
             else:
                 yield Fault(keys, f"must be {self.noun}, not {describe(value)}")
-        elif self.values and value not in self.values:
+            return
+        for former, instead in self.former.items():
+            if re.fullmatch(former, value):
+                yield Fault(keys, f"is `{value}`, an older form", instead, is_rejected=False)
+                return
+        if self.values and value not in self.values:
             yield Fault(
                 keys,
                 f"is `{value}`, which is not {self.noun}",
@@ -134,6 +141,10 @@ class Either(Shape):
         found = [list(examine(value, shape, keys)) for shape in self.shapes]
         if not all(found):
             return
+        for faults in found:
+            if not any(fault.is_rejected for fault in faults):
+                yield from faults
+                return
         inside = [faults for faults in found if any(fault.keys != keys for fault in faults)]
         if inside:
             yield from inside[0]

@@ -15,6 +15,8 @@ from pathlib import Path
 from rehearsal import formats
 from rehearsal.configuration import CONFIG_FILE, DIRECTORY, REJECTED, STAGE, config_files
 from rehearsal.findings import Finding, Verdict, verdict
+from rehearsal.fixed import DIRECTORY as FIXED_DIRECTORY
+from rehearsal.fixed import is_fixed
 from rehearsal.knowledge import AS_OF
 from rehearsal.program import program
 from rehearsal.report import Console
@@ -86,9 +88,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def enclosing_project(directory: Path) -> Path:
-    """Return the nearest directory upwards that contains `.upsun`, else `directory`."""
+    """Return the nearest directory upwards with a project, else `directory`."""
     for candidate in (directory, *directory.parents):
-        if (candidate / DIRECTORY).is_dir():
+        if (candidate / DIRECTORY).is_dir() or (candidate / FIXED_DIRECTORY).is_dir():
             return candidate
     return directory
 
@@ -105,7 +107,7 @@ def project_of(path: Path) -> tuple[Path, Path | None]:
 
 def check(directory: Path, file: Path | None, schema: Path | None) -> list[Finding]:
     """Return the findings about a project, with files relative to the current directory."""
-    if file is None and not config_files(directory):
+    if file is None and not config_files(directory) and not is_fixed(directory):
         return [Finding(STAGE, f"{shown(directory / CONFIG_FILE)} does not exist", REJECTED)]
     complete = file is None and (directory / ".git").exists()
     result = validate(

@@ -37,6 +37,7 @@ CHECKS: tuple[Check, ...] = (
     versions.check_timezone,
     wiring.check_names,
     wiring.check_relationships,
+    wiring.check_circles,
     wiring.check_database_url,
     wiring.check_unused_services,
     wiring.check_any_route,

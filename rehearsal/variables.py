@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,6 +38,8 @@ class Environment:
     """The project's entropy, the same in all environments."""
     own_domain: str | None = None
     """The project's own domain; None if it has none."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """The variables with the prefix `env:` that are set outside the configuration."""
 
     @property
     def machine_name(self) -> str:
@@ -141,8 +143,12 @@ def build_variables(
     entropy: str,
     directory: str,
     cache: str,
+    variables: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return the variables of a build container, with this machine's package manager settings."""
+    """Return the variables of a build container, with this machine's package manager settings.
+
+    `variables` are set outside the configuration and override it; see `Environment`.
+    """
     passed = {
         variable: value
         for variable, value in os.environ.items()
@@ -166,6 +172,7 @@ def build_variables(
         "PIP_CACHE_DIR": f"{cache}/pip",
         "NPM_CONFIG_CACHE": f"{cache}/npm",
         **_own(configuration.applications[name]),
+        **(variables or {}),
         "PLATFORM_APP_DIR": directory,
         "PLATFORM_APPLICATION": encode(configuration.raw["applications"][name]),
         "PLATFORM_APPLICATION_NAME": name,
@@ -175,7 +182,7 @@ def build_variables(
         "PLATFORM_PROJECT_ENTROPY": entropy,
         "PLATFORM_SOURCE_DIR": directory,
         "PLATFORM_TREE_ID": release,
-        "PLATFORM_VARIABLES": encode({}),
+        "PLATFORM_VARIABLES": encode(_other(configuration.applications[name])),
         "PLATFORM_VENDOR": "upsun",
     }
 
@@ -207,6 +214,7 @@ def runtime_variables(
     """
     return {
         **_own(configuration.applications[name]),
+        **environment.variables,
         **relationship_variables(endpoints, named=named),
         "PLATFORM_APP_DIR": directory,
         "PLATFORM_APPLICATION": encode(configuration.raw["applications"][name]),
@@ -219,7 +227,7 @@ def runtime_variables(
         "PLATFORM_ROUTES": encode(routes(configuration, environment)),
         "PLATFORM_SMTP_HOST": "",  # outgoing mail is disabled: a rehearsal must not send any
         "PLATFORM_TREE_ID": release,
-        "PLATFORM_VARIABLES": encode({}),
+        "PLATFORM_VARIABLES": encode(_other(configuration.applications[name])),
         "PLATFORM_VENDOR": "upsun",
         "PORT": str(port),
         "SOCKET": socket,
@@ -260,5 +268,24 @@ def routes(configuration: Configuration, environment: Environment) -> dict[str, 
 
 
 def _own(application: Application) -> dict[str, str]:
-    """Return the variables that the configuration sets under `variables.env`."""
-    return {name: str(value) for name, value in application.variables.get("env", {}).items()}
+    """Return the variables that the configuration sets under `variables.env`.
+
+    The platform writes their names in upper case. They are here under both names, because no source
+    says that the other one does not exist. Values that are not text are JSON.
+    Source: "Use environment variables" and "Top-level environment variables" in the documentation.
+    """
+    found: dict[str, str] = {}
+    for name, value in application.variables.get("env", {}).items():
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+        found |= dict.fromkeys((name, name.upper()), "" if value is None else text)
+    return found
+
+
+def _other(application: Application) -> dict[str, Any]:
+    """Return the content of `PLATFORM_VARIABLES`: the variables with another prefix than `env`."""
+    return {
+        f"{prefix}:{name}": value
+        for prefix, variables in application.variables.items()
+        for name, value in variables.items()
+        if prefix != "env"
+    }

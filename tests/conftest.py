@@ -3,23 +3,18 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pytest
 from pydantic import SecretStr
 from quart import Quart
 from quart.testing import QuartClient as Client
+from sqlalchemy import URL
 
 from app import create_app
 from app.settings import Settings
-from quart_upsun.database.url import parse_database_url
-from quart_upsun.testing.programs import require
 from quart_upsun.web import templating
 from quart_upsun.web.assets import AssetsMissingError
-
-if TYPE_CHECKING:
-    from tests.deploy.releases import Releases
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,9 +29,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def settings(database_url: str) -> Settings:
+def settings(application_url: URL, direct_url: URL | None) -> Settings:
     return Settings(
-        database_url=parse_database_url(database_url),
+        database_url=application_url,
+        database_direct_url=direct_url,
         secret_key=SecretStr("a key for tests, of no worth anywhere else"),
         log_level="debug",
         run_jobs=False,  # tests call `jobs.run_due()`
@@ -54,29 +50,3 @@ async def app(settings: Settings) -> AsyncIterator[Quart]:
 @pytest.fixture
 def client(app: Quart) -> Client:
     return cast(Client, app.test_client())
-
-
-@pytest.fixture(scope="session")
-def releases(tmp_path_factory: pytest.TempPathFactory) -> "Releases":
-    """Releases of this application.
-
-    Only for tests in the xdist group `builds`. Other workers would build them again.
-    """
-    from tests.deploy.releases import make_releases
-
-    return make_releases(tmp_path_factory.mktemp("releases"))
-
-
-@pytest.fixture(scope="session")
-async def images(releases: "Releases") -> dict[str, Path]:
-    """The images that the build hook creates for the first two releases, by revision."""
-    from tests.deploy.releases import build_images
-
-    require("bwrap")
-    return await build_images(releases)
-
-
-@pytest.fixture
-def built(releases: "Releases", images: dict[str, Path]) -> "Releases":
-    """The releases, after their images are built, so that no build slows down the test."""
-    return releases

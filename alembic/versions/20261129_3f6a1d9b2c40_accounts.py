@@ -31,7 +31,7 @@ def time(name: str, *, nullable: bool = False, default: str | None = "now()") ->
 
 def upgrade() -> None:
     create_users()
-    create_access_tokens()
+    create_idempotent_answers()
     create_security()
     create_jobs()
     create_live_events()
@@ -67,32 +67,7 @@ def create_users() -> None:
         )
 
 
-def create_access_tokens() -> None:
-    op.create_table(
-        "access_tokens",
-        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
-        sa.Column("user_id", sa.BigInteger(), nullable=False),
-        sa.Column("name", sa.String(length=80), nullable=False),
-        sa.Column("digest", sa.LargeBinary(), nullable=False),
-        sa.Column("scopes", sa.ARRAY(sa.String(length=20)), nullable=False),
-        sa.Column(
-            "created_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("now()"),
-            nullable=False,
-        ),
-        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("last_used_at", sa.DateTime(timezone=True)),
-        sa.ForeignKeyConstraint(
-            ["user_id"],
-            ["users.id"],
-            name=op.f("fk_access_tokens_user_id_users"),
-            ondelete="CASCADE",
-        ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_access_tokens")),
-        sa.UniqueConstraint("digest", name=op.f("uq_access_tokens_digest")),
-    )
-    op.create_index("ix_access_tokens_user_id", "access_tokens", ["user_id"])
+def create_idempotent_answers() -> None:
     op.create_table(
         "idempotent_answers",
         sa.Column("user_id", sa.BigInteger(), nullable=False),
@@ -362,7 +337,7 @@ def downgrade() -> None:
     for table in (
         *("sanitizations", "database_owner", "mails", "live_events"),
         *("pgqueuer_statistics", "pgqueuer_schedules", "pgqueuer_log", "pgqueuer"),
-        *("rate_limits", "audit_events", "idempotent_answers", "access_tokens", "users"),
+        *("rate_limits", "audit_events", "idempotent_answers", "users"),
     ):
         op.drop_table(table)
     op.execute("DROP FUNCTION fn_pgqueuer_changed()")

@@ -8,6 +8,7 @@ from app.user import accounts
 from app.user.audit_trail import Event
 from app.user.login import admin_required, logged_in_user
 from app.user.models import User
+from app.user.proofs import proof_required
 from quart_upsun.database import MAX_ID
 from quart_upsun.jobs import failed
 from quart_upsun.logging import get_logger
@@ -54,14 +55,24 @@ async def user(user_id: int) -> ResponseReturnValue:
         events = await audit.list_events(
             session, user_id=user_id, before=before_id(), limit=PAGE_SIZE + 1
         )
+        actions = [
+            action.template
+            for action in site.admin_user_actions
+            if await action.is_available(session, user_id)
+        ]
     return await render_template(
-        "admin/user.html", user=found, events=events[:PAGE_SIZE], has_more=len(events) > PAGE_SIZE
+        "admin/user.html",
+        user=found,
+        actions=actions,
+        events=events[:PAGE_SIZE],
+        has_more=len(events) > PAGE_SIZE,
     )
 
 
 @blueprint.post("/users/<id:user_id>/deactivate/")
 @no_store
 @admin_required
+@proof_required
 @rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.DEACTIVATED, Event.TOKEN_DELETED)
 async def deactivate(user_id: int) -> ResponseReturnValue:
@@ -86,6 +97,7 @@ async def deactivate(user_id: int) -> ResponseReturnValue:
 @blueprint.post("/users/<id:user_id>/reactivate/")
 @no_store
 @admin_required
+@proof_required
 @rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.REACTIVATED)
 async def reactivate(user_id: int) -> ResponseReturnValue:
@@ -99,6 +111,7 @@ async def reactivate(user_id: int) -> ResponseReturnValue:
 @blueprint.post("/users/<id:user_id>/end-sessions/")
 @no_store
 @admin_required
+@proof_required
 @rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.SESSIONS_ENDED, Event.TOKEN_DELETED)
 async def end_sessions(user_id: int) -> ResponseReturnValue:
@@ -155,6 +168,7 @@ async def jobs() -> ResponseReturnValue:
 @blueprint.post("/jobs/<id:job_id>/again/")
 @no_store
 @admin_required
+@proof_required
 @rate_limit(CHANGE_LIMIT, by_account)
 @not_audited("does not concern an account")
 async def retry_job(job_id: int) -> ResponseReturnValue:
@@ -173,6 +187,7 @@ async def retry_job(job_id: int) -> ResponseReturnValue:
 @blueprint.post("/jobs/<id:job_id>/remove/")
 @no_store
 @admin_required
+@proof_required
 @rate_limit(CHANGE_LIMIT, by_account)
 @not_audited("does not concern an account")
 async def remove_job(job_id: int) -> ResponseReturnValue:
@@ -207,5 +222,5 @@ def before_id() -> int | None:
 
 async def get_user_or_404(user_id: int) -> User:
     """Return the user, or abort with a 404."""
-    async with database.read() as session:
+    async with database.read(exact=True) as session:
         return await accounts.get_user(session, user_id) or abort(404)

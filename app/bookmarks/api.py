@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from quart import Blueprint, Response, request, url_for
+from quart.blueprints import BlueprintSetupState
 from quart_schema import tag_blueprint
 
 from app.bookmarks import jobs, uploads
@@ -32,6 +33,12 @@ tag_blueprint(blueprint, ["Links"])
 
 IMPORT_IN_PROGRESS = "Another import is still running. Wait until it has finished."
 EMPTY_FILE = "The file is empty."
+
+
+@blueprint.record_once
+def raise_body_limit(state: BlueprintSetupState) -> None:
+    """Raise the body limit for uploads: the file is the body itself."""
+    state.app.config["BODY_LIMITS"]["/api/v1/links/import"] = uploads.FILE_BODY_LIMIT
 
 
 class ImportAnswer(BaseModel):

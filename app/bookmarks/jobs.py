@@ -14,12 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.bookmarks.bookmark_file import Bookmark, BookmarkParser
 from app.bookmarks.models import Import, ImportChunk
 from app.links import queries, search_index
-from app.links.hooks import request_metadata
+from app.links.hooks import announce_change, request_metadata
 from app.links.models import Link
 from quart_upsun.database import Database
 from quart_upsun.jobs.models import Job
 from quart_upsun.jobs.queue import JobContext, JobError, JobTakenOverError, Schedule, Task
-from quart_upsun.live.events import publish
 
 MAX_LINKS = 50_000
 BATCH_SIZE = 500  # links per transaction
@@ -164,7 +163,7 @@ async def _read_ahead(
         if following:
             yield await following
     finally:
-        if following:  # the consumer has failed or was cancelled
+        if following:  # the consumer has failed or was canceled
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 
@@ -258,7 +257,7 @@ class _BatchWriter:
         )
         progress = ImportProgress(*(await session.execute(updated)).one())
         if notify:
-            await publish(session, user_id, "import", **progress_event(progress))
+            await announce_change(session, user_id, "import", **progress_event(progress))
 
 
 def progress_event(progress: ImportProgress) -> dict[str, Any]:
@@ -356,7 +355,8 @@ async def _fail_imports(session: AsyncSession, condition: Any) -> None:
     ids = [row.id for row in rows]
     await session.execute(delete(ImportChunk).where(ImportChunk.import_id.in_(ids)))
     for row in sorted(rows, key=lambda each: each.user_id):
-        await publish(session, row.user_id, "import", **progress_event(ImportProgress(*row[:-1])))
+        progress = ImportProgress(*row[:-1])
+        await announce_change(session, row.user_id, "import", **progress_event(progress))
 
 
 async def clean_up_imports(running: JobContext) -> None:

@@ -21,11 +21,11 @@ from app.bookmarks.jobs import (
     progress_event,
 )
 from app.bookmarks.models import Import, ImportChunk
+from app.links.hooks import announce_change
 from app.user.models import User
 from quart_upsun.database import Database, DatabaseUnavailableError
 from quart_upsun.http.bodies import BodyLimit
 from quart_upsun.jobs.queue import enqueue
-from quart_upsun.live.events import publish
 from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
@@ -122,7 +122,7 @@ async def _enqueue_import(session: AsyncSession, user_id: int, import_id: int, s
     )
     progress = ImportProgress(*(await session.execute(completed)).one())
     await enqueue(session, IMPORT_TASK, key=f"{IMPORT_TASK.name} {import_id}", id=import_id)
-    await publish(session, user_id, "import", **progress_event(progress))
+    await announce_change(session, user_id, "import", **progress_event(progress))
 
 
 async def _rechunk(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

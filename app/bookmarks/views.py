@@ -20,7 +20,6 @@ from app.links import hooks
 from app.user.login import logged_in_user, login_required
 from quart_upsun.current import current_toolkit
 from quart_upsun.http.bodies import iterate_uploaded_file
-from quart_upsun.live.events import newest_event
 from quart_upsun.policy import no_rate_limit, no_store, not_audited
 from quart_upsun.security.limits import Limit, by_account, rate_limit
 
@@ -35,9 +34,7 @@ MAX_IMPORTS_SHOWN = 10
 def init_app(app: Quart) -> None:
     """Link to the page from the list, and raise the body limit for uploads."""
     hooks.add_template(app, "tools", "bookmarks/tool.html")
-    limits = app.config["BODY_LIMITS"]
-    limits["/links/import/"] = uploads.FORM_BODY_LIMIT
-    limits["/api/v1/links/import"] = uploads.FILE_BODY_LIMIT  # the file is the body itself
+    app.config["BODY_LIMITS"]["/links/import/"] = uploads.FORM_BODY_LIMIT
 
 
 @blueprint.get("/import/")
@@ -85,9 +82,9 @@ async def export(form: str) -> Response:
 
 async def render_page(error: str | None = None) -> str:
     """Render the page, with the error of the form if there is one."""
-    async with database.read() as session:
+    async with database.read(exact=True) as session:
         # Read first: an event during the other query is then repeated rather than missed.
-        newest_event_id = await newest_event(session, logged_in_user().id)
+        newest_event_id = await hooks.newest_event_id(session, logged_in_user().id)
         found = await jobs.list_imports(session, logged_in_user().id, MAX_IMPORTS_SHOWN + 1)
     return await render_template(
         "bookmarks/import.html",

@@ -23,7 +23,6 @@ from quart_upsun.fetching import (
     turn,
 )
 from quart_upsun.jobs.queue import JobContext, JobError, Schedule, Task, enqueue_many
-from quart_upsun.live.events import publish
 
 BULK_PRIORITY = -10  # after fetches that a user waits for
 REFETCH_DAYS = 30
@@ -128,7 +127,7 @@ async def _store_failure(running: JobContext, link_id: int, error: FetchError) -
             .returning(_links.c.user_id)
         )
         if owner is not None:
-            await publish(session, owner, "link", id=link_id)
+            await hooks.announce_change(session, owner, "link", id=link_id)
     raise JobError(message, "not fetched")
 
 
@@ -153,7 +152,7 @@ async def _store_result(session: AsyncSession, link_id: int, **values: Any) -> N
             version=_links.c.version + 1,
         )
     )
-    await publish(session, link.user_id, "link", id=link_id)
+    await hooks.announce_change(session, link.user_id, "link", id=link_id)
 
 
 async def _store_icon(session: AsyncSession, icon: Fetched) -> bytes:

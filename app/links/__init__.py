@@ -1,4 +1,4 @@
-"""The example feature, a reading list: live pages, search, a JSON API and a background job.
+"""The example feature, a reading list: search, public lists, a JSON API and a background job.
 
 Other features extend it through `hooks`; it imports none of them.
 """

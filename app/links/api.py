@@ -1,12 +1,10 @@
 """The JSON API of the reading list: `/api/v1/links` and `/api/v1/tags`."""
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Literal
-from urllib.parse import urlencode
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from quart import Blueprint, Response, request, url_for
+from quart import Blueprint, Response, url_for
 from quart_schema import tag_blueprint
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -18,7 +16,9 @@ from app.links.selection import SEARCH_LIMIT, STATES
 from app.links.tags import parse_tag
 from quart_upsun import urls
 from quart_upsun.api.auth import by_caller, current_caller, scope_required
+from quart_upsun.api.fields import Id, clean_validator, omitted
 from quart_upsun.api.idempotency import idempotent
+from quart_upsun.api.pagination import NEXT_LINK_HEADER, next_page_url, page_response
 from quart_upsun.api.problems import DETAILS, Problem
 from quart_upsun.api.scopes import Scope
 from quart_upsun.api.validation import (
@@ -29,7 +29,6 @@ from quart_upsun.api.validation import (
     validate_json,
     validate_query,
 )
-from quart_upsun.database import MAX_ID
 from quart_upsun.http import preconditions
 from quart_upsun.policy import no_rate_limit, no_store, not_audited
 from quart_upsun.security.limits import Limit, is_search, rate_limit
@@ -44,32 +43,14 @@ WRITE = Scope("links:write", "Create, update and delete links")
 CHANGE_LIMIT = Limit("links_api", count=300, seconds=60)
 
 LINK_PATH = "/links/<id:id>"
-NEXT_LINK_HEADER = {"Link": "The URL of the next page (RFC 8288)"}
 ETAG_HEADER = {"ETag": "The version of the link, for use in `If-Match`"}
 LINK_NOT_FOUND = "Link not found."
 
-Id = Annotated[int, Field(ge=1, le=MAX_ID)]
-
-
 Tag = Annotated[Text, Field(max_length=TAG_LENGTH), AfterValidator(parse_tag)]
 Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS)]
-
-
-def _clean_validator(clean_function: Callable[[str], str], max_length: int) -> AfterValidator:
-    """Clean a text, then check its length again: NFC normalization can make it longer."""
-
-    def check(text: str) -> str:
-        result = clean_function(text)
-        if len(result) > max_length:
-            raise ValueError(f"String should have at most {max_length} characters")
-        return result
-
-    return AfterValidator(check)
-
-
-Title = Annotated[Text, Field(max_length=TITLE_LENGTH), _clean_validator(clean, TITLE_LENGTH)]
+Title = Annotated[Text, Field(max_length=TITLE_LENGTH), clean_validator(clean, TITLE_LENGTH)]
 Description = Annotated[
-    Text, Field(max_length=DESCRIPTION_LENGTH), _clean_validator(clean_lines, DESCRIPTION_LENGTH)
+    Text, Field(max_length=DESCRIPTION_LENGTH), clean_validator(clean_lines, DESCRIPTION_LENGTH)
 ]
 
 
@@ -115,14 +96,12 @@ class LinkChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    # Optional fields that reject null. `default_factory` keeps a default out of the schema, which
-    # would suggest that an omitted field is cleared.
     title: Title = Field(
-        default_factory=str, description="An empty title is replaced by the title of the page"
+        default_factory=omitted, description="An empty title is replaced by the title of the page"
     )
-    description: Description = Field(default_factory=str)
-    tags: Tags = Field(default_factory=list, description="Replaces all tags")
-    archived: bool = Field(default_factory=bool)
+    description: Description = Field(default_factory=omitted)
+    tags: Tags = Field(default_factory=omitted, description="Replaces all tags")
+    archived: bool = Field(default_factory=omitted)
 
 
 class TagsAnswer(BaseModel):
@@ -187,8 +166,8 @@ async def index(query: LinksQuery) -> Response:
                 raise Problem(422, "`after` is not a cursor from `next`.") from None
         items = [each.item for each in found]
         next_parameters = {"after": found[limit - 1].cursor} if len(found) > limit else {}
-    link = _next_page_url(next_parameters)
-    return _page_response(LinksAnswer.model_validate({"items": items[:limit], "next": link}), link)
+    link = next_page_url(next_parameters)
+    return page_response(LinksAnswer.model_validate({"items": items[:limit], "next": link}), link)
 
 
 @blueprint.post("/links")
@@ -297,8 +276,8 @@ async def tags(query: TagsQuery) -> Response:
         found = await queries.list_tags(
             session, current_caller().id, after=query.after, limit=limit + 1
         )
-    link = _next_page_url({"after": found[limit - 1]} if len(found) > limit else {})
-    return _page_response(TagsAnswer(items=found[:limit], next=link), link)
+    link = next_page_url({"after": found[limit - 1]} if len(found) > limit else {})
+    return page_response(TagsAnswer(items=found[:limit], next=link), link)
 
 
 def _link_response(item: LinkItem, status: int = 200, **headers: str) -> Response:
@@ -324,18 +303,6 @@ async def _require_version(session: AsyncSession, link_id: int) -> None:
         item = await queries.get_link(session, current_caller().id, link_id, lock=True)
         if item is not None:
             preconditions.require_preconditions(str(item.version))
-
-
-def _page_response(page: BaseModel, link: str | None) -> Response:
-    return json_response(page, headers={"Link": f'<{link}>; rel="next"'} if link else {})
-
-
-def _next_page_url(next_parameters: dict[str, str]) -> str | None:
-    """Return the URL of the next page: the current URL with another cursor."""
-    if not next_parameters:
-        return None
-    kept = {name: value for name, value in request.args.items() if name not in {"before", "after"}}
-    return f"{request.path}?{urlencode({**kept, **next_parameters})}"
 
 
 def _validation_problem(detail: str, pointer: str) -> Problem:

@@ -1,14 +1,13 @@
 """The forms of the reading list. They normalize URLs and tags."""
 
-from wtforms import Form, IntegerField, StringField, ValidationError
+from wtforms import IntegerField, StringField, ValidationError
 from wtforms.form import BaseForm
 from wtforms.validators import Length, NumberRange, Optional
 from wtforms.widgets import HiddenInput
 
 from app.links import tags
 from app.links.models import TITLE_LENGTH
-from quart_upsun import urls
-from quart_upsun.web.forms import clean_line, strip
+from quart_upsun.web.forms import Form, clean_line, strip, validate_url_field
 
 PLAIN_TEXT_ATTRIBUTES = {"autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
 MAX_VERSION = 2**31 - 1  # the column is an integer
@@ -40,15 +39,12 @@ class SaveForm(Form):
 
     # Not `type=url`: browsers would reject `example.com` without a scheme.
     url = StringField(
-        "URL", filters=[strip], render_kw={"inputmode": "url", **PLAIN_TEXT_ATTRIBUTES}
+        "URL",
+        filters=[strip],
+        validators=[validate_url_field],
+        render_kw={"inputmode": "url", **PLAIN_TEXT_ATTRIBUTES},
     )
     tags = tags_field()
-
-    def validate_url(self, field: StringField) -> None:
-        try:
-            field.data = urls.normalize_url(field.data or "")
-        except ValueError as error:
-            raise ValidationError(str(error)) from None
 
 
 class EditForm(Form):

@@ -14,11 +14,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.links import search_index
-from app.links.hooks import request_metadata
+from app.links.hooks import announce_change, request_metadata
 from app.links.models import Icon, Link, LinkTag
 from quart_upsun.database import Base
 from quart_upsun.database.statements import Source, Statement, only_column
-from quart_upsun.live.events import publish
 
 MAX_LINKS = 100_000  # per user; saving a link counts them by an index
 MAX_TAGS_SHOWN = 200
@@ -108,7 +107,7 @@ async def save_link(
         raise TooManyLinksError
     item = LinkItem(*row)
     await request_metadata(session, [item.id])
-    await publish(session, user_id, "link", id=item.id)
+    await announce_change(session, user_id, "link", id=item.id)
     return item, True
 
 
@@ -176,7 +175,7 @@ async def update_link(
     item = LinkItem(*row)
     if "" in (values.get("title"), values.get("description")):
         await request_metadata(session, [item.id])
-    await publish(session, user_id, "link", id=item.id)
+    await announce_change(session, user_id, "link", id=item.id)
     return item
 
 
@@ -185,7 +184,7 @@ async def delete_link(session: AsyncSession, user_id: int, link_id: int) -> bool
     deleted = delete(Link).where(Link.id == link_id, Link.user_id == user_id).returning(Link.id)
     if await session.scalar(deleted) is None:
         return False
-    await publish(session, user_id, "link", id=link_id)
+    await announce_change(session, user_id, "link", id=link_id)
     return True
 
 

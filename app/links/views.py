@@ -4,14 +4,12 @@ from quart import Blueprint, Response, abort, flash, redirect, render_template, 
 from quart.typing import ResponseReturnValue
 
 from app.extensions import database
-from app.links import public_lists, queries, search
+from app.links import hooks, public_lists, queries, search
 from app.links.forms import EditForm, SaveForm
 from app.links.selection import SEARCH_LIMIT, Selection
 from app.user.login import logged_in_user, login_required
 from quart_upsun.http.preconditions import make_conditional
 from quart_upsun.http.redirects import safe_redirect_target
-from quart_upsun.live.events import newest_event
-from quart_upsun.live.views import stream
 from quart_upsun.policy import cache_immutable, no_rate_limit, no_store, not_audited, public
 from quart_upsun.security.limits import Limit, by_account, is_search, rate_limit
 from quart_upsun.web.forms import add_form_error
@@ -61,16 +59,6 @@ async def save() -> ResponseReturnValue:
     return redirect(url_for("links.show", link_id=item.id), 303)
 
 
-@blueprint.get("/events/")
-@no_store
-@login_required
-@no_rate_limit("concurrent streams are limited instead")
-async def events() -> Response:
-    """Stream changes to open pages as server-sent events."""
-    user = logged_in_user()
-    return await stream(user.id, user_since=user.created_at)
-
-
 @blueprint.get("/icons/<digest>")
 @cache_immutable
 @public
@@ -81,7 +69,7 @@ async def icon(digest: str) -> Response:
         key = bytes.fromhex(digest)
     except ValueError:
         abort(404)
-    async with database.read() as session:
+    async with database.read(exact=True) as session:
         found = await queries.get_icon(session, key)
     if found is None:
         abort(404)
@@ -97,22 +85,6 @@ async def icon(digest: str) -> Response:
 @no_rate_limit("one row by its key")
 async def show(link_id: int) -> ResponseReturnValue:
     return await render_detail(link_id)
-
-
-@blueprint.get(f"{LINK_PATH}row/")
-@no_store
-@login_required
-@no_rate_limit("one row by its key")
-async def row(link_id: int) -> ResponseReturnValue:
-    """Render one row of the list; 204 if the link was deleted or does not match the query."""
-    selection = selection_or_400()
-    async with database.read() as session:
-        item = await queries.get_link(session, logged_in_user().id, link_id)
-    if item is None or not selection.includes(item):
-        return "", 204
-    return await render_template(
-        "links/row.html", result=search.as_search_result(item), selection=selection
-    )
 
 
 @blueprint.post(LINK_PATH)
@@ -186,7 +158,7 @@ async def render_list(form: SaveForm) -> str:
     connect = database.read if selection.search_text else database.direct
     async with connect() as source:
         # Read first: an event during the other queries is then repeated rather than missed.
-        newest_event_id = await newest_event(source, user.id)
+        newest_event_id = await hooks.newest_event_id(source, user.id)
         try:
             links, has_more = await selection.load(source, user.id, limit=PAGE_SIZE)
         except ValueError:
@@ -211,7 +183,7 @@ async def render_detail(link_id: int, form: EditForm | None = None) -> str:
     """Render the page of one link, with the submitted form if it has errors."""
     user = logged_in_user()
     async with database.read() as session:
-        newest_event_id = await newest_event(session, user.id)
+        newest_event_id = await hooks.newest_event_id(session, user.id)
         item = await queries.get_link(session, user.id, link_id)
     if item is None:
         abort(404)

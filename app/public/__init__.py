@@ -9,7 +9,9 @@ def init_app(app: Quart) -> None:
     from app.site import MenuEntry, get_site
 
     app.register_blueprint(views.blueprint)
-    get_site(app).menu += [
+    site = get_site(app)
+    site.menu += [
         MenuEntry("Home", "public.home", position=10),
         MenuEntry("About", "public.about", position=20),
     ]
+    site.footer_menu.append(MenuEntry("About this site", "public.about"))

@@ -3,15 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
-from quart import Blueprint, Response, flash, redirect, render_template, request, url_for
+from quart import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue, ResponseTypes
-from wtforms import Form
 
 from app.extensions import database, site
-from app.user import accounts, devices, emails, passwords, personal_data
+from app.user import accounts, devices, emails, passwords, personal_data, proofs, sessions
 from app.user.audit_trail import Event
-from app.user.forms import DeleteForm, EmailForm, NameForm, PasswordForm
-from app.user.login import log_out, logged_in_user, login_required, renew_login
+from app.user.forms import EmailForm, NameForm, NewPasswordForm, PasswordForm
+from app.user.login import (
+    current_session,
+    forget_login,
+    logged_in_user,
+    login_required,
+    renew_login,
+)
+from app.user.proofs import proof_required, proof_required_without_password
 from app.user.views import USERNAME_TAKEN
 from quart_upsun.current import current_toolkit
 from quart_upsun.mail import outbox
@@ -19,6 +25,7 @@ from quart_upsun.policy import audited, no_rate_limit, no_store, not_audited
 from quart_upsun.security import audit
 from quart_upsun.security.limits import Limit, by_account, rate_limit
 from quart_upsun.security.models import AuditEvent
+from quart_upsun.web.forms import Form
 
 blueprint = Blueprint("account", __name__, url_prefix="/account")
 
@@ -63,12 +70,13 @@ async def change_name() -> ResponseReturnValue:
 @blueprint.post("/email/")
 @no_store
 @login_required
+@proof_required
 @rate_limit(EMAIL_LIMIT, by_account)
 @audited(Event.EMAIL_CHANGE_REQUESTED)
 async def change_email() -> ResponseReturnValue:
     """Request a new email address, which takes effect once it is confirmed."""
     form = EmailForm(await request.form)
-    if not form.validate() or not await check_current_password(form):
+    if not form.validate():
         return await render_page(email=form)
     email = str(form.email.data)
     await emails.CONFIRMATION_LIMIT.require(email.lower())
@@ -98,14 +106,18 @@ async def resend() -> ResponseReturnValue:
 @blueprint.post("/password/")
 @no_store
 @login_required
+@proof_required_without_password
 @rate_limit(CHANGE_LIMIT, by_account)
-@audited(Event.PASSWORD_CHANGED)
+@audited(Event.PASSWORD_CHANGED, Event.PROOF_FAILED)
 async def change_password() -> ResponseReturnValue:
-    """Change the password and end all other sessions."""
+    """Change or set the password and end all other sessions.
+
+    The current password is required even after a recent proof, which may have been another:
+    https://github.com/OWASP/ASVS/blob/v5.0.0/5.0/en/0x15-V6-Authentication.md, 6.2.3
+    """
     user = logged_in_user()
-    form = PasswordForm(
-        await request.form, personal=(user.username, user.email, user.pending_email)
-    )
+    form_class = PasswordForm if user.has_password else NewPasswordForm
+    form = form_class(await request.form, personal=(user.username, user.email, user.pending_email))
     if not form.validate() or not await check_current_password(form):
         return await render_page(password=form)
     password_hash = await passwords.hash_password(str(form.password.data))
@@ -113,7 +125,7 @@ async def change_password() -> ResponseReturnValue:
         changed = await accounts.set_password(
             session, user, password_hash=password_hash, event=Event.PASSWORD_CHANGED
         )
-    renew_login(changed)
+    await renew_login(changed)
     response = await redirect_with_message(
         "Your password was changed. You were logged out everywhere else."
     )
@@ -124,22 +136,52 @@ async def change_password() -> ResponseReturnValue:
 @blueprint.post("/sign-out/")
 @no_store
 @login_required
+@proof_required
 @rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.SESSIONS_ENDED, Event.TOKEN_DELETED)
 async def sign_out_everywhere() -> ResponseReturnValue:
     """End all sessions, and revoke all access tokens unless the user keeps them."""
-    keeps_tokens = (await request.form).get("tokens") == "keep"
+    revokes = site.revoke_callbacks and (await request.form).get("tokens") != "keep"
     async with database.write() as session:
         await accounts.sign_out_everywhere(session, logged_in_user())
-        if not keeps_tokens:
+        if revokes:
             await site.revoke_access(session, logged_in_user().id)
-    log_out()
+    forget_login()
     await flash(
         "You were logged out everywhere."
-        + ("" if keeps_tokens else " Your access tokens were revoked."),
+        + (" Your access tokens were revoked." if revokes else ""),
         "info",
     )
     return redirect(url_for("public.home"), 303)
+
+
+@blueprint.post("/sessions/<id:session_id>/end/")
+@no_store
+@login_required
+@proof_required
+@rate_limit(CHANGE_LIMIT, by_account)
+@audited(Event.SESSION_ENDED)
+async def end_session(session_id: int) -> ResponseReturnValue:
+    """End another session of the user."""
+    if session_id == current_session().id:
+        abort(404)  # "Log out" ends it
+    async with database.write() as session:
+        if not await sessions.end_session(session, logged_in_user().id, session_id):
+            abort(404)
+    return await redirect_with_message("The session was ended.")
+
+
+@blueprint.post("/sessions/end-others/")
+@no_store
+@login_required
+@proof_required
+@rate_limit(CHANGE_LIMIT, by_account)
+@audited(Event.OTHER_SESSIONS_ENDED)
+async def end_other_sessions() -> ResponseReturnValue:
+    """End all sessions of the user except this one. Access tokens are kept."""
+    async with database.write() as session:
+        await sessions.end_other_sessions(session, logged_in_user().id, current_session().id)
+    return await redirect_with_message("You were logged out everywhere else.")
 
 
 @blueprint.get("/data.json")
@@ -186,15 +228,13 @@ async def download() -> Response:
 @blueprint.post("/delete/")
 @no_store
 @login_required
+@proof_required
 @rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.DELETED)
 async def delete() -> ResponseReturnValue:
-    form = DeleteForm(await request.form)
-    if not form.validate() or not await check_current_password(form):
-        return await render_page(delete=form)
     async with database.write() as session:
         await accounts.delete_user(session, logged_in_user())
-    log_out()
+    forget_login()
     await flash("Your account was deleted.", "info")
     return redirect(url_for("public.home"), 303)
 
@@ -205,11 +245,11 @@ async def render_page(**submitted_forms: Form) -> str:
     forms: Mapping[str, Any] = {
         "name": NameForm(username=user.username),
         "email": EmailForm(),
-        "password": PasswordForm(personal=()),
-        "delete": DeleteForm(),
+        "password": (PasswordForm if user.has_password else NewPasswordForm)(personal=()),
         **submitted_forms,
     }
     async with database.read() as session:
+        user_sessions = await sessions.list_sessions(session, user.id)
         events = await audit.list_events(
             session, user_id=user.id, except_kinds=FAILED_LOGIN_EVENTS, limit=MAX_EVENTS_SHOWN
         )
@@ -219,6 +259,9 @@ async def render_page(**submitted_forms: Form) -> str:
     return await render_template(
         "user/account.html",
         forms=forms,
+        sessions=user_sessions,
+        this_session=current_session().id,
+        describe_browser=sessions.describe_browser,
         events=events,
         failures=failures,
         has_errors=bool(submitted_forms),
@@ -231,22 +274,20 @@ def event_to_json(event: AuditEvent) -> dict[str, Any]:
     return {"at": event.at.isoformat(), "what": event.kind, "client": client}
 
 
-@blueprint.errorhandler(accounts.SessionEndedError)
-async def session_ended(error: accounts.SessionEndedError) -> ResponseTypes:
-    """Redirect to the login page if the session ended during the request."""
-    log_out()
-    return redirect(url_for("user.login"), 303)
-
-
 async def redirect_with_message(message: str) -> ResponseTypes:
     await flash(message, "success")
     return redirect(url_for("account.show"), 303)
 
 
 async def check_current_password(form: Form) -> bool:
-    """Return whether the current password is correct; add a field error if it is not."""
+    """Return whether the current password is correct; add a field error if it is not.
+
+    A form without the field is that of a user without a password.
+    """
+    if "current_password" not in form:
+        return True
     field = form["current_password"]
-    if await passwords.verify_password(logged_in_user().password_hash, str(field.data)):
+    if await proofs.check_password(str(field.data)):
         return True
     field.errors = ["Incorrect password."]
     return False

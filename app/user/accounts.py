@@ -1,6 +1,6 @@
 """Queries and changes of accounts. The functions take a database session and plain values."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm.attributes import instance_dict
 
+from app.extensions import site
 from app.user.audit_trail import Event
 from app.user.models import UNIQUE_EMAIL, UNIQUE_USERNAME, Role, User
 from quart_upsun.database import Base
@@ -25,32 +25,13 @@ from quart_upsun.database.statements import Source, Statement
 from quart_upsun.mail import outbox
 from quart_upsun.security import audit
 
-# Built once: they run with nearly every request of a logged-in user, and building them takes longer
-# than running them.
-_users = Base.metadata.tables[User.__tablename__]
-
-
-def _loaded_user(values: Iterable[Any]) -> User:
-    """Make a detached user of a row; the constructor would note each value as a change."""
-    user = User()
-    instance_dict(user).update(zip(_users.c.keys(), values, strict=True))
-    return user
-
-
-SELECT_BY_SESSION = Statement(
-    select(_users).where(
-        _users.c.id == bindparam("user_id"),
-        _users.c.session_version == bindparam("version"),
-        _users.c.deactivated_at.is_(None),
-    ),
-    _loaded_user,
-)
 # Ends all sessions of a user, and cancels an email change that one of them may have requested.
 END_SESSIONS_VALUES: dict[str, Any] = {
     "session_version": User.session_version + 1,
     "pending_email": case((User.email.is_(None), User.pending_email)),
 }
 MAX_CLAIMS = 10  # unconfirmed accounts considered for one email address
+_users = Base.metadata.tables[User.__tablename__]
 
 
 class Member(NamedTuple):
@@ -85,12 +66,36 @@ class SessionEndedError(Exception):
     """The user's session ended during the request. Nothing was changed."""
 
 
+async def lock_user(session: AsyncSession, user: User) -> None:
+    """Lock the row of the current user, so that changes of their logins happen one after another.
+
+    Args:
+        session: a session of `write()`.
+        user: the user as the current session loaded them. After the lock, their password is still
+            the current one, because a new password ends the session.
+
+    Raises:
+        SessionEndedError: the session of the user has ended; what it adds would outlive it.
+    """
+    current = (
+        select(User.id).where(*_valid_session_conditions(user)).with_for_update(key_share=True)
+    )
+    if await session.scalar(current) is None:
+        raise SessionEndedError
+
+
+async def notify(session: AsyncSession, user: User, letter: str, **data: Any) -> None:
+    """Send a security notice to the confirmed email address, if the user has one."""
+    if user.email:
+        await outbox.send_later(session, letter, to=user.email, username=user.username, **data)
+
+
 async def create_user(
     session: AsyncSession,
     *,
     username: str,
     email: str,
-    password_hash: str,
+    password_hash: str | None,
     should_confirm: bool = True,
 ) -> User:
     """Create a user with an unconfirmed email address.
@@ -102,7 +107,7 @@ async def create_user(
         session: a session of `write()`.
         username: the username.
         email: the unconfirmed email address.
-        password_hash: the hash of the password.
+        password_hash: the hash of the password; None for a login with another provider only.
         should_confirm: whether to send the confirmation email.
 
     Raises:
@@ -152,9 +157,13 @@ async def find_users_by_email(session: AsyncSession, email: str) -> Sequence[Use
     return (await session.scalars(claims)).all()
 
 
-async def get_user_by_session(source: Source, user_id: int, version: int) -> User | None:
-    """Return the user of a login cookie, or None if its session has ended."""
-    return await SELECT_BY_SESSION.first(source, user_id=user_id, version=version)
+async def get_user_by_version(session: AsyncSession, user_id: int, version: int) -> User | None:
+    """Return the active user, or None if all of their sessions were ended since `version`."""
+    return await session.scalar(
+        select(User).where(
+            User.id == user_id, User.session_version == version, User.deactivated_at.is_(None)
+        )
+    )
 
 
 async def confirm_email(session: AsyncSession, user_id: int, email: str) -> bool:
@@ -198,8 +207,7 @@ async def request_email_change(session: AsyncSession, user: User, email: str) ->
     await _update_user(session, user, pending_email=email)
     await audit.record(session, Event.EMAIL_CHANGE_REQUESTED, user.id)
     await outbox.send_later(session, "confirm", user_id=user.id)
-    if user.email:
-        await outbox.send_later(session, "address-change", to=user.email, username=user.username)
+    await notify(session, user, "address-change")
 
 
 async def request_password_reset(session: AsyncSession, email: str) -> None:
@@ -220,8 +228,8 @@ async def set_password(
     """Set the password, end all sessions, and return the updated user."""
     changed = await _update_user(session, user, password_hash=password_hash, **END_SESSIONS_VALUES)
     await audit.record(session, event, user.id)
-    if user.email:
-        await outbox.send_later(session, "password-changed", to=user.email, username=user.username)
+    has_other_login = await site.can_log_in_without_password(session, user.id)
+    await notify(session, user, "password-changed", has_other_login=has_other_login)
     return changed
 
 
@@ -235,9 +243,14 @@ async def replace_password_hash(session: AsyncSession, user_id: int, *, old: str
     )
 
 
+async def renew_session_version(session: AsyncSession, user: User) -> User:
+    """End all sessions of the current user, and return the updated user for `renew_login()`."""
+    return await _update_user(session, user, **END_SESSIONS_VALUES)
+
+
 async def sign_out_everywhere(session: AsyncSession, user: User) -> None:
     """End all sessions of the current user."""
-    await _update_user(session, user, **END_SESSIONS_VALUES)
+    await renew_session_version(session, user)
     await audit.record(session, Event.SESSIONS_ENDED, user.id)
 
 
@@ -247,8 +260,7 @@ async def delete_user(session: AsyncSession, user: User) -> None:
     if await session.scalar(gone) is None:
         raise SessionEndedError
     await audit.record(session, Event.DELETED, user.id)
-    if user.email:
-        await outbox.send_later(session, "deleted", to=user.email, username=user.username)
+    await notify(session, user, "deleted")
 
 
 async def end_sessions(session: AsyncSession, user_id: int, *, actor_id: int) -> None:

@@ -11,6 +11,7 @@ from quart import current_app, request
 from quart.typing import ResponseTypes
 
 from app.user.models import User
+from quart_upsun.http.cookies import set_cookie
 from quart_upsun.security import signing
 
 LIFETIME_SECONDS = 365 * signing.DAY_SECONDS
@@ -33,11 +34,9 @@ def remember_device(response: ResponseTypes, user: User) -> None:
     """Set the device cookie of `user`, unless the browser has it already."""
     if known_device(user):
         return
-    response.set_cookie(
+    set_cookie(
+        response,
         current_app.config["DEVICE_COOKIE_NAME"],
         signing.sign("device", [user.id, user.session_version, secrets.token_hex(8)]),
         max_age=LIFETIME_SECONDS,
-        secure=current_app.config["SESSION_COOKIE_SECURE"],
-        httponly=True,
-        samesite="Lax",
     )

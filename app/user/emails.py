@@ -43,7 +43,7 @@ async def read_reset_token(session: AsyncSession, token: str) -> User | None:
     if not content:
         return None
     user_id, version, fingerprint = content
-    user = await accounts.get_user_by_session(session, user_id, version)
+    user = await accounts.get_user_by_version(session, user_id, version)
     return user if user and email_fingerprint(user) == fingerprint else None
 
 
@@ -98,7 +98,12 @@ async def compose_password_changed(session: AsyncSession, data: dict[str, Any]) 
     return Letter(
         data["to"],
         "password-changed",
-        {"username": data["username"], "forgot": external_url("recovery.forgot")},
+        {
+            "username": data["username"],
+            "has_other_login": data.get("has_other_login"),  # missing in jobs of earlier releases
+            "forgot": external_url("recovery.forgot"),
+            "account": external_url("account.show"),
+        },
     )
 
 

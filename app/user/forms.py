@@ -3,12 +3,12 @@
 from typing import Any
 
 from email_validator import EmailNotValidError, validate_email
-from wtforms import BooleanField, Form, PasswordField, StringField, ValidationError
+from wtforms import BooleanField, PasswordField, StringField, ValidationError
 from wtforms.validators import DataRequired, EqualTo, Length, Regexp
 
 from app.user import passwords
 from app.user.models import EMAIL_LENGTH, USERNAME_LENGTH
-from quart_upsun.web.forms import strip
+from quart_upsun.web.forms import Form, strip
 
 # ASCII only: names cannot be confused with each other, and lower() gives the same result in Python
 # and PostgreSQL.
@@ -100,16 +100,20 @@ def repeated_password_field() -> PasswordField:
     )
 
 
-def current_password_field(identifier: str) -> PasswordField:
-    """Create the field. The account page has several, so each needs its own `id`."""
+def validate_length(form: Form, field: PasswordField) -> None:
+    """Reject a password that is too long for any account.
+
+    The password stays as it was typed, because another application may have hashed it that way.
+    """
+    if len(passwords.normalize_password(field.data or "")) > passwords.MAX_LENGTH:
+        raise ValidationError(f"Use at most {passwords.MAX_LENGTH} characters.")
+
+
+def current_password_field() -> PasswordField:
     return PasswordField(
         "Current password",
-        filters=[normalize_password_filter],
-        id=identifier,
-        validators=[
-            DataRequired("Enter your current password."),
-            Length(max=passwords.MAX_LENGTH),
-        ],
+        id="password-current",
+        validators=[DataRequired("Enter your current password."), validate_length],
         render_kw={"autocomplete": "current-password"},
     )
 
@@ -137,8 +141,7 @@ class LoginForm(Form):
     )
     password = PasswordField(
         "Password",
-        filters=[normalize_password_filter],
-        validators=[DataRequired("Enter your password."), Length(max=passwords.MAX_LENGTH)],
+        validators=[DataRequired("Enter your password."), validate_length],
         render_kw={"autocomplete": "current-password"},
     )
     remember = BooleanField("Keep me logged in")
@@ -171,7 +174,7 @@ class NewPasswordForm(Form):
 class PasswordForm(NewPasswordForm):
     """Change the password."""
 
-    current_password = current_password_field("password-current")
+    current_password = current_password_field()
 
 
 class NameForm(Form):
@@ -184,13 +187,6 @@ class EmailForm(Form):
     """Change the email address."""
 
     email = email_field("New email")
-    current_password = current_password_field("email-current")
-
-
-class DeleteForm(Form):
-    """Delete the account."""
-
-    current_password = current_password_field("delete-current")
 
 
 class InviteForm(Form):

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
 from functools import cached_property, lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -18,14 +20,21 @@ from quart import (
     session,
     url_for,
 )
+from quart.typing import ResponseTypes
 from quart_auth import Action, AuthUser, QuartAuth
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.extensions import database
-from app.user import accounts
+from app.user import sessions
+from app.user.accounts import SessionEndedError
+from app.user.audit_trail import Event
 from app.user.models import User
+from app.user.sessions import CurrentSession
+from quart_upsun.database import ReadOnlyDatabaseError
 from quart_upsun.http import credentials
 from quart_upsun.identity import session_user, set_session_user
 from quart_upsun.policy import declare
+from quart_upsun.security import audit
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,11 +44,31 @@ View = Callable[P, Awaitable[T]]
 PERSISTENT, BROWSER_SESSION = "kept", "session"
 
 
+class AnonymousUser:
+    """The `current_user` of templates if nobody is logged in, as Flask-Login has it.
+
+    Unlike Flask-Login's, it is false.
+    """
+
+    id = username = email = pending_email = None
+    is_authenticated = is_active = is_administrator = is_admin = False
+    is_anonymous = True
+
+    def __bool__(self) -> bool:
+        return False
+
+    def get_id(self) -> None:
+        return None
+
+
+ANONYMOUS = AnonymousUser()
+
+
 class CookieAuth(QuartAuth):
     """Verifies the login cookie, which is signed with the time of the login.
 
-    The format is `<user id>.<session version>.kept`. A login that ends with the browser session has
-    `session` instead of `kept`.
+    The format is `<user id>.<session version>.<session id>.kept`. A login that ends with the
+    browser session has `session` instead of `kept`.
     """
 
     MAX_VERIFIED = 1024
@@ -69,13 +98,11 @@ class CookieAuth(QuartAuth):
         except BadSignature:
             return None
         is_persistent = auth_id.endswith(f".{PERSISTENT}")
-        lifetime = cast(
-            int, self.duration if is_persistent else current_app.config["SESSION_SECONDS"]
-        )
-        return auth_id if 0 <= time.time() - issued <= lifetime else None
+        age = time.time() - issued
+        return auth_id if 0 <= age <= lifetime(is_persistent).total_seconds() else None
 
     async def after_request(self, response: Response) -> Response:
-        """Set or delete the cookie, if the view has logged somebody in or out."""
+        """Set or delete the cookie, if the view has logged a user in or out."""
         return (
             await super().after_request(response) if hasattr(g, self.attribute_name) else response
         )
@@ -84,6 +111,8 @@ class CookieAuth(QuartAuth):
 def init_app(app: Quart) -> None:
     CookieAuth(app)
     app.before_request(load_user)
+    app.register_error_handler(SessionEndedError, session_ended)
+    app.extensions["quart_upsun"].switches.is_exempt = is_by_administrator
     app.context_processor(template_context)
 
 
@@ -93,7 +122,10 @@ async def template_context() -> dict[str, Any]:
     Anonymous users see it on every page except the login page, which has its own form.
     """
     user = current_user()
-    return {"current_user": user, "login_bar": user is None and request.path != "/login/"}
+    return {
+        "current_user": user or ANONYMOUS,
+        "login_bar": user is None and request.path != "/login/",
+    }
 
 
 def login_required(view: View[P, T]) -> View[P, T]:
@@ -141,33 +173,86 @@ def logged_in_user() -> User:
     return cast(User, session_user())
 
 
-def log_in(user: User, *, remember: bool) -> None:
-    """Log in, with a cookie in the response.
+def lifetime(is_persistent: bool) -> timedelta:
+    """Return how long a login cookie is valid."""
+    name = "QUART_AUTH_DURATION" if is_persistent else "SESSION_SECONDS"
+    return timedelta(seconds=current_app.config[name])
+
+
+def current_session() -> CurrentSession:
+    """Return the session of the current user in a view that requires a login."""
+    return cast(CurrentSession, g.login_session)
+
+
+async def log_in(user: User, *, remember: bool) -> None:
+    """Log in: create a session, and set the cookie in the response.
+
+    It replaces the session of this request, if there is one.
 
     Args:
-        user: the user to log in.
+        user: the user to log in, as loaded when they proved their identity.
         remember: whether the login persists after the browser is closed.
+
+    Raises:
+        SessionEndedError: all sessions of the user were ended in the meantime.
     """
+    async with database.write() as session:
+        if current_user() is not None:
+            await sessions.delete_session(session, current_session().id)
+        created = await _create_session(session, user, is_persistent=remember)
+        await audit.record(session, Event.LOGGED_IN, user.id)
     _clear_session()
+    set_login(user, created)
+
+
+async def renew_login(user: User) -> None:
+    """Renew the login of this request after all sessions of the user were ended.
+
+    Raises:
+        SessionEndedError: they were ended once more.
+    """
+    async with database.write() as session:
+        created = await _create_session(
+            session, user, is_persistent=current_session().is_persistent
+        )
+    _clear_session()
+    set_login(user, created)
+
+
+def set_login(user: User, current: CurrentSession) -> None:
+    """Make `user` the current user, and set the cookie of a session that is new or renewed."""
     kind, action = (
-        (PERSISTENT, Action.WRITE_PERMANENT) if remember else (BROWSER_SESSION, Action.WRITE)
+        (PERSISTENT, Action.WRITE_PERMANENT)
+        if current.is_persistent
+        else (BROWSER_SESSION, Action.WRITE)
     )
-    auth_id = f"{user.id}.{user.session_version}.{kind}"
+    auth_id = f"{user.id}.{user.session_version}.{current.id}.{kind}"
     _auth().login_user(AuthUser(auth_id, action=action))
     set_session_user(user)
-    g.is_login_persistent = remember
+    g.login_session = current
 
 
-def renew_login(user: User) -> None:
-    """Renew the login of this request after all sessions of the user were ended."""
-    log_in(user, remember=g.is_login_persistent)
+async def log_out() -> None:
+    """Log out: end the session of the current user, if there is one, and delete the cookie."""
+    user = current_user()
+    if user is not None:
+        async with database.write() as session:
+            await sessions.delete_session(session, current_session().id)
+            await audit.record(session, Event.LOGGED_OUT, user.id)
+    forget_login()
 
 
-def log_out() -> None:
-    """Log out: delete the login cookie and the session."""
+def forget_login() -> None:
+    """Delete the login cookie and the data of the browser session, when the session has ended."""
     _clear_session()
     _auth().logout_user()
     set_session_user(None)
+
+
+async def session_ended(error: Exception) -> ResponseTypes:
+    """Redirect to the login page if the session ended during the request."""
+    forget_login()
+    return redirect(url_for("user.login"), 303)
 
 
 async def load_user() -> None:
@@ -179,14 +264,48 @@ async def load_user() -> None:
     if credentials.has_token(request):
         return  # the token alone authenticates the request
     match (_auth().load_user().auth_id or "").split("."):
-        case [user_id, version, kind] if user_id.isdecimal() and version.isdecimal():
-            async with database.direct() as connection:
-                set_session_user(
-                    await accounts.get_user_by_session(connection, int(user_id), int(version))
+        case [*numbers, _] if len(numbers) == 3 and all(each.isdecimal() for each in numbers):
+            user_id, version, session_id = map(int, numbers)
+            async with database.direct(exact=True) as connection:
+                found = await sessions.get_logged_in(
+                    connection, session_id=session_id, user_id=user_id, version=version
                 )
-            g.is_login_persistent = kind == PERSISTENT
+            if found is not None:
+                set_session_user(found.user)
+                g.login_session = found.session
+                if found.session.is_use_due:
+                    await _record_use(found.session)
     if current_user() is None:
-        log_out()  # the cookie is invalid or expired; without it, pages are cacheable again
+        forget_login()  # the cookie is invalid or expired; without it, pages are cacheable again
+
+
+async def _record_use(current: CurrentSession) -> None:
+    """Update when the session was last seen: one round trip every ten minutes."""
+    if database.is_read_only:
+        return
+    with suppress(ReadOnlyDatabaseError):  # pages are still served
+        async with database.read(exact=True) as session:  # AUTOCOMMIT
+            await sessions.record_use(session, current.id, request.remote_addr)
+
+
+async def _create_session(
+    session: AsyncSession, user: User, *, is_persistent: bool
+) -> CurrentSession:
+    return await sessions.create_session(
+        session,
+        user,
+        is_persistent=is_persistent,
+        lifetime=lifetime(is_persistent),
+        client=request.remote_addr,
+        user_agent=request.headers.get("User-Agent", ""),
+    )
+
+
+async def is_by_administrator() -> bool:
+    """Tell whether an administrator is logged in, before `load_user` has run."""
+    await load_user()
+    user = current_user()
+    return user is not None and user.is_administrator
 
 
 def _clear_session() -> None:

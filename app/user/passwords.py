@@ -4,6 +4,7 @@ import asyncio
 import re
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +23,7 @@ HASHER = PasswordHasher(memory_cost=19 * 1024, time_cost=2, parallelism=1)
 
 # Two threads limit the memory (40 MiB) and leave CPU time for the event loop. Further calls wait in
 # the executor's queue.
-_executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="argon2")
+EXECUTOR = ThreadPoolExecutor(max_workers=2, thread_name_prefix="passwords")
 
 # Verified when the user is unknown, so that the response time does not reveal whether an account
 # exists.
@@ -63,7 +64,7 @@ def normalize_password(password: str) -> str:
 async def hash_password(password: str) -> str:
     """Return the argon2id hash of `password` in PHC string format."""
     return await asyncio.get_running_loop().run_in_executor(
-        _executor, hash_password_blocking, password
+        EXECUTOR, hash_password_blocking, password
     )
 
 
@@ -78,24 +79,32 @@ async def verify_password(password_hash: str | None, password: str) -> bool:
     If `password_hash` is None (unknown user), return False after the same amount of work.
     """
     return await asyncio.get_running_loop().run_in_executor(
-        _executor, _verify, password_hash, password
+        EXECUTOR, verify_password_blocking, password_hash, password
     )
 
 
+def verify_password_blocking(password_hash: str | None, password: str) -> bool:
+    """Verify a password, and block for about 30 ms, also if the hash is missing or invalid."""
+    password = normalize_password(password)
+    try:
+        return HASHER.verify(password_hash or DUMMY_HASH, password) and password_hash is not None
+    except InvalidHashError:
+        with suppress(VerificationError):
+            HASHER.verify(DUMMY_HASH, password)
+    except VerificationError:
+        pass
+    return False
+
+
 def needs_rehash(password_hash: str) -> bool:
-    """Return whether the hash was created with outdated parameters."""
-    return HASHER.check_needs_rehash(password_hash)
+    """Return whether the hash was created with outdated parameters or by another application."""
+    try:
+        return HASHER.check_needs_rehash(password_hash)
+    except InvalidHashError:
+        return True
 
 
 @cache
 def _common_passwords() -> frozenset[str]:
     lines = COMMON_PASSWORDS_FILE.read_text().splitlines()
     return frozenset(line for line in lines if not line.startswith("#"))
-
-
-def _verify(password_hash: str | None, password: str) -> bool:
-    try:
-        HASHER.verify(password_hash or DUMMY_HASH, normalize_password(password))
-    except (VerificationError, InvalidHashError):
-        return False
-    return password_hash is not None

@@ -32,7 +32,7 @@ async def confirm(token: str) -> ResponseReturnValue:
     if content is None:
         return await render_expired_link()
     user_id, email = content
-    async with database.read() as session:
+    async with database.read(exact=True) as session:
         user = await accounts.get_user(session, user_id)
     if user is None or email not in {user.email, user.pending_email}:
         return await render_expired_link()
@@ -100,7 +100,7 @@ async def send_reset() -> ResponseReturnValue:
 @no_rate_limit("reads one row, and only for a valid token")
 async def reset(token: str) -> ResponseReturnValue:
     """Show the form for the new password."""
-    async with database.read() as session:
+    async with database.read(exact=True) as session:
         user = await emails.read_reset_token(session, token)
     if user is None:
         return await render_expired_link()
@@ -117,9 +117,10 @@ async def set_password(token: str) -> ResponseReturnValue:
     """Set the password, end all sessions and revoke all access tokens.
 
     A user whose account was taken over recovers it here, and the attacker may have created a token.
-    Changing the password while logged in keeps tokens, because the user can review them.
+    Changing the password while logged in keeps tokens, because the user can review them. Passkeys
+    and linked logins are kept, too: the owner may need them, so the page and the mail name them.
     """
-    async with database.read() as session:
+    async with database.read(exact=True) as session:
         user = await emails.read_reset_token(session, token)
     if user is None:
         return await render_expired_link()
@@ -135,10 +136,17 @@ async def set_password(token: str) -> ResponseReturnValue:
                 session, user, password_hash=password_hash, event=Event.PASSWORD_RESET
             )
             await site.revoke_access(session, changed.id)
+            has_other_login = await site.can_log_in_without_password(session, changed.id)
     except accounts.SessionEndedError:  # a concurrent request used the link
         return await render_expired_link()
-    log_out()
+    await log_out()
     await flash("Your password was changed. Log in with your new password.", "success")
+    if has_other_login:
+        await flash(
+            "Your account can also log in without the password, with a passkey or another provider."
+            " After you log in, remove those that you do not know from your account.",
+            "warning",
+        )
     response = redirect(url_for("user.login"), 303)
     # The owner has proved access to the email address, so login limits of others do not apply.
     devices.remember_device(response, changed)

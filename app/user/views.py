@@ -5,14 +5,13 @@ import re
 from quart import Blueprint, flash, redirect, render_template, request, url_for
 from quart.typing import ResponseReturnValue
 
-from app.extensions import database
-from app.user import accounts, devices, emails, passwords
+from app.extensions import database, site
+from app.user import accounts, devices, emails, passwords, pending_login
 from app.user.audit_trail import Event
 from app.user.forms import USERNAME_PATTERN, InviteForm, LoginForm, RegisterForm
 from app.user.login import (
     confirmed_required,
     current_user,
-    log_in,
     log_out,
     logged_in_user,
     login_required,
@@ -20,7 +19,7 @@ from app.user.login import (
 from app.user.models import User
 from quart_upsun.http.redirects import safe_redirect_target
 from quart_upsun.mail import outbox
-from quart_upsun.policy import audited, cache_public, no_rate_limit, no_store, public
+from quart_upsun.policy import always_open, audited, cache_public, no_rate_limit, no_store, public
 from quart_upsun.security import audit
 from quart_upsun.security.limits import Limit, by_account, by_client, rate_limit
 from quart_upsun.web.forms import add_form_error
@@ -77,7 +76,7 @@ async def create_account() -> ResponseReturnValue:
     if not form.validate():
         return await render_template("user/register.html", form=form)
     username = str(form.username.data)
-    async with database.read() as session:
+    async with database.read(exact=True) as session:
         is_taken = await accounts.get_user_by_username(session, username) is not None
     if not is_taken:
         password_hash = await passwords.hash_password(str(form.password.data))
@@ -107,6 +106,7 @@ async def create_account() -> ResponseReturnValue:
 
 
 @blueprint.get("/login/")
+@always_open
 @cache_public(300)
 @public
 @no_rate_limit("no query, and cached by the router")
@@ -119,6 +119,7 @@ async def login() -> ResponseReturnValue:
 
 
 @blueprint.post("/login/")
+@always_open
 @no_store
 @public
 @rate_limit(LOGIN_LIMIT)
@@ -140,11 +141,9 @@ async def check_login() -> ResponseReturnValue:
             headers, status = {"Retry-After": str(error.retry_after)}, 429
         else:
             if user is not None and user.deactivated_at is None:
-                log_in(user, remember=form.remember.data)
-                await flash("You are logged in.", "success")
-                response = redirect(target or url_for("user.members"), 303)
-                devices.remember_device(response, user)
-                return response
+                return await pending_login.finish_first_step(
+                    user, remember=form.remember.data, target=target
+                )
             # Only someone who knows the password learns that the account is deactivated. Whether
             # the username or the password was wrong is never revealed.
             add_form_error(
@@ -158,17 +157,14 @@ async def check_login() -> ResponseReturnValue:
 
 
 @blueprint.post("/logout/")
+@always_open
 @no_store
 @public
 @rate_limit(LOGOUT_LIMIT)
 @audited(Event.LOGGED_OUT)
 async def logout() -> ResponseReturnValue:
     """Log out. Does nothing for anonymous users."""
-    user = current_user()
-    if user is not None:
-        async with database.write() as session:
-            await audit.record(session, Event.LOGGED_OUT, user.id)
-    log_out()
+    await log_out()
     await flash("You are logged out.", "info")
     return redirect(url_for("public.home"), 303)
 
@@ -222,7 +218,7 @@ async def authenticate(username: str, password: str) -> User | None:
     """
     user = None
     if re.match(USERNAME_PATTERN, username):  # PostgreSQL rejects NUL characters
-        async with database.read() as session:
+        async with database.read(exact=True) as session:
             user = await accounts.get_user_by_username(session, username)
     account = f"name {username.lower()}"
     device = devices.known_device(user) if user else None
@@ -232,12 +228,11 @@ async def authenticate(username: str, password: str) -> User | None:
         retry_after = await ACCOUNT_LOGIN_LIMIT.count_request(account)
     if retry_after:
         raise TooManyAttemptsError(retry_after)
-    is_right = await passwords.verify_password(user.password_hash if user else None, password)
-    is_logged_in = user is not None and is_right and user.deactivated_at is None
-    async with database.write() as session:
-        event = Event.LOGGED_IN if is_logged_in else Event.LOGIN_FAILED
-        await audit.record(session, event, user and user.id)
-    if user is None or not is_right:
+    is_right = await site.verify_password(user.password_hash if user else None, password)
+    if user is None or not is_right or user.deactivated_at is not None:
+        async with database.write() as session:
+            await audit.record(session, Event.LOGIN_FAILED, user and user.id)
+    if user is None or user.password_hash is None or not is_right:
         return None
     await CLIENT_LOGIN_LIMIT.reset(subject)  # typos do not add up
     if passwords.needs_rehash(user.password_hash):

@@ -1,5 +1,6 @@
 """Building blocks for a JSON API under `/api/`. Features add the resources.
 
+- `init_app` serves the API of an application, `/openapi.json` and `/docs`.
 - `@scope_required` authenticates a request by access token or login session, and checks the scope;
   `current_caller()` returns the user.
 - `@validate_json`, `@validate_query` and `@accept_file` validate requests; `@document_response` and
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 from quart_upsun.lazy import exporter
 
 if TYPE_CHECKING:
+    from quart import Quart
+
     from quart_upsun.api.auth import (
         Caller,
         TokenAuthenticator,
@@ -47,11 +50,28 @@ __all__ = [
     "document_problem",
     "document_response",
     "idempotent",
+    "init_app",
     "json_response",
     "scope_required",
     "validate_json",
     "validate_query",
 ]
+
+
+def init_app(app: "Quart") -> None:
+    """Serve an API: its OpenAPI document and reference, and CORS headers.
+
+    Args:
+        app: an application that `QuartUpsun.init_app` has initialized.
+    """
+    # Imported here because migrations import the models of this package; see `quart_upsun.lazy`.
+    from quart_upsun.api import cors, openapi
+
+    state = app.extensions["quart_upsun"]
+    cors.init_app(app, state.settings.allowed_origins)
+    openapi.init_app(app, state.settings)
+    app.register_blueprint(openapi.blueprint)
+
 
 if not TYPE_CHECKING:
     __getattr__ = exporter(

@@ -10,8 +10,10 @@ from quart import g, request
 from quart_upsun.api.problems import DETAILS, Problem
 from quart_upsun.api.scopes import Scope
 from quart_upsun.current import current_toolkit
+from quart_upsun.database.log_position import require_position
 from quart_upsun.http import credentials
 from quart_upsun.identity import session_user
+from quart_upsun.measure import set_user_id
 from quart_upsun.policy import API, declare
 
 P = ParamSpec("P")
@@ -34,6 +36,8 @@ class TokenUser:
     id: int
     username: str
     scopes: frozenset[str]
+    position: int = 0
+    """The log position that reads must include; see `quart_upsun.database.log_position`."""
 
 
 class TokenAuthenticator(Protocol):
@@ -55,6 +59,7 @@ def scope_required(
         @wraps(view)
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
             g.caller = await _authenticate(scope)
+            set_user_id(g.caller.id)
             return await view(*args, **kwargs)
 
         return declare(guarded, access=API, scope=scope)
@@ -113,4 +118,5 @@ async def _authenticate(scope: Scope) -> Caller:
             headers={"WWW-Authenticate": challenge},
             scope=scope.name,
         )
+    require_position(owner.position)
     return Caller(owner.id, owner.username, "token")

@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
 from quart_upsun.http.preconditions import PRECONDITION_FAILED
+from quart_upsun.switches.state import SwitchedOffError
 
 CONTENT_TYPE = "application/problem+json"
 DETAILS = {
@@ -95,6 +96,8 @@ def problem_response(error: HTTPException) -> Response:
     detail = DETAILS.get(status, f"{_title(status)}.")
     if isinstance(error, RequestSchemaValidationError):
         status, detail, members = _validation(error)
+    elif isinstance(error, SwitchedOffError):
+        detail = error.description or detail
     elif status < 500 and error.description and error.description != type(error).description:
         detail = error.description  # set by the application, not Werkzeug's default
     if isinstance(error, Problem):

@@ -4,4 +4,4 @@
 the library's version in `pyproject.toml`.
 """
 
-__all__ = ["hypercorn", "pgqueuer", "quart", "quart_schema", "sqlalchemy"]  # modules
+__all__ = ["asyncpg", "hypercorn", "pgqueuer", "quart", "quart_schema", "sqlalchemy"]  # modules

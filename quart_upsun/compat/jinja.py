@@ -1,7 +1,7 @@
 """Private APIs of Jinja 3.1 and MarkupSafe 3.0."""
 
-from types import FunctionType, MethodType
-from typing import Any
+from types import CoroutineType, FunctionType, MethodType
+from typing import Any, NoReturn
 
 from jinja2 import Template, runtime
 from jinja2.environment import TemplateModule
@@ -13,17 +13,30 @@ FUNCTIONS = frozenset({FunctionType, MethodType})
 
 
 class FastContext(Context):
-    """Calls macros and functions without looking at each call for what hardly any of them has."""
+    """Calls macros and functions without looking at each call for what hardly any of them has.
+
+    A call that returns a coroutine is passed to `refuse_coroutine()`.
+    """
 
     def call(__self, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 as its parent
         kind = type(__obj)
-        if kind is Macro:
-            args = (__self.eval_ctx, *args)
-        elif kind not in FUNCTIONS or hasattr(__obj, "jinja_pass_arg"):
-            return super().call(__obj, *args, **kwargs)
-        kwargs.pop("_block_vars", None)
-        kwargs.pop("_loop_vars", None)
-        return __obj(*args, **kwargs)
+        if kind in FUNCTIONS and not hasattr(__obj, "jinja_pass_arg"):
+            kwargs.pop("_block_vars", None)
+            kwargs.pop("_loop_vars", None)
+            result = __obj(*args, **kwargs)
+        elif kind is Macro:
+            kwargs.pop("_block_vars", None)
+            kwargs.pop("_loop_vars", None)
+            return __obj(__self.eval_ctx, *args, **kwargs)
+        else:
+            result = super().call(__obj, *args, **kwargs)
+        if type(result) is CoroutineType:
+            __self.refuse_coroutine(__obj, result)
+        return result
+
+    def refuse_coroutine(self, called: Any, coroutine: "CoroutineType[Any, Any, Any]") -> NoReturn:
+        """Raise an error for a call whose result would have to be awaited."""
+        raise NotImplementedError
 
 
 class FastTemplate(Template):

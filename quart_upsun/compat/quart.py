@@ -1,7 +1,8 @@
 """Private APIs of Quart 0.22 and Flask."""
 
 from flask.templating import _default_template_ctx_processor
-from quart.asgi import ASGIHTTPConnection
+from quart import Quart, Response
+from quart.asgi import ASGIHTTPConnection, _handle_exception
 from quart.formparser import FormDataParser
 from quart.globals import _cv_request
 from quart.wrappers.base import BaseRequestWebsocket
@@ -12,10 +13,12 @@ from werkzeug.datastructures import MultiDict
 # would need a thread. `web.templating` removes it.
 FLASK_CONTEXT_PROCESSOR = _default_template_ctx_processor
 
-# Private methods that `http.bodies` overrides, and their parameters. A request gets its limit
-# before its body arrives, and form fields are counted before they are parsed.
+# Private methods that `http.bodies` and `http.connection` override, and their parameters. A request
+# gets its limit before its body arrives, form fields are counted before they are parsed, and a body
+# is sent as one message.
 OVERRIDDEN = {
     ASGIHTTPConnection._create_request_from_scope: ("self", "send"),
+    ASGIHTTPConnection._send_response: ("self", "send", "response"),
     FormDataParser._parse_urlencoded: ("self", "body", "mimetype", "content_length", "options"),
 }
 
@@ -28,6 +31,17 @@ def current_root_path() -> str | None:
     """
     context = _cv_request.get(None)
     return None if context is None else context.request.root_path
+
+
+def has_read_flashes() -> bool:
+    """Return whether the flashed messages of the current request were taken from its session."""
+    context = _cv_request.get(None)
+    return context is not None and context.flashes is not None
+
+
+async def handle_unexpected_error(app: Quart, error: Exception) -> Response:
+    """Return a page with the traceback in debug mode, otherwise raise the error again."""
+    return await _handle_exception(app, error)
 
 
 def size_limit(body: Body) -> int | None:

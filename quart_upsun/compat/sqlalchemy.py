@@ -5,12 +5,30 @@ from typing import Any, cast
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.engine.interfaces import Compiled
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util import await_only, greenlet_spawn
 
-__all__ = ["ADAPTER_ERROR", "execute_again_if_stale", "greenlet_spawn", "positional_parameters"]
+__all__ = [
+    "ADAPTER_ERROR",
+    "await_only",
+    "cache_no_statements",
+    "execute_again_if_stale",
+    "greenlet_spawn",
+    "positional_parameters",
+]
 
 # The adapter raises it while it connects, before SQLAlchemy wraps errors.
 ADAPTER_ERROR = AsyncAdapt_asyncpg_dbapi.Error
+
+
+def cache_no_statements(adapter: Any) -> None:
+    """Prepare each statement anew, because the server does not tell when its types change.
+
+    `prepared_statement_cache_size` would have to be known before the connection is open.
+
+    Args:
+        adapter: the dialect's adapter of an asyncpg connection.
+    """
+    adapter._prepared_statement_cache = None
 
 
 def execute_again_if_stale(cursor: Any, statement: str, parameters: Any, context: Any) -> None:

@@ -26,6 +26,7 @@ from quart_upsun.database.errors import (
     NotSanitizedError,
     ReadOnlyDatabaseError,
     SchemaBehindError,
+    TransactionPoolingError,
 )
 from quart_upsun.database.gate import SchemaGate
 from quart_upsun.database.schema import create_schema
@@ -47,6 +48,7 @@ __all__ = [
     "ReadOnlyDatabaseError",
     "SchemaBehindError",
     "SchemaGate",
+    "TransactionPoolingError",
     "connect",
     "create_schema",
     "direct",
@@ -58,9 +60,9 @@ __all__ = [
 ]
 
 
-def read() -> AbstractAsyncContextManager[AsyncSession]:
+def read(*, exact: bool = False) -> AbstractAsyncContextManager[AsyncSession]:
     """Open a session for queries in the current application; see `Database.read`."""
-    return current_toolkit().database.read()
+    return current_toolkit().database.read(exact=exact)
 
 
 def write() -> AbstractAsyncContextManager[AsyncSession]:
@@ -68,6 +70,6 @@ def write() -> AbstractAsyncContextManager[AsyncSession]:
     return current_toolkit().database.write()
 
 
-def direct() -> AbstractAsyncContextManager[Connection]:
+def direct(*, exact: bool = False) -> AbstractAsyncContextManager[Connection]:
     """Borrow a pooled asyncpg connection of the current application; see `Database.direct`."""
-    return current_toolkit().database.direct()
+    return current_toolkit().database.direct(exact=exact)

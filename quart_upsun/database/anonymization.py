@@ -22,6 +22,9 @@ KEPT = ColumnRule("kept")
 EMPTIED = "emptied"
 """For `__sanitize__` itself: delete all rows of the table."""
 
+EMPTIED_SCHEMAS: set[str] = set()
+"""Schemas whose tables are all emptied, beside the application's own. A `models.py` adds to it."""
+
 Rules = dict[str, ColumnRule] | str
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from quart_upsun.database.connection import unpooled_engine
 from quart_upsun.database.errors import DatabaseUnavailableError, NoConnectionError
 from quart_upsun.database.ownership import ForeignDatabaseError, Identity, claim_copy, read_owner
-from quart_upsun.database.url import host_and_port
+from quart_upsun.database.url import host_and_port, require_url
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def database_group(url: URL, identity: Identity) -> click.Group:
     @group.command()
     def owner() -> None:
         """Show the owner and the environment of this process."""
-        found = _run(url, lambda connection: connection.run_sync(read_owner))
+        found = run_in_transaction(url, lambda connection: connection.run_sync(read_owner))
         click.echo(f"Database:     {f'{found.name} ({found.type})' if found else 'no owner'}")
         click.echo(f"This process: {identity.name or 'unnamed'} ({identity.type})")
 
@@ -41,6 +41,7 @@ def database_group(url: URL, identity: Identity) -> click.Group:
         dump. It deletes the jobs in the copy, because running them would send their mail a second
         time. Never run it through a tunnel.
         """
+        require_url(url)
         if not identity.name:
             raise click.ClickException("This environment has no name. Set DATABASE_ENVIRONMENT.")
         if not yes:
@@ -50,7 +51,9 @@ def database_group(url: URL, identity: Identity) -> click.Group:
                 abort=True,
             )
         try:
-            jobs = _run(url, lambda connection: claim_copy(connection, identity, owner))
+            jobs = run_in_transaction(
+                url, lambda connection: claim_copy(connection, identity, owner)
+            )
         except ForeignDatabaseError as error:
             raise click.ClickException(error.facts) from None
         click.echo(f"The database now belongs to {identity.name}. Jobs deleted: {jobs}.")
@@ -58,7 +61,7 @@ def database_group(url: URL, identity: Identity) -> click.Group:
     return group
 
 
-def _run(url: URL, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+def run_in_transaction(url: URL, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     """Run `work` in a transaction."""
 
     async def inside() -> T:

@@ -9,8 +9,10 @@ UNDEFINED_OBJECT = {UNDEFINED_TABLE, "42703", "3F000"}  # table, column, schema
 # error, rollback (serialization failure, deadlock); then the two transaction timeouts.
 TRANSIENT_ERRORS = ("08", "53", "57", "58", "40", "25P03", "25P04")
 LOCK_NOT_AVAILABLE = "55P03"
+QUERY_CANCELED = "57014"  # such as by statement_timeout
 # After a failover to a standby, or while `default_transaction_read_only` is on.
 READ_ONLY = "25006"
+FEATURE_NOT_SUPPORTED = "0A000"  # such as reading an unlogged table of a standby
 
 
 class DatabaseUnavailableError(Exception):
@@ -19,6 +21,22 @@ class DatabaseUnavailableError(Exception):
 
 class NoConnectionError(ConnectionError):
     """The connection to PostgreSQL failed. The message says why."""
+
+
+class TransactionPoolingError(NoConnectionError):
+    """A connection needs a session of its own, and leads to a pooler in transaction mode.
+
+    Args:
+        address: host and port of the pooler.
+    """
+
+    remedy = "Set DATABASE_DIRECT_URL to the URL of PostgreSQL itself"
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"{address} is a connection pooler in transaction mode, through which notifications,"
+            " locks and migrations do not work"
+        )
 
 
 class UndefinedObjectError(Exception):

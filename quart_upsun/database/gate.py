@@ -140,6 +140,8 @@ class SchemaGate:
                 if not self._opened:
                     # Drops the plans that were prepared before the migration.
                     await self._database.engine.dispose()
+                    if self._database.replica is not None:
+                        self._database.replica.reset()
                     self._log_change(
                         log.info, "schema ready", revision=found, required_revision=self.needed
                     )
@@ -177,7 +179,12 @@ class SchemaGate:
             query.exception()  # retrieved, so that asyncio does not log it
 
     async def _query_state(self) -> tuple[str | None, bool]:
-        revision = "SELECT version_num FROM alembic_version" if self.needed else "SELECT NULL"
+        # Without the toolkit's table, the revision is that of another application.
+        revision = (
+            "SELECT version_num FROM alembic_version LEFT JOIN database_owner ON true"
+            if self.needed
+            else "SELECT NULL"
+        )
         try:
             async with self._database._session(self._database.engine, gated=False) as session:
                 found: str | None = await session.scalar(text(revision))

@@ -1,4 +1,4 @@
-"""The table that records which environment a database belongs to."""
+"""The tables of the owner of the database, and of what token clients have written."""
 
 from datetime import datetime
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 from sqlalchemy import BigInteger, CheckConstraint, DateTime, String, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from quart_upsun.database.anonymization import KEPT
+from quart_upsun.database.anonymization import EMPTIED, KEPT
 from quart_upsun.database.base import Base
 
 
@@ -28,3 +28,21 @@ class DatabaseOwner(Base):
     claimed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+
+class LogPosition(Base):
+    """Where the last change that a user has made with an access token is in the log.
+
+    Used only with a read replica: browsers have a cookie instead. The table is UNLOGGED: a crash of
+    the database empties it, but closes the schema gate of all processes, too, whose reads then
+    include everything from before the crash.
+    """
+
+    __tablename__ = "log_positions"
+    __sanitize__ = EMPTIED
+
+    user_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(BigInteger)
+    written_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+    __table_args__ = {"prefixes": ["UNLOGGED"]}  # noqa: RUF012 as SQLAlchemy types it

@@ -3,16 +3,22 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from contextvars import ContextVar
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from sqlalchemy import URL, text
+from sqlalchemy import URL, Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from quart_upsun.compat.sqlalchemy import greenlet_spawn
+from quart_upsun.compat.sqlalchemy import await_only, greenlet_spawn
 from quart_upsun.database.connection import (
     Connection,
     PooledConnection,
@@ -32,6 +38,9 @@ from quart_upsun.database.errors import (
     sqlstate,
 )
 from quart_upsun.database.gate import SchemaGate
+from quart_upsun.database.log_position import current_reads
+from quart_upsun.database.replica import Replica, ReplicaSession
+from quart_upsun.database.usage import QueryObserver, count_query, count_wait
 from quart_upsun.time_limits import pause_time_limit
 
 # A request that waits longer than this for a pooled connection gets 503. Waiting longer would only
@@ -51,44 +60,76 @@ class Database:
     It connects on first use, so the application boots without a database.
 
     Args:
-        url: the database.
+        url: the database, or a connection pooler in front of it.
+        direct_url: the database itself; `url` by default.
         pool_size: the maximum number of connections.
         migrations: the directory of the Alembic scripts; None for an application without
             migrations.
         preview: the name of this preview, whose data must be sanitized before it is served; None
             elsewhere.
+        replica_url: a read replica of the database, if there is one.
+
+    Attributes:
+        direct_url: the database, for connections with a session of their own.
+        pool_size: the maximum number of connections.
+        replica: the read replica, with a pool of the same size; None without one.
+        query_observers: called after each statement, those of `direct()` included.
     """
 
     def __init__(
         self,
         url: URL,
         *,
+        direct_url: URL | None = None,
         pool_size: int,
         migrations: Path | None = None,
         preview: str | None = None,
+        replica_url: URL | None = None,
     ) -> None:
         # AUTOCOMMIT by default: a query is one round trip instead of three (BEGIN, query,
         # ROLLBACK). Only `write()` switches the isolation level.
-        self.engine = pooled_engine(url, pool_size, self._outage)
+        self.direct_url = direct_url or url
+        self.query_observers: list[QueryObserver] = [count_query]
+        self.engine = pooled_engine(url, pool_size, self._outage, self.query_observers)
         self._writing = self.engine.execution_options(isolation_level="READ COMMITTED")
         # SQLAlchemy's pool is not fair: new callers overtake waiting ones. A semaphore serves them
         # in order. Measured with 32 clients: p99 of 123 ms instead of 585.
-        self._slots = asyncio.Semaphore(pool_size)
-        self._waiting = 0
+        self.pool_size = pool_size
+        self._slots = Slots(pool_size)
         self._read_only_until = float("-inf")
         self.gate = SchemaGate(self, migrations=migrations, preview=preview)
+        self.replica: Replica | None = None
+        if replica_url is not None:
+            self.replica = Replica(
+                replica_url,
+                pool_size,
+                primary=lambda: self.direct(exact=True),
+                observers=self.query_observers,
+            )
+            self._replica_slots = Slots(pool_size)
 
-    def read(self) -> AbstractAsyncContextManager[AsyncSession]:
+    def read(self, *, exact: bool = False) -> AbstractAsyncContextManager[AsyncSession]:
         """Open a session for queries. Each query is a transaction of its own.
 
+        With a read replica, the queries of a request run there. They include what the same client
+        has written, but changes of others only after some milliseconds. A query that fails on the
+        replica runs on the primary, like the rest of its session. Outside of requests, all queries
+        run on the primary.
+
         Exceptions that the block raises itself pass through.
+
+        Args:
+            exact: whether the queries must include all changes, or change something themselves:
+                they run on the primary.
 
         Raises:
             DatabaseUnavailableError: the pool timed out, the connection was lost, or the schema is
                 not ready. It is raised by the statement, so the block can catch it.
             ReadOnlyDatabaseError: a statement tried to change data of a read-only database.
         """
-        return self._session(self.engine)
+        if exact or self.replica is None:
+            return self._session(self.engine)
+        return self._read_from_replica(self.replica)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
@@ -106,6 +147,9 @@ class Database:
         async with self._session(self._writing) as session:
             try:
                 yield session
+                if self.replica is not None and (reads := current_reads.get()) is not None:
+                    # Before the commit, because one that fails may have been done.
+                    reads.has_written = True
                 await session.commit()
             except BaseException:
                 await _shield(_roll_back(session))
@@ -113,8 +157,8 @@ class Database:
 
     @property
     def waiting(self) -> int:
-        """The number of callers that wait for a pooled connection."""
-        return self._waiting
+        """The number of callers that wait for a pooled connection to the primary."""
+        return self._slots.waiting
 
     @property
     def is_read_only(self) -> bool:
@@ -130,7 +174,7 @@ class Database:
         if self.is_read_only:
             return False
         for _ in range(2):
-            async with self.read() as session:
+            async with self.read(exact=True) as session:
                 if await session.scalar(text("SHOW transaction_read_only")) == "off":
                     return True
                 await session.invalidate()
@@ -141,19 +185,31 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+        if self.replica is not None:
+            await self.replica.close()
 
-    @asynccontextmanager
-    async def direct(self) -> AsyncIterator[Connection]:
+    def direct(self, *, exact: bool = False) -> AbstractAsyncContextManager[Connection]:
         """Borrow a pooled asyncpg connection for a `Statement`. Each is a transaction of its own.
 
         Do not open a session inside the block: it would hold two connections of the pool.
+
+        Args:
+            exact: as for `read()`.
 
         Raises:
             DatabaseUnavailableError: as for `read()`, but at the end of the block. Other errors are
                 those of asyncpg, not SQLAlchemy.
         """
-        async with self._admitted():
-            pooled = await self.engine.raw_connection()
+        if exact or self.replica is None:
+            return self._borrowed(self.engine, self._admitted())
+        return self._borrowed_from_replica(self.replica)
+
+    @asynccontextmanager
+    async def _borrowed(
+        self, engine: AsyncEngine, admission: AbstractAsyncContextManager[None]
+    ) -> AsyncIterator[Connection]:
+        async with admission:
+            pooled = await engine.raw_connection()
             connection = cast(PooledConnection, pooled.driver_connection)
             connection.take_raised()
             try:
@@ -204,10 +260,15 @@ class Database:
 
     @asynccontextmanager
     async def _session(
-        self, engine: AsyncEngine, *, gated: bool = True
+        self,
+        engine: AsyncEngine,
+        *,
+        gated: bool = True,
+        admission: AbstractAsyncContextManager[None] | None = None,
+        **options: Any,
     ) -> AsyncIterator[AsyncSession]:
-        async with self._admitted(gated=gated):
-            session = AsyncSession(engine, expire_on_commit=False, autoflush=False)
+        async with admission or self._admitted(gated=gated):
+            session = AsyncSession(engine, expire_on_commit=False, autoflush=False, **options)
             try:
                 yield session
             except BaseException as error:
@@ -228,10 +289,7 @@ class Database:
         """
         if gated and not self.gate.is_open:
             await self.gate.check()
-        if self._slots.locked():
-            await self._wait()
-        else:
-            await self._slots.acquire()  # free: no timeout needed
+        await self._slots.enter()
         try:
             yield
             return
@@ -247,16 +305,84 @@ class Database:
         await self.gate.check()
         raise undefined
 
-    async def _wait(self) -> None:
-        self._waiting += 1
+    @asynccontextmanager
+    async def _read_from_replica(self, replica: Replica) -> AsyncIterator[AsyncSession]:
+        """Open a session on the replica, if it is usable. It moves to the primary if it fails."""
+        if not self.gate.is_open:
+            await self.gate.check()
+        async with AsyncExitStack() as stack:
+
+            def move() -> Engine:
+                await_only(stack.enter_async_context(self._admitted()))
+                return self.engine.sync_engine
+
+            admitted = False
+            if await replica.accepts_read():
+                with suppress(DatabaseUnavailableError):
+                    await stack.enter_async_context(self._replica_slots)
+                    admitted = True
+            opening = (
+                self._session(
+                    replica.engine,
+                    admission=nullcontext(),
+                    sync_session_class=ReplicaSession,
+                    move=move,
+                )
+                if admitted
+                else self._session(self.engine)
+            )
+            async with opening as session:
+                yield session
+
+    @asynccontextmanager
+    async def _borrowed_from_replica(self, replica: Replica) -> AsyncIterator[Connection]:
+        """Borrow a connection to the replica, if it is usable, otherwise one to the primary."""
+        if not self.gate.is_open:
+            await self.gate.check()
+        async with AsyncExitStack() as stack:
+            connection = None
+            if await replica.accepts_read():
+                with suppress(DatabaseUnavailableError, NoConnectionError):
+                    connection = await stack.enter_async_context(
+                        self._borrowed(replica.engine, self._replica_slots)
+                    )
+            if connection is None:
+                connection = await stack.enter_async_context(self.direct(exact=True))
+            yield connection
+
+
+class Slots(asyncio.Semaphore, AbstractAsyncContextManager[None]):
+    """The right to use a connection of a pool, in the order of the callers.
+
+    Attributes:
+        waiting: the number of callers that wait.
+    """
+
+    waiting = 0
+
+    async def __aenter__(self) -> None:
+        await self.enter()
+
+    async def enter(self) -> None:
+        """Wait for a free connection; `release()` gives it back.
+
+        Raises:
+            DatabaseUnavailableError: it took longer than `pool_timeout`.
+        """
+        if not self.locked():
+            await self.acquire()  # free: no timeout needed
+            return
+        self.waiting += 1
+        started = time.perf_counter()
         try:
             with pause_time_limit():
                 async with asyncio.timeout(pool_timeout.get() or POOL_TIMEOUT_SECONDS):
-                    await self._slots.acquire()
+                    await self.acquire()
         except TimeoutError as error:
             raise DatabaseUnavailableError("all pooled connections are in use") from error
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
+            count_wait(time.perf_counter() - started)
 
 
 async def _roll_back(session: AsyncSession) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 SCHEMES = {"postgresql", "postgres", "pgsql", "postgresql+asyncpg"}
+MISSING = "missing"  # not a parameter of libpq
 EXPECTED_FORM = "is malformed. Use postgresql://user:password@host:port/database"
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -46,10 +47,7 @@ SUPPORTED = {
     *SERVER_SETTINGS,
     *DEFAULT_PARAMETERS,
 }
-POOLER_HINT = (
-    "Prepared statements cannot be disabled. Connect to PostgreSQL directly or to a pooler in"
-    " session mode"
-)
+POOLER_HINT = "Remove it: a connection pooler is detected"
 HINTS = {
     "prepared_statement_cache_size": POOLER_HINT,
     "prepared_statement_name_func": POOLER_HINT,
@@ -94,6 +92,24 @@ def parse_database_url(value: Any) -> URL:
     _check(url.query)
     connect_arguments(url)  # raises now if a certificate is unusable
     return url
+
+
+def missing_url(message: str) -> URL:
+    """Return a URL that stands for a missing DATABASE_URL; connecting exits with the message.
+
+    Commands that need no database work with it.
+    """
+    return URL.create("postgresql+asyncpg", query={MISSING: message})
+
+
+def require_url(url: URL) -> None:
+    """Check that DATABASE_URL is set.
+
+    Raises:
+        SystemExit: the URL is from `missing_url()`.
+    """
+    if message := url.query.get(MISSING):
+        raise SystemExit(str(message))
 
 
 def connect_arguments(url: URL) -> dict[str, Any]:

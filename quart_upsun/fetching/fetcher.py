@@ -27,6 +27,7 @@ from quart_upsun.fetching.public_network import (
     is_public,
 )
 from quart_upsun.fetching.turns import Turns, Visit
+from quart_upsun.spans import Attributes, client_span
 
 TOTAL_TIMEOUT_SECONDS = 10.0  # for a fetch including redirects
 MAX_REDIRECTS = 5
@@ -217,19 +218,27 @@ class Fetcher:
             (b"Connection", b"close"),
         ]
         timeout = dict.fromkeys(("read", "write"), self._step_timeout)
-        host = url.raw_host.decode("ascii")
+        host, port = url.raw_host.decode("ascii"), request_url.origin.port
         network = Network(self._resolver, self._allowed, budget)
-        stream = await network.connect_tcp(host, request_url.origin.port, self._step_timeout)
-        try:
-            if tls is not None:
-                stream = await stream.start_tls(tls, host, self._step_timeout)
-            connection = httpcore.AsyncHTTP11Connection(request_url.origin, stream)
-            async with connection.stream(
-                "GET", request_url, headers=headers, extensions={"timeout": timeout}
-            ) as response:
-                yield response
-        finally:
-            await stream.aclose()
+        # Neither the path, which may contain secrets, nor a header that names the trace.
+        about: Attributes = {
+            "http.request.method": "GET",
+            "server.address": host,
+            "server.port": port,
+        }
+        with client_span("GET", about) as span:
+            stream = await network.connect_tcp(host, port, self._step_timeout)
+            try:
+                if tls is not None:
+                    stream = await stream.start_tls(tls, host, self._step_timeout)
+                connection = httpcore.AsyncHTTP11Connection(request_url.origin, stream)
+                async with connection.stream(
+                    "GET", request_url, headers=headers, extensions={"timeout": timeout}
+                ) as response:
+                    span.set_attributes({"http.response.status_code": response.status})
+                    yield response
+            finally:
+                await stream.aclose()
 
 
 def _check_type(

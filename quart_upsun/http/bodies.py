@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import cached_property
 from io import BytesIO
 from typing import Any, NamedTuple
 
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart import Request as QuartRequest
 from quart import current_app
-from quart.asgi import ASGIHTTPConnection
 from quart.formparser import FormDataParser as QuartFormDataParser
 from quart.wrappers.base import BaseRequestWebsocket
 from quart.wrappers.request import Body as QuartBody
@@ -42,14 +40,26 @@ class UnsupportedContentCodingError(UnsupportedMediaType):
 class BodyLimit(NamedTuple):
     """A larger request body limit for one path, whose view reads the body as a stream.
 
-    Set it in `app.config["BODY_LIMITS"]`, with the exact path as the key. The view reads the body
-    with `iterate_body` or `iterate_uploaded_file`.
+    Set it in `app.config["BODY_LIMITS"]`, with the exact path as the key, or with `/path/*` for all
+    paths below `/path/`. The view reads the body with `iterate_body` or `iterate_uploaded_file`.
     """
 
     size: int
     """The maximum size, in bytes."""
     seconds: float
     """The timeout for the whole body, in seconds."""
+
+
+def larger_limit(config: Mapping[str, Any], path: str) -> BodyLimit | None:
+    """Return the larger body limit of a path, or None if it has the usual one."""
+    limits: dict[str, BodyLimit] = config["BODY_LIMITS"]
+    exact = limits.get(path)
+    if exact is not None:
+        return exact
+    for pattern, limit in limits.items():
+        if pattern.endswith("/*") and path.startswith(pattern[:-1]):
+            return limit
+    return None
 
 
 class Body(QuartBody):
@@ -149,44 +159,6 @@ class Request(QuartRequest):
         return super().blueprints
 
 
-class Connection(ASGIHTTPConnection):
-    """An ASGI connection with larger body limits for some paths, and backpressure on these.
-
-    Quart receives as fast as the client sends, so a large body would be in memory as a whole even
-    if the view reads it in chunks.
-    """
-
-    def _create_request_from_scope(self, send: ASGISendCallable) -> QuartRequest:
-        incoming = super()._create_request_from_scope(send)
-        larger: BodyLimit | None = self.app.config["BODY_LIMITS"].get(incoming.path)
-        if larger is not None:
-            incoming.max_content_length = larger.size
-            incoming.body = Body(
-                incoming.content_length, larger.size, max_buffered=MAX_BUFFERED_BYTES
-            )
-        return incoming
-
-    async def handle_messages(self, request: QuartRequest, receive: ASGIReceiveCallable) -> None:
-        body = request.body
-
-        async def receive_when_there_is_room() -> Any:
-            if isinstance(body, Body):
-                await body.wait_for_room()
-            return await receive()
-
-        await super().handle_messages(request, receive_when_there_is_room)
-
-    async def handle_request(self, request: QuartRequest, send: ASGISendCallable) -> None:
-        body = request.body
-
-        async def discard_and_send(message: Any) -> None:
-            if isinstance(body, Body):
-                body.discard()
-            await send(message)
-
-        await super().handle_request(request, discard_and_send)
-
-
 async def iterate_body(incoming: QuartRequest) -> AsyncIterator[bytes]:
     """Stream a request body in chunks of at most 64 KiB.
 
@@ -200,7 +172,7 @@ async def iterate_body(incoming: QuartRequest) -> AsyncIterator[bytes]:
     """
     config, loop = current_app.config, asyncio.get_running_loop()
     chunk_timeout: float = config["BODY_TIMEOUT"]
-    larger: BodyLimit | None = config["BODY_LIMITS"].get(incoming.path)
+    larger = larger_limit(config, incoming.path)
     deadline = loop.time() + (larger.seconds if larger else chunk_timeout)
     body = aiter(incoming.body)
     while True:

@@ -1,6 +1,7 @@
 """Installs the middleware and the request hooks of this package."""
 
 import asyncio
+from collections.abc import Sequence
 
 from quart import Quart, Response, websocket
 from quart.globals import request_ctx
@@ -9,26 +10,32 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from quart_upsun.http import bodies, credentials
 from quart_upsun.http.bodies import refuse_encoded_body
 from quart_upsun.http.caching import cache_control
+from quart_upsun.http.connection import Connection
 from quart_upsun.http.converters import IdConverter
 from quart_upsun.http.headers import SECURITY_HEADERS, STRICT_TRANSPORT_SECURITY
 from quart_upsun.http.hosts import canonical_host, require_known_host, require_same_site
 from quart_upsun.http.proxy import ProxyMiddleware
 from quart_upsun.http.sessions import SessionInterface
+from quart_upsun.measure import Observer
 from quart_upsun.policy import NO_STORE
 from quart_upsun.settings import Settings
 
 
-def init_app(app: Quart, settings: Settings, draining: asyncio.Event) -> None:
+def init_app(
+    app: Quart, settings: Settings, draining: asyncio.Event, observers: Sequence[Observer]
+) -> None:
     """Wrap the application in the proxy middleware, and add request and response hooks."""
     app.url_map.converters["id"] = IdConverter
     app.request_class = bodies.Request
-    app.asgi_http_class = bodies.Connection
+    app.asgi_http_class = Connection
     app.session_interface = SessionInterface()
     app.asgi_app = ProxyMiddleware(  # type: ignore[method-assign]
         app.asgi_app,
         behind_router=settings.platform is not None,
         draining=draining,
         behind_tls=settings.secure,
+        observers=observers,
+        trusts_trace_headers=settings.trust_trace_headers,
     )
     hosts = frozenset(map(canonical_host, settings.platform.hosts if settings.platform else ()))
     # An Upsun route may have a wildcard host: https://*.example.com/.

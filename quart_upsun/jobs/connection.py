@@ -25,6 +25,7 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 RECONNECT_SECONDS = 1.0  # between two attempts to connect
+STOP_TIMEOUT_SECONDS = 2.0  # per statement, once the process stops
 LOG_AGAIN_AFTER_SECONDS = 60.0  # after this time without failures, the same reason is logged again
 # Includes a database that starts, stops or has too many connections.
 CONNECTION_ERRORS = (
@@ -70,6 +71,8 @@ class ReconnectingDriver(Driver):
         self._stopping = stopping
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._gave_up = False  # a statement failed while the process stops
         self._listeners: list[tuple[str, NotifyCallback]] = []
         self._reconnecting: asyncio.Task[None] | None = None
         self._reported = reported
@@ -103,6 +106,11 @@ class ReconnectingDriver(Driver):
         await self._run(listen)
         self._listeners.append((channel, callback))
 
+    def hurry(self) -> None:
+        """Limit the time of the running statement, because the process stops."""
+        if self._lock.locked():
+            self._start_timer()
+
     async def close(self) -> None:
         if self._reconnecting is not None:
             self._reconnecting.cancel()
@@ -111,25 +119,44 @@ class ReconnectingDriver(Driver):
     async def _run(self, statement: Callable[[Connection], Awaitable[T]]) -> T:
         """Run a statement; retry it until it succeeds or the process stops."""
         while True:
+            if self._gave_up:  # PgQueuer retries what it wants to write at the end
+                raise TimeoutError
             try:
                 if not self._database.gate.is_open:
                     await self._database.gate.check()
                 async with self._lock:
-                    return await statement(await self._connected())
+                    if self._stopping.is_set():
+                        self._start_timer()
+                    try:
+                        return await statement(await self._connected())
+                    finally:
+                        if self._timer is not None:
+                            self._timer.cancel()
             except ForeignDatabaseError as error:
                 if self._stopping.is_set():
                     raise
                 self._report_refusal(error)
             except DatabaseUnavailableError:  # logged by the gate
                 if self._stopping.is_set():
+                    self._gave_up = True
                     raise
             except CONNECTION_ERRORS as error:
                 self._report_loss(type(error).__name__)
                 await self._drop()
                 if self._stopping.is_set():
+                    self._gave_up = True
                     raise
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), RECONNECT_SECONDS)
+
+    def _start_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(STOP_TIMEOUT_SECONDS, self._abort)
+
+    def _abort(self) -> None:
+        """Make the running statement fail. Canceling it would wait for the server."""
+        if self._connection is not None:
+            self._connection.terminate()
 
     async def _require_owner(self, connection: Connection) -> None:
         """Check that this environment may run the jobs in the database.
@@ -168,7 +195,7 @@ class ReconnectingDriver(Driver):
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
             connection = await connect(
-                self._database.engine.url,
+                self._database.direct_url,
                 name="quart-upsun jobs",
                 command_timeout=STATEMENT_TIMEOUT_SECONDS + 2,
             )

@@ -17,6 +17,7 @@ from quart_upsun.compat.pgqueuer import (
 from quart_upsun.database import Database, DatabaseUnavailableError
 from quart_upsun.jobs.connection import CONNECTION_ERRORS, ReconnectingDriver
 from quart_upsun.jobs.queue import JobPostponedError
+from quart_upsun.switches.state import Switches
 
 # With more jobs than this waiting for a pooled connection, no new ones are started. Jobs that wait
 # for the network do not count; there can be a thousand of them.
@@ -67,6 +68,10 @@ WHERE id = $1 AND queue_manager_id = $2
 """
 
 
+# How often a queue that maintenance or read-only mode has paused looks whether it is over.
+PAUSE_SECONDS = 0.25
+
+
 class RequeueError(RetryRequested):
     """The job is requeued without counting an attempt."""
 
@@ -82,10 +87,12 @@ class JobQueries(Queries):
         driver: ReconnectingDriver,
         database: Database,
         postponed: dict[int, JobPostponedError],
+        switches: Switches,
     ) -> None:
         super().__init__(driver)
         self._database = database
         self._postponed = postponed
+        self._switches = switches
 
     @property
     def is_crowded(self) -> bool:
@@ -95,6 +102,9 @@ class JobQueries(Queries):
         # A job that is claimed but cannot proceed would be kept from other workers.
         while self.is_crowded:  # noqa: ASYNC110 polling is cheaper than an event per connection
             await asyncio.sleep(0.01)
+        await self._switches.wait()
+        while self._switches.pauses_jobs and not self.driver.shutdown.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(PAUSE_SECONDS)
         return await super().dequeue(*args, **options)
 
     async def log_jobs(

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from quart_upsun.compat.pgqueuer import Driver, Queries, change_notice, channel
 from quart_upsun.database import Database
 from quart_upsun.jobs.models import Job
+from quart_upsun.spans import job_headers
 
 # Delays between attempts, about a day in all.
 BACKOFF_SECONDS = (30, 120, 600, 3600, 4 * 3600, 6 * 3600, 12 * 3600)
@@ -190,6 +191,7 @@ async def enqueue_many(
         [task.priority] * count,
         execute_after=[after] * count,
         dedupe_key=keys or [None] * count,
+        headers=[job_headers()] * count,
         on_conflict="skip",
     )
     if None in ids:  # not added: a job with the same key exists
@@ -200,7 +202,7 @@ async def enqueue_many(
 async def make_due(database: Database, ids: list[int]) -> set[int]:
     """Make postponed jobs due now; return the ids of those that were still queued."""
     values = {"ids": ids, "channel": channel(), "notice": change_notice()}
-    async with database.read() as session:  # one statement in AUTOCOMMIT
+    async with database.read(exact=True) as session:  # one statement in AUTOCOMMIT
         return set(await session.scalars(MAKE_JOBS_DUE, values))
 
 

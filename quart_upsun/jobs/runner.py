@@ -4,12 +4,14 @@ import asyncio
 import json
 import logging
 import math
+import secrets
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import structlog
 from quart import Quart
 
 from quart_upsun.compat import pgqueuer
@@ -24,6 +26,7 @@ from quart_upsun.compat.pgqueuer import (
 )
 from quart_upsun.database import Database, DatabaseUnavailableError, pool_timeout
 from quart_upsun.database.ownership import Identity
+from quart_upsun.database.usage import current_use
 from quart_upsun.jobs.connection import ReconnectingDriver
 from quart_upsun.jobs.pgqueuer_queries import JobQueries, RequeueError
 from quart_upsun.jobs.queue import (
@@ -37,6 +40,7 @@ from quart_upsun.jobs.queue import (
     enqueue,
 )
 from quart_upsun.logging import get_logger
+from quart_upsun.measure import JobMeasure, Observer, end_measure
 from quart_upsun.time_limits import time_limit
 
 log = get_logger(__name__)
@@ -66,17 +70,28 @@ class Runner:
         app: tasks run in its application context.
         database: the database. The queue has a connection of its own to it.
         identity: the environment of this process. Jobs of other environments are not run.
+        observers: they get the measure of each attempt at its end.
 
     Attributes:
         tasks: the registered tasks by name.
+        schedules: the registered schedules.
+        on_start: called when an attempt begins, in its context, with the headers of the job.
     """
 
-    def __init__(self, app: Quart, database: Database, identity: Identity) -> None:
+    def __init__(
+        self,
+        app: Quart,
+        database: Database,
+        identity: Identity,
+        observers: Sequence[Observer] = (),
+    ) -> None:
         self._app = app
         self._database = database
         self._identity = identity
+        self._observers = observers
         self.tasks: dict[str, Task] = {}
-        self._schedules: list[Schedule] = []
+        self.schedules: list[Schedule] = []
+        self.on_start: list[Callable[[JobMeasure, Mapping[str, Any] | None], None]] = []
         self._stopping = asyncio.Event()
         self._attempts: set[asyncio.Task[None]] = set()
         self._postponed: dict[int, JobPostponedError] = {}
@@ -93,7 +108,7 @@ class Runner:
             if self.tasks.setdefault(task.name, task) is not task:
                 raise ValueError(f"another task is already named {task.name!r}")
             if isinstance(each, Schedule):
-                self._schedules.append(each)
+                self.schedules.append(each)
 
     @property
     def is_stopping(self) -> bool:
@@ -131,12 +146,14 @@ class Runner:
 
     async def _work(self, mode: QueueExecutionMode = QueueExecutionMode.continuous) -> None:
         driver = ReconnectingDriver(self._database, self._stopping, self._identity, self._reported)
-        queries = JobQueries(driver, self._database, self._postponed)
+        queries = JobQueries(
+            driver, self._database, self._postponed, self._app.extensions["quart_upsun"].switches
+        )
         queue, schedules = self._queue(queries), self._scheduler(queries)
-        stop = asyncio.create_task(self._stop_when_told(queue, schedules))
+        stop = asyncio.create_task(self._stop_when_told(driver, queue, schedules))
         try:
             async with asyncio.TaskGroup() as group:
-                if mode is QueueExecutionMode.continuous and self._schedules:
+                if mode is QueueExecutionMode.continuous and self.schedules:
                     group.create_task(schedules.run())
                 await queue.run(
                     # In drain mode the end of the queue is only found by polling.
@@ -155,8 +172,11 @@ class Runner:
             stop.cancel()
             await driver.close()
 
-    async def _stop_when_told(self, queue: QueueManager, schedules: SchedulerManager) -> None:
+    async def _stop_when_told(
+        self, driver: ReconnectingDriver, queue: QueueManager, schedules: SchedulerManager
+    ) -> None:
         await self._stopping.wait()
+        driver.hurry()
         queue.shutdown.set()
         schedules.shutdown.set()
 
@@ -177,7 +197,7 @@ class Runner:
 
     def _scheduler(self, queries: Queries) -> SchedulerManager:
         scheduler = SchedulerManager(queries)
-        for each in self._schedules:
+        for each in self.schedules:
             scheduler.schedule(each.task.name, each.cron, clean_old=False, accepts_context=False)(
                 self._enqueuer(each.task)
             )
@@ -207,6 +227,9 @@ class Runner:
                 owner=str(job.queue_manager_id),
                 priority=job.priority,
             )
+            measure = _measure(task, job, running)
+            for begin in self.on_start:
+                begin(measure, job.headers)
             limit = asyncio.timeout(task.timeout)
             time_limit.set(limit)
             work = asyncio.create_task(self._run(task, running))
@@ -215,17 +238,23 @@ class Runner:
                 async with limit:
                     await work
             except JobTakenOverError:
+                measure.outcome = "taken over"
                 log.info("job taken over", task=task.name, job_id=job.id)
             except JobPostponedError as error:
+                measure.outcome = "postponed"
                 self._postponed[job.id] = error
                 raise RequeueError(error.after) from None
             except asyncio.CancelledError:
+                measure.outcome = "requeued"
                 # PgQueuer would treat a cancellation as the deletion of the job.
                 raise RequeueError from None
             except Exception as error:
-                await self._handle_failure(task, running, error)
+                is_last = _is_last_attempt(task, running, error)
+                measure.outcome = "failed" if is_last else "retried"
+                await self._handle_failure(task, running, error, is_last=is_last)
             finally:
                 self._attempts.discard(work)
+                end_measure(measure, self._observers)
 
         return attempt
 
@@ -233,7 +262,9 @@ class Runner:
         async with self._app.app_context():
             await task.run(running)
 
-    async def _handle_failure(self, task: Task, running: JobContext, error: Exception) -> None:
+    async def _handle_failure(
+        self, task: Task, running: JobContext, error: Exception, *, is_last: bool
+    ) -> None:
         """Retry the job, or fail it permanently.
 
         Raises:
@@ -252,7 +283,7 @@ class Runner:
         known = isinstance(error, JobError | TimeoutError | DatabaseUnavailableError)
         if not known and (frames := traceback.extract_tb(error.__traceback__)):
             about["where"] = f"{frames[-1].filename}:{frames[-1].lineno}"
-        if isinstance(error, PermanentJobError) or running.attempt > len(task.backoff_seconds):
+        if is_last:
             log.error("job failed permanently", **about)
             if task.on_failure is not None:
                 async with self._app.app_context():
@@ -270,7 +301,13 @@ class Runner:
 
 
 def init_app(
-    app: Quart, database: Database, identity: Identity, draining: asyncio.Event, *, serves: bool
+    app: Quart,
+    database: Database,
+    identity: Identity,
+    draining: asyncio.Event,
+    *,
+    serves: bool,
+    observers: Sequence[Observer] = (),
 ) -> Runner:
     """Create the runner; if server processes run jobs, run it while the application serves.
 
@@ -280,8 +317,9 @@ def init_app(
         identity: the environment of this process.
         draining: set when the process is told to stop.
         serves: whether server processes run jobs.
+        observers: they get the measure of each attempt.
     """
-    runner = Runner(app, database, identity)
+    runner = Runner(app, database, identity, observers)
     # PgQueuer would log each failure a second time, with its message.
     logging.getLogger("pgqueuer").addFilter(_should_log)
     if serves:
@@ -297,6 +335,21 @@ def init_app(
             await running
 
     return runner
+
+
+def _measure(task: Task, job: pgqueuer.Job, running: JobContext) -> JobMeasure:
+    """Begin to measure an attempt, in its own context."""
+    # The clock of the database may be ahead of this one's.
+    waited = (datetime.now(UTC) - max(job.created, job.execute_after)).total_seconds()
+    trace_id = secrets.token_hex(16)
+    structlog.contextvars.bind_contextvars(trace_id=trace_id)
+    measure = JobMeasure(task.name, running.id, running.attempt, max(0.0, waited), trace_id)
+    current_use.set(measure.database)
+    return measure
+
+
+def _is_last_attempt(task: Task, running: JobContext, error: Exception) -> bool:
+    return isinstance(error, PermanentJobError) or running.attempt > len(task.backoff_seconds)
 
 
 def _should_log(record: logging.LogRecord) -> bool:

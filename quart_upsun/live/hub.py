@@ -68,6 +68,7 @@ class Hub:
         self._due: dict[int, None] = {}
         self._work = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._endings: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         """Return the number of open streams."""
@@ -125,6 +126,10 @@ class Hub:
             self._due[user_id] = None
             self._work.set()
 
+    def has_streams(self, user_id: int) -> bool:
+        """Tell whether a user has open streams in this process."""
+        return user_id in self._streams
+
     async def close(self) -> None:
         """End all streams and close the connection."""
         for task in self._tasks:
@@ -139,7 +144,7 @@ class Hub:
 
     def _start_tasks(self) -> None:
         listener = Listener(
-            self._database.engine.url, notified=self.fetch, connected=self._fetch_all
+            self._database.direct_url, notified=self.fetch, connected=self._fetch_all
         )
         self._tasks = [
             _create_task(listener.run()),
@@ -185,7 +190,7 @@ class Hub:
             if stream.is_open and self._has_room(stream)
         )
         try:
-            async with self._database.read() as session:
+            async with self._database.read(exact=True) as session:
                 starts = (
                     await history.fetch_starts(session, [*new_positions]) if new_positions else []
                 )
@@ -273,13 +278,22 @@ class Hub:
             if dropped:
                 log.info("slow streams dropped", count=dropped)
 
-    async def _end_on_shutdown(self) -> None:
-        """End all streams at shutdown, so that browsers reconnect to another process."""
-        await self._draining.wait()
+    def end_streams(self) -> None:
+        """End all streams, so that browsers reconnect and are checked again."""
+        ending = _create_task(self._end_all())
+        self._endings.add(ending)  # the event loop keeps only weak references
+        ending.add_done_callback(self._endings.discard)
+
+    async def _end_all(self) -> None:
         for number, stream in enumerate(self._all(), 1):
             stream.end()
             if number % STREAMS_PER_TURN == 0:
                 await asyncio.sleep(0)
+
+    async def _end_on_shutdown(self) -> None:
+        """End all streams at shutdown, so that browsers reconnect to another process."""
+        await self._draining.wait()
+        await self._end_all()
         await asyncio.sleep(SHUTDOWN_SECONDS)
         for stream in self._all():
             stream.drop()

@@ -27,6 +27,7 @@ from quart_upsun.mail.transports import (
     choose_transport,
 )
 from quart_upsun.settings import Settings
+from quart_upsun.spans import client_span
 
 log = get_logger(__name__)
 
@@ -94,7 +95,7 @@ class Delivery:
         composer = self.composers.get(kind)
         if composer is None:  # a newer release may have it
             raise JobError(f"No composer for mail of kind {kind!r}.", "unknown kind")
-        async with running.database.read() as session:
+        async with running.database.read(exact=True) as session:
             letter = await composer(session, running.data["data"])
         if letter is None:
             return None
@@ -114,7 +115,10 @@ async def send_mail(running: JobContext) -> None:
     message = await delivery.message(running)
     if message is None:
         log.info("mail skipped", **about)
-    elif await delivery.transport.send(OutgoingMail(running.id, about["kind"], message)):
+        return
+    with client_span("send mail", {"quart_upsun.mail.kind": about["kind"]}):
+        is_sent = await delivery.transport.send(OutgoingMail(running.id, about["kind"], message))
+    if is_sent:
         log.info("mail sent", **about, attempt=running.attempt)
         try:
             async with running.complete():

@@ -43,7 +43,7 @@ def sanitize_command(settings: Settings, package: str) -> click.Command:
 
         load_models(package)
         try:
-            asyncio.run(work(settings.database_url, settings.identity, click.echo))
+            asyncio.run(work(settings.direct_url, settings.identity, click.echo))
         except SanitizeError as error:
             raise click.ClickException(str(error)) from None
 

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import DeclarativeBase
 
 from quart_upsun.database import UNDEFINED_OBJECT, Base, advisory_locks, unpooled_engine
-from quart_upsun.database.anonymization import EMPTIED, KEPT, Rules
+from quart_upsun.database.anonymization import EMPTIED, EMPTIED_SCHEMAS, KEPT, Rules
 from quart_upsun.database.ownership import ForeignDatabaseError, Identity, read_owner, require_owner
 
 # Rows per transaction: half a second or less, even on a small database.
@@ -49,10 +49,12 @@ class Plan:
     truncated: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     """Tables to empty with DELETE: a foreign key refers to them, so TRUNCATE would fail."""
+    elsewhere: list[str] = field(default_factory=list)
+    """Tables to empty in `EMPTIED_SCHEMAS`, as SQL."""
 
     @property
     def emptied(self) -> list[str]:
-        return self.truncated + self.deleted
+        return self.truncated + self.deleted + self.elsewhere
 
 
 @dataclass
@@ -84,7 +86,7 @@ def find_rule_errors(base: type[DeclarativeBase]) -> list[str]:
     for name, rule in known.items():
         table = base.metadata.tables[name]
         if rule is None:
-            found.append(f"{name}: its model has no __sanitize__")
+            found.append(f"{name}: add __sanitize__ to its model, such as __sanitize__ = EMPTIED")
         elif isinstance(rule, str):
             if rule != EMPTIED:
                 found.append(f"{name}: {rule!r} is not a valid rule")
@@ -277,7 +279,8 @@ class SanitizeRun:
 
         This comes last, because triggers of a later release may copy old values into them.
         """
-        truncate = f"TRUNCATE {', '.join(map(_quote, plan.truncated))}" if plan.truncated else ""
+        truncated = [*map(_quote, plan.truncated), *plan.elsewhere]
+        truncate = f"TRUNCATE {', '.join(truncated)}" if truncated else ""
         # One statement, because foreign keys between these tables are checked at its end.
         deletes = [f"DELETE FROM {_quote(table)}" for table in plan.deleted]  # noqa: S608
         parts = ", ".join(f"part_{n} AS ({sql})" for n, sql in enumerate(deletes))
@@ -295,7 +298,9 @@ class SanitizeRun:
         await self._execute(
             "SELECT count(*) FROM (SELECT pg_clear_attribute_stats("
             " schemaname::text, tablename::text, attname::text, inherited)"
-            " FROM pg_stats WHERE schemaname = current_schema()) AS cleared"
+            " FROM pg_stats WHERE schemaname = current_schema()"
+            " OR schemaname = ANY (:schemas)) AS cleared",
+            schemas=sorted(EMPTIED_SCHEMAS),
         )
         await self.connection.commit()
         autocommit = await self.connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -350,7 +355,11 @@ async def make_plan(connection: AsyncConnection) -> Plan:
     referred = {each.target for each in references if each.table not in emptied}
     while more := {each.target for each in references if each.table in referred} - referred:
         referred |= more
-    plan = Plan(truncated=sorted(emptied - referred), deleted=sorted(emptied & referred))
+    plan = Plan(
+        truncated=sorted(emptied - referred),
+        deleted=sorted(emptied & referred),
+        elsewhere=await _tables_elsewhere(connection),
+    )
     for table in Base.metadata.sorted_tables:
         rule = known[table.name]
         if not isinstance(rule, dict):
@@ -420,6 +429,20 @@ async def _references(connection: AsyncConnection) -> list[Reference]:
     return [Reference(row[0], row[1], row[2], {*row[3]}) for row in rows]
 
 
+async def _tables_elsewhere(connection: AsyncConnection) -> list[str]:
+    """Return the tables in `EMPTIED_SCHEMAS`, as SQL."""
+    rows = await connection.execute(
+        text(
+            "SELECT nspname, relname FROM pg_class"
+            " JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+            " WHERE relkind IN ('r', 'p') AND NOT relispartition AND nspname = ANY (:schemas)"
+            " AND relname <> 'alembic_version' ORDER BY 1, 2"
+        ),
+        {"schemas": sorted(EMPTIED_SCHEMAS)},
+    )
+    return [f"{_quote(schema)}.{_quote(table)}" for schema, table in rows]
+
+
 async def _unreachable_tables(connection: AsyncConnection) -> list[str]:
     """Return the names of data that `_columns` does not cover, except that of extensions."""
     rows = await connection.scalars(
@@ -428,14 +451,15 @@ async def _unreachable_tables(connection: AsyncConnection) -> list[str]:
             " ELSE 'table' END || ' ' || nspname || '.' || relname AS name"
             " FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
             " WHERE (relkind IN ('m', 'f') OR relkind IN ('r', 'p') AND NOT relispartition"
-            " AND nspname <> current_schema())"
+            " AND nspname <> current_schema() AND nspname <> ALL (:schemas))"
             # The prefix is reserved for PostgreSQL: catalogs, TOAST and temporary tables.
             " AND NOT starts_with(nspname, 'pg_') AND nspname <> 'information_schema'"
             " AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass"
             " AND objid = pg_class.oid AND deptype = 'e')"
             " UNION ALL SELECT 'large objects (' || count(*) || ')' FROM pg_largeobject_metadata"
             " HAVING count(*) > 0 ORDER BY name"
-        )
+        ),
+        {"schemas": sorted(EMPTIED_SCHEMAS)},
     )
     return list(rows)
 

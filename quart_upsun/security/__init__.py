@@ -1,4 +1,4 @@
-"""Rate limits, the audit trail (`audit`) and signed, expiring tokens (`signing`)."""
+"""Rate limits, the audit trail (`audit`), signed tokens (`signing`) and `encryption` at rest."""
 
 from typing import TYPE_CHECKING
 

@@ -89,7 +89,7 @@ class Limit:
             raise ReadOnlyDatabaseError
         parameters = self._parameters(subject)
         # AUTOCOMMIT: one round trip instead of three.
-        async with read() as session:
+        async with read(exact=True) as session:
             if random.random() < CLEANUP_PROBABILITY:  # noqa: S311
                 await session.execute(DELETE_EXPIRED)
             if await session.scalar(COUNT_REQUEST, parameters):
@@ -109,7 +109,7 @@ class Limit:
 
     async def reset(self, subject: str) -> None:
         """Reset the limit for `subject`, for example after a successful login."""
-        async with read() as session:
+        async with read(exact=True) as session:
             await session.execute(RESET_LIMIT, self._parameters(subject))
 
     def _parameters(self, subject: str) -> dict[str, object]:

@@ -43,7 +43,7 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 NOTICE_SECONDS = 0.2  # still accepting: readiness fails, and each response closes its connection
 SETTLE_SECONDS = 0.2  # not accepting: the last connections send their requests
 # Seconds since SIGTERM:
-CANCEL_SECONDS = 7.5  # requests that still run are cancelled
+CANCEL_SECONDS = 7.5  # requests that still run are canceled
 EXIT_SECONDS = (
     8.5  # the process exits, even if something hangs, such as a client that does not read
 )

@@ -12,6 +12,6 @@ __all__ = ["runner_of"]
 def runner_of(app: Quart, *additions: Task | Schedule) -> Runner:
     """Return a job runner with only these tasks and schedules, on the application's database."""
     state: ToolkitState = app.extensions["quart_upsun"]
-    runner = Runner(app, state.database, state.identity)
+    runner = Runner(app, state.database, state.identity, state.observers)
     runner.register(*additions)
     return runner

@@ -1,31 +1,47 @@
 """Temporary databases for tests."""
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 from sqlalchemy import make_url
 
 
-async def create_database(server_url: str, template: str) -> str:
-    """Create a database from a template and return its URL, as a platform would provide it."""
-    name = f"test_{secrets.token_hex(6)}"
-    connection = await asyncpg.connect(server_url)
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Any]:
+    """Open a connection of asyncpg."""
+    connection = await asyncpg.connect(url)
     try:
-        await connection.execute(
-            f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY'
-        )
+        yield connection
     finally:
         await connection.close()
+
+
+async def create_database(server_url: str, template: str, connection: Any = None) -> str:
+    """Create a database from a template and return its URL, as a platform would provide it.
+
+    Args:
+        server_url: the maintenance database of the server.
+        template: the name of the template.
+        connection: an open connection to the maintenance database, which is faster than a new one.
+    """
+    if connection is None:
+        async with connected(server_url) as connection:
+            return await create_database(server_url, template, connection)
+    name = f"test_{secrets.token_hex(6)}"
+    await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')
     return make_url(server_url).set(database=name).render_as_string(hide_password=False)
 
 
-async def drop_database(server_url: str, url: str) -> None:
-    """Drop a database and close all connections to it."""
-    connection = await asyncpg.connect(server_url)
-    try:
-        await connection.execute(f'DROP DATABASE "{make_url(url).database}" WITH (FORCE)')
-    finally:
-        await connection.close()
+async def drop_database(server_url: str, url: str, connection: Any = None) -> None:
+    """Drop a database and close all connections to it. The arguments are as above."""
+    if connection is None:
+        async with connected(server_url) as connection:
+            await drop_database(server_url, url, connection)
+            return
+    await connection.execute(f'DROP DATABASE "{make_url(url).database}" WITH (FORCE)')
 
 
 async def set_read_only(url: str, state: str) -> None:

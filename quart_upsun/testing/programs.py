@@ -20,14 +20,20 @@ PACKAGES = {
     "node": "nodejs",
     "npm": "npm",
     "openssl": "openssl",
+    "pgbouncer": "pgbouncer",
     "redis-server": "redis-server",
 }
 
 
+def find(program: str) -> str | None:
+    """Return the path of a program; None if it is not installed."""
+    # Debian installs servers in /usr/sbin, which is not in every user's PATH.
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+
+
 def require(program: str) -> str:
     """Return the path of a program. If it is not installed, skip the test, or fail it in CI."""
-    # Debian installs servers in /usr/sbin, which is not in every user's PATH.
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    path = find(program)
     if path is not None:
         return path
     message = f"{program} is not installed (Debian package: {PACKAGES[program]})"

@@ -15,5 +15,5 @@ async def working(runner: Runner) -> AsyncIterator[None]:
         yield
     finally:
         runner.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await running

@@ -118,7 +118,7 @@ class Server:
         self.port = int((await self.wait_for_event("server starting"))[0]["port"])
         await self.wait_for_event("server ready", times=processes)
         self.pids()
-        async with httpx.AsyncClient(base_url=self.url) as client:
+        async with httpx.AsyncClient(base_url=self.url, timeout=START_SECONDS) as client:
             assert (await client.get("/livez")).status_code == 200
 
     async def wait_until_draining(self) -> None:
@@ -141,7 +141,7 @@ class Server:
             lambda: not any(map(is_alive, self.children)),
             "exit of the server's processes",
             lambda: self.output,
-            1.0,
+            5.0,
         )
         # The pipe is closed when the last process that inherited it exits.
         await asyncio.to_thread(self._reader.join, 5.0)

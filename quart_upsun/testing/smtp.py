@@ -11,7 +11,7 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-WAIT_SECONDS = 5.0
+WAIT_SECONDS = 20.0
 
 # aiosmtpd logs every line of the protocol, which would flood the output of failing tests.
 logging.getLogger("mail.log").setLevel(logging.ERROR)

@@ -8,10 +8,9 @@ import pytest
 from pydantic import SecretStr
 from quart import Quart
 from quart.testing import QuartClient as Client
-from sqlalchemy import text
+from sqlalchemy import URL, text
 
 from quart_upsun.database import Database
-from quart_upsun.database.url import parse_database_url
 from quart_upsun.tests.sample import Settings, create_app
 
 
@@ -22,9 +21,10 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture
-def settings(database_url: str) -> Settings:
+def settings(application_url: URL, direct_url: URL | None) -> Settings:
     return Settings(
-        database_url=parse_database_url(database_url),
+        database_url=application_url,
+        database_direct_url=direct_url,
         secret_key=SecretStr("a secret key for tests only"),
         log_level="debug",
         run_jobs=False,  # tests call `jobs.run_due()`

@@ -23,7 +23,16 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from wtforms.widgets import html_params
 
 import quart_upsun
-from quart_upsun.compat import hypercorn, jinja, pgqueuer, quart, quart_schema, sqlalchemy, wtforms
+from quart_upsun.compat import (
+    asyncpg,
+    hypercorn,
+    jinja,
+    pgqueuer,
+    quart,
+    quart_schema,
+    sqlalchemy,
+    wtforms,
+)
 from quart_upsun.database import Database
 from quart_upsun.database.statements import DIALECT
 from quart_upsun.database.url import parse_database_url
@@ -32,7 +41,12 @@ ROOT = Path(quart_upsun.__path__[0])
 
 
 @pytest.mark.parametrize(
-    ("method", "parameters"), [*quart.OVERRIDDEN.items(), *pgqueuer.OVERRIDDEN.items()]
+    ("method", "parameters"),
+    [
+        *asyncpg.OVERRIDDEN.items(),
+        *quart.OVERRIDDEN.items(),
+        *pgqueuer.OVERRIDDEN.items(),
+    ],
 )
 def test_overridden_methods_have_the_expected_parameters(
     method: Callable[..., Any], parameters: tuple[str, ...]
@@ -263,7 +277,12 @@ def private_uses(path: Path) -> Iterator[str]:
 
 
 # The schema gate queries a `Database` without waiting for itself.
-ALLOWED = {"gate.py": {"_session"}}
+ALLOWED = {
+    "gate.py": {"_session"},
+    # Documented by Python and Werkzeug.
+    "call.py": {"_current_frames"},
+    "mount.py": {"_get_current_object"},
+}
 
 
 def test_private_apis_are_used_in_compat_only() -> None:

@@ -155,7 +155,7 @@ async def test_the_gate_does_not_return_a_stale_state(app: Quart, database_url: 
             for result in await asyncio.gather(*held, return_exceptions=True)
         )
         await connection.execute("INSERT INTO alembic_version VALUES ($1)", gate.needed)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await asyncio.gather(*(gate.check() for _ in range(3)))
     await connection.close()
 
@@ -207,12 +207,12 @@ async def test_a_changed_column_type_does_not_break_pooled_connections(
             await barrier.wait()  # five connections at once
             return await session.scalar(select(Mail.kind))
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await asyncio.gather(*(query() for _ in range(5))) == ["ada"] * 5
     connection = await asyncpg.connect(database_url)
     await connection.execute("ALTER TABLE mails ALTER COLUMN kind TYPE text")
     await connection.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await asyncio.gather(*(query() for _ in range(5))) == ["ada"] * 5
 
 

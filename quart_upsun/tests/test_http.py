@@ -10,9 +10,11 @@ from quart.testing import QuartClient as Client
 
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.http.headers import SECURITY_HEADERS
+from quart_upsun.legacy import mount_wsgi
 from quart_upsun.platform import Environment
 from quart_upsun.testing.servers import NO_DATABASE
-from quart_upsun.tests.sample import create_app
+from quart_upsun.tests import sample
+from quart_upsun.tests.legacy import flask_app
 from quart_upsun.tests.sample.settings import Settings
 from quart_upsun.web.errors import MESSAGES
 
@@ -21,6 +23,16 @@ LIMIT = 100  # MAX_FORM_PARTS
 BOUNDARY = "boundary"
 URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
+# A page of the application, of a mounted one, and of one that is mounted as the fallback.
+PAGES = pytest.mark.parametrize("page", ["/about/", "/old/about/", "/old-about/"])
+
+
+def create_app(settings: Settings) -> Quart:
+    """Create the sample application with a Flask application mounted twice."""
+    app = sample.create_app(settings)
+    for path in ("/old", None):
+        mount_wsgi(app, flask_app.create_app(), path, limit=None, requires_schema=False)
+    return app
 
 
 @pytest.fixture
@@ -68,6 +80,7 @@ def form_client(settings: Settings) -> Client:
     return cast(Client, app.test_client())
 
 
+@PAGES
 @pytest.mark.parametrize(
     ("host", "status"),
     [
@@ -89,24 +102,26 @@ def form_client(settings: Settings) -> Client:
         ("", 400),
     ],
 )
-async def test_rejects_unknown_hosts(settings: Settings, host: str, status: int) -> None:
+async def test_rejects_unknown_hosts(settings: Settings, host: str, status: int, page: str) -> None:
     client = on_upsun(settings).test_client()
-    response = await client.get("/about/", headers={"Host": host})
+    response = await client.get(page, headers={"Host": host})
     assert response.status_code == status
     # The same applies to redirects and to unknown paths.
-    for path in ("/about", "/nowhere/"):
+    for path in (page.removesuffix("/"), f"{page}nowhere/"):
         response = await client.get(path, headers={"Host": host})
         assert (response.status_code == 400) == (status == 400)
     assert (await client.get("/livez", headers={"Host": host})).status_code == 200
 
 
-async def test_accepts_any_host_without_known_routes(settings: Settings) -> None:
+@PAGES
+async def test_accepts_any_host_without_known_routes(settings: Settings, page: str) -> None:
     for app in (create_app(settings), on_upsun(settings, origin=None, hosts=frozenset())):
-        response = await app.test_client().get("/about/", headers={"Host": "elsewhere.example"})
+        response = await app.test_client().get(page, headers={"Host": "elsewhere.example"})
         assert response.status_code == 200
 
 
-async def test_origin_must_match_the_requested_host(settings: Settings) -> None:
+@PAGES
+async def test_origin_must_match_the_requested_host(settings: Settings, page: str) -> None:
     """For browsers without `Sec-Fetch-Site`."""
     client = on_upsun(settings).test_client()
     for origin, is_rejected in (
@@ -114,23 +129,24 @@ async def test_origin_must_match_the_requested_host(settings: Settings) -> None:
         ("https://second.example.com:8443", True),
     ):
         response = await client.post(
-            "/about/", headers={"Host": HOST, "Origin": origin, "X-Forwarded-Proto": "https"}
+            page, headers={"Host": HOST, "Origin": origin, "X-Forwarded-Proto": "https"}
         )
         assert response.status_code == (403 if is_rejected else 405)
 
 
-async def test_hsts_and_robots_headers_on_upsun(settings: Settings) -> None:
+@PAGES
+async def test_hsts_and_robots_headers_on_upsun(settings: Settings, page: str) -> None:
     for kind, robots in (
         ("production", None),
         ("staging", "noindex, nofollow"),
         ("development", "noindex, nofollow"),
     ):
         client = on_upsun(settings, type=kind).test_client()
-        for path, host in (("/about/", HOST), ("/about", HOST), ("/x/", HOST), ("/", "evil")):
+        for path, host in ((page, HOST), (page[:-1], HOST), (f"{page}x/", HOST), (page, "evil")):
             response = await client.get(path, headers={"Host": host})
             assert response.headers["Strict-Transport-Security"] == "max-age=31536000"
             assert response.headers.get("X-Robots-Tag") == robots
-    response = await create_app(settings).test_client().get("/about/")
+    response = await create_app(settings).test_client().get(page)
     assert "Strict-Transport-Security" not in response.headers
     assert "X-Robots-Tag" not in response.headers
 
@@ -181,9 +197,10 @@ async def test_malformed_bodies_are_not_server_errors(
     assert response.status_code in {200, 400}
 
 
-async def test_body_limit_applies_to_views_that_do_not_read_the_body(form_client: Client) -> None:
+@PAGES
+async def test_body_limit_applies_to_views_that_do_not_read_the_body(
+    form_client: Client, page: str
+) -> None:
     size = 1024 * 1024 + 1
-    response = await form_client.post(
-        "/about/", data=b"x" * size, headers={"Content-Length": str(size)}
-    )
+    response = await form_client.post(page, data=b"x" * size, headers={"Content-Length": str(size)})
     assert response.status_code == 413

@@ -56,7 +56,7 @@ def work(app: Quart) -> Work:
 
 async def paused(caplog: pytest.LogCaptureFixture, *, times: int = 1) -> list[str]:
     """Wait until `jobs paused` is logged; return the log lines."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             found = [
                 each.getMessage() for each in caplog.records if "jobs paused" in each.getMessage()
@@ -78,7 +78,7 @@ async def test_jobs_of_another_environment_do_not_run(
         assert await work.states() == ["queued"]
         # The same process runs the job once it is the owner.
         await work.set_owner("tests")
-        await asyncio.wait_for(work.ran.wait(), 10)
+        await asyncio.wait_for(work.ran.wait(), 30)
 
 
 async def test_a_running_worker_notices_a_restore(
@@ -86,7 +86,7 @@ async def test_a_running_worker_notices_a_restore(
 ) -> None:
     async with working(work.runner()):
         await work.enqueue()
-        await asyncio.wait_for(work.ran.wait(), 10)
+        await asyncio.wait_for(work.ran.wait(), 30)
         work.ran.clear()
         async with work.database.write() as session:  # a restore replaces both
             await session.execute(SET_OWNER, {"name": PRODUCTION})
@@ -113,7 +113,7 @@ async def test_schedules_of_another_environment_do_not_run(
         await paused(caplog)
         assert await work.states() == []
         await work.set_owner("tests")
-        await asyncio.wait_for(work.ran.wait(), 10)
+        await asyncio.wait_for(work.ran.wait(), 30)
 
 
 async def test_jobs_of_a_database_without_owner_do_not_run(

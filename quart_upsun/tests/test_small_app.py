@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from quart import Quart, abort
 
 from embedded_postgres import create_database
+from quart_upsun import api
 from quart_upsun.database import create_schema
 from quart_upsun.database.ownership import ForeignDatabaseError, Identity
 from quart_upsun.database.url import parse_database_url
@@ -56,7 +57,9 @@ async def test_errors_are_html_pages(app: Quart) -> None:
         assert f"<title>{title} · Quart application</title>" in page
 
 
-async def test_api_docs_work_without_assets(app: Quart) -> None:
+async def test_api_docs_work_without_assets(settings: Settings) -> None:
+    app = create_app(settings)
+    api.init_app(app)
     client = app.test_client()
     page = await (await client.get("/docs")).get_data(as_text=True)
     assert 'href="/openapi.json"' in page

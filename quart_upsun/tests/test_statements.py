@@ -109,7 +109,7 @@ async def test_a_changed_column_type_does_not_break_statements(
 
 async def sleeper(connection: Connection) -> int:
     """Wait for the sleeping statement; return the pid of its server process."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             found: int | None = await connection.fetchval(SLEEPER)
             if found:

@@ -3,13 +3,14 @@
 import json
 import re
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from quart import Quart, Response, request, send_from_directory
 from quart.wrappers.response import FileBody
 from werkzeug.datastructures import ContentRange
 from werkzeug.exceptions import NotFound, RequestedRangeNotSatisfiable
 
+from quart_upsun.command_line import current_command
 from quart_upsun.http.preconditions import make_conditional
 from quart_upsun.policy import cache_public, no_rate_limit, public
 
@@ -32,14 +33,26 @@ def init_app(app: Quart, *, plain_max_age: int) -> None:
         plain_max_age: how long browsers may cache a file without a digest in its name, in seconds.
 
     Raises:
-        AssetsMissingError: the manifest is missing or invalid.
+        AssetsMissingError: the manifest is missing or invalid, and the process is a server.
     """
-    manifest = read_manifest(Path(app.root_path, "manifest.json"))
+    try:
+        manifest = read_manifest(Path(app.root_path, "manifest.json"))
+    except AssetsMissingError:
+        if current_command() is None:
+            raise
+        manifest = {}
 
-    def static_url_for(endpoint: str, *, filename: str) -> str:
-        """Return the digested URL. Name and signature are those of Flask-Static-Digest."""
+    def static_url_for(endpoint: str, *, filename: str, **values: Any) -> str:
+        """Return the digested URL. Name and signature are those of Flask-Static-Digest.
+
+        Raises:
+            KeyError: the manifest does not have the file.
+        """
+        if values:
+            return app.url_for(endpoint, filename=manifest[filename], **values)
         return f"/{endpoint}/{manifest[filename]}"
 
+    app.extensions["asset_manifest"] = manifest
     app.jinja_env.globals["static_url_for"] = static_url_for
     app.jinja_env.globals["static_files"] = frozenset(manifest)
 

@@ -7,8 +7,8 @@ are held.
 
 import importlib
 import shutil
-from collections.abc import AsyncGenerator, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from datetime import UTC, date, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import CoroutineType
@@ -20,12 +20,16 @@ from jinja2.filters import do_urlencode
 from markupsafe import Markup
 from pydantic import SecretStr
 from quart import Quart, get_flashed_messages, session
+from werkzeug.routing import BuildError
 
 from quart_upsun.compat.jinja import FastContext, FastTemplate, speed_up_escaping
-from quart_upsun.compat.quart import FLASK_CONTEXT_PROCESSOR, current_root_path
+from quart_upsun.compat.quart import FLASK_CONTEXT_PROCESSOR, current_root_path, has_read_flashes
 from quart_upsun.compat.wtforms import speed_up_inputs
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.settings import Settings
+from quart_upsun.switches.state import current_switches
+from quart_upsun.web import forms
+from quart_upsun.web.blocks import BlockChecker
 
 COMPILED_DIRECTORY = Path("build", "templates")  # below the application's root
 # Jinja's key of a template does not say whether its code is asynchronous.
@@ -47,13 +51,11 @@ class PrecompiledCache(FileSystemBytecodeCache):
 class SyncContext(FastContext):
     """Refuses calls that would have to be awaited; their text would be on the page instead."""
 
-    def call(__self, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 as its parent
-        result = super().call(__obj, *args, **kwargs)
-        if type(result) is CoroutineType:
-            result.close()
-            name = getattr(__obj, "__qualname__", repr(__obj))
-            _refuse(f"{name}() is called in {_describe(__self.name)}, but is asynchronous")
-        return result
+    def refuse_coroutine(self, called: Any, coroutine: "CoroutineType[Any, Any, Any]") -> NoReturn:
+        """Raise a TypeError that names the function and the template."""
+        coroutine.close()
+        name = getattr(called, "__qualname__", repr(called))
+        _refuse(f"{name}() is called in {_describe(self.name)}, but is asynchronous")
 
 
 class SyncTemplate(FastTemplate):
@@ -107,21 +109,22 @@ class CachedUrls:
 
     def __init__(self, app: Quart) -> None:
         self._app = app
+        # Endpoints by other names, which a feature may add.
+        self._aliases: dict[str, str] = app.extensions.setdefault("endpoint_aliases", {})
         self._build = lru_cache(MAX_CACHED)(self._build_url)
 
     def url_for(self, endpoint: str, **values: Any) -> str:
-        """Return a URL, as Quart's `url_for()` does."""
-        app = self._app
+        """Return a URL, as Quart's `url_for()` does; that of a static file has its digest."""
         root_path = current_root_path()
         # An endpoint that starts with a dot is relative to the blueprint of the request.
         if root_path is None or endpoint.startswith(".") or self._have_more_parts:
-            return app.url_for(endpoint, **values)
+            return self._build_any(endpoint, values)
         for name, value in values.items():
             kind = type(value)
             if name.startswith("_") or not (
                 kind is int or (kind is str and len(value) <= MAX_CACHED_CHARACTERS)
             ):
-                return app.url_for(endpoint, **values)
+                return self._build_any(endpoint, values)
         return self._build(endpoint, root_path, tuple(values.items()))
 
     @cached_property
@@ -133,7 +136,18 @@ class CachedUrls:
         )
 
     def _build_url(self, endpoint: str, root_path: str, values: tuple[tuple[str, Any], ...]) -> str:
-        return self._app.url_for(endpoint, **dict(values))
+        return self._build_any(endpoint, dict(values))
+
+    def _build_any(self, endpoint: str, values: dict[str, Any]) -> str:
+        if endpoint == "static":
+            name = values.get("filename")
+            values["filename"] = self._app.extensions.get("asset_manifest", {}).get(name, name)
+        try:
+            return self._app.url_for(endpoint, **values)
+        except BuildError:
+            if endpoint not in self._aliases:
+                raise
+        return self._app.url_for(self._aliases[endpoint], **values)
 
 
 def init_app(app: Quart, settings: Settings) -> None:
@@ -144,12 +158,11 @@ def init_app(app: Quart, settings: Settings) -> None:
     """
     speed_up_escaping()
     speed_up_inputs()
+    own = app.jinja_env.loader
+    if own is not None and settings.traceback_pages:
+        own = BlockChecker(own)
     app.jinja_env.loader = ChoiceLoader(
-        [
-            each
-            for each in (app.jinja_env.loader, FileSystemLoader(TOOLKIT_TEMPLATES))
-            if each is not None
-        ]
+        [each for each in (own, FileSystemLoader(TOOLKIT_TEMPLATES)) if each is not None]
     )
     app.jinja_env.undefined = StrictUndefined
     app.jinja_env.is_async = False
@@ -159,10 +172,13 @@ def init_app(app: Quart, settings: Settings) -> None:
     if compiled.is_dir() and not settings.traceback_pages:
         app.jinja_env.bytecode_cache = PrecompiledCache(str(compiled), CACHE_PATTERN)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.filters["date"] = format_date
     app.jinja_env.filters["time"] = format_time
     app.jinja_env.filters["urlencode"] = urlencode
     app.jinja_env.globals["url_for"] = CachedUrls(app).url_for
     app.jinja_env.globals["get_flashed_messages"] = flashed_messages
+    app.jinja_env.globals["current_switches"] = current_switches
+    app.jinja_env.globals["csrf_token"] = forms.csrf_token
     # The same for every page of a process: no work for the context of each.
     app.jinja_env.globals["site_name"] = settings.site_name
     app.jinja_env.globals.setdefault("static_files", frozenset())  # see `web.assets`
@@ -221,6 +237,12 @@ def format_time(value: datetime) -> Markup:
     )
 
 
+def format_date(value: date) -> Markup:
+    """Render a date as a `<time>` element."""
+    day = f"{value.day} {MONTHS[value.month - 1]} {value.year}"
+    return Markup(f'<time datetime="{value.isoformat()}">{day}</time>')  # noqa: S704 digits, months
+
+
 def urlencode(value: Any) -> str:
     """Encode a value for a URL, as Jinja's filter does; the tags of a list come again and again."""
     if type(value) is str and len(value) <= MAX_CACHED_CHARACTERS:
@@ -233,11 +255,13 @@ def _urlencode_text(value: str) -> str:
     return do_urlencode(value)
 
 
-def flashed_messages(with_categories: bool = False) -> Sequence[Any]:
+def flashed_messages(
+    with_categories: bool = False, category_filter: Iterable[str] = ()
+) -> Sequence[Any]:
     """Return the messages for this page; without any, leave the session alone.
 
     Reading the session makes an answer depend on its cookie, and uncacheable.
     """
-    if "_flashes" not in session:
+    if "_flashes" not in session and not has_read_flashes():
         return []
-    return get_flashed_messages(with_categories)
+    return get_flashed_messages(with_categories, category_filter)

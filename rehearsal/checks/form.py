@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rehearsal import knowledge
-from rehearsal.configuration import CONFIG_FILE, REJECTED, STAGE, Loaded, readable
+from rehearsal import fixed, knowledge
+from rehearsal.configuration import CONFIG_FILE, DIRECTORY, REJECTED, STAGE, Loaded, readable
 from rehearsal.findings import Finding, Severity
 from rehearsal.shapes import Fault, Keys, examine
 
@@ -20,12 +20,12 @@ MAX_MESSAGE_LENGTH = 200
 def check_form(loaded: Loaded, schema: Path | None) -> Iterator[Finding]:
     """Yield the differences from the known keys and values, then those from the JSON schema.
 
-    A line with an error is not reported again from the JSON schema.
+    A line that the JSON schema refuses as well is reported once.
     """
     reported: set[tuple[str, int]] = set()
     for fault in examine(loaded.raw, knowledge.DOCUMENT, ()):
         finding = _finding(loaded, fault)
-        if finding.severity is Severity.ERROR:
+        if not fault.is_unknown:
             reported.add((finding.file, finding.line))
         yield finding
     if schema is not None:
@@ -95,11 +95,11 @@ def _unexpected(error: "ValidationError") -> list[tuple[str, str]]:
 
 def check_other_files(files: frozenset[str]) -> Iterator[Finding]:
     """Yield configuration files that the platform does not read."""
+    is_flex = any(f.startswith(f"{DIRECTORY}/") and f.endswith(".yaml") for f in files)
     for file in sorted(files):
         name = file.rpartition("/")[2]
-        if (name == ".platform.app.yaml" or file.startswith(".platform/")) and not (
-            file.startswith(".upsun/")
-        ):
+        is_fixed = name == fixed.APPLICATION or file.startswith(f"{fixed.DIRECTORY}/")
+        if is_flex and is_fixed and not file.startswith(f"{DIRECTORY}/"):
             yield Finding(
                 STAGE,
                 f"{file} is a Platform.sh configuration file",

@@ -141,12 +141,14 @@ def _check_stack(context: Context, keys: Keys, stack: Any) -> Iterator[Finding]:
 
 
 def check_profile(context: Context) -> Iterator[Finding]:
+    profile = knowledge.DEFAULT_PROFILE
     for keys, _, application in context.applications():
         if application.type.startswith("python:") and not application.container_profile:
             yield context.find(
                 keys,
                 "has no `container_profile`",
-                "the container gets HIGH_CPU: 224 MB of memory at first, 64 MB in a preview",
+                f"the container gets {profile}: {knowledge.default_memory(profile)} MB of memory at"
+                f" first, {min(knowledge.SIZES[profile].values())} MB in the smallest size",
                 "add `container_profile: BALANCED`",
             )
 

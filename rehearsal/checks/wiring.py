@@ -79,6 +79,41 @@ def _judge(
         )
 
 
+def check_circles(context: Context) -> Iterator[Finding]:
+    """Find relationships that close a circle; the documentation says that there must be none."""
+    targets: dict[str, set[str]] = {}
+    for keys, relationships in _relationships(context):
+        owner = keys[1]
+        for name, value in relationships.items():
+            if not isinstance(value, (str, Mapping, type(None))):
+                continue
+            target, _ = target_of(str(name), value)
+            circle = _path(targets, target, owner)
+            if circle and target != owner:
+                yield context.find(
+                    (*keys, str(name)),
+                    f"closes a circle of relationships: {' → '.join([owner, *circle])}",
+                    REJECTED,
+                    f"remove it, or the relationship from `{target}` to `{circle[1]}`; data that"
+                    " goes both ways can be in a service that both use",
+                    Severity.ERROR,
+                )
+            targets.setdefault(owner, set()).add(target)
+
+
+def _path(targets: Mapping[str, set[str]], start: str, end: str) -> list[str]:
+    """Return the names on a way from one to another; empty if there is none."""
+    ways = [[start]]
+    seen = {start}
+    for way in ways:
+        if way[-1] == end:
+            return way
+        for target in sorted(targets.get(way[-1], set()) - seen):
+            seen.add(target)
+            ways.append([*way, target])
+    return []
+
+
 def check_database_url(context: Context) -> Iterator[Finding]:
     for keys, _, application in context.applications():
         service = context.configuration.services.get(
@@ -119,6 +154,8 @@ def check_upstreams(context: Context) -> Iterator[Finding]:
     services = context.configuration.names("services")
     for url, route in context.configuration.routes.items():
         keys = ("routes", url)
+        if url not in context.configuration.names("routes"):
+            continue  # the default route
         if "type" not in context.raw(keys):
             yield context.find(
                 keys,

@@ -21,7 +21,7 @@ from rehearsal.services.base import (
     accounts,
     family,
 )
-from rehearsal.services.postgresql import Databases
+from rehearsal.services.postgresql import MAX_CONNECTIONS, Databases
 from rehearsal.variables import Endpoint
 
 __all__ = ["Databases", "ServiceError", "Services", "copy", "remove"]
@@ -50,6 +50,7 @@ class Services:
         scratch: Path,
         ports: Ports,
         found: list[Finding],
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         """Prepare the services without starting them.
 
@@ -59,6 +60,7 @@ class Services:
             scratch: a temporary directory with a short path.
             ports: reserves the ports.
             found: receives the findings.
+            max_connections: the limit of each PostgreSQL server.
         """
         self.databases: list[Databases] = []
         """The PostgreSQL servers."""
@@ -69,6 +71,7 @@ class Services:
         self._scratch = scratch
         self._ports = ports
         self._found = found
+        self._max_connections = max_connections
         self._endpoints: dict[str, dict[str, Endpoint]] = {}
 
     async def start(self, names: Iterable[str], stack: AsyncExitStack) -> None:
@@ -127,7 +130,13 @@ class Services:
         listed = options.get("extensions")
         extensions = [str(each) for each in listed] if isinstance(listed, list) else []
         server = await stack.enter_async_context(
-            Databases.running(self._directory / name, described, extensions, service.version)
+            Databases.running(
+                self._directory / name,
+                described,
+                extensions,
+                service.version,
+                self._max_connections,
+            )
         )
         self.databases.append(server)
         if service.version not in {"", str(server.major)}:

@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import asyncpg
 
 from embedded_postgres import MAJOR, PostgresError, postgres
 from rehearsal.services.base import Accounts, ServiceError
 
-MAX_CONNECTIONS = 200
+MAX_CONNECTIONS = 200  # by default; the platform's limit is not documented
 # Debian's packages install each major version in directories of its own.
 INSTALLATIONS = Path("/usr/lib/postgresql")
 EXTENSIONS = Path("/usr/share/postgresql")
@@ -45,25 +45,34 @@ def installation(version: str, extensions: Sequence[str]) -> Path | None:
 class Databases:
     """The PostgreSQL server of one service, and its databases."""
 
-    def __init__(self, url: str, accounts: Accounts, directory: Path) -> None:
+    def __init__(
+        self, url: str, accounts: Accounts, directory: Path, programs: Path | None = None
+    ) -> None:
         """Describe a running server.
 
         Args:
             url: the superuser's URL of the database `postgres`.
             accounts: the databases and endpoints.
             directory: the directory for the endpoints' passwords.
+            programs: the programs of this PostgreSQL; None for the embedded one.
         """
         self.url = url
         self.accounts = accounts
         self.major = MAJOR
         self.missing: list[str] = []
         """The extensions that this PostgreSQL does not have."""
+        self.programs = programs
         self._directory = directory
 
     @classmethod
     @asynccontextmanager
     async def running(
-        cls, directory: Path, accounts: Accounts, extensions: Sequence[str], version: str
+        cls,
+        directory: Path,
+        accounts: Accounts,
+        extensions: Sequence[str],
+        version: str,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> AsyncIterator["Databases"]:
         """Run the server with its files in `directory`.
 
@@ -71,13 +80,13 @@ class Databases:
             ServiceError: the server does not start.
         """
         programs = installation(version, extensions)
-        manager = postgres(directory, max_connections=MAX_CONNECTIONS, programs=programs)
+        manager = postgres(directory, max_connections=max_connections, programs=programs)
         try:
             url = await asyncio.to_thread(manager.__enter__)
         except PostgresError as error:
             raise ServiceError(str(error)) from None
         try:
-            databases = cls(url, accounts, directory)
+            databases = cls(url, accounts, directory, programs)
             await databases._prepare(extensions)
             yield databases
         finally:
@@ -91,6 +100,20 @@ class Databases:
         """Connect to a database as the superuser; by default to the service's first database."""
         database = name or self.accounts.databases[0]
         return await asyncpg.connect(f"{self.url.rpartition('/')[0]}/{quote(database, safe='')}")
+
+    def owner_variables(self, name: str) -> dict[str, str]:
+        """Return libpq's environment variables to connect to a database as its owner."""
+        server = urlsplit(self.url)
+        admins = self.accounts.may(name, "admin")
+        return {
+            "PGHOST": server.hostname or "",
+            "PGPORT": str(self.port),
+            "PGDATABASE": name,
+            "PGUSER": admins[0].username if admins else unquote(server.username or ""),
+            "PGPASSWORD": admins[0].secret(self._directory)
+            if admins
+            else unquote(server.password or ""),
+        }
 
     async def block_schema_changes(self) -> None:
         """Make every statement that changes the schema fail, like a broken migration."""

@@ -173,6 +173,10 @@ ACCEPTED = {
     ),
     "upstream without an endpoint": route("").replace("app:http", "app"),
     "stack and type": app("    stack: ['python@3.13']\n"),
+    # Older forms that the documentation mentions.
+    "shared mount": app("    mounts: {a: {source: shared}}\n"),
+    "local mount": app("    mounts: {a: {source: local}}\n"),
+    "mount as text": app("    mounts: {a: 'shared:files/a'}\n"),
 }
 
 
@@ -214,8 +218,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "no `start`",
     ),
     "mount": (app("    mounts: {a: {source: nope}}\n"), "mounts", "storage"),
-    "local mount": (app("    mounts: {a: {source: local}}\n"), "mounts", "use `storage`"),
-    "mount as text": (app("    mounts: {a: 'shared:files/a'}\n"), "mounts", "a mapping"),
+    "mount as text": (app("    mounts: {a: 'storage/a'}\n"), "mounts", "a mapping"),
     "mount of a worker": (
         app("    workers: {q: {commands: {start: x}, mounts: {a: {source: nope}}}}\n"),
         "workers",
@@ -343,6 +346,20 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "https://b",
         "primary",
     ),
+    "circle of two applications": (
+        app("    relationships: {api: 'api:http'}\n").replace(
+            "routes:\n", f"{SECOND}    relationships: {{back: 'app:http'}}\nroutes:\n"
+        ),
+        "back",
+        "api → app → api",
+    ),
+    "circle over a service": (
+        service(
+            "  v: {type: 'varnish:9.0', relationships: {app: 'app:http'}}\n", "cache: 'v:http'"
+        ),
+        "varnish",
+        "v → app → v",
+    ),
     "TLS version": (route("    tls: {min_version: TLSv1.4}\n"), "tls", "TLSv1.3"),
 }
 
@@ -358,6 +375,15 @@ def test_refused(tmp_path: Path, text: str, place: str, words: str) -> None:
         assert finding.file == "config.yaml"
         assert finding.consequence
         assert finding.fix
+
+
+@pytest.mark.parametrize("mount", ["{source: local, source_path: a}", "'shared:files/a'"])
+def test_older_form_of_a_mount_is_a_warning(tmp_path: Path, mount: str) -> None:
+    text = app(f"    mounts:\n      a: {mount}\n")
+    (finding,) = [f for f in check(tmp_path, text) if "older form" in f.message]
+    assert finding.severity is Severity.WARNING
+    assert finding.fix
+    assert mount in text.splitlines()[finding.line - 1]
 
 
 def test_findings_after_the_first_error_are_reported(tmp_path: Path) -> None:

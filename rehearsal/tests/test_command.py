@@ -115,6 +115,20 @@ def test_help_lists_all_failures_of_break(command: Command) -> None:
     assert "exit codes" in output
 
 
+@pytest.mark.parametrize("broken", ["database", "migration"])
+def test_break_needs_postgresql(command: Command, broken: str) -> None:
+    sample(command.repository)
+    code, output = command.run("--break", broken)
+    assert code == 2, output
+    assert f"--break {broken} needs PostgreSQL, and this project uses no services." in output
+    relationship = CONFIG.replace("    mounts:", "    relationships: {db: 'db:mysql'}\n    mounts:")
+    config = f"{relationship}services: {{db: {{type: 'mariadb:11.8'}}}}\n"
+    commit(command.repository, {".upsun/config.yaml": config})
+    code, output = command.run("--break", broken)
+    assert code == 2, output
+    assert "this project uses mariadb." in output
+
+
 def test_successful_and_failing_deploy(command: Command) -> None:
     sample(command.repository)
     code, output = command.run()
@@ -163,6 +177,13 @@ def test_json_is_the_only_output(command: Command) -> None:
         (["--from", "HEAD"], "--strategy"),
         (["--clone-of", "production"], "another environment"),
         (["--environment", "copy", "--clone-of", "nowhere"], "nowhere"),
+        (["--restore", "no-such.sql"], "no-such.sql is not a file"),
+        (["--restore", __file__, "--clone-of", "other"], "both bring the data"),
+        (["--rollback", "--break", "kill"], "cannot be combined"),
+        (["--deploys", "3"], "--strategy rolling"),
+        (["--instances", "3", "--instances-max", "2"], "must not be less"),
+        (["--max-connections", "0"], "from 10 to"),
+        (["--rollback", "no-such-revision"], "no commit 'no-such-revision'"),
         (["--application", "other"], "--application: web"),
         (["--break", "everything"], "invalid choice"),
         (["--environment", "../outside"], "letters, digits"),

@@ -223,3 +223,18 @@ def test_files_that_include_each_other_are_an_error(tmp_path: Path) -> None:
     }
     (finding,) = load(project(tmp_path, files)).findings
     assert finding.severity is Severity.ERROR
+
+
+def test_older_forms_of_mounts() -> None:
+    """They mean what the documentation on the migration says."""
+    text = SMALL.replace(
+        "    crons:\n",
+        "    mounts:\n      /a: 'shared:files/cache/a'\n      c: 'local:files/c'\n"
+        "      b: {source: local, source_path: logs}\n    crons:\n",
+    )
+    mounts = parse(text).applications["app"].mounts
+    assert {key: (mount.source, mount.source_path) for key, mount in mounts.items()} == {
+        "/a": ("storage", "cache/a"),
+        "b": ("instance", "logs"),
+        "c": ("instance", "c"),
+    }

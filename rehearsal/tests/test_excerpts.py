@@ -2,7 +2,7 @@
 
 import pytest
 
-from rehearsal.excerpts import LINES, cause
+from rehearsal.excerpts import LINES, cause, names_error
 
 NOISE = [f"step {number}" for number in range(40)]
 TRACEBACK = [
@@ -20,6 +20,14 @@ def test_traceback_in_the_middle() -> None:
     assert lines[1] == TRACEBACK[0]
     assert lines[-1] == TRACEBACK[-1]
     assert len(lines) <= LINES + 1
+
+
+def test_errors_of_earlier_commands_come_before_a_traceback() -> None:
+    missing = "ERROR: No matching distribution found for Flask==9"
+    text = cause("\n".join(["error: a", "error: b", "error: c", missing, *NOISE, *TRACEBACK]))
+    lines = text.splitlines()
+    assert lines[:4] == ["error: b", "error: c", missing, "(from line 45 of 66)"]
+    assert lines[-1] == TRACEBACK[-1]
 
 
 @pytest.mark.parametrize(
@@ -49,3 +57,9 @@ def test_output_without_an_error_is_cut_at_the_start() -> None:
     assert cause("a\nb\n") == "a\nb"
     assert cause("\n".join(NOISE)).splitlines()[-1] == "step 39"
     assert cause("") == ""
+
+
+def test_lines_that_are_errors() -> None:
+    assert names_error("started\nOSError: no space")
+    assert not names_error("started\nlistening")
+    assert not names_error("[ERROR] Control server error: [Errno 30] Read-only file system: '.'")

@@ -55,7 +55,7 @@ class Backend:
         try:
             await self._serve(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # cancelled at the end of the server
+            pass  # canceled at the end of the server
         finally:
             writer.close()
             with suppress(ConnectionError):

@@ -5,7 +5,7 @@ import gc
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import CoroutineType
 
 import pytest
@@ -47,7 +47,7 @@ async def serving(handler: Handler) -> AsyncIterator[int]:
         assert task is not None
         tasks.add(task)
         try:
-            # Cancelled at the end of the server.
+            # Canceled at the end of the server.
             with suppress(ConnectionError, asyncio.CancelledError):
                 await handler(reader, writer)
         finally:
@@ -236,6 +236,32 @@ async def test_refuses_without_a_backend(backend: str, body: int) -> None:
         assert b"\r\nContent-Length: %d\r\n" % len(text) in head
         assert b"\r\nConnection: close" in head
         assert text
+
+
+async def test_instance_that_refuses_connections_gets_none() -> None:
+    async with serving(responding(b"one")) as backend, Gate(0, 0) as proxy:
+        lost = refusing_port()
+        await proxy.send_to(lost, backend)
+        for port in ports(proxy):
+            assert [await fetch(port) for _ in range(20)] == [b"one"] * 20
+        assert (proxy.passed[backend], proxy.passed[lost]) == (40, 0)
+        await eventually(lambda: not proxy.open.total())
+
+
+async def test_connections_are_spread_and_counted() -> None:
+    async with serving(echo) as first, serving(echo) as second, Gate(0, 0) as proxy:
+        await proxy.send_to(first, second)
+        async with AsyncExitStack() as stack:
+            for _ in range(40):
+                reader, writer = await stack.enter_async_context(connected(proxy.held_port))
+                writer.write(b"x")
+                assert await reader.readexactly(1) == b"x"
+            assert proxy.open[first] + proxy.open[second] == 40
+            assert proxy.open[first] > 0
+            assert proxy.open[second] > 0
+            assert proxy.passed == proxy.open
+        await eventually(lambda: not proxy.open.total())
+        assert proxy.passed.total() == 40
 
 
 async def test_held_connection_with_refusing_backend() -> None:

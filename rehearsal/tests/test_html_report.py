@@ -1,14 +1,16 @@
 """The HTML report and what it is made from: costs, logs, and requests."""
 
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from rehearsal.connections import Demand
 from rehearsal.findings import Finding, Severity
 from rehearsal.html_report import render
 from rehearsal.recorder import MAX_LOG_LINES, Container, Costs, Recorder
-from rehearsal.report import Hold, Report, Stage
+from rehearsal.report import Console, Hold, Report, Stage
 from rehearsal.tests.sample import CONFIG, commit, git, rehearse, sample, summary
 
 VOID = {"meta"}
@@ -73,9 +75,26 @@ def example() -> Report:
             "refused": 0,
             "median": 0.01,
             "timeline": [[10.0, 2, 0, 0.1], [10.25, 1, 1, 0.5]],
+            "in_flight": 2,
+            "instances": {"app": 3, "app-2": 1},
         },
-        costs=Costs([app], [(10.0, 7)], 100, {"app": 50.0}, {"app": 40.0}, [(10.0, "app", "<i>")]),
+        costs=Costs(
+            [app],
+            [(10.0, 7)],
+            100,
+            {"app": 50.0},
+            {"app": 40.0},
+            [(10.0, "app", "<i>")],
+            reserved_connections=3,
+            demand=Demand(instances=2, web=6, elsewhere=1, hooks=1, pool=None),
+        ),
     )
+
+
+CONNECTIONS = (
+    "7 to PostgreSQL at most; a rolling deploy may need"
+    " 2 x (2 instances x 6 + 1 of workers) + 1 of hooks = 27 of 97"
+)
 
 
 def test_page_is_complete_and_escaped() -> None:
@@ -84,7 +103,9 @@ def test_page_is_complete_and_escaped() -> None:
     for words in ("HEAD <b>", "a < b", "warn & go", "</pre>", "<i>", "a.yaml:3"):
         assert words in text, words
     assert "Hold window 1.50 s (shaded); 3 requests held" in text
-    assert "7 connections to PostgreSQL at most; the server here allows 100" in text
+    assert f"Connections: {CONNECTIONS} that the server here allows" in text
+    assert "By instance: app 75 %, app-2 25 %" in text
+    assert "2 more were in flight on the lost instance" in text
     assert "The image of app has 50 MB, +10.0 MB since the last rehearsal" in text
     assert "300 MB" in text
     assert "1 CPU, 384 MB" in text  # the smallest size of the profile that is large enough
@@ -94,6 +115,18 @@ def test_page_is_complete_and_escaped() -> None:
     # Preparations are in the table only.
     assert text.count("build") == 1
     assert text.count("deploy") > 1
+
+
+def test_text_has_instances_and_connections() -> None:
+    output = StringIO()
+    report = example()
+    assert report.load is not None
+    report.load |= {"seconds": 1.0, "rate": 4.0, "slowest": 0.5, "kinds": {}, "writes": 0}
+    Console(output).close(report)
+    text = output.getvalue()
+    assert f"Connections {CONNECTIONS}\n" in text
+    assert "Instances   app 75 %, app-2 25 %\n" in text
+    assert "  2 more were in flight on the lost instance\n" in text
 
 
 def test_page_of_a_rehearsal_that_stopped_early() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from rehearsal import inspection, scene
 from rehearsal.configuration import Route
 from rehearsal.findings import Finding, Severity
 from rehearsal.probe import probe
@@ -178,3 +179,44 @@ async def test_route_below_a_path_and_own_domain(tmp_path: Path) -> None:
     assert report.exit_code == 0, summary(report)
     (probed,) = [stage for stage in report.stages if stage.name == "probe"]
     assert probed.detail.startswith("/api/ 200")
+
+
+@pytest.mark.requires("bwrap", "nginx")
+async def test_page_of_a_static_site_needs_no_application(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`passthru: /index.html` is how single-page applications serve their page for all paths."""
+    config = STATIC.replace(
+        "      locations:\n", "      commands: {start: sleep infinity}\n      locations:\n"
+    ).replace("root: public\n", "root: public\n          passthru: /index.html\n")
+    files = {YAML: config, "public/index.html": "a page"}
+    report = await rehearse(sample(tmp_path / "site", **files), tmp_path / "state")
+    assert report.exit_code == 0, summary(report)
+    # Without the page, the requests are for the application, which never listens.
+    monkeypatch.setattr(inspection, "START_SECONDS", 1)
+    files = {YAML: config.replace("passthru: /index.html", "passthru: /missing.html")}
+    files["public/index.html"] = "a page"
+    report = await rehearse(sample(tmp_path / "other", **files), tmp_path / "other-state")
+    assert any("does not listen" in finding.message for finding in errors(report)), summary(report)
+
+
+@pytest.mark.requires("bwrap", "nginx")
+async def test_server_error_comes_with_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene, "READY_SECONDS", 2.0)  # it never responds with 200
+    changes = ("serve.py", "        body = ", "        raise OSError('no space')\n        body = ")
+    report = await rehearse(sample(tmp_path / "site", changes), tmp_path / "state")
+    assert any("OSError: no space" in finding.excerpt for finding in errors(report)), summary(
+        report
+    )
+
+
+@pytest.mark.requires("bwrap", "nginx")
+async def test_single_application_has_a_default_route(tmp_path: Path) -> None:
+    config = CONFIG.partition("routes:")[0]
+    files = {YAML: config, "pyproject.toml": ""}
+    report = await rehearse(sample(tmp_path / "site", **files), tmp_path / "state")
+    assert report.exit_code == 0, summary(report)
+    (stage,) = [stage for stage in report.stages if stage.name == "probe"]
+    assert stage.detail.startswith("/ 200")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rehearsal.findings import Severity
+from rehearsal.knowledge import DEFAULT_CPU, SIZES
 from rehearsal.report import Report
 from rehearsal.tests.sample import CONFIG, SERVE, commit, rehearse, sample, summary
 
@@ -112,6 +113,15 @@ async def test_memory_store(type_: str, tmp_path: Path) -> None:
     assert_no_problems(report)
     public = tmp_path / "state" / "environments" / "production" / "mounts" / "public"
     assert (public / "answer").read_bytes() == b"+PONG\r\n"
+
+
+async def test_container_knows_its_size(tmp_path: Path) -> None:
+    config = CONFIG.replace("exec python3", "cat /run/config.json >public/limits; exec python3")
+    repository = sample(tmp_path / "repository", **{YAML: config})
+    assert_no_problems(await rehearse(repository, tmp_path / "state"))
+    limits = tmp_path / "state" / "environments" / "production" / "mounts" / "public" / "limits"
+    memory = SIZES["BALANCED"][DEFAULT_CPU]
+    assert json.loads(limits.read_text()) == {"info": {"limits": {"cpu": 0.5, "memory": memory}}}
 
 
 async def test_preview_has_its_own_variables(tmp_path: Path) -> None:

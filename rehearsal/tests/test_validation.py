@@ -365,7 +365,7 @@ def test_paths_are_relative_to_the_application(tmp_path: Path) -> None:
 # Schema errors
 
 WRONG: list[tuple[str, str, str, str]] = [
-    ("source: storage", "source: local", "source: local", "`local`"),
+    ("source: storage", "source: nope", "source: nope", "`nope`"),
     ("    web:\n", "    webb: {}\n    web:\n", "webb", "webb is an unknown key"),
     ("  db:\n", "  db: x\n  other:\n", "  db: x", "services.db"),
     ("type: redirect", "type: redirct", "type: redirct", "type"),

@@ -36,11 +36,11 @@ async (picture) => {
     }
     return ratio;
   };
-  // The part of a rectangle that ancestors with `overflow: hidden` do not clip.
+  // The part of a rectangle that is not clipped by ancestors, or scrolled out of them.
   const clipped = (box, element) => {
     let { left, top, right, bottom } = box;
     for (; element; element = element.parentElement) {
-      if (getComputedStyle(element).overflow !== "hidden") continue;
+      if (getComputedStyle(element).overflow === "visible") continue;
       const frame = element.getBoundingClientRect();
       [left, top] = [Math.max(left, frame.left), Math.max(top, frame.top)];
       [right, bottom] = [Math.min(right, frame.right), Math.min(bottom, frame.bottom)];
@@ -77,11 +77,14 @@ async (picture) => {
     };
     const placeholder = getComputedStyle(field, "::placeholder").color;
     const above = { left: box.left, right: box.right, top: box.top - 2, bottom: box.top - 1 };
-    results.push(
-      { what: `value of ${field.name}`, kind: "text", ratio: lowest(style.color, inside) },
-      { what: `placeholder of ${field.name}`, kind: "text", ratio: lowest(placeholder, inside) },
-      { what: `edge of ${field.name}`, kind: "edge", ratio: lowest(style.borderTopColor, above) },
-    );
+    if (field.type !== "checkbox") {
+      results.push(
+        { what: `value of ${field.name}`, kind: "text", ratio: lowest(style.color, inside) },
+        { what: `placeholder of ${field.name}`, kind: "text", ratio: lowest(placeholder, inside) },
+      );
+    }
+    const edge = lowest(style.borderTopColor, above);
+    results.push({ what: `edge of ${field.name}`, kind: "edge", ratio: edge });
   }
   return results;
 }

@@ -4,7 +4,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.browser.browsing import NewPage, Site, log_in, press_tab, register, tab_to
-from tests.features.factories import Person
+from tests.features.factories import SITE_NAME, Person
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -117,7 +117,7 @@ async def test_validation_errors_are_below_their_fields(page: Page) -> None:
     await form.get_by_label("Password", exact=True).fill("correct horse")
     await form.get_by_label("Confirm password").fill("battery staple")
     await form.get_by_role("button", name="Register").click()
-    await expect(page).to_have_title("Error: Register · quart-upsun")
+    await expect(page).to_have_title(f"Error: Register · {SITE_NAME}")
     here = page.get_by_role("navigation").get_by_role("link", name="Register")
     await expect(here).to_have_attribute("aria-current", "page")
 

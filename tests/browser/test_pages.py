@@ -10,9 +10,7 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 from playwright.async_api import Page, ViewportSize, expect
-from sqlalchemy import insert
 
-from quart_upsun.jobs.models import Job, JobLog
 from quart_upsun.testing.servers import serving
 from tests.browser.browsing import (
     NARROW,
@@ -26,7 +24,7 @@ from tests.browser.browsing import (
     register,
     tab_to,
 )
-from tests.features.factories import Person
+from tests.features.factories import SITE_NAME, Person
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -36,7 +34,8 @@ MIN_CONTRAST = {"text": 4.5, "edge": 3.0}
 NO_TEXT = """*, ::placeholder {
   -webkit-text-fill-color: transparent !important;
   text-decoration-color: transparent !important;
-}"""
+}
+::-webkit-calendar-picker-indicator { visibility: hidden; }"""
 # The content security policy allows constructed style sheets, but no inline styles.
 ADD_STYLE = """css => {
   const sheet = new CSSStyleSheet();
@@ -88,7 +87,7 @@ async def account(page: Page, site: Site) -> None:
     await log_in(page, person)
     await page.goto("/account/")
     await page.locator("#emailForm").get_by_role("button", name="Change email").click()
-    await expect(page.get_by_text("Enter your current password.")).to_be_visible()
+    await expect(page.get_by_text("Enter your email address.")).to_be_visible()
 
 
 async def reset(page: Page, site: Site) -> None:
@@ -100,29 +99,6 @@ async def reset(page: Page, site: Site) -> None:
     await page.goto(await site.link(person, "Reset your password"))
     await page.get_by_role("button", name="Reset password").click()
     await expect(page.get_by_text("Enter a password.")).to_be_visible()
-
-
-def administration(path: str) -> Visit:
-    async def visit(page: Page, site: Site) -> None:
-        root = Person()
-        await register(site, root, administrator=True)
-        await log_in(page, root)
-        await page.goto(path)
-
-    return visit
-
-
-async def failed_job(page: Page, site: Site) -> None:
-    await administration("/admin/")(page, site)
-    async with site.database.write() as session:
-        job = {"entrypoint": "mail", "priority": 10, "status": "failed"}
-        payload = b'{"kind": "confirm"}'
-        added = insert(Job).values(**job, attempts=7, payload=payload).returning(Job.id)
-        traceback = {"exception_message": f"550 no such user {'x' * 60}@example.com"}
-        job_id = await session.scalar(added)
-        await session.execute(insert(JobLog).values(**job, job_id=job_id, traceback=traceback))
-    await page.goto("/admin/jobs/")
-    await expect(page.get_by_text("550 no such user").first).to_be_visible()
 
 
 async def home_of_a_member(page: Page, site: Site) -> None:
@@ -143,8 +119,6 @@ PAGES: dict[str, Visit] = {
     "not found": at("/nowhere/"),
     "account": account,
     "new password": reset,
-    "list of users": administration("/admin/"),
-    "jobs": failed_job,
     # Pages of features, from modules named `pages_<feature>.py`.
     **{
         name: visit
@@ -158,7 +132,7 @@ PAGES: dict[str, Visit] = {
 async def test_structure_contrast_and_width(
     new_page: NewPage, site: Site, watch: Watch, visit: Visit
 ) -> None:
-    watch.expected.add(404)
+    watch.expected |= {403, 404}
     page = await new_page()
     await visit(page, site)
     await assert_valid_structure(page)
@@ -221,7 +195,7 @@ async def test_low_contrast_is_detected(page: Page) -> None:
     await page.goto("/login/")
     await page.evaluate(
         ADD_STYLE,
-        "main { background: linear-gradient(#fff, #ddd) } main a { color: #767676 }"
+        "main { background: linear-gradient(#fff, #ddd) } main a[href^='/'] { color: #767676 }"
         " [name=username] { --field-border-color: #ccc }",
     )
     found = {each["what"] for each in await low_contrast(page)}
@@ -304,9 +278,9 @@ async def test_register_and_log_in_without_javascript(
 
 async def test_tab_order_follows_the_page(page: Page) -> None:
     await page.goto("/")
-    assert [await press_tab(page) for _ in range(12)] == [
+    assert [await press_tab(page) for _ in range(9)] == [
         "Skip to main content",
-        "quart-upsun",
+        SITE_NAME,
         "Home",
         "About",
         "Register",
@@ -314,9 +288,6 @@ async def test_tab_order_follows_the_page(page: Page) -> None:
         "Password",
         "Log in",
         "Create an account",
-        "How it works",
-        "API",
-        "About this site",
     ]
 
 
@@ -362,7 +333,7 @@ async def test_forms_show_503_without_the_schema(
             # A login form would fail, too.
             await expect(page.locator("form#loginForm")).to_have_count(0)
         await page.get_by_role("link", name="Go to the home page").click()
-        await expect(page.get_by_role("heading", level=1)).to_contain_text("deployed in one push")
+        await expect(page.get_by_role("link", name="Create an account")).to_be_visible()
         await server.stop_cleanly()
 
 

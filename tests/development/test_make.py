@@ -421,19 +421,57 @@ def test_migration_is_generated_from_the_models(clone: Path) -> None:
     (sentence,) = messages(result.stdout)
     assert 'make migration m="add a column"' in sentence
 
-    with (clone / "app" / "user" / "models.py").open("a") as models:
-        models.write(
-            "\n\nclass Pet(Base):\n"
-            '    __tablename__ = "pets"\n\n'
-            "    id: Mapped[int] = mapped_column(primary_key=True)\n"
-        )
+    models = clone / "app" / "user" / "models.py"
+    before = models.read_text()
+    models.write_text(
+        before + "\n\nclass Pet(Base):\n"
+        '    __tablename__ = "pets"\n\n'
+        "    id: Mapped[int] = mapped_column(primary_key=True)\n"
+    )
     result = make(clone, "migration", 'm=A user\'s "pets"')
     assert result.returncode == 0, result.stdout
     (written,) = (clone / "alembic" / "versions").glob("*_a_user_s_pets.py")
     assert "create_table" in written.read_text()
+    assert_ruff_accepts(clone, written)
+    # What the linter of the SQL rejects is said at once, with the recipe.
+    assert "docs/migrations.md#create-a-table" in result.stdout
+    assert "Edit the migration as the recipes show" in result.stdout
+    assert_nothing_left(clone)
+
+    # With an identity, and with long names and texts, `make lint` accepts it as it is.
+    written.unlink()
+    shutil.rmtree(clone / ".data")
+    column = f"a_column_with_a_name_of_{'m' * 36}"
+    models.write_text(
+        before + "\n\nclass Pet(Base):\n"
+        '    __tablename__ = "pets"\n'
+        f'    __table_args__ = (CheckConstraint("{column} <> \'{"x" * 80}\'", name="long"),)\n\n'
+        "    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)\n"
+        f"    {column}: Mapped[str] = mapped_column(String(40), index=True)\n"
+    )
+    models.write_text(
+        models.read_text().replace("import BigInteger,", "import BigInteger, CheckConstraint,")
+    )
+    result = make(clone, "migration", f"m=Pets with {'a long description of them ' * 6}")
+    assert result.returncode == 0, result.stdout
+    assert "Edit the migration" not in result.stdout
+    (written,) = (clone / "alembic" / "versions").glob("*_pets_with_*.py")
+    assert_ruff_accepts(clone, written)
+
+
+def assert_ruff_accepts(clone: Path, written: Path) -> None:
     for check in (("check",), ("format", "--check")):
         subprocess.run([sys.executable, "-m", "ruff", *check, str(written)], cwd=clone, check=True)
-    assert_nothing_left(clone)
+
+
+def test_format_fixes_what_it_can_and_reports_the_rest(clone: Path) -> None:
+    """What cannot be fixed, such as a long comment, does not keep the rest from being formatted."""
+    module = clone / "app" / "untidy.py"
+    module.write_text(f'"""Untidy."""\nimport sys\nimport os\nprint( os,sys )\n# {"x" * 100}\n')
+    result = make(clone, "format")
+    assert result.returncode != 0
+    assert "E501" in result.stdout
+    assert "import os\nimport sys\n\nprint(os, sys)" in module.read_text()
 
 
 def test_command_receives_database_url_and_sets_the_exit_code(clone: Path) -> None:

@@ -14,6 +14,7 @@ DOCUMENTS = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "AGENTS.md",
     "SECURITY.md",
     "rehearsal/README.md",
     "embedded_postgres/README.md",
@@ -34,7 +35,7 @@ def section(document: str, title: str) -> str:
 
 
 # Fields without a variable of the same name.
-DERIVED = {"platform", "checkout"}
+DERIVED = {"platform", "checkout", "oidc_providers"}
 
 
 def first_cells(text: str) -> list[str]:

@@ -58,6 +58,20 @@ def log_calls(path: Path) -> Iterator[tuple[str, ast.expr, list[ast.keyword]]]:
                     yield method, arguments[position + 1], node.keywords
 
 
+def literal_keys(value: ast.expr) -> Iterator[str]:
+    """Yield the keys of a dictionary in the call: names with dots cannot be keywords."""
+    for key in value.keys if isinstance(value, ast.Dict) else ():
+        if isinstance(key, ast.Constant) and isinstance(key.value, str):
+            yield key.value
+
+
+def is_variable(keyword: ast.keyword) -> bool:
+    """Tell whether a call passes a dictionary whose keys are not in the call."""
+    return keyword.arg is None and not (
+        isinstance(keyword.value, ast.Dict) and None not in keyword.value.keys
+    )
+
+
 def logged_events() -> dict[Event, list[Call]]:
     """Return the events in the source of the application and the toolkit."""
     found: dict[Event, list[Call]] = defaultdict(list)
@@ -70,11 +84,12 @@ def logged_events() -> dict[Event, list[Call]]:
                 if not isinstance(event, ast.Constant) or not isinstance(event.value, str):
                     raise AssertionError(f"{path}:{event.lineno}: the event is not a literal")
                 keys = frozenset(each.arg for each in keywords if each.arg is not None)
+                keys |= {key for each in keywords for key in literal_keys(each.value)}
                 keys -= {"exc_info"}
                 if method == "exception" or any(each.arg == "exc_info" for each in keywords):
                     keys |= {"exception"}
                 found[Event(event.value, LEVELS[method], ".".join(module.parts))].append(
-                    Call(keys, has_more=any(each.arg is None for each in keywords))
+                    Call(keys, has_more=any(is_variable(each) for each in keywords))
                 )
     return found
 
@@ -93,7 +108,7 @@ def documented_events() -> dict[Event, frozenset[str]]:
                 if (ROOT / f"{logger.replace('.', '/')}.py").exists():
                     event = Event(name.strip("`"), level, logger)
                     assert event not in found, f"{event} is documented twice"
-                    found[event] = frozenset(re.findall(r"`(\w+)`", keys))
+                    found[event] = frozenset(re.findall(r"`([\w.]+)`", keys))
     return found
 
 

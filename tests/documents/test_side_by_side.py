@@ -15,6 +15,8 @@ from quart.testing import QuartClient as Client
 
 from app.links import queries
 from app.settings import ROOT, Settings
+from app.site import get_site
+from app.user import sessions
 from benchmarks import chart, pages, report
 from benchmarks.load import LoadOptions, Measured, NoResponseError, measure
 from benchmarks.servers import OURS
@@ -82,6 +84,13 @@ def url_for(endpoint: str, **values: Any) -> str:
     return f"{path}?{urlencode(values)}" if values else path
 
 
+async def login_of(database: Database, person: Person) -> str:
+    """Return the content of the login cookie of the compared applications."""
+    async with database.read() as session:
+        (current,) = await sessions.list_sessions(session, person.id)
+    return f"{person.id}.1.{current.id}"
+
+
 async def contexts(database: Database, login: str) -> dict[str, dict[str, Any]]:
     """Run the queries of the compared applications; return the context of each page."""
     async with database.read() as session:
@@ -113,9 +122,13 @@ async def test_compared_applications_render_the_same_pages(
         url_for=url_for,
         get_flashed_messages=lambda with_categories: [],
     )
+    # The compared pages have the menu of this application without features of your own.
+    menu = get_site(app).menu
+    menu[:] = [entry for entry in menu if entry.endpoint in PATHS]
     anonymous = app.test_client()
     names = {"home": "public/home.html", "members": "user/members.html", "list": "links/index.html"}
-    found = await contexts(app.extensions["quart_upsun"].database, f"{ada.id}.1")
+    database = app.extensions["quart_upsun"].database
+    found = await contexts(database, await login_of(database, ada))
     for page, context in found.items():
         path = pages.PAGES[page].path
         visitor = client if pages.PAGES[page].needs_login else anonymous
@@ -130,11 +143,13 @@ async def test_compared_applications_render_the_same_pages(
 async def test_compared_applications_run_the_same_queries(
     app: Quart, client: Client, ada: Person
 ) -> None:
+    database = app.extensions["quart_upsun"].database
+    login = await login_of(database, ada)
     statements = Statements(app)
     for page in ("members", "list"):
         await client.get(pages.PAGES[page].path)
     ours, statements.seen = statements.seen, []
-    await contexts(app.extensions["quart_upsun"].database, f"{ada.id}.1")
+    await contexts(database, login)
     assert {normalize(each) for each in statements.seen} == {normalize(each) for each in ours}
 
 
@@ -146,7 +161,7 @@ def normalize(statement: str) -> str:
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-async def load(*responses: bytes | None) -> Measured:
+async def load(*responses: bytes | None, wait_seconds: float = 10) -> Measured:
     """Measure a server that sends these responses in turn. None closes the connection."""
     numbers = count()
 
@@ -160,7 +175,9 @@ async def load(*responses: bytes | None) -> Measured:
 
     async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        options = LoadOptions(port, "/", connections=2, warm_up=0, seconds=0.4, timeout=0.2)
+        options = LoadOptions(
+            port, "/", connections=2, warm_up=0, seconds=0.4, timeout=wait_seconds
+        )
         return await measure(replace(options, body="ok"))
 
 
@@ -189,10 +206,35 @@ async def test_load_generator_counts_errors_and_continues(
 
 async def test_load_generator_counts_requests_that_wait() -> None:
     # Each connection gets one response, and then none.
-    measured = await load(RESPONSE, RESPONSE, *[b""] * 100)
+    measured = await load(RESPONSE, RESPONSE, *[b""] * 100, wait_seconds=0.2)
     assert measured.timeouts == 2
     assert measured.errors == 0
     assert measured.longest > 200
+
+
+async def test_load_generator_sends_variants_in_turn() -> None:
+    received: list[bytes] = []
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(ConnectionError, asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                received.append(head + await reader.readexactly(3))
+                writer.write(
+                    b"HTTP/1.1 201 Created\r\nContent-Length: 1\r\n\r\n%d" % (len(received) % 9)
+                )
+
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        options = LoadOptions(port, "/save", {"X-Kind": "test"}, 1, 0, 0.4, body=None, status=201)
+        variants = [({"X-Number": "1"}, "one"), ({"X-Number": "2"}, "two")]
+        measured = await measure(replace(options, method="POST", variants=variants))
+    assert (measured.errors, measured.first_error) == (0, "")
+    assert measured.requests > 10
+    for number, request in enumerate(received):
+        assert request.startswith(b"POST /save HTTP/1.1\r\n")
+        assert b"\r\nX-Kind: test\r\n" in request
+        assert b"\r\nContent-Length: 3\r\n" in request
+        assert request.endswith((b"X-Number: 1\r\n\r\none", b"X-Number: 2\r\n\r\ntwo")[number % 2])
 
 
 async def test_load_generator_needs_a_response(capfd: pytest.CaptureFixture[str]) -> None:

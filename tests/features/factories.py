@@ -9,6 +9,7 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import delete
 
+from app.settings import Settings
 from app.user import accounts, passwords
 from app.user.models import Role
 from quart_upsun.database import Database
@@ -16,11 +17,21 @@ from quart_upsun.jobs.models import Job
 
 _numbers = count(1)
 
+SITE_NAME: str = Settings.model_fields["site_name"].default
+LOGIN_COOKIE, SESSION_COOKIE, DEVICE_COOKIE = (
+    f"{Settings.name}-{kind}" for kind in ("login", "session", "device")
+)
+
 
 def invalid_fields(page: str) -> list[str]:
     """Return the names of the invalid form fields on a page, in their order."""
     soup = BeautifulSoup(page, "html.parser")
     return [str(field["name"]) for field in soup.select("main [aria-invalid=true]")]
+
+
+def cookies_of(client: Client) -> dict[str, str]:
+    """Return the values of a client's cookies by name."""
+    return {cookie.name: cookie.value or "" for cookie in client.cookie_jar or ()}
 
 
 def new_client(app: Quart) -> Client:

@@ -16,7 +16,7 @@ from app import create_app
 from app.settings import Settings
 from app.site import get_site
 from app.user import account_page as account
-from app.user import accounts, login, unconfirmed_accounts
+from app.user import accounts, login, sessions, unconfirmed_accounts
 from app.user.audit_trail import Event
 from app.user.models import Role, User
 from quart_upsun.database import Base, load_models
@@ -26,7 +26,7 @@ from quart_upsun.sanitize.models import Sanitization
 from quart_upsun.security import audit
 from quart_upsun.security.models import AuditEvent
 from quart_upsun.testing import runner_of
-from tests.features.factories import Person, invalid_fields, new_client
+from tests.features.factories import LOGIN_COOKIE, Person, cookies_of, invalid_fields, new_client
 
 
 @pytest.fixture
@@ -152,8 +152,7 @@ async def test_user_does_not_see_ip_address_of_administrator(
 async def test_password_change_invalidates_stolen_cookie(
     app: Quart, client: Client, ada: Person
 ) -> None:
-    stolen = {cookie.name: cookie.value for cookie in client.cookie_jar or ()}["login"]
-    thief = {"Cookie": f"login={stolen}"}
+    thief = {"Cookie": f"{LOGIN_COOKIE}={cookies_of(client)[LOGIN_COOKIE]}"}
     assert (await new_client(app).get("/account/", headers=thief)).status_code == 200
     form = dict.fromkeys(("password", "confirm"), "staple battery")
     await client.post("/account/password/", form=form | {"current_password": ada.password})
@@ -196,10 +195,8 @@ async def test_data_export_flags_truncated_events(
     assert (len(cut["failed_logins"]), cut["failed_logins_truncated"]) == (1, True)
 
 
-async def test_account_deletion_requires_password(app: Quart, client: Client, ada: Person) -> None:
-    response = await client.post("/account/delete/", form={"current_password": "wrong password"})
-    assert invalid_fields(await response.get_data(as_text=True)) == ["current_password"]
-    response = await client.post("/account/delete/", form={"current_password": ada.password})
+async def test_account_is_deleted(app: Quart, client: Client, ada: Person) -> None:
+    response = await client.post("/account/delete/")
     assert response.status_code == 303
     assert (await client.get("/account/")).status_code == 303
     async with app.extensions["quart_upsun"].database.read() as session:
@@ -215,7 +212,10 @@ async def test_account_page_lists_recent_activity(app: Quart, client: Client, ad
     await stranger.post("/login/", form=ada.login | {"password": "wrong password"})
     await (await Person().register(app)).log_in(stranger)
     soup = BeautifulSoup(await text_of(client), "html.parser")
-    rows = [row.select("td")[1].get_text(strip=True) for row in soup.select("tbody tr")]
+    rows = [
+        row.select("td")[1].get_text(strip=True)
+        for row in soup.select("table:not(#sessions) tbody tr")
+    ]
     assert rows == ["Logged in", "Email address confirmed", "Registered", "Login failed"]
 
 
@@ -244,17 +244,21 @@ async def test_login_expires_unless_remembered(app: Quart, monkeypatch: pytest.M
 
 
 def login_cookie(headers: list[str]) -> str:
-    (found,) = [each for each in headers if each.startswith("login=")]
+    (found,) = [each for each in headers if each.startswith(f"{LOGIN_COOKIE}=")]
     return found
 
 
 @pytest.mark.parametrize(
     ("auth_id", "status"),
     [
-        ("{id}.1.kept", 200),
-        ("{id}.1", 303),
-        ("{id}.1.kept.more", 303),
-        ("a.b.kept", 303),
+        ("{id}.1.{session}.kept", 200),
+        ("{id}.1.{session}", 303),
+        ("{id}.1.{session}.kept.more", 303),
+        ("{id}.1.{unknown}.kept", 303),
+        ("{other}.1.{session}.kept", 303),
+        ("{id}.2.{session}.kept", 303),
+        ("{id}.1.kept", 303),
+        ("a.b.c.kept", 303),
         (".", 303),
     ],
 )
@@ -262,9 +266,13 @@ async def test_malformed_login_cookie_is_rejected(
     app: Quart, client: Client, auth_id: str, status: int
 ) -> None:
     """For example, a cookie that an earlier version of the code signed with the same key."""
-    ada = await Person().register(app)
-    token = app.extensions["QUART_AUTH"][0].dump_token(auth_id.format(id=ada.id), app)
-    response = await client.get("/account/", headers={"Cookie": f"login={token}"})
+    ada, bob = await Person().register(app), await Person().register(app)
+    await ada.log_in(new_client(app))
+    async with app.extensions["quart_upsun"].database.read() as session:
+        (row,) = await sessions.list_sessions(session, ada.id)
+    content = auth_id.format(id=ada.id, other=bob.id, session=row.id, unknown=row.id + 1)
+    token = app.extensions["QUART_AUTH"][0].dump_token(content, app)
+    response = await client.get("/account/", headers={"Cookie": f"{LOGIN_COOKIE}={token}"})
     assert response.status_code == status
 
 
@@ -291,10 +299,8 @@ async def test_key_rotation_keeps_sessions(settings: Settings) -> None:
             client = new_client(app)
             if not login:
                 await (await Person().register(app)).log_in(client)
-                login = {cookie.name: cookie.value or "" for cookie in client.cookie_jar or ()}[
-                    "login"
-                ]
-            response = await new_client(app).get("/account/", headers={"Cookie": f"login={login}"})
+                login = f"{LOGIN_COOKIE}={cookies_of(client)[LOGIN_COOKIE]}"
+            response = await new_client(app).get("/account/", headers={"Cookie": login})
             assert response.status_code == status
 
 
@@ -307,7 +313,8 @@ async def test_cookies_are_rejected_by_other_environments(settings: Settings) ->
         for kind in ("production", "development")
     )
     cookies: dict[str, str] = {}
-    for here, name in ((production, "__Host-login"), (preview, "__Host-preview-login")):
+    for here, prefix in ((production, ""), (preview, "preview-")):
+        name = f"__Host-{Settings.name}-{prefix}login"
         app = create_app(here)
         async with app.test_app():
             if not cookies:
@@ -362,7 +369,10 @@ def test_every_table_with_user_data_is_exported_or_declared(app: Quart) -> None:
         for table in Base.metadata.tables.values()
         if any(key.column.table.name in of_users for key in table.foreign_keys)
     }
-    assert of_users - covered == set()
+    assert of_users - covered == set(), (
+        "Add a PersonalDataSection for these tables to `get_site(app).personal_data`, or the reason"
+        " not to export them to `tables_not_exported`. See docs/adding-a-feature.md#1-the-table."
+    )
     assert covered - of_users == {"users"}
 
 

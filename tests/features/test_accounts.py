@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.user import passwords
 from app.user.models import User
 from quart_upsun.database.url import parse_database_url
-from tests.features.factories import Person, new_client
+from tests.features.factories import LOGIN_COOKIE, SESSION_COOKIE, Person, new_client
 
 
 async def page(client: Client, path: str) -> BeautifulSoup:
@@ -236,7 +236,7 @@ async def test_login_verifies_a_hash_for_unknown_users(
         verified.append(password_hash)
         return await verify(password_hash, password)
 
-    monkeypatch.setattr(passwords, "verify_password", count)
+    monkeypatch.setattr(app.extensions["site"], "verify_password", count)
     for username in (ada.username, "nobody", "no such name!"):
         await app.test_client().post(
             "/login/", form={"username": username, "password": "not the password"}
@@ -265,13 +265,14 @@ async def test_incremented_session_version_ends_the_login(app: Quart, client: Cl
     async with app.extensions["quart_upsun"].database.write() as session:
         await session.execute(update(User).values(session_version=2))
     response = await client.get("/")
-    assert "login=;" in response.headers["Set-Cookie"]
+    assert f"{LOGIN_COOKIE}=;" in response.headers["Set-Cookie"]
     assert (await client.get("/users/")).status_code == 303
 
 
 @pytest.mark.parametrize("cookie", ["nonsense", "", "a.b.c", "'; DROP TABLE users"])
 async def test_forged_login_cookie_is_rejected(client: Client, cookie: str) -> None:
-    response = await client.get("/users/", headers={"Cookie": f"login={cookie}; session={cookie}"})
+    both = f"{LOGIN_COOKIE}={cookie}; {SESSION_COOKIE}={cookie}"
+    response = await client.get("/users/", headers={"Cookie": both})
     assert response.status_code == 303
 
 

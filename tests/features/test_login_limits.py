@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from app.user import views
 from quart_upsun.security.limits import Limit
-from tests.features.factories import Person, new_client
+from tests.features.factories import DEVICE_COOKIE, Person, cookies_of, new_client
 
 
 async def test_rate_limits_store_no_usernames_or_addresses(app: Quart, client: Client) -> None:
@@ -33,11 +33,11 @@ async def test_too_many_logins_return_429_with_retry_after(
 
 
 async def guess(
-    client: Client, person: Person, address: str = "198.51.100.1", **cookies: str
+    client: Client, person: Person, address: str = "198.51.100.1", device: str = ""
 ) -> int:
     headers = {"Remote-Addr": address}
-    if cookies:
-        headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    if device:
+        headers["Cookie"] = f"{DEVICE_COOKIE}={device}"
     form = person.login | {"password": "wrong password"}
     response = await client.post("/login/", form=form, headers=headers, scope_base=at(address))
     return response.status_code
@@ -75,7 +75,7 @@ async def test_login_limit_per_account_does_not_lock_out_owner(app: Quart) -> No
     assert "Too many login attempts for this account" in await response.get_data(as_text=True)
     await ada.log_in(new_client(app))  # from elsewhere
 
-    device = {cookie.name: cookie.value or "" for cookie in own.cookie_jar or ()}["device"]
+    device = cookies_of(own)[DEVICE_COOKIE]
     # A device cookie has its own limit for its account, and none for other accounts.
     bob = await Person().register(app)
     for person in (bob, ada):

@@ -1,6 +1,8 @@
 """Rules that apply to every route, including new ones."""
 
+import inspect
 import re
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from werkzeug.routing import Rule
 
+from app.settings import ROOT
 from app.user.audit_trail import Event
 from quart_upsun.http.headers import SECURITY_HEADERS
-from quart_upsun.policy import API, IMMUTABLE, NO_STORE, PUBLIC, policy_of
+from quart_upsun.policy import API, IMMUTABLE, NO_STORE, PUBLIC, RoutePolicy, policy_of
+from tests.features.factories import LOGIN_COOKIE, SESSION_COOKIE
 
 # What these tests need from features, in `tests/features/<feature>/routes.py`.
 FEATURES: list[Any] = [
@@ -21,6 +25,13 @@ FEATURES: list[Any] = [
 ]
 GUARDED = {"login", "confirmed", "admin"}
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
+GUIDE = "docs/adding-a-feature.md#3-pages"
+# An example of each kind of variable in a URL.
+EXAMPLES = {
+    **dict.fromkeys(("string", "path", "id", "int"), "1"),
+    "float": "1.0",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+}
 
 
 def routes(app: Quart) -> list[tuple[Rule, str]]:
@@ -34,48 +45,100 @@ def routes(app: Quart) -> list[tuple[Rule, str]]:
 
 def path_of(rule: Rule) -> str:
     """Return a path that matches the rule. The objects it refers to need not exist."""
-    path = rule.rule
-    for name in rule.arguments:
-        path = re.sub(rf"<((path|id):)?{name}>", "1", path)
-    assert "<" not in path, f"{rule}: add this converter to path_of"
-    return path
+    return re.sub(
+        r"<(?:(\w+)(?:\([^)]*\))?:)?\w+>", lambda found: EXAMPLES[found[1] or "string"], rule.rule
+    )
+
+
+def policy(app: Quart, rule: Rule) -> RoutePolicy:
+    return policy_of(app.view_functions[rule.endpoint])
 
 
 def login_rule(app: Quart, rule: Rule) -> str | None:
-    return policy_of(app.view_functions[rule.endpoint]).access
+    return policy(app, rule).access
 
 
 def cache_rule(app: Quart, rule: Rule) -> str | None:
-    return policy_of(app.view_functions[rule.endpoint]).cache_control
+    return policy(app, rule).cache_control
 
 
-def test_every_view_declares_access_and_cache_rules(app: Quart) -> None:
-    for rule, _ in routes(app):
-        assert login_rule(app, rule) in {PUBLIC, API, *GUARDED}, f"{rule}: no login rule"
-        assert cache_rule(app, rule), f"{rule}: no cache rule"
+def assert_each_route(app: Quart, missing: Callable[[RoutePolicy, Rule, str], str | None]) -> None:
+    """Assert that no route lacks a rule; the message names the views and where to read more.
 
-
-def test_every_change_has_rate_limit_and_audit_events(app: Quart) -> None:
+    Args:
+        app: the application.
+        missing: says what to add to the view of a route and method, or returns None.
+    """
+    problems = []
     for rule, method in routes(app):
+        if advice := missing(policy(app, rule), rule, method):
+            view = inspect.unwrap(app.view_functions[rule.endpoint])
+            where = f"{method} {rule.rule} ({view.__module__}.{view.__qualname__})"
+            problems.append(f"{where}: {advice}")
+    assert not problems, "\n".join([*problems, f"See {GUIDE}."])
+
+
+def test_every_view_declares_who_may_access_it(app: Quart) -> None:
+    def missing(policy: RoutePolicy, rule: Rule, method: str) -> str | None:
+        if policy.access in {PUBLIC, API, *GUARDED}:
+            return None
+        if rule.rule.startswith("/api/"):
+            return "add @scope_required(…)"
+        return "add @login_required, @confirmed_required, @admin_required or @public"
+
+    assert_each_route(app, missing)
+
+
+def test_every_view_declares_its_caching(app: Quart) -> None:
+    def missing(policy: RoutePolicy, rule: Rule, method: str) -> str | None:
+        if policy.cache_control:
+            return None
+        return "add @no_store, or @cache_public(seconds) if the response is the same for everybody"
+
+    assert_each_route(app, missing)
+
+
+def test_every_view_has_a_rate_limit_or_a_reason(app: Quart) -> None:
+    def missing(policy: RoutePolicy, rule: Rule, method: str) -> str | None:
         if method != "GET":
-            policy = policy_of(app.view_functions[rule.endpoint])
-            assert policy.limit, f"{rule}: no limit"
-            is_audited = bool(policy.audit_events)
-            assert is_audited != bool(policy.no_audit_reason), (
-                f"{rule}: declare its audit events or why it has none"
-            )
-            assert {*policy.audit_events} <= {*Event}, rule
+            return None if policy.limit else "add @rate_limit(Limit(…), by_account)"
+        # A partial limit does not cover all requests, so the reason is still needed.
+        is_limited = policy.limit is not None and not policy.is_limit_partial
+        if is_limited == bool(policy.no_limit_reason):
+            return 'add either @rate_limit(Limit(…), by_account) or @no_rate_limit("reason")'
+        return None
+
+    assert_each_route(app, missing)
 
 
-def test_every_read_has_rate_limit_or_reason(app: Quart) -> None:
-    for rule, method in routes(app):
+def test_every_change_is_audited_or_has_a_reason(app: Quart) -> None:
+    def missing(policy: RoutePolicy, rule: Rule, method: str) -> str | None:
         if method == "GET":
-            policy = policy_of(app.view_functions[rule.endpoint])
-            # A partial limit does not cover all requests, so the reason is still needed.
-            is_limited = policy.limit is not None and not policy.is_limit_partial
-            assert is_limited != bool(policy.no_limit_reason), (
-                f"{rule}: declare a rate limit, or a reason to have none"
-            )
+            return None
+        if bool(policy.audit_events) == bool(policy.no_audit_reason):
+            return 'add either @audited(Event.…) or @not_audited("reason")'
+        if unknown := {*policy.audit_events} - {*Event}:
+            return f"add {', '.join(sorted(unknown))} to `Event` in app/user/audit_trail.py"
+        return None
+
+    assert_each_route(app, missing)
+
+
+def test_numbers_in_urls_are_limited(app: Quart) -> None:
+    """A number that is out of range for the database would be a 500."""
+
+    def missing(policy: RoutePolicy, rule: Rule, method: str) -> str | None:
+        if not re.search(r"<int(\((?!.*\bmax=)[^)]*\))?:", rule.rule):
+            return None
+        return "use <id:…> instead of <int:…>, so that a number of 20 digits is a 404"
+
+    assert_each_route(app, missing)
+
+
+def test_the_guide_has_the_section_that_messages_name() -> None:
+    page, _, anchor = GUIDE.partition("#")
+    headings = re.findall(r"^## (.+)$", (ROOT / page).read_text(), re.MULTILINE)
+    assert anchor in {each.lower().replace(".", "").replace(" ", "-") for each in headings}
 
 
 def test_rate_limits_have_unique_names(app: Quart) -> None:
@@ -85,15 +148,20 @@ def test_rate_limits_have_unique_names(app: Quart) -> None:
 
 
 def test_private_responses_are_not_stored(app: Quart) -> None:
-    for rule, method in routes(app):
-        if method != "GET" or login_rule(app, rule) in {API, *GUARDED}:
-            assert cache_rule(app, rule) == NO_STORE, rule
+    def missing(policy: RoutePolicy, rule: Rule, method: str) -> str | None:
+        is_private = method != "GET" or policy.access in {API, *GUARDED}
+        if is_private and policy.cache_control not in {None, NO_STORE}:
+            return "use @no_store, because the response depends on the user"
+        return None
+
+    assert_each_route(app, missing)
 
 
 async def test_every_response_has_security_headers(app: Quart, client: Client) -> None:
     """Includes errors and redirects."""
     for path, method in [
-        *((path_of(rule), method) for rule, method in routes(app)),
+        # A view without a cache rule fails another test.
+        *((path_of(rule), method) for rule, method in routes(app) if cache_rule(app, rule)),
         ("/nowhere/", "GET"),
         ("/about", "GET"),
         ("/", "DELETE"),
@@ -124,7 +192,7 @@ async def test_cached_pages_are_private_for_requests_with_cookies(
         for rule, method in routes(app)
         if method == "GET"
         and rule.endpoint != "static"
-        and cache_rule(app, rule) not in {NO_STORE, IMMUTABLE}
+        and cache_rule(app, rule) not in {None, NO_STORE, IMMUTABLE}
     ]
     assert {"/", "/about/", "/login/", "/register/"} <= set(shared)
     for feature in FEATURES:
@@ -133,7 +201,7 @@ async def test_cached_pages_are_private_for_requests_with_cookies(
         stranger = await client.get(path)
         assert stranger.headers["Cache-Control"].startswith("public, max-age=0, s-maxage="), path
         assert "Cookie" in stranger.vary
-        for name in ("login", "session"):
+        for name in (LOGIN_COOKIE, SESSION_COOKIE):
             known = await client.get(path, headers={"Cookie": f"{name}=anything"})
             assert known.headers["Cache-Control"] == NO_STORE, (path, name)
 
@@ -150,9 +218,9 @@ async def test_protected_pages_redirect_to_login(app: Quart, client: Client) -> 
 
 
 async def test_every_api_route_requires_authentication(app: Quart, client: Client) -> None:
-    found = [each for each in routes(app) if each[0].rule.startswith("/api/")]
-    assert found
-    for rule, _ in routes(app):
+    declared = [each for each in routes(app) if login_rule(app, each[0])]
+    found = [each for each in declared if each[0].rule.startswith("/api/")]
+    for rule, _ in declared:
         assert (login_rule(app, rule) == API) == rule.rule.startswith("/api/"), rule
     for rule, method in found:
         response = await client.open(path_of(rule), method=method)
@@ -206,3 +274,15 @@ async def test_requests_run_no_synchronous_code(
     for rule, method in routes(app):
         await client.open(path_of(rule), method=method)
     assert found == []
+
+
+def test_login_stays_open_during_maintenance(app: Quart) -> None:
+    """Otherwise, an administrator who needs this page to log in could not."""
+    assert_each_route(
+        app,
+        lambda found, rule, method: (
+            "add @always_open"
+            if rule.rule.startswith("/login/") and not found.is_always_open
+            else None
+        ),
+    )

@@ -306,9 +306,9 @@ class Tree:
                 raise MigrationFailedError(str(error)) from error
 
     def lint(self) -> "subprocess.CompletedProcess[str]":
-        """Lint the migrations, as `make lint` does."""
+        """Lint the migrations of this tree, as `make lint` does; without any, the existing ones."""
         return subprocess.run(
-            [sys.executable, "-m", "development.migrations_lint"],
+            [sys.executable, "-m", "development.migrations_lint", *self._revisions[1:]],
             cwd=self.directory,
             env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"},
             capture_output=True,

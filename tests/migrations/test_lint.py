@@ -1,9 +1,12 @@
 """`make lint` rejects unsafe migrations, and names the file and the rule."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from app.settings import ROOT
+from development.migrations_lint import RECIPES
 from tests.migrations.recipes import Tree
 
 # Name -> the body of an unsafe `upgrade`, and a part of the error.
@@ -73,6 +76,19 @@ def test_lint_rejects_an_unsafe_migration(tree: Tree, name: str) -> None:
     assert "docs/migrations.md" in result.stderr
     assert "Traceback" not in result.stderr
     assert safe.name not in result.stderr
+
+
+def test_each_named_recipe_exists(tree: Tree) -> None:
+    text = (ROOT / "docs" / "migrations.md").read_text()
+    anchors = {
+        each.lower().replace(" ", "-") for each in re.findall("^## (.+)$", text, re.MULTILINE)
+    }
+    assert {*RECIPES.values()} <= anchors
+    add(tree, 'op.create_table("notes", sa.Column("id", sa.Integer(), primary_key=True))')
+    result = tree.lint()
+    assert result.returncode == 1
+    assert ": prefer-identity: " in result.stderr
+    assert "See docs/migrations.md#create-a-table." in result.stderr
 
 
 def test_a_comment_with_a_reason_disables_a_rule(tree: Tree) -> None:

@@ -56,6 +56,16 @@ async def assert_consistent(tree: Tree, code: Code) -> None:
     assert await code.drift() == []
 
 
+async def test_create_a_table(tree: Tree) -> None:
+    old = tree.code()
+    await old.use_table()
+    await tree.release("table", 1, previous=old)
+    new = tree.code()
+    await new.use_table()
+    assert "badges" in new.metadata.tables
+    await assert_consistent(tree, new)
+
+
 async def test_add_a_nullable_column(tree: Tree) -> None:
     old = tree.code()
     await old.use_table()
@@ -153,12 +163,12 @@ async def test_backfill_a_column(tree: Tree, sql: asyncpg.Connection) -> None:
     # All batches together may exceed the usual statement timeout.
     await sql.execute(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END $$"
+        " $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$"
     )
     await sql.execute(
         "CREATE TRIGGER slow BEFORE UPDATE ON users FOR EACH STATEMENT EXECUTE FUNCTION slow()"
     )
-    tree.configure(statement_timeout="500ms")
+    tree.configure(statement_timeout="2500ms")
     await tree.upgrade()
     await sql.execute("DROP TRIGGER slow ON users")
     assert await sql.fetchval(filled) == 2500, "a row with a value was changed"

@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
 import subprocess
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
 from app.settings import ROOT
 from embedded_postgres import MAJOR
@@ -41,6 +44,37 @@ def test_validation_has_no_findings() -> None:
     schema = SCHEMA if SCHEMA.exists() else None
     assert validate(ROOT, files=tracked_files(), schema=schema).findings == []
     assert [route.application for route in CONFIGURATION.routes.values()] == ["app", ""]
+
+
+def uncommented(text: str) -> str:
+    """Return the configuration with the commented read replica."""
+    lines = []
+    for line in text.splitlines():
+        match = re.fullmatch(r"( *)# ( *(?:[a-z_-]+:(?: .*)?))", line)
+        lines.append(f"{match[1]}{match[2]}" if match else line)
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.requires("dash")
+def test_commented_read_replica_is_valid(tmp_path: Path) -> None:
+    file = tmp_path / ".upsun" / "config.yaml"
+    for path in tracked_files():
+        if (ROOT / path).is_file():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / path, tmp_path / path)
+    text = uncommented(file.read_text())
+    config = yaml.safe_load(text)
+    application = config["applications"]["app"]
+    assert application["relationships"]["postgresql_replica"] == "postgresql-replica:postgresql"
+    replica = config["services"]["postgresql-replica"]
+    major = config["services"]["postgresql"]["type"].partition(":")[2]
+    assert replica["type"] == f"postgres-replica:{major}"
+    assert replica["relationships"] == {"primary": "postgresql:replicator"}
+    endpoints = config["services"]["postgresql"]["configuration"]["endpoints"]
+    assert endpoints["replicator"] == {"replication": True}
+    file.write_text(text)
+    schema = SCHEMA if SCHEMA.exists() else None
+    assert validate(tmp_path, files=tracked_files(), schema=schema).findings == []
 
 
 def test_matches_the_json_schema() -> None:

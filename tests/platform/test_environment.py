@@ -101,6 +101,20 @@ def database(
     }
 
 
+def replica(
+    host: str = "replica.internal", port: str = "5432", path: str = "main", username: str = "main"
+) -> dict[str, str]:
+    """Return the variable that `.environment` exports for a replica."""
+    url = database(host, port, path, username)["DATABASE_URL"]
+    return {"DATABASE_REPLICA_URL": url}
+
+
+def replica_variables(**changes: str) -> dict[str, str]:
+    """Return the service variables of a relationship named `postgresql_replica`."""
+    found = service_variables(**({"HOST": "replica.internal"} | changes))
+    return {name.replace("POSTGRESQL_", "POSTGRESQL_REPLICA_"): found[name] for name in found}
+
+
 RELATIONSHIPS = {"PLATFORM_RELATIONSHIPS": encode({"postgresql": [endpoint()]})}
 SERVICE = service_variables()
 TUNNEL = database(host="127.0.0.1", port="30000")
@@ -252,6 +266,55 @@ SITUATIONS = {
     ),
     "tunnel-port-as-text": Situation(
         {"PLATFORM_RELATIONSHIPS": encode({"postgresql": [tunnel_endpoint(port="30000")]})}, TUNNEL
+    ),
+    "replica-service-variables": Situation(SERVICE | replica_variables(), database() | replica()),
+    "replica-relationships": Situation(
+        {
+            "PLATFORM_RELATIONSHIPS": encode(
+                {
+                    "postgresql": [endpoint()],
+                    "postgresql_replica": [
+                        endpoint(host="replica.internal", path="my data/1", username="us:er@")
+                    ],
+                }
+            )
+        },
+        database() | replica(path="my data/1", username="us:er@"),
+    ),
+    "replica-without-path": Situation(SERVICE | replica_variables(PATH=""), database() | replica()),
+    "replica-relationships-without-path": Situation(
+        {
+            "PLATFORM_RELATIONSHIPS": encode(
+                {"postgresql_replica": [endpoint(host="replica.internal", path=None)]}
+            )
+        },
+        replica(),
+    ),
+    "replica-tunnel": Situation(
+        {
+            "PLATFORM_RELATIONSHIPS": encode(
+                {
+                    "postgresql": {"0": tunnel_endpoint()},
+                    "postgresql_replica": {"0": tunnel_endpoint(port=30001)},
+                }
+            )
+        },
+        TUNNEL | replica(host="127.0.0.1", port="30001"),
+    ),
+    "replica-of-its-own": Situation(
+        SERVICE | {"DATABASE_REPLICA_URL": "postgresql://localhost/mine"}, database()
+    ),
+    "replica-unusable": Situation(
+        {
+            "PLATFORM_RELATIONSHIPS": encode(
+                {"postgresql": [endpoint()], "postgresql_replica": [endpoint(host=None)]}
+            ),
+            "DATABASE_REPLICA_URL": "postgresql://localhost/mine",
+        },
+        database(),
+    ),
+    "replica-host-alone": Situation(
+        {"POSTGRESQL_REPLICA_HOST": "localhost", "DATABASE_URL": "postgresql://localhost/mine"}
     ),
     "build": Situation(BUILD, SECRET),
     "laptop": Situation({}),

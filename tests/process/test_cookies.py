@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from quart_upsun.testing.servers import UPSUN, serving
-from tests.features.factories import Person
+from tests.features.factories import DEVICE_COOKIE, LOGIN_COOKIE, SESSION_COOKIE, Person
 
 PROCESSES = pytest.mark.parametrize("processes", [1, 2])
 
@@ -32,7 +32,9 @@ async def test_cookies_are_secure_on_upsun(processes: int, database_url: str) ->
     for answer in (registered, logged_in):
         for header in answer.headers.get_list("set-cookie"):
             cookies.load(header)
-    assert set(cookies) == {"__Host-session", "__Host-login", "__Host-device"}
+    assert set(cookies) == {
+        f"__Host-{name}" for name in (SESSION_COOKIE, LOGIN_COOKIE, DEVICE_COOKIE)
+    }
     for cookie in cookies.values():
         assert cookie["secure"]
         assert cookie["httponly"]
@@ -68,7 +70,7 @@ async def test_cookies_are_secure_behind_a_tls_proxy(
         cookies = SimpleCookie()
         for header in logged_in.headers.get_list("set-cookie"):
             cookies.load(header)
-        assert {"__Host-session", "__Host-login"} <= set(cookies)
+        assert {f"__Host-{name}" for name in (SESSION_COOKIE, LOGIN_COOKIE)} <= set(cookies)
         assert all(cookie["secure"] for cookie in cookies.values())
         # httpx does not send Secure cookies over http.
         names = {"Cookie": "; ".join(f"{name}={each.value}" for name, each in cookies.items())}

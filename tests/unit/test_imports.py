@@ -28,7 +28,7 @@ ALLOWED = {
     "rehearsal": {"embedded_postgres", "rehearsal"},
 }
 # Feature -> features that it may import in addition to `user`.
-BUILT_ON = {"bookmarks": {"links"}, "fetching": {"links"}}
+BUILT_ON = {"bookmarks": {"links"}, "fetching": {"links"}, "live": {"links"}}
 FEATURES = {path.parts[1] for path in SOURCES if path.parts[0] == "app" and len(path.parts) > 2}
 SHARED_FEATURES = {"user"}
 IMPORTS_ALL_FEATURES = {"app"}  # create_app

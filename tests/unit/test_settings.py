@@ -150,7 +150,7 @@ async def test_concurrent_processes_agree_on_the_key(tmp_path: Path) -> None:
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", code),
             cwd=settings_module.ROOT,
-            env={"DATABASE_URL": URL},
+            env={"DATABASE_URL": URL, "QUART_SKIP_DOTENV": "1"},
             stdin=pipe,
             stdout=pipe,
         )
@@ -273,7 +273,7 @@ def test_https_public_origin_makes_cookies_secure(monkeypatch: pytest.MonkeyPatc
     assert not load_settings().secure
     monkeypatch.setenv("PUBLIC_ORIGIN", "https://www.example.com")
     assert load_settings().secure
-    assert load_settings().quart()["SESSION_COOKIE_NAME"] == "__Host-session"
+    assert load_settings().quart()["SESSION_COOKIE_NAME"] == f"__Host-{Settings.name}-session"
 
 
 @pytest.mark.parametrize(

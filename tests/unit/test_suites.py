@@ -4,7 +4,19 @@ import tomllib
 
 from app.settings import ROOT
 
-SLOW = {"tests/browser", "tests/deploy", "tests/development"}
+SLOW = {
+    f"tests/{name}"
+    for name in (
+        "assets",
+        "browser",
+        "deploy",
+        "development",
+        "from_flask",
+        "migrations",
+        "platform",
+        "process",
+    )
+}
 
 
 def test_make_test_runs_all_but_the_slow_suites() -> None:

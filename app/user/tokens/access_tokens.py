@@ -36,6 +36,7 @@ from app.user.models import User
 from app.user.tokens.models import AccessToken
 from quart_upsun.api.auth import TokenUser
 from quart_upsun.database import Base, Connection, Database, ReadOnlyDatabaseError
+from quart_upsun.database.log_position import recent_position
 from quart_upsun.database.statements import Statement
 from quart_upsun.security import audit
 
@@ -55,6 +56,8 @@ class TokenOwner(NamedTuple):
     token_id: int
     is_use_due: bool
     """Whether `last_used_at` is older than `LAST_USED_RESOLUTION`; see `record_use`."""
+    position: int | None = None
+    """What the owner has written a moment ago, if there is a read replica."""
 
 
 # Built once, from tables instead of entities: this runs with every API request.
@@ -63,15 +66,19 @@ _users = Base.metadata.tables[User.__tablename__]
 _is_use_due = or_(
     _tokens.c.last_used_at.is_(None), _tokens.c.last_used_at < func.now() - LAST_USED_RESOLUTION
 )
-SELECT_BY_DIGEST = Statement(
+_by_digest = (
     select(_users.c.id, _users.c.username, _tokens.c.scopes, _tokens.c.id, _is_use_due)
     .join_from(_tokens, _users, _users.c.id == _tokens.c.user_id)
     .where(
         _tokens.c.digest == bindparam("digest"),
         _tokens.c.expires_at > func.now(),
         _users.c.deactivated_at.is_(None),
-    ),
-    TokenOwner._make,
+    )
+)
+SELECT_BY_DIGEST = Statement(_by_digest, lambda values: TokenOwner(*values))
+# With a read replica.
+SELECT_WITH_POSITION = Statement(
+    _by_digest.add_columns(recent_position(_users.c.id)), TokenOwner._make
 )
 
 
@@ -99,12 +106,20 @@ def is_well_formed(token: str) -> bool:
     return found is not None and _checksum(found[1]) == found[2]
 
 
-async def find_owner(connection: Connection, token: str) -> TokenOwner | None:
+async def find_owner(
+    connection: Connection, token: str, *, with_position: bool = False
+) -> TokenOwner | None:
     """Return the owner of a token, in one query.
 
     Returns None if the token is unknown or has expired, or if its owner is deactivated.
+
+    Args:
+        connection: of `direct(exact=True)`: a revoked token must not be found.
+        token: the token.
+        with_position: whether to read the `position`, too.
     """
-    return await SELECT_BY_DIGEST.first(connection, digest=hash_token(token))
+    statement = SELECT_WITH_POSITION if with_position else SELECT_BY_DIGEST
+    return await statement.first(connection, digest=hash_token(token))
 
 
 async def record_use(session: AsyncSession, token_id: int) -> None:
@@ -121,15 +136,15 @@ async def authenticate(token: str) -> TokenUser | None:
     """Return the owner of a token and record its use; None if it is unknown, revoked or expired."""
     if not is_well_formed(token):
         return None
-    async with database.direct() as connection:
-        found = await find_owner(connection, token)
+    async with database.direct(exact=True) as connection:
+        found = await find_owner(connection, token, with_position=database.replica is not None)
     if found is None:
         return None
     if found.is_use_due:
         with suppress(ReadOnlyDatabaseError):  # requests that only read are still served
             async with database.write() as session:
                 await record_use(session, found.token_id)
-    return TokenUser(found.id, found.username, frozenset(found.scopes))
+    return TokenUser(found.id, found.username, frozenset(found.scopes), found.position or 0)
 
 
 async def create_token(

@@ -4,9 +4,9 @@ from quart import Blueprint, abort, current_app, flash, redirect, render_templat
 from quart.typing import ResponseReturnValue
 
 from app.extensions import database
-from app.user.accounts import SessionEndedError
 from app.user.audit_trail import Event
-from app.user.login import log_out, logged_in_user, login_required
+from app.user.login import logged_in_user, login_required
+from app.user.proofs import proof_required
 from app.user.tokens import access_tokens
 from app.user.tokens.forms import TokenForm
 from quart_upsun.api import scopes
@@ -29,6 +29,7 @@ async def index() -> ResponseReturnValue:
 @blueprint.post("/")
 @no_store
 @login_required
+@proof_required
 @rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.TOKEN_CREATED)
 async def create() -> ResponseReturnValue:
@@ -50,15 +51,13 @@ async def create() -> ResponseReturnValue:
             f"You already have {access_tokens.MAX_TOKENS} access tokens. Revoke one first."
         )
         return await render_page(form)
-    except SessionEndedError:
-        log_out()
-        return redirect(url_for("user.login"), 303)
     return await render_page(TokenForm(available_scopes=scopes.known(current_app)), token=token)
 
 
 @blueprint.post("/<id:token_id>/delete/")
 @no_store
 @login_required
+@proof_required
 @rate_limit(CHANGE_LIMIT, by_account)
 @audited(Event.TOKEN_DELETED)
 async def delete(token_id: int) -> ResponseReturnValue:

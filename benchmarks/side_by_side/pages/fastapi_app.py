@@ -102,7 +102,9 @@ async def login(
 ) -> RedirectResponse:
     """Log in. Not part of the comparison, and therefore without a form."""
     user = (await session.scalars(tables.named_user(username))).one()
-    PasswordHasher().verify(user.password_hash, password)
+    PasswordHasher().verify(user.password_hash or "", password)
+    user.session_id = await session.scalar(tables.new_session(user))
+    await session.commit()
     request.session["user"] = user.get_id()
     return RedirectResponse(url_for("user.members"), 303)
 

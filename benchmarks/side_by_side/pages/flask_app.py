@@ -44,7 +44,9 @@ def home() -> str:
 def login() -> ResponseReturnValue:
     """Log in. Not part of the comparison, and therefore without a form."""
     found = db.session.scalars(tables.named_user(request.form["username"])).one()
-    PasswordHasher().verify(found.password_hash, request.form["password"])
+    PasswordHasher().verify(found.password_hash or "", request.form["password"])
+    found.session_id = db.session.scalar(tables.new_session(found))
+    db.session.commit()
     login_user(found)
     return redirect(url_for("user.members"))
 

@@ -31,7 +31,7 @@ OTHER_PATHS = {
     "account.show": "/account/",
     "docs.show": "/docs",
     "links.save": "/links/",
-    "links.events": "/links/events/",
+    "live.events": "/links/events/",
     "bookmarks.overview": "/links/import/",
 }
 PLAIN_TEXT = {"autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
@@ -47,8 +47,12 @@ USERS = [MenuEntry("Links", "links.index"), MenuEntry("Members", "user.members")
 
 
 class Site:
-    """The navigation bar, and the button of the home page."""
+    """The navigation bar, the footer, and the button of the home page."""
 
+    footer = (
+        MenuEntry("API", "docs.show"),
+        MenuEntry("About this site", "public.about"),
+    )
     start_page = MenuEntry("Your links", "links.index")
 
     def menu_for(self, user: User | None) -> list[MenuEntry]:
@@ -124,11 +128,17 @@ FILTERS = {"time": format_time, "highlight": escape}
 GLOBALS: dict[str, Any] = {
     "site_name": os.environ.get("SITE_NAME", ""),
     "preview": None,
+    "current_switches": list,
     "site": Site(),
     "static_url_for": static_url_for,
     # Removing a feature also removes its template.
     "link_templates": {
         slot: [name] if (TEMPLATES / name).exists() else []
-        for slot, name in {"tools": "bookmarks/tool.html", "state": "fetching/state.html"}.items()
+        for slot, name in {
+            "tools": "bookmarks/tool.html",
+            "state": "fetching/state.html",
+            "scripts": "live/scripts.html",
+            "attributes": "live/attributes.html",
+        }.items()
     },
 }

@@ -1,16 +1,19 @@
 """The tables and the queries of the pages. `tests/documents/test_side_by_side.py` compares them."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     DateTime,
+    Identity,
+    Insert,
     LargeBinary,
     Select,
     String,
     TextClause,
     func,
+    insert,
     literal,
     select,
     text,
@@ -20,6 +23,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 MEMBERS = 20
 PAGE_SIZE = 20
 MAX_TAGS = 200
+LAST_SEEN_RESOLUTION = timedelta(minutes=10)
 
 
 class Base(DeclarativeBase):
@@ -37,15 +41,32 @@ class User(Base):
     username: Mapped[str]
     email: Mapped[str | None]
     pending_email: Mapped[str | None]
-    password_hash: Mapped[str]
+    password_hash: Mapped[str | None]
     session_version: Mapped[int]
     role: Mapped[str]
     deactivated_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
 
+    session_id = 0
+    """That of the login, once it is known."""
+
     def get_id(self) -> str:
         """Return the content of the login cookie; `find_user` takes it."""
-        return f"{self.id}.{self.session_version}"
+        return f"{self.id}.{self.session_version}.{self.session_id}"
+
+
+class UserSession(Base):
+    __tablename__ = "user_sessions"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    user_id: Mapped[int] = mapped_column(BigInteger)
+    session_version: Mapped[int]
+    created_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime]
+    proved_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    user_agent: Mapped[str]
+    is_persistent: Mapped[bool]
 
 
 class Link(Base):
@@ -89,19 +110,46 @@ class LiveEvent(Base):
     user_id: Mapped[int] = mapped_column(BigInteger)
 
 
-def find_user(login: str) -> Select[User]:
-    """Select the user of a login cookie."""
-    user_id, _, version = login.partition(".")
-    return select(User).where(
-        User.id == int(user_id),
-        User.session_version == int(version),
-        User.deactivated_at.is_(None),
+def find_user(login: str) -> Select[User, int, datetime, datetime, bool, bool]:
+    """Select the user of a login cookie, and the session."""
+    user_id, version, session_id = map(int, login.split("."))
+    return (
+        select(
+            User,
+            UserSession.id,
+            UserSession.created_at,
+            UserSession.proved_at,
+            UserSession.is_persistent,
+            UserSession.last_seen_at < func.now() - LAST_SEEN_RESOLUTION,
+        )
+        .join_from(UserSession, User, User.id == UserSession.user_id)
+        .where(
+            UserSession.id == session_id,
+            User.id == user_id,
+            User.session_version == version,
+            User.deactivated_at.is_(None),
+        )
     )
 
 
 def named_user(username: str) -> Select[User]:
     """Select the user who logs in."""
     return select(User).where(User.username == username)
+
+
+def new_session(user: User) -> Insert:
+    """Insert the session of a login; it returns the id."""
+    return (
+        insert(UserSession)
+        .values(
+            user_id=user.id,
+            session_version=user.session_version,
+            expires_at=func.now() + timedelta(hours=12),
+            user_agent="",
+            is_persistent=False,
+        )
+        .returning(UserSession.id)
+    )
 
 
 def newest_members() -> Select[str, datetime]:

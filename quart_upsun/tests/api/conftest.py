@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from quart import Quart
 
-from quart_upsun.tests.api.things import CHANGES, things
+from quart_upsun.testing.things import CHANGES, things
 from quart_upsun.tests.sample import Settings, create_app
 
 

@@ -12,7 +12,7 @@ from quart_upsun.api import idempotency
 from quart_upsun.api.models import IdempotentAnswer
 from quart_upsun.database import Database
 from quart_upsun.jobs.queue import JobContext
-from quart_upsun.tests.api.things import bearer, made
+from quart_upsun.testing.things import bearer, made
 from quart_upsun.tests.conftest import add_user
 
 THINGS = "/api/v1/things"

@@ -9,7 +9,7 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 
 from quart_upsun.api.problems import DETAILS, MAX_ERRORS, NOT_JSON
-from quart_upsun.tests.api.things import bearer
+from quart_upsun.testing.things import bearer
 
 THINGS = "/api/v1/things"
 

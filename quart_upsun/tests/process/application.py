@@ -1,5 +1,7 @@
 """The sample application with slow, streaming and failing routes, for the real server.
 
+Mounted applications with the same routes are below `/old`, and with others below `/raw`.
+
 `python -m quart_upsun.tests.process.application [behaviour]`, where behaviour changes the startup:
 `factory-fails`, `start-fails`, `start-hangs` or `impatient`.
 """
@@ -14,9 +16,12 @@ from contextlib import AbstractAsyncContextManager
 from quart import Quart, Response, current_app, jsonify, request, websocket
 
 from quart_upsun.current import current_toolkit
+from quart_upsun.http import proxy
+from quart_upsun.legacy import mount_wsgi
 from quart_upsun.logging import get_logger
 from quart_upsun.server import serve as server
 from quart_upsun.testing import servers
+from quart_upsun.tests.legacy import flask_app
 from quart_upsun.tests.sample import Settings, create_app, load
 
 log = get_logger(__name__)
@@ -40,6 +45,7 @@ def factory(settings: Settings) -> Quart:
     app = create_app(settings)
     if behaviour == "impatient":
         app.config["BODY_TIMEOUT"] = SHORT_BODY_TIMEOUT_SECONDS
+        proxy.LINGER_SECONDS = 600.0
 
     @app.before_serving
     async def start() -> None:
@@ -69,11 +75,20 @@ def factory(settings: Settings) -> Quart:
     app.add_url_rule("/process", view_func=process)
     app.add_url_rule("/log/<text>", view_func=log_text)
     app.add_websocket("/echo", view_func=echo)
+    for path, application in (("/old", flask_app.create_app()), ("/raw", flask_app.raw)):
+        mount_wsgi(
+            *(app, application, path),
+            limit=None,
+            requires_schema=False,
+            time_limit_seconds=flask_app.TIME_LIMIT_SECONDS if behaviour == "impatient" else 30,
+            threads=32,
+        )
     return app
 
 
 async def slow() -> str:
     """Sleep for the seconds in the query."""
+    log.info("sleeping")
     await asyncio.sleep(float(request.args["seconds"]))
     return "done"
 

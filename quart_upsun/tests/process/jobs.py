@@ -1,7 +1,7 @@
 """The sample application with jobs that wait for a test, in a worker or in the server.
 
 `python -m quart_upsun.tests.process.jobs worker` or `… server`. These variables override timeouts,
-in seconds: `FINISH` (before running jobs are requeued), `HEARTBEAT_TIMEOUT` and `EXIT`.
+in seconds: `FINISH` (before running jobs are requeued), `HEARTBEAT_TIMEOUT`, `POLL` and `EXIT`.
 """
 
 import asyncio
@@ -67,6 +67,8 @@ def factory(settings: Settings) -> Quart:
     if "HEARTBEAT_TIMEOUT" in os.environ:
         runner.HEARTBEAT_TIMEOUT = timedelta(seconds=float(os.environ["HEARTBEAT_TIMEOUT"]))
         runner.POLL_INTERVAL = timedelta(seconds=0.2)
+    if "POLL" in os.environ:
+        runner.POLL_INTERVAL = timedelta(seconds=float(os.environ["POLL"]))
     if "EXIT" in os.environ:
         worker.EXIT_SECONDS = int(os.environ["EXIT"])
     app = create_app(settings)

@@ -20,6 +20,8 @@ from quart_upsun.tests.process.application import serving
 FORGED = 'first\n{"event":"forged"}\r\n\x1b[2J'
 # All variables that enable a traceback page in some framework.
 DEBUG = dict.fromkeys(("FLASK_DEBUG", "QUART_DEBUG", "QUART_TESTING", "TESTING", "DEBUG"), "1")
+# The application, and the Flask application that is mounted in it.
+PREFIXES = pytest.mark.parametrize("prefix", ["", "/old"], ids=["own", "mounted"])
 PROCESSES = pytest.mark.parametrize("processes", [1, 2])
 
 
@@ -32,8 +34,9 @@ def test_hypercorn_has_every_option() -> None:
 
 @PROCESSES
 @pytest.mark.parametrize("platform", [{}, UPSUN], ids=["laptop", "upsun"])
+@PREFIXES
 async def test_proxy_headers_are_trusted_on_upsun_only(
-    processes: int, platform: dict[str, str]
+    processes: int, platform: dict[str, str], prefix: str
 ) -> None:
     headers = {
         "Host": "www.example.com",
@@ -47,8 +50,9 @@ async def test_proxy_headers_are_trusted_on_upsun_only(
         serving(processes, **platform) as server,
         httpx.AsyncClient(base_url=server.url) as client,
     ):
-        origin = (await client.get("/origin", headers=headers)).json()
-        plain = (await client.get("/origin", headers={"Host": "www.example.com"})).json()
+        path = f"{prefix}/origin"
+        origin = (await client.get(path, headers=headers)).json()
+        plain = (await client.get(path, headers={"Host": "www.example.com"})).json()
         await server.stop_cleanly()
     direct = {"address": "127.0.0.1", "scheme": "http", "host": "www.example.com"}
     routed = {"address": "192.0.2.7", "scheme": "https", "host": "www.example.com"}
@@ -56,7 +60,8 @@ async def test_proxy_headers_are_trusted_on_upsun_only(
     assert plain == direct
 
 
-async def test_public_origin_does_not_override_the_routes_on_upsun() -> None:
+@PREFIXES
+async def test_public_origin_does_not_override_the_routes_on_upsun(prefix: str) -> None:
     """A `PUBLIC_ORIGIN` that is set for the whole project is production's, also in previews."""
     variables = {**UPSUN, "PUBLIC_ORIGIN": "https://production.example"}
     async with (
@@ -64,7 +69,7 @@ async def test_public_origin_does_not_override_the_routes_on_upsun() -> None:
         httpx.AsyncClient(base_url=server.url) as client,
     ):
         headers = {"Host": "preview.example", "Origin": "https://production.example"}
-        assert (await client.post("/quick", headers=headers)).status_code == 403
+        assert (await client.post(f"{prefix}/quick", headers=headers)).status_code == 403
 
 
 @PROCESSES
@@ -174,14 +179,15 @@ async def test_http_2_is_rejected() -> None:
 
 
 @PROCESSES
-async def test_every_log_line_of_a_request_has_its_id(processes: int) -> None:
+@PREFIXES
+async def test_every_log_line_of_a_request_has_its_id(processes: int, prefix: str) -> None:
     async with (
         serving(processes) as server,
         httpx.AsyncClient(base_url=server.url) as client,
     ):
         answers = await asyncio.gather(
-            *(client.get(f"/log/{number}") for number in range(20)),
-            client.get(f"/log/{quote(FORGED)}", headers={"X-Request-ID": "forged"}),
+            *(client.get(f"{prefix}/log/{number}") for number in range(20)),
+            client.get(f"{prefix}/log/{quote(FORGED)}", headers={"X-Request-ID": "forged"}),
         )
         await server.stop_cleanly()
     ids = [answer.headers["X-Request-ID"] for answer in answers]

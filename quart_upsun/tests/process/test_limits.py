@@ -7,7 +7,6 @@ from contextlib import suppress
 import psutil
 
 from quart_upsun.http.headers import SECURITY_HEADERS
-from quart_upsun.http.proxy import LINGER_SECONDS
 from quart_upsun.testing.servers import Connection
 from quart_upsun.tests.process.application import SHORT_BODY_TIMEOUT_SECONDS, serving
 
@@ -50,7 +49,11 @@ async def test_a_chunked_body_is_limited() -> None:
         before = memory().rss
         # No view keeps data beyond the limit in memory, whether it streams the body, reads it at
         # once or ignores it.
-        for path, expected in (("/form", 413), ("/body", 413), ("/quick", 200)):
+        for path, expected in (
+            *(("/form", 413), ("/body", 413), ("/quick", 200)),
+            # The body is received before the mounted application is called.
+            *(("/old/form", 413), ("/old/body", 413), ("/old/quick", 413)),
+        ):
             connection = await Connection.to(server)
             await post_file(connection, path, MEGABYTES)
             # The client has sent everything, and still gets the response.
@@ -68,7 +71,7 @@ async def test_a_chunked_body_is_limited() -> None:
 
 async def test_a_slow_body_times_out() -> None:
     async with serving(1, "impatient") as server:
-        for path in ("/form", "/body"):
+        for path in ("/form", "/body", "/old/form", "/old/body", "/old/quick"):
             connection = await Connection.to(server)
             kind = "Content-Type: application/x-www-form-urlencoded"
             started = time.monotonic()
@@ -77,12 +80,10 @@ async def test_a_slow_body_times_out() -> None:
             dripping = asyncio.create_task(drip(connection))
             status, headers, _ = await connection.read_response()
             assert status == 408
-            answered = time.monotonic()
-            assert answered - started >= SHORT_BODY_TIMEOUT_SECONDS
+            assert time.monotonic() - started >= SHORT_BODY_TIMEOUT_SECONDS
             assert headers["connection"] == "close"
+            # Without waiting for the rest of the body.
             assert await connection.wait_closed()
-            # After the timeout the connection is closed at once.
-            assert time.monotonic() - answered < LINGER_SECONDS
             dripping.cancel()
             with suppress(asyncio.CancelledError):
                 await dripping
@@ -97,7 +98,7 @@ async def test_an_endless_request_closes_the_connection() -> None:
         await post(connection, "/quick", "Content-Length: 1000")
         status, _, body = await connection.read_response()
         assert (status, body) == (200, b"answered")
-        assert await asyncio.wait_for(connection.wait_closed(), 2 * LINGER_SECONDS)
+        assert await connection.wait_closed()
         await connection.close()
         # An endless request line or header.
         for start in (b"GET /", b"GET / HTTP/1.1\r\nHost: a\r\nX: "):

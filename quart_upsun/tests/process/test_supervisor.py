@@ -44,10 +44,8 @@ async def test_a_killed_process_is_restarted() -> None:
         os.kill(victim, signal.SIGSTOP)
         async with steady_requests(server) as answers:
             await eventually(lambda: answers[other] > 50, "answers of the other process")
-            killed = time.monotonic()
             os.kill(victim, signal.SIGKILL)
             await server.wait_for_event("server ready", times=3)
-            assert time.monotonic() - killed < 5
             (new,) = set(server.pids()) - {victim, other}
             await eventually(lambda: answers[new] > 0, "answers of the new process")
         assert set(answers) == {other, new}
@@ -61,7 +59,6 @@ async def test_a_killed_process_is_restarted() -> None:
         os.kill(new, signal.SIGKILL)
         deaths = await server.wait_for_event("server process died", times=2)
         assert deaths[1]["restart_in_seconds"] >= 1
-        assert server.pids() == [other]
         await server.wait_for_event("server ready", times=4)
         assert len(server.pids()) == 2
 
@@ -87,18 +84,23 @@ async def test_processes_drain_when_the_supervisor_is_killed() -> None:
     async with serving(2) as server:
         connections = [await Connection.to(server) for _ in range(8)]
         for connection in connections:
-            await connection.get("/slow?seconds=1")
+            await connection.send(
+                b"POST /body HTTP/1.1\r\nHost: example.com\r\nContent-Length: 10\r\n\r\n12345"
+            )
+        await server.wait_for_event("reading", times=len(connections))
         async with httpx.AsyncClient(base_url=server.url) as client:
             assert (await client.get("/livez")).status_code == 200
         server.send(signal.SIGKILL)
         await server.wait_until_draining()
         started = server.cpu_seconds()
-        for connection in connections:
-            status, _, body = await connection.read_response()
-            assert (status, body) == (200, b"done")
-            await connection.close()
-        # They wait without a busy loop.
+        await asyncio.sleep(1)
+        # They wait for the rest of the requests without a busy loop.
         assert server.cpu_seconds() - started < 0.3
+        for connection in connections:
+            await connection.send(b"67890")
+            status, _, body = await connection.read_response()
+            assert (status, body) == (200, b"10")
+            await connection.close()
         assert await server.wait_for_exit() == -signal.SIGKILL
         assert time.monotonic() - server.stopped < EXIT_SECONDS
         assert server.problems() == []

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from sqlalchemy import select, text
 
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
+from quart_upsun.jobs import runner
 from quart_upsun.jobs.models import Job
 from quart_upsun.jobs.queue import Task, enqueue
 from quart_upsun.testing.databases import create_database, drop_database
@@ -28,14 +29,16 @@ from quart_upsun.testing.servers import (
     spawned,
 )
 from quart_upsun.tests.process.jobs import BLOCK, HOLD, QUICK
-from quart_upsun.tests.process.test_outage import cluster, make_read_only, make_writable
+from quart_upsun.tests.process.test_outage import cluster, frozen, make_read_only, make_writable
 
 SAMPLE = "quart_upsun.tests.sample"
 WORKER = ("quart_upsun.tests.process.jobs", "worker")
 SERVER = ("quart_upsun.tests.process.jobs", "server")
 EXIT = 12.0  # seconds from the signal; the platform kills after 15
 SHORT_SHUTDOWN = {"FINISH": "0.5"}
+LONG_SHUTDOWN = {"FINISH": "600"}
 SHORT_HEARTBEAT = {"HEARTBEAT_TIMEOUT": "1"}
+NO_POLLING = {"POLL": "600"}
 
 
 class Queue:
@@ -75,6 +78,24 @@ class Queue:
         deadline = time.monotonic() + within
         while await self.jobs() != jobs:
             assert time.monotonic() < deadline, f"{await self.jobs()}\n{server.output}"
+            await asyncio.sleep(0.02)
+
+    async def is_done_with_retries(self, server: Server, within: float = 15.0) -> None:
+        """Wait until no job is left; retries are due at once instead of after their delay."""
+        deadline = time.monotonic() + within
+        while await self.jobs():
+            assert time.monotonic() < deadline, f"{await self.jobs()}\n{server.output}"
+            async with self.database.write() as session:
+                await session.execute(
+                    text("UPDATE pgqueuer SET execute_after = now() WHERE execute_after > now()")
+                )
+            await asyncio.sleep(0.02)
+
+    async def has_effect(self, number: int, output: Callable[[], str]) -> None:
+        """Wait for the effect of a job. If it does not happen, show the output of its worker."""
+        deadline = time.monotonic() + 15
+        while number not in await self.effects():
+            assert time.monotonic() < deadline, f"{await self.jobs()}\n{output()}"
             await asyncio.sleep(0.02)
 
 
@@ -158,7 +179,8 @@ async def test_an_idle_worker_exits_at_once(queue: Queue, gate: Gate, number: in
         await queue.enqueue(QUICK, 1)
         await queue.is_done(worker)
         await worker.stop_cleanly(number)
-        assert time.monotonic() - worker.stopped < 1
+        # It neither waits for the next poll nor for the time that jobs have to finish.
+        assert time.monotonic() - worker.stopped < runner.POLL_INTERVAL.total_seconds()
         assert [event["in_flight"] for event in worker.events("worker stopping")] == [0]
         assert len(worker.events("worker stopped")) == 1
 
@@ -196,7 +218,7 @@ async def test_a_signal_during_startup_exits(database_url: str, empty_database: 
 
 
 async def test_shutdown_finishes_running_jobs(queue: Queue, gate: Gate) -> None:
-    async with working(queue.url, gate) as worker:
+    async with working(queue.url, gate, **LONG_SHUTDOWN) as worker:
         await queue.enqueue(HOLD, 1, 2, 3)
         await worker.wait_for_event("started", times=3)
         worker.send()
@@ -204,7 +226,6 @@ async def test_shutdown_finishes_running_jobs(queue: Queue, gate: Gate) -> None:
         await queue.enqueue(HOLD, 4)  # must not start
         gate.open()
         assert await worker.wait_for_exit() == 0, worker.output
-        assert time.monotonic() - worker.stopped < 4
         assert worker.problems() == []
     assert await queue.effects() == [1, 2, 3]
     assert await queue.jobs() == [("queued", 0)]
@@ -222,7 +243,6 @@ async def test_shutdown_requeues_jobs_that_take_too_long(queue: Queue, gate: Gat
         await worker.wait_for_event("jobs requeued")
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.wait_for_exit() == 0, worker.output
-        assert time.monotonic() - worker.stopped < 4
         assert worker.problems() == []
     assert await queue.jobs() == [("queued", 0)] * 20
     gate.open()
@@ -236,19 +256,18 @@ async def test_other_workers_are_notified_of_requeued_jobs(
 ) -> None:
     """By a notification, not only by polling."""
     other_gate.open()
-    async with (
-        working(queue.url, gate, **SHORT_SHUTDOWN) as stopping,
-        spawned(1, *WORKER, DATABASE_URL=queue.url, GATE=str(other_gate.path)) as remaining,
-    ):
+    async with working(queue.url, gate, **SHORT_SHUTDOWN) as stopping:
         await queue.enqueue(HOLD, 1)
         await stopping.wait_for_event("started")
-        await remaining.wait_for_event("worker ready")
-        await remaining.wait_for_event("schema ready")
-        await stopping.stop_cleanly()
-        stopped = time.monotonic()
-        await queue.is_done(remaining)
-        assert time.monotonic() - stopped < 2
-    assert await queue.effects() == [1]
+        # The second worker gets this job, and then waits for a notification.
+        stopping.process.send_signal(signal.SIGSTOP)
+        async with working(queue.url, other_gate, **NO_POLLING) as remaining:
+            await queue.enqueue(QUICK, 2)
+            await queue.has_effect(2, lambda: remaining.output)
+            stopping.process.send_signal(signal.SIGCONT)
+            await stopping.stop_cleanly()
+            await queue.is_done(remaining)
+    assert await queue.effects() == [1, 2]
 
 
 async def test_shutdown_with_the_default_timeouts(
@@ -260,7 +279,7 @@ async def test_shutdown_with_the_default_timeouts(
         await queue.enqueue(HOLD, 1)
         await server.wait_for_event("started")
         await queue.enqueue(QUICK, 2)
-        await has_effects(queue, [2])
+        await queue.has_effect(2, lambda: server.output)
         server.send()
         assert await server.wait_for_exit(within) == 0, server.output
         assert time.monotonic() - server.stopped > 4  # it waited for running jobs
@@ -278,12 +297,6 @@ async def test_shutdown_with_the_default_timeouts(
             requeues_jobs(worker, queue, EXIT), requeues_jobs(server, servers_queue, EXIT_SECONDS)
         )
     await drop_database(server_url, url)
-
-
-async def has_effects(queue: Queue, numbers: list[int]) -> None:
-    async with asyncio.timeout(15):
-        while await queue.effects() != numbers:  # noqa: ASYNC110 the condition is in the database
-            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -319,7 +332,8 @@ async def test_a_blocked_worker_does_not_finish_a_job_that_was_taken_over(
     queue: Queue, gate: Gate, other_gate: Gate
 ) -> None:
     """A blocked worker misses its heartbeats, another one takes over, and both finish the job."""
-    async with working(queue.url, gate, BLOCK="yes", **SHORT_HEARTBEAT) as blocked:
+    # The blocked worker must not take the job back, so only the other one is impatient.
+    async with working(queue.url, gate, BLOCK="yes") as blocked:
         await queue.enqueue(BLOCK, 1)
         await blocked.wait_for_event("started")
         async with working(queue.url, other_gate, **SHORT_HEARTBEAT) as other:
@@ -340,10 +354,25 @@ async def test_a_blocked_worker_exits_after_the_time_limit(queue: Queue, gate: G
         await queue.enqueue(BLOCK, 1)
         await worker.wait_for_event("started")
         worker.send()
-        assert await worker.wait_for_exit(5) == 0
+        assert await worker.wait_for_exit() == 0, worker.output
         assert len(worker.events("shutdown timed out")) == 1
         assert "Traceback" not in worker.output
     assert await queue.jobs() == [("picked", 0)]
+
+
+async def test_a_worker_stops_in_time_while_the_database_hangs(tmp_path: Path, gate: Gate) -> None:
+    with cluster(tmp_path / "postgres") as url:
+        await migrate(url)
+        async with opened(url) as queue, working(url, gate) as worker:
+            await queue.enqueue(QUICK, 1)
+            await queue.is_done(worker)  # its connections are open
+            with frozen(tmp_path / "postgres"):
+                worker.send()
+                assert await worker.wait_for_exit() == 0, worker.output
+            assert worker.events("worker stopped"), worker.output
+            # PgQueuer reports that it cannot record the end of a job, such as a schedule's.
+            problems = [line for line in worker.problems() if "Flush failed" not in line]
+            assert problems == [], worker.output
 
 
 async def test_a_worker_waits_for_migrations(empty_database: str, gate: Gate) -> None:
@@ -382,11 +411,10 @@ async def test_a_worker_survives_a_database_crash(tmp_path: Path, gate: Gate) ->
             assert again == url, "another program uses the port"
             async with reopened(url) as queue:
                 await queue.enqueue(QUICK, 2)
-                await has_effects(queue, [2])
-                await queue.is_at([("queued", 1)], worker)  # its next attempt is in 30 seconds
-                async with queue.database.write() as session:
-                    await session.execute(text("UPDATE pgqueuer SET execute_after = now()"))
-                await queue.is_done(worker)
+                await queue.has_effect(2, lambda: worker.output)
+                # The first job may already be done: its missed heartbeat can be noticed before the
+                # retry is recorded.
+                await queue.is_done_with_retries(worker)
                 assert await queue.effects() == [1, 2]
             await worker.stop_cleanly()
     finally:
@@ -407,20 +435,19 @@ async def test_a_worker_survives_a_read_only_database(tmp_path: Path, gate: Gate
             await worker.wait_for_event("job attempt failed", times=2)
             # Several heartbeats fail meanwhile.
             await asyncio.sleep(3)
-            lost = worker.events("job queue connection lost")
-            reasons = [event["reason"] for event in lost]
-            assert "ReadOnlySQLTransactionError" in reasons
-            assert len(set(reasons)) == len(reasons), worker.output
             await make_writable(url)
             await queue.database.close()  # the failover has closed its connections
             await queue.enqueue(QUICK, 3)
-            await has_effects(queue, [3])
-            await queue.is_at([("queued", 1), ("queued", 1)], worker)
-            async with queue.database.write() as session:
-                await session.execute(text("UPDATE pgqueuer SET execute_after = now()"))
-            await queue.is_done(worker)
+            await queue.has_effect(3, lambda: worker.output)
+            # The others may already be done: their missed heartbeats can be noticed before the
+            # retries are recorded.
+            await queue.is_done_with_retries(worker)
             assert await queue.effects() == [1, 2, 3]
             await worker.stop_cleanly()
+            lost = worker.events("job queue connection lost")
+            reasons = [event["reason"] for event in lost]
+            assert "ReadOnlySQLTransactionError" in reasons, worker.output
+            assert len(set(reasons)) == len(reasons), worker.output
 
 
 async def test_a_failed_start_exits_with_a_message() -> None:
@@ -452,7 +479,7 @@ async def test_a_worker_survives_a_closed_stdout(queue: Queue, gate: Gate) -> No
             output += await asyncio.to_thread(os.read, reading, 65536)
         os.close(reading)
         await queue.enqueue(HOLD, 1)
-        await has_effects(queue, [1])
+        await queue.has_effect(1, lambda: output.decode())
         worker.send_signal(signal.SIGTERM)
         # 120: Python failed to flush stdout.
         assert await asyncio.to_thread(worker.wait, 10) in {0, 120}

@@ -6,7 +6,7 @@ It has no users table. The access token `token-7` authenticates the user with th
 from quart import Quart, Response, jsonify, redirect, render_template, request
 from sqlalchemy import func, insert, select
 
-from quart_upsun import QuartUpsun
+from quart_upsun import QuartUpsun, api
 from quart_upsun.api.auth import TokenUser
 from quart_upsun.mail.models import Mail
 from quart_upsun.tests.sample.settings import Settings, load
@@ -25,6 +25,7 @@ def create_app(settings: Settings | None = None) -> Quart:
     app = Quart(__name__, static_folder=None)
     state = upsun.init_app(app, settings or load())
     state.token_authenticator = authenticate
+    api.init_app(app)
     app.add_url_rule("/", view_func=home)
     app.add_url_rule("/about/", view_func=about)
     app.add_url_rule("/rows/", view_func=rows)

@@ -144,7 +144,7 @@ def test_uses_the_default_file_of_certificate_authorities(home: Path) -> None:
             "prepared_statement_cache_size=0",
             "the unsupported parameter prepared_statement_cache_size",
         ),
-        ("statement_cache_size=0", "a pooler in session mode"),
+        ("statement_cache_size=0", "a connection pooler is detected"),
         ("pgbouncer=true", "the unsupported parameter pgbouncer"),
         ("schema=public", "Use options=-csearch_path"),
         ("client_encoding=latin1", "client_encoding. Only utf8"),

@@ -3,7 +3,7 @@
 import pytest
 
 from quart_upsun.http.hosts import canonical_host, is_cross_site
-from quart_upsun.http.redirects import safe_redirect_target
+from quart_upsun.http.redirects import MAX_TARGET_BYTES, safe_redirect_target
 
 OWN = "https://example.com"
 
@@ -59,6 +59,8 @@ def test_redirect_to_a_path_on_this_site_is_allowed(target: str) -> None:
         "javascript:alert(1)",
         "///evil.example",
         "/ /evil.example",
+        "/" + "a" * MAX_TARGET_BYTES,
+        "/" + "ä" * (MAX_TARGET_BYTES // 2),
     ],
 )
 def test_redirect_to_another_site_is_rejected(target: str | None) -> None:

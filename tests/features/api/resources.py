@@ -14,7 +14,7 @@ from quart_upsun.api.auth import TokenUser
 from quart_upsun.api.scopes import Scope
 from quart_upsun.security.limits import Limit
 from quart_upsun.server import serve as server
-from quart_upsun.tests.api.things import CHANGES, READ, WRITE, things
+from quart_upsun.testing.things import CHANGES, READ, WRITE, things
 from tests.features.factories import Person
 
 

@@ -7,7 +7,7 @@ from quart.testing import QuartClient as Client
 from app.settings import Settings
 from quart_upsun.api.scopes import Scope
 from quart_upsun.security.limits import Limit
-from quart_upsun.tests.api.things import READ, bearer
+from quart_upsun.testing.things import READ, bearer
 from tests.features.api.resources import application, token_of
 from tests.features.factories import Person, new_client
 

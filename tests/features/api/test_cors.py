@@ -7,7 +7,7 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 
 from app.settings import Settings
-from quart_upsun.tests.api.things import bearer
+from quart_upsun.testing.things import bearer
 from tests.features.api.resources import application
 from tests.features.factories import Person
 

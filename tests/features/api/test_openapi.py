@@ -11,7 +11,7 @@ from quart.testing import QuartClient as Client
 
 from app import create_app
 from app.settings import Settings
-from quart_upsun.tests.api.things import bearer
+from quart_upsun.testing.things import bearer
 from tests.features.factories import Person
 
 THINGS = "/api/v1/things"

@@ -12,7 +12,7 @@ import pytest
 from quart_upsun.database import Database
 from quart_upsun.database.url import parse_database_url
 from quart_upsun.testing.servers import Server, serving
-from tests.features.factories import Person
+from tests.features.factories import LOGIN_COOKIE, Person
 
 EXAMPLES = "20"  # requests per phase and operation
 # A request that matches the schema can still be rejected by rules that JSON Schema cannot express:
@@ -44,7 +44,7 @@ async def cookie(database: Database, server: Server) -> str:
     async with httpx.AsyncClient(base_url=server.url) as client:
         response = await client.post("/login/", data=person.login)
     assert response.status_code == 303
-    return f"login={response.cookies['login']}"
+    return f"{LOGIN_COOKIE}={response.cookies[LOGIN_COOKIE]}"
 
 
 async def test_responses_conform_to_the_openapi_document(

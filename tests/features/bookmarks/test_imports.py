@@ -23,10 +23,10 @@ from quart_upsun.database import Database
 from quart_upsun.jobs import runner as runner_module
 from quart_upsun.jobs.models import Job
 from quart_upsun.jobs.queue import JobTakenOverError, Task, enqueue
-from quart_upsun.live.models import LiveEvent
 from quart_upsun.testing import runner_of
 from quart_upsun.testing.runners import working
 from tests.features.factories import Person
+from tests.features.links.announcements import Announcement
 
 
 def bookmarks(count: int, name: str = "n") -> bytes:
@@ -89,7 +89,9 @@ async def soup(client: Client) -> BeautifulSoup:
     return BeautifulSoup(await response.get_data(as_text=True), "html.parser")
 
 
-async def test_import_creates_links(client: Client, library: Library) -> None:
+async def test_import_creates_links(
+    client: Client, library: Library, announced: list[Announcement]
+) -> None:
     content = bookmarks(3) + b'<DT><A HREF="javascript:x">no</A><A HREF="https://example.com/n/1">'
     response = await post(client, content)
     assert (response.status_code, response.location) == (303, "/links/import/")
@@ -102,13 +104,12 @@ async def test_import_creates_links(client: Client, library: Library) -> None:
     assert "3 added, 1 already saved, 1 skipped" in " ".join(page.text.split())
     async with library.database.read() as session:
         links = await queries.list_links(session, library.user_id, limit=10)
-        events = (await session.scalars(select(LiveEvent).order_by(LiveEvent.id))).all()
     assert [each.title for each in links] == ["Title 2", "Title 1", "Title 0"]
     assert {each.created_at.timestamp() for each in links} == {1_700_000_000}
     assert {tuple(each.tags) for each in links} == {("a", "b")}
-    assert [each.kind for each in events] == ["import", "import"]
-    assert events[-1].data == {
-        "id": events[-1].data["id"],
+    assert [each.kind for each in announced] == ["import", "import"]
+    assert announced[-1].data == {
+        "id": announced[-1].data["id"],
         "state": "done",
         "seen": 5,
         "added": 3,

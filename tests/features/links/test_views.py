@@ -14,7 +14,7 @@ from app.links.models import Icon, Link
 from app.links.selection import Selection
 from app.links.views import PAGE_SIZE, SAVE_LIMIT
 from quart_upsun.database import Database
-from tests.features.factories import Person, new_client
+from tests.features.factories import LOGIN_COOKIE, Person, new_client
 
 HOSTILE = '"><script>alert(1)</script>'
 LARGEST_ID = 2**63 - 1
@@ -190,8 +190,6 @@ async def test_page_titles_are_distinct(client: Client, ada: Person) -> None:
 )
 async def test_rejects_invalid_query_parameters(client: Client, ada: Person, query: str) -> None:
     await soup_of(client, f"/links/?{query}", 400)
-    if not query.startswith("q="):
-        await soup_of(client, f"/links/1/row/?{query}", 400)
 
 
 @pytest.mark.parametrize("before", [1, LARGEST_ID])
@@ -224,7 +222,7 @@ async def test_search_terms_are_highlighted_and_escaped(
     assert [each.text for each in page.select(".link-title mark")] == ["Pythons"]
     assert "python" in [each.text for each in page.select(".link-description mark")]
     assert HOSTILE in page.select(".link-title")[0].text
-    for path in ("/links/", f"/links/{link}/", f"/links/{link}/row/"):
+    for path in ("/links/", f"/links/{link}/"):
         page = await soup_of(client, path)
         assert page.select("main script, li script") == []
         assert HOSTILE in page.select(".link-title")[0].text
@@ -317,61 +315,6 @@ async def test_links_of_other_users_return_404(
     assert (after.version, after.archived) == (before.version, before.archived)
 
 
-async def test_row_of_a_missing_or_foreign_link_has_no_content(
-    app: Quart, client: Client, database: Database, ada: Person
-) -> None:
-    theirs = await saved(database, await Person().register(app), "secret")
-    for link in (theirs, theirs + 1, 0, LARGEST_ID):
-        response = await client.get(f"/links/{link}/row/")
-        assert (response.status_code, await response.get_data()) == (204, b"")
-    assert (await client.get(f"/links/{LARGEST_ID + 1}/row/")).status_code == 404
-
-
-async def test_row_is_returned_only_for_matching_filters(
-    client: Client, database: Database, ada: Person
-) -> None:
-    link = await saved(database, ada, "row", tags=["sea"])
-    for query, status in (
-        ("", 200),
-        ("state=all", 200),
-        ("state=archived", 204),
-        ("tag=sea", 200),
-        ("tag=mountain", 204),
-        ("q=whatever", 200),
-    ):
-        response = await client.get(f"/links/{link}/row/?{query}")
-        assert response.status_code == status, query
-        assert response.headers["Cache-Control"] == "private, no-store"
-        row = BeautifulSoup(await response.get_data(as_text=True), "html.parser")
-        if status == 200:
-            page = await soup_of(client, f"/links/?{query}".replace("whatever", "row"))
-            (shown,) = page.select(".link")
-            assert row.select("li")[0]["id"] == shown["id"] == f"link-{link}"
-            if query != "q=whatever":
-                assert str(row.select("li")[0]) == str(shown)
-
-
-async def test_page_listens_from_the_newest_event(
-    client: Client, database: Database, ada: Person
-) -> None:
-    async def place() -> int:
-        page = await soup_of(client)
-        return int(str(page.select("#links")[0]["data-after"]))
-
-    assert await place() == 0
-    await saved(database, ada, "one")
-    first = await place()
-    assert first > 0
-    await saved(database, ada, "two")
-    assert await place() > first
-
-
-async def test_event_stream_is_private(client: Client, ada: Person) -> None:
-    response = await client.head("/links/events/")
-    assert response.content_type == "text/event-stream; charset=utf-8"
-    assert response.headers["Cache-Control"] == "private, no-store"
-
-
 async def test_icons_are_public_and_immutable(
     app: Quart, client: Client, database: Database, ada: Person
 ) -> None:
@@ -396,7 +339,9 @@ async def test_icons_are_public_and_immutable(
         assert (again.status_code, await again.get_data()) == (304, b"")
         assert again.headers["Cache-Control"] == response.headers["Cache-Control"]
     # An invalid cookie is deleted, and that response must not be cached.
-    response = await new_client(app).get(str(image["src"]), headers={"Cookie": "login=forged"})
+    response = await new_client(app).get(
+        str(image["src"]), headers={"Cookie": f"{LOGIN_COOKIE}=forged"}
+    )
     assert "Set-Cookie" in response.headers
     assert response.headers["Cache-Control"] == "private, no-store"
     for digest_text in ("0" * 64, "x", "00", "0" * 63):

@@ -5,7 +5,7 @@ from quart import Quart
 from app.user import accounts
 from app.user.tokens import access_tokens
 from quart_upsun.api.scopes import Scope
-from quart_upsun.tests.api.things import READ, WRITE
+from quart_upsun.testing.things import READ, WRITE
 from tests.features.factories import Person
 
 

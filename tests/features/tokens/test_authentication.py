@@ -9,13 +9,13 @@ from quart import Quart
 from quart.testing import QuartClient as Client
 from sqlalchemy import select, update
 
+from app.api.me import READ as ME
 from app.user import accounts
-from app.user.api import READ as ME
 from app.user.models import User
 from app.user.tokens import access_tokens as tokens
 from app.user.tokens.models import AccessToken
 from quart_upsun.testing.statements import Statements
-from quart_upsun.tests.api.things import bearer
+from quart_upsun.testing.things import bearer
 from tests.features.factories import Person
 from tests.features.tokens.factories import make_token
 

@@ -38,7 +38,7 @@ class Me(BaseModel):
 @document_response(200, Me)
 async def me() -> Response:
     """Return the current user."""
-    async with database.read() as session:
+    async with database.read(exact=True) as session:
         user = await accounts.get_user(session, current_caller().id)
     if user is None:  # deleted since the request was authenticated
         raise unauthorized(DETAILS[401])

@@ -1,0 +1,1 @@
+"""Generate a feature: the code behind `make feature`. See docs/adding-a-feature.md."""

@@ -1,0 +1,1 @@
+"""Tests of app/adopt that need no Flask application."""

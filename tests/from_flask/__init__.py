@@ -1,0 +1,1 @@
+"""Coming over from Flask: databases, passwords and templates of a Flask application."""

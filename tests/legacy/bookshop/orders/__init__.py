@@ -1,0 +1,3 @@
+"""Orders, which belong to users."""
+
+from . import models, views  # noqa: F401

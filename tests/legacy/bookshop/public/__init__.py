@@ -1,0 +1,3 @@
+"""Public pages."""
+
+from . import views  # noqa: F401

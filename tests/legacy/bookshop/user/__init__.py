@@ -1,0 +1,3 @@
+"""Users."""
+
+from . import models, views  # noqa: F401
