@@ -288,7 +288,7 @@ async def run(
                 await client.browser.aclose()
     costs = [result[name]["primary_ms_per_request"] for name in ("without", "with")]
     result["reduction"] = round(1 - costs[1] / costs[0], 3)
-    standby.configure(recovery_min_apply_delay=f"{LAG_SECONDS}s")
+    await standby.reconfigure(recovery_min_apply_delay=f"{LAG_SECONDS}s")
     with server_of(primary, standby, directory, WEB_CONCURRENCY="2") as address:
         clients = await log_in(primary, address, known)
         result["requests"] = await try_requests(clients, options.requests)

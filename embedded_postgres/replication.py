@@ -11,7 +11,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -91,20 +92,17 @@ class Cluster:
         """Kill all processes of the server, as a crash of its machine does."""
         if self._server is None:
             return
-        for process in self.processes():
-            process.kill()
+        self._signal(signal.SIGKILL)
         self._server.wait(STOP_SECONDS)
         self._server = None
 
     def freeze(self) -> None:
         """Stop the server's processes from running, without closing their connections."""
-        for process in self.processes():
-            process.suspend()
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Undo `freeze()`."""
-        for process in self.processes():
-            process.resume()
+        self._signal(signal.SIGCONT)
 
     def processes(self) -> list[psutil.Process]:
         """Return the processes of the server, the postmaster first."""
@@ -123,11 +121,36 @@ class Cluster:
         )
 
     def configure(self, **settings: str) -> None:
-        """Set server settings, which a running server reads at once or with the next start."""
+        """Set server settings, which a running server reads soon or with the next start."""
         with (self.data / "postgresql.auto.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
         if processes := self.processes():
             processes[0].send_signal(signal.SIGHUP)
+
+    async def reconfigure(self, **settings: str) -> None:
+        """Set settings of a running server, and wait until it uses them.
+
+        Raises:
+            TimeoutError: it does not.
+        """
+        before = await self._settings_loaded()
+        self.configure(**settings)
+        async with asyncio.timeout(START_SECONDS):
+            while await self._settings_loaded() == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def _settings_loaded(self) -> datetime:
+        connection = await asyncpg.connect(self.url())
+        try:
+            loaded: datetime = await connection.fetchval("SELECT pg_conf_load_time()")
+        finally:
+            await connection.close()
+        return loaded
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):  # a session that has ended meanwhile
+                process.send_signal(number)
 
 
 @contextmanager

@@ -274,10 +274,10 @@ class Replica:
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             self._drop_monitor()
             self._set_state(str(error) or type(error).__name__)
-            # Statements that wait for a silent server fail now, and run on the primary.
+            # Statements that wait for a silent server fail now, and run on the primary. The pool
+            # replaces the connections; a new pool would lose those that are in use.
             for connection in [*self._connections]:
                 connection.terminate()
-            await self.engine.dispose()
             return
         if since != self._since:  # `reset()` was called meanwhile
             return

@@ -53,15 +53,14 @@ async def lag(clusters: tuple[Cluster, Cluster]) -> AsyncIterator[Cluster]:
     """The standby, to be set behind; it catches up at the end."""
     primary, standby = clusters
     yield standby
-    standby.configure(recovery_min_apply_delay="0")
+    await standby.reconfigure(recovery_min_apply_delay="0")
     await wait_for_replay(primary, standby)
 
 
 async def set_behind(clusters: tuple[Cluster, Cluster]) -> None:
     primary, standby = clusters
     await wait_for_replay(primary, standby)
-    standby.configure(recovery_min_apply_delay="30s")
-    await asyncio.sleep(0.2)
+    await standby.reconfigure(recovery_min_apply_delay="10min")
 
 
 async def test_revoked_sessions_are_rejected_at_once(

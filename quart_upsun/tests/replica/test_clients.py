@@ -49,8 +49,7 @@ async def lag(primary: Cluster, standby: Cluster, *names: str) -> None:
         await execute(primary, f"DELETE FROM settings_of WHERE name = '{name}'")  # noqa: S608
         await execute(primary, f"INSERT INTO settings_of VALUES ('{name}', 0)")  # noqa: S608
     await wait_for_replay(primary, standby)
-    standby.configure(recovery_min_apply_delay="30s")
-    await asyncio.sleep(0.2)
+    await standby.reconfigure(recovery_min_apply_delay="10min")
 
 
 def cookie_of(response: httpx.Response) -> Morsel[str]:

@@ -163,13 +163,13 @@ async def test_a_replica_that_is_too_far_behind_is_not_used(
 ) -> None:
     monkeypatch.setattr(module, "MAX_LAG_SECONDS", 2.0)
     with captured_log() as log:
-        standby.configure(recovery_min_apply_delay="1h")
+        await standby.reconfigure(recovery_min_apply_delay="1h")
         current_reads.set(None)
         await write(database, "behind", 1)
         await until(lambda: "replica unavailable" in changes(log), "loss")
         begin_request()
         assert await read(database, "behind") == 1
-        standby.configure(recovery_min_apply_delay="0")
+        await standby.reconfigure(recovery_min_apply_delay="0")
         assert await is_used_again(database)
     assert changes(log) == ["replica unavailable", "replica ready"]
     assert "behind" in reason(log)
@@ -178,7 +178,7 @@ async def test_a_replica_that_is_too_far_behind_is_not_used(
 async def test_a_read_that_the_replay_cancels_runs_on_the_primary(
     database: Database, primary: Cluster, standby: Cluster
 ) -> None:
-    standby.configure(max_standby_streaming_delay="0")
+    await standby.reconfigure(max_standby_streaming_delay="0")
     await execute(primary, "CREATE TABLE cancelled AS SELECT 1 AS number")
     await wait_for_replay(primary, standby)
     slow = "SELECT count(*), pg_sleep(CASE WHEN pg_is_in_recovery() THEN 60 ELSE 0 END) FROM {}"
@@ -204,7 +204,7 @@ async def test_a_read_that_the_replay_cancels_runs_on_the_primary(
 async def test_a_migration_that_is_not_replayed_yet_fails_no_read(
     database: Database, primary: Cluster, standby: Cluster
 ) -> None:
-    standby.configure(recovery_min_apply_delay="30s")
+    await standby.reconfigure(recovery_min_apply_delay="10min")
     await execute(primary, "CREATE TABLE migrated AS SELECT 7 AS number")
     begin_request()
     async with database.read() as session:

@@ -21,7 +21,7 @@ from quart_upsun.tests.replica.conftest import (
     write,
 )
 
-LAG = "2s"
+LONG = "10min"
 
 
 async def test_reads_of_a_request_go_to_the_replica(database: Database) -> None:
@@ -47,7 +47,7 @@ async def test_reads_outside_of_a_request_go_to_the_primary(database: Database) 
 async def test_reads_after_a_write_of_the_same_request_go_to_the_primary(
     database: Database, standby: Cluster
 ) -> None:
-    standby.configure(recovery_min_apply_delay=LAG)
+    await standby.reconfigure(recovery_min_apply_delay=LONG)
     begin_request()
     await write(database, "same", 1)
     assert (await read(database, "same"), await read_directly(database, "same")) == (1, 1)
@@ -59,7 +59,7 @@ async def test_changes_of_others_may_be_missing(
     current_reads.set(None)
     await write(database, "others", 1)
     await wait_for_replay(primary, standby)
-    standby.configure(recovery_min_apply_delay=LAG)
+    await standby.reconfigure(recovery_min_apply_delay=LONG)
     await write(database, "others", 2)
     begin_request()
     assert (await read(database, "others"), await read_directly(database, "others")) == (1, 1)
@@ -68,7 +68,7 @@ async def test_changes_of_others_may_be_missing(
 async def test_own_changes_are_read_from_the_primary_if_the_replica_is_behind(
     database: Database, standby: Cluster
 ) -> None:
-    standby.configure(recovery_min_apply_delay="30s")
+    await standby.reconfigure(recovery_min_apply_delay=LONG)
     current_reads.set(None)
     position = await write(database, "own", 1)
     begin_request(position)
@@ -81,7 +81,7 @@ async def test_a_read_waits_a_moment_for_the_replica(
     database: Database, standby: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "WAIT_SECONDS", 20.0)
-    standby.configure(recovery_min_apply_delay="300ms")
+    await standby.reconfigure(recovery_min_apply_delay="300ms")
     current_reads.set(None)
     position = await write(database, "waited", 1)
     begin_request(position)
@@ -105,7 +105,7 @@ async def test_a_connection_checks_the_position_itself(
     database: Database, standby: Cluster
 ) -> None:
     """A replica that has restarted may be further back than the last check has found."""
-    standby.configure(recovery_min_apply_delay="30s")
+    await standby.reconfigure(recovery_min_apply_delay=LONG)
     current_reads.set(None)
     position = await write(database, "restarted", 1)
     replica_of(database)._replayed = MAX_POSITION
@@ -136,7 +136,7 @@ async def test_own_changes_are_never_missed(database: Database, standby: Cluster
 
     async def change_lag() -> None:
         for delay in ("0", "20ms", "1s") * 100:
-            standby.configure(recovery_min_apply_delay=delay)
+            await standby.reconfigure(recovery_min_apply_delay=delay)
             await asyncio.sleep(0.2)
 
     changing = asyncio.create_task(change_lag())
@@ -149,7 +149,7 @@ async def test_the_replica_must_have_what_the_schema_gate_has_seen(
     database: Database, primary: Cluster, standby: Cluster
 ) -> None:
     """After a migration, or when a preview's data was sanitized, older data is not served."""
-    standby.configure(recovery_min_apply_delay=LAG)
+    await standby.reconfigure(recovery_min_apply_delay=LONG)
     current_reads.set(None)
     await write(database, "seen", 1)
     database.gate.close()
@@ -157,6 +157,7 @@ async def test_the_replica_must_have_what_the_schema_gate_has_seen(
     await database.gate.check()
     assert await read(database, "seen") == 1
     assert not replica_of(database).is_usable
+    await standby.reconfigure(recovery_min_apply_delay="0")
     await until(lambda: replica_of(database).is_usable, "usable replica")
     begin_request()
     assert await read(database, "seen") == 1
