@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, bindparam, case, delete, func, select, text, update
+from sqlalchemy import Select, bindparam, case, delete, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -21,6 +21,7 @@ from quart_upsun.database.statements import Source, Statement, only_column
 
 MAX_LINKS = 100_000  # per user; saving a link counts them by an index
 MAX_TAGS_SHOWN = 200
+MAX_ID = 2**63 - 1
 
 
 class LinkItem(NamedTuple):
@@ -207,33 +208,43 @@ async def list_links(
         before: cursor, the id of the last link on the previous page.
         limit: maximum number of links.
     """
-    statement = _list_statement(tag is not None, archived is not None, before is not None)
+    statement = _list_statement(tag is not None, archived is not None)
     return await statement.rows(
-        source, user_id=user_id, archived=archived, tag=tag, before=before, count=limit
+        source,
+        user_id=user_id,
+        archived=archived,
+        tag=tag,
+        before=MAX_ID if before is None else before,
+        count=limit,
     )
 
 
 @cache
-def _list_statement(by_tag: bool, by_state: bool, has_cursor: bool) -> Statement[LinkItem]:
+def _list_statement(by_tag: bool, by_state: bool) -> Statement[LinkItem]:
     """Return the statement of `list_links`; each variant is built once, as it runs often."""
     # From tables: selecting columns of entities would cost more than the rest of the request.
     links, link_tags = (Base.metadata.tables[each.__tablename__] for each in (Link, LinkTag))
-    query = select(*(links.c[name] for name in LinkItem._fields))
-    query = query.where(links.c.user_id == bindparam("user_id")).order_by(links.c.id.desc())
     # The table that selects the rows of the page, and its column with the link's id.
     by, link_id = (link_tags, link_tags.c.link_id) if by_tag else (links, links.c.id)
-    conditions = [by.c.user_id == bindparam("user_id")]
-    if by_tag:
-        conditions.append(link_tags.c.tag == bindparam("tag"))
-    if by_state:
-        conditions.append(by.c.archived == bindparam("archived"))
-    if has_cursor:
-        conditions.append(link_id < bindparam("before"))
+    names = ["user_id", *(["tag"] if by_tag else []), *(["archived"] if by_state else [])]
+    keys = [by.c[name] for name in names]
+    values = [bindparam(key.name, type_=key.type) for key in keys]
+    before = bindparam("before", type_=link_id.type)
+    # Rows instead of `user_id = :user_id`: with that, PostgreSQL may walk all users' links from the
+    # newest on, which takes long for a user who has saved none recently.
+    page = (
+        tuple_(*keys) >= tuple_(*values),
+        tuple_(*keys, link_id) < tuple_(*values, before),
+    )
+    order = [column.desc() for column in (*keys, link_id)]
+    columns = [links.c[name] for name in LinkItem._fields]
     if not by_tag:
-        return Statement(query.where(*conditions[1:]).limit(bindparam("count")), LinkItem._make)
-    ids = select(link_id).where(*conditions).order_by(link_id.desc()).limit(bindparam("count"))
-    found = ids.subquery()
-    return Statement(query.join(found, found.c.link_id == links.c.id), LinkItem._make)
+        query = select(*columns).where(*page).order_by(*order).limit(bindparam("count"))
+        return Statement(query, LinkItem._make)
+    found = select(link_id).where(*page).order_by(*order).limit(bindparam("count")).subquery()
+    query = select(*columns).join(found, found.c.link_id == links.c.id)
+    query = query.where(links.c.user_id == values[0]).order_by(links.c.id.desc())
+    return Statement(query, LinkItem._make)
 
 
 async def list_tags(

@@ -110,19 +110,22 @@ def _parse_cursor(after: str | None) -> tuple[int, float, int]:
 # PostgreSQL cannot estimate how many words have a prefix, and a wrong plan takes a thousand times
 # as long. So this query fixes the plan: it scans the newest links, which finds common words
 # quickly, and uses the full-text index for older links. The index is skipped when the scan has
-# found enough matches or has covered all links of the user.
+# found enough matches or has covered all links of the user. The rows keep PostgreSQL from walking
+# the links of all users.
 SEARCH_STATEMENT = text(
     f"""
     WITH near AS MATERIALIZED (
         SELECT id, search FROM (
-            SELECT id, search FROM links WHERE user_id = :user_id AND id <= :newest
-            ORDER BY id DESC LIMIT :near
+            SELECT id, search FROM links
+            WHERE user_id >= :user_id AND (user_id, id) <= (:user_id, :newest)
+            ORDER BY user_id DESC, id DESC LIMIT :near
         ) AS walked
         WHERE search @@ CAST(:owned AS tsquery)
         LIMIT :ranked
     ), border AS (
-        SELECT id FROM links WHERE user_id = :user_id AND id <= :newest
-        ORDER BY id DESC LIMIT 1 OFFSET :near
+        SELECT id FROM links
+        WHERE user_id >= :user_id AND (user_id, id) <= (:user_id, :newest)
+        ORDER BY user_id DESC, id DESC LIMIT 1 OFFSET :near
     ), far AS MATERIALIZED (
         SELECT id, search FROM links
         -- `+ 0` prevents the use of other indexes.

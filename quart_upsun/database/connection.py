@@ -381,6 +381,7 @@ def pooled_engine(
         poolclass=_Pool,
         pool_size=pool_size,
         max_overflow=0,
+        pool_use_lifo=True,  # a server process that has just worked needs less CPU time
         pool_recycle=1800,
         hide_parameters=True,  # keeps user input out of the log
     )

@@ -1,12 +1,13 @@
 """Saving, changing, listing and searching links."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from quart import Quart
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.links import queries, search
@@ -15,6 +16,8 @@ from app.links.models import Link
 from app.links.queries import LinkItem, VersionConflictError
 from app.links.search import MARK_END, MARK_START, SearchResult, highlight
 from quart_upsun.database import Database
+from quart_upsun.database.connection import connect
+from quart_upsun.database.statements import Statement
 from tests.features.factories import Person
 from tests.features.links.announcements import Announcement
 
@@ -218,6 +221,36 @@ async def test_pagination_is_stable_under_concurrent_changes(
         async with database.write() as session:
             await queries.delete_link(session, ada, before)
     assert seen == expected
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *(queries._list_statement(*each) for each in itertools.product([False, True], repeat=2)),
+        Statement(search.SEARCH_STATEMENT, tuple),
+    ],
+)
+async def test_lists_do_not_walk_the_links_of_others(
+    database: Database, ada: int, bob: int, statement: Statement[Any]
+) -> None:
+    """On a site with few users, each of them may have most links, as far as PostgreSQL knows."""
+    many = """
+        INSERT INTO links (user_id, url, tags)
+        SELECT :user, 'https://example.com/' || number, ARRAY['common']
+        FROM generate_series(1, :count) AS number
+    """
+    async with database.write() as session:
+        for user, count in ((ada, 30), (bob, 3000)):
+            await session.execute(text(many), {"user": user, "count": count})
+    connection = await connect(database.direct_url, name="test")
+    await connection.execute("ANALYZE links, link_tags; SET plan_cache_mode = force_generic_plan")
+    await connection.execute(f"PREPARE listing AS {statement._text}")
+    values = ", ".join(["NULL"] * len(statement._order))
+    rows = await connection.fetch(f"EXPLAIN EXECUTE listing({values})")
+    await connection.close()
+    plan = "\n".join(row[0] for row in rows)
+    assert "Backward using pk_link" not in plan, plan
+    assert "Backward using ix_link" in plan, plan
 
 
 async def test_tags_are_updated_with_links(database: Database, ada: int) -> None:
