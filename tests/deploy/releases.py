@@ -60,7 +60,7 @@ import asyncio
 
 from quart import Quart
 
-from quart_upsun.jobs.queue import JobContext, Task
+from quart_upsun.jobs.queue import JobContext, Schedule, Task
 from quart_upsun.logging import get_logger
 
 log = get_logger(__name__)
@@ -77,12 +77,19 @@ async def new(running: JobContext) -> None:
     log.info("new job done", attempt=running.attempt)
 
 
+async def scheduled(running: JobContext) -> None:
+    log.info("scheduled job done")
+
+
 TASKS = [Task("rehearsed slow", slow)]
 
 
 def init_app(app: Quart) -> None:
     app.extensions["quart_upsun"].jobs.register(*TASKS)
 """
+NEW_TASKS = (
+    'Task("rehearsed new", new), Schedule(Task("rehearsed scheduled", scheduled), "* * * * *")'
+)
 ENQUEUE = """
     INSERT INTO pgqueuer (priority, status, entrypoint, payload)
     VALUES (0, 'queued', 'rehearsed slow', '{}'), (0, 'queued', 'rehearsed new', '{}')
@@ -118,7 +125,7 @@ def make_releases(directory: Path) -> Releases:
     head = ScriptDirectory(str(repository / "alembic")).get_current_head()
     first = commit(repository, with_tasks(repository), "The first release")
     style = (repository / STYLE).read_text()
-    tasks = TASKS.replace("600", "0").replace("slow)]", 'slow), Task("rehearsed new", new)]')
+    tasks = TASKS.replace("600", "0").replace("slow)]", f"slow), {NEW_TASKS}]")
     second = commit(
         repository,
         {

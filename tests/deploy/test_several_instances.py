@@ -1,10 +1,13 @@
 """Three instances of this application behind the router: what must work across them."""
 
 import asyncio
+import itertools
+import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.cookies import SimpleCookie
 
 import asyncpg
@@ -21,7 +24,7 @@ from tests.deploy.releases import Releases, assert_no_problems, database, log_of
 pytestmark = [pytest.mark.xdist_group("builds"), pytest.mark.requires("bwrap", "nginx")]
 
 ENVIRONMENT = "three"
-SECONDS = 60
+SECONDS = 90  # more than a minute, for the schedule
 JOBS = 200
 LOGIN_ATTEMPTS = 10  # per account and client; see app/user/views.py
 PASSWORD = "correct horse battery"
@@ -90,6 +93,7 @@ async def test_what_three_instances_share(releases: Releases) -> None:
         await check_registration(visitor("203.0.113.2"))
         await check_limit(visitor("203.0.113.3"))
         await check_jobs(releases)
+        await check_schedule(releases)
         checked.append(host)
 
     report = await lifecycle.rehearse(
@@ -191,13 +195,29 @@ async def check_limit(visitor: Visitor) -> None:
     assert statuses == [*[200] * LOGIN_ATTEMPTS, 429]
 
 
-def done(releases: Releases) -> dict[str, int]:
-    """Return how many jobs each container has done."""
-    counts = {}
+def logged(releases: Releases, event: str) -> dict[str, list[datetime]]:
+    """Return when each container has logged an event."""
+    times: dict[str, list[datetime]] = {}
     for name in LOGS:
-        lines = [line for line in log_of(releases, ENVIRONMENT, name).splitlines() if line]
-        counts[name] = sum('"new job done"' in line for line in lines)
-    return counts
+        lines = log_of(releases, ENVIRONMENT, name).splitlines()
+        found = [json.loads(line) for line in lines if f'"{event}"' in line]
+        times[name] = [datetime.fromisoformat(each["timestamp"]) for each in found]
+    return times
+
+
+async def check_schedule(releases: Releases) -> None:
+    """What is due every minute runs once a minute, in any of the containers."""
+
+    def runs() -> list[datetime]:
+        return sorted(itertools.chain(*logged(releases, "scheduled job done").values()))
+
+    async def has_run() -> bool:
+        return bool(runs())
+
+    await until(has_run, "the scheduled job was not done")
+    await asyncio.sleep(2)  # in which the other containers would run it, too
+    apart = [later - earlier for earlier, later in itertools.pairwise(runs())]
+    assert all(each.total_seconds() > 30 for each in apart), runs()
 
 
 async def check_jobs(releases: Releases) -> None:
@@ -209,7 +229,7 @@ async def check_jobs(releases: Releases) -> None:
             await until(lambda: none_left(connection), "the jobs were not done")
         finally:
             await connection.close()
-    counts = done(releases)
+    counts = {name: len(times) for name, times in logged(releases, "new job done").items()}
     assert sum(counts.values()) == JOBS, counts
 
 

@@ -12,7 +12,9 @@ from sqlalchemy import (
     Select,
     String,
     func,
+    literal,
     select,
+    tuple_,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -71,4 +73,10 @@ def holder(token: str) -> Select[int, str, list[str]]:
 
 def newest(user_id: int, limit: int) -> Select[Link]:
     """Select the newest links of a user."""
-    return select(Link).where(Link.user_id == user_id).order_by(Link.id.desc()).limit(limit)
+    user, newest_id = literal(user_id, BigInteger), literal(2**63 - 1, BigInteger)
+    return (
+        select(Link)
+        .where(Link.user_id >= user, tuple_(Link.user_id, Link.id) < tuple_(user, newest_id))
+        .order_by(Link.user_id.desc(), Link.id.desc())
+        .limit(limit)
+    )

@@ -17,12 +17,14 @@ from sqlalchemy import (
     literal,
     select,
     text,
+    tuple_,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 MEMBERS = 20
 PAGE_SIZE = 20
 MAX_TAGS = 200
+MAX_ID = 2**63 - 1
 LAST_SEEN_RESOLUTION = timedelta(minutes=10)
 
 
@@ -167,10 +169,14 @@ def newest_event(user_id: int) -> Select[int | None]:
 
 def unread_links(user_id: int) -> Select[Link]:
     """Select the links of a page, and one more if there is a next page."""
+    user, unread, newest = literal(user_id), literal(False), literal(MAX_ID, BigInteger)
     return (
         select(Link)
-        .where(Link.user_id == user_id, Link.archived == literal(False))
-        .order_by(Link.id.desc())
+        .where(
+            tuple_(Link.user_id, Link.archived) >= tuple_(user, unread),
+            tuple_(Link.user_id, Link.archived, Link.id) < tuple_(user, unread, newest),
+        )
+        .order_by(Link.user_id.desc(), Link.archived.desc(), Link.id.desc())
         .limit(PAGE_SIZE + 1)
     )
 
