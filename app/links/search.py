@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.links import search_index
-from app.links.queries import LinkItem
+from app.links.queries import MAX_ID, LinkItem
 from quart_upsun import search_words, urls
 from quart_upsun.text import clean
 
@@ -98,11 +98,11 @@ async def search(
 def _parse_cursor(after: str | None) -> tuple[int, float, int]:
     """Parse a cursor: newest id when the search began, then rank and id of the last result."""
     if after is None:
-        return 2**63 - 1, float("inf"), 2**63 - 1
+        return MAX_ID, float("inf"), MAX_ID
     newest, _, rest = after.partition(".")
     rank, _, last = rest.rpartition(".")
     numbers = int(newest), float(rank), int(last)
-    if not (0 < numbers[0] < 2**63 and 0 <= numbers[1] < 1e6 and 0 < numbers[2] < 2**63):
+    if not (0 < numbers[0] <= MAX_ID and 0 <= numbers[1] < 1e6 and 0 < numbers[2] <= MAX_ID):
         raise ValueError("the cursor is out of range")
     return numbers
 
