@@ -42,6 +42,7 @@ from benchmarks.servers import (
     flask_run,
     gunicorn,
     install,
+    measure_in_turn,
     serving,
     uvicorn,
 )
@@ -106,10 +107,7 @@ async def run(url: str, directory: Path, options: argparse.Namespace) -> dict[st
                 server.port, PATH, {"X-API-Key": token}, seconds=options.seconds, body=body
             )
             all_series.append(Series(server, load))
-        for number in range(options.rounds + 1):
-            print(f"round {number}" if number else "warm-up", flush=True)
-            for series in all_series:
-                await series.measure(counts=number > 0)
+        await measure_in_turn(all_series, options.rounds)
         results = {
             each.server.name: {**each.result(), "mb": each.server.megabytes()}
             for each in all_series

@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.load import LoadOptions
 from benchmarks.pages import PAGES, fetch, log_in, prepare
-from benchmarks.servers import OUR_COMMAND, Series, serving
+from benchmarks.servers import OUR_COMMAND, Series, measure_in_turn, serving
 
 MEASURED = ("home", "members")
 OFF, DEFAULTS, ALL = "all off", "defaults", "all on"
@@ -105,11 +105,8 @@ async def run(url: str, directory: Path, options: argparse.Namespace) -> dict[st
                 body = fetch(server, path, headers)
                 load = LoadOptions(server.port, path, headers, seconds=options.seconds, body=body)
                 servers[name][page] = Series(server, load)
-        for number in range(options.rounds + 1):
-            print(f"round {number}" if number else "warm-up", flush=True)
-            for page in MEASURED:
-                for pages in servers.values():
-                    await pages[page].measure(counts=number > 0)
+        in_turn = [pages[page] for page in MEASURED for pages in servers.values()]
+        await measure_in_turn(in_turn, options.rounds)
         await asyncio.sleep(SETTLE_SECONDS)
         if not collector.received["/v1/traces"]:
             raise SystemExit(f"The collector received no traces, only {dict(collector.received)}.")

@@ -45,6 +45,7 @@ from benchmarks.servers import (
     flask_run,
     gunicorn,
     install,
+    measure_in_turn,
     serving,
     uvicorn,
 )
@@ -179,12 +180,8 @@ async def run(url: str, directory: Path, options: argparse.Namespace) -> dict[st
                     server.port, page.path, headers, seconds=options.seconds, body=body
                 )
                 servers[name][page_name] = Series(server, load)
-        for number in range(options.rounds + 1):
-            print(f"round {number}" if number else "warm-up", flush=True)
-            await baseline.measure(counts=number > 0)
-            for page_name in PAGES:
-                for pages in servers.values():
-                    await pages[page_name].measure(counts=number > 0)
+        in_turn = [pages[page_name] for page_name in PAGES for pages in servers.values()]
+        await measure_in_turn([baseline, *in_turn], options.rounds)
         return {
             "bare": {"name": BARE, **baseline.result(), "mb": bare.megabytes()},
             "ours": OURS,

@@ -28,7 +28,7 @@ from benchmarks import harness
 from benchmarks.api import INSERT_TOKEN, LINKS, PATH, fetch
 from benchmarks.filling import fill
 from benchmarks.load import LoadOptions
-from benchmarks.servers import OUR_COMMAND, Series, serving
+from benchmarks.servers import OUR_COMMAND, Series, measure_in_turn, serving
 from quart_upsun.testing.pgbouncer import PREPARES, pgbouncer, version
 from quart_upsun.testing.programs import find
 
@@ -58,10 +58,7 @@ async def run(url: str, directory: Path, options: argparse.Namespace) -> dict[st
                 server.port, PATH, {"X-API-Key": token}, seconds=options.seconds, body=body
             )
             all_series.append(Series(server, load))
-        for current in range(options.rounds + 1):
-            print(f"round {current}" if current else "warm-up", flush=True)
-            for series in all_series:
-                await series.measure(counts=current > 0)
+        await measure_in_turn(all_series, options.rounds)
         direct, pooled = all_series
         ratios = [
             with_pooler.rate / without.rate

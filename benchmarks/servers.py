@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +101,17 @@ class Series:
             "errors": sum(each.errors for each in self.rounds),
             "timeouts": sum(each.timeouts for each in self.rounds),
         }
+
+
+async def measure_in_turn(all_series: Sequence[Series], rounds: int) -> None:
+    """Measure all series one after the other, in a warm-up and several rounds.
+
+    So other activity of the machine affects all of them.
+    """
+    for number in range(rounds + 1):
+        print(f"round {number}" if number else "warm-up", flush=True)
+        for series in all_series:
+            await series.measure(counts=number > 0)
 
 
 def gunicorn(python: Path, application: str, *worker_class: str) -> list[str]:
