@@ -172,7 +172,7 @@ async def test_last_way_to_log_in_is_not_removed(
     await client.post(f"/account/providers/{first}/unlink/")
     (second,) = await login_ids(database)
     assert second != first
-    # One with a provider that is no longer offered is not.
+    # A login with a provider that is no longer configured does not count.
     async with database.write() as session:
         await session.execute(update(LinkedLogin).values(provider="gone"))
     provider.be("s-3", None)

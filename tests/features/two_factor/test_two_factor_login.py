@@ -190,7 +190,7 @@ async def test_code_is_accepted_once(
     code = phone.code()
     assert await enter(browser, code) == 303
     assert await enter(thief, code) == 200
-    assert await enter(thief, phone.code(-1)) == 200  # of before it
+    assert await enter(thief, phone.code(-1)) == 200  # the code before it
     assert not await is_logged_in(thief)
 
 
